@@ -27,7 +27,7 @@ class Penalty(str, enum.Enum):
     SIBLINGS = "siblings"
     """All children of the node's parent but one, initial chains included (the authors' code)."""
     EXPANSIONS = "expansions"
-    """Only children that an expansion grew: the M initial chains of a fresh tree are not held against its first turn."""
+    """Only children that an expansion grew: the M initial chains are not held against first turns."""
 
 
 class Backup(str, enum.Enum):
@@ -159,9 +159,9 @@ class AtpoConfig:
         dump_dir: folder for one JSON line per tree; ``None`` writes nothing.
     """
 
-    expansion: ExpansionConfig = ExpansionConfig()
-    credit: CreditConfig = CreditConfig()
-    growth: GrowthConfig = GrowthConfig()
+    expansion: ExpansionConfig = dataclasses.field(default_factory=ExpansionConfig)
+    credit: CreditConfig = dataclasses.field(default_factory=CreditConfig)
+    growth: GrowthConfig = dataclasses.field(default_factory=GrowthConfig)
     dump_dir: str | None = None
 
     @classmethod
@@ -218,7 +218,7 @@ def _convert(value: Any, expected: Any, path: str) -> Any:
     if expected is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     allowed = typing.get_args(expected) or (expected,)
-    if isinstance(value, bool) and bool not in allowed or not isinstance(value, allowed):
+    if (isinstance(value, bool) and bool not in allowed) or not isinstance(value, allowed):
         names = " or ".join("null" if kind is type(None) else kind.__name__ for kind in allowed)
         raise ConfigError(f"{path}={value!r} cannot work: expected {names}, got {type(value).__name__}.")
     return value
