@@ -1,0 +1,104 @@
+"""Which turns of a tree to re-sample (paper: entropy-guided tree expansion). Pure Python.
+
+Candidates are the non-leaf nodes, the root included. Picking a turn re-samples it from the context it was
+sampled from, which adds a sibling; picking the root starts a fresh chain.
+
+A strategy orders the candidates, best first. A new one is a function under a name::
+
+    @register_strategy("deepest")
+    def deepest(tree, candidates, config, rng):
+        return sorted(candidates, key=tree.depth, reverse=True)
+"""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import Callable
+from typing import TypeAlias
+
+from verl_atpo.config import ROOT_KEY, ConfigError, ExpansionConfig, Penalty
+from verl_atpo.tree import ROOT, TurnTree
+
+Strategy: TypeAlias = Callable[[TurnTree, list[int], ExpansionConfig, random.Random], list[int]]
+
+STRATEGIES: dict[str, Strategy] = {}
+"""Selection strategies by the name that ``algorithm.atpo.expansion.strategy`` takes."""
+
+
+def register_strategy(name: str) -> Callable[[Strategy], Strategy]:
+    """Register a selection strategy, ``(tree, candidates, config, rng) -> candidates, best first``.
+
+    Raises:
+        ValueError: the name is taken by another function.
+    """
+
+    def register(strategy: Strategy) -> Strategy:
+        if STRATEGIES.setdefault(name, strategy) is not strategy:
+            raise ValueError(f"strategy {name!r} is registered already, to {STRATEGIES[name]!r}: choose another name.")
+        return strategy
+
+    return register
+
+
+def strategy_named(name: str) -> Strategy:
+    """The strategy registered under ``name``.
+
+    Raises:
+        ConfigError: nothing is registered under it.
+    """
+    if name not in STRATEGIES:
+        raise ConfigError(
+            f"{ROOT_KEY}.expansion.strategy={name!r} cannot work: expected one of {', '.join(sorted(STRATEGIES))}."
+        )
+    return STRATEGIES[name]
+
+
+def select_turns(tree: TurnTree, k: int, config: ExpansionConfig, rng: random.Random) -> list[int]:
+    """The ``k`` nodes whose turns one expansion round re-samples, best first.
+
+    Args:
+        tree: the tree as it stands; all its branches have ended.
+        k: number of branches to start. With fewer candidates than ``k`` the list is gone through again from the top.
+        config: names the strategy and its settings.
+        rng: source of randomness of strategies that need one.
+
+    Returns:
+        ``k`` node indices; :data:`~verl_atpo.tree.ROOT` stands for a fresh chain.
+
+    Raises:
+        ConfigError: ``config.strategy`` is not registered.
+    """
+    candidates = [node.index for node in tree.nodes if not node.is_leaf]
+    ordered = strategy_named(config.strategy)(tree, candidates, config, rng)
+    return list(itertools.islice(itertools.cycle(ordered), k))
+
+
+@register_strategy("entropy")
+def most_uncertain_first(
+    tree: TurnTree, candidates: list[int], config: ExpansionConfig, rng: random.Random
+) -> list[int]:
+    """The paper's: highest :func:`uncertainty_score` first; ties keep index order."""
+    return sorted(candidates, key=lambda index: -uncertainty_score(tree, index, config))
+
+
+@register_strategy("random")
+def random_order(tree: TurnTree, candidates: list[int], config: ExpansionConfig, rng: random.Random) -> list[int]:
+    """Ablation: every order of the candidates equally likely."""
+    return rng.sample(candidates, len(candidates))
+
+
+def uncertainty_score(tree: TurnTree, index: int, config: ExpansionConfig) -> float:
+    """Mean NLL of the turn minus ``config.penalty`` per branch that its context already has, nats/token.
+
+    The root's mean NLL counts as 0, and its branches are its own children.
+    """
+    return (tree.nodes[index].mean_nll or 0.0) - config.penalty * _branches(tree, index, config.penalty_counts)
+
+
+def _branches(tree: TurnTree, index: int, counts: Penalty) -> int:
+    parent = tree.nodes[ROOT if index == ROOT else tree.nodes[index].parent]
+    if counts is Penalty.SIBLINGS:
+        return max(0, len(parent.children) - 1)
+    # A turn and the first one after it are sampled in the same round, so a newer child is a re-sampled one.
+    return sum(tree.nodes[child].round > parent.round for child in parent.children)
