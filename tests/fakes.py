@@ -1,0 +1,96 @@
+"""A small stand-in for the engine and for an agent loop, for unit tests of the grower's own logic."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Sequence
+from types import SimpleNamespace
+
+from verl.tools.function_tool import FunctionTool
+from verl.tools.schemas import OpenAIFunctionToolSchema
+from verl.workers.rollout.replica import TokenOutput
+
+from verl_atpo.rollout.grower import Branch
+from verl_atpo.rollout.replay import BranchSession, Generation
+
+PROMPT = [1, 2, 3]
+STOP = 99
+SCHEMA = OpenAIFunctionToolSchema.model_validate(
+    {
+        "type": "function",
+        "function": {
+            "name": "look",
+            "description": "d",
+            "parameters": {"type": "object", "properties": {}, "required": []},
+        },
+    }
+)
+
+
+class FakeEngine:
+    """Samples 1 to 3 tokens a turn; the last one is STOP with probability ``stop``; fails with probability ``fail``."""
+
+    def __init__(self, seed: int = 0, stop: float = 0.4, fail: float = 0.0, latency_s: float = 0.0) -> None:
+        self.rng = random.Random(seed)
+        self.stop, self.fail, self.latency_s = stop, fail, latency_s
+        self.request_ids: list[str] = []
+        self.calls = 0
+
+    async def generate(self, request_id: str, *, prompt_ids: list[int], **kwargs: object) -> TokenOutput:
+        self.calls += 1
+        self.request_ids.append(request_id)
+        await asyncio.sleep(self.rng.random() * self.latency_s)
+        if self.rng.random() < self.fail:
+            raise ConnectionError("engine gone")
+        tokens = [self.rng.randrange(10, 90) for _ in range(self.rng.randint(1, 3))]
+        if self.rng.random() < self.stop:
+            tokens[-1] = STOP
+        return TokenOutput(
+            token_ids=tokens,
+            log_probs=[-self.rng.random() for _ in tokens],
+            extra_fields={"num_cached_tokens": len(prompt_ids) // 2},
+        )
+
+
+class FakeLoop:
+    """An agent loop of at most ``max_turns`` turns, with one tool whose answer is a function of its argument.
+
+    ``drift`` makes the environment answer differently every time, as a non-deterministic one does.
+    """
+
+    def __init__(self, max_turns: int = 5, drift: bool = False) -> None:
+        self.max_turns, self.drift = max_turns, drift
+        self.tool_calls = 0
+        self._noise = random.Random(5)
+
+    def _look(self, at: int) -> int:
+        self.tool_calls += 1
+        return 100 + at % 7 + (self._noise.randrange(1000) if self.drift else 0)
+
+    async def run(self, session: BranchSession) -> SimpleNamespace:
+        (tool,) = session.wrap_tools([FunctionTool(name="look", fn=self._look, tool_schema=SCHEMA)])
+        prompt, mask = list(PROMPT), []
+        for _ in range(self.max_turns):
+            output = await session.generate("own-id", prompt_ids=prompt, sampling_params={})
+            prompt = prompt + output.token_ids
+            mask += [1] * len(output.token_ids)
+            if output.token_ids[-1] == STOP:
+                break
+            prompt = [*prompt, await tool.call({"at": output.token_ids[-1]})]
+            mask.append(0)
+        response = prompt[len(PROMPT) :]
+        return SimpleNamespace(prompt_ids=list(PROMPT), response_ids=response, response_mask=mask)
+
+
+def run_branch_with(engine: FakeEngine, loop: FakeLoop, reward=lambda output: float(sum(output.response_ids) % 3)):
+    """The ``run_branch`` of a grower, and the list of sessions it made."""
+    sessions: list[BranchSession] = []
+
+    async def run_branch(number: int, prefix: Sequence[Generation]) -> Branch:
+        session = BranchSession(engine, "tree", prefix)
+        sessions.append(session)
+        output = await loop.run(session)
+        return Branch(session=session, output=output, reward=reward(output))
+
+    return run_branch, sessions

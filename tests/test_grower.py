@@ -1,0 +1,179 @@
+"""The grower: exactly M + L * K leaves, sharing, divergence, failures."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+
+import pytest
+from fakes import FakeEngine, FakeLoop, run_branch_with
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from verl_atpo.config import AtpoConfig, ConfigError, ExpansionConfig, GrowthConfig
+from verl_atpo.rollout.grower import GrownTree, TreeGrower
+from verl_atpo.rollout.metrics import step_metrics, tree_stats
+from verl_atpo.tree import ROOT
+
+
+def _config(chains: int = 3, branches: int = 2, rounds: int = 2, **growth: float) -> AtpoConfig:
+    return AtpoConfig(
+        expansion=ExpansionConfig(initial_chains=chains, branches_per_round=branches, rounds=rounds),
+        growth=GrowthConfig(**{"max_regrows": 3, "regrow_delay_s": 0.0} | growth),
+    )
+
+
+async def _grow(config: AtpoConfig, engine: FakeEngine, loop: FakeLoop) -> GrownTree:
+    run_branch, _ = run_branch_with(engine, loop)
+    return await TreeGrower(config, run_branch, random.Random(0)).grow()
+
+
+def _check(grown: GrownTree, leaves: int) -> None:
+    """Every leaf's path spells exactly the response its branch returned."""
+    assert len(grown.leaves) == leaves
+    assert sorted(leaf.node for leaf in grown.leaves) == sorted(grown.tree.leaves)
+    for leaf in grown.leaves:
+        output = leaf.branch.output
+        path = grown.tree.path(leaf.node)
+        for node in path:
+            turn = grown.turns[node]
+            start = len(turn.prompt_ids) - len(output.prompt_ids)
+            whole = output.prompt_ids + output.response_ids
+            assert whole[: len(turn.prompt_ids)] == turn.prompt_ids
+            assert output.response_ids[start : start + len(turn.token_ids)] == turn.token_ids
+        assert sum(len(grown.turns[node].token_ids) for node in path) == sum(output.response_mask)
+        assert 1 <= leaf.own_turns <= len(path)
+        assert grown.tree.nodes[leaf.node].reward == leaf.branch.reward
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    chains=st.integers(1, 4),
+    branches=st.integers(1, 4),
+    rounds=st.integers(0, 3),
+    seed=st.integers(0, 10_000),
+    stop=st.sampled_from([0.0, 0.3, 1.0]),
+    max_turns=st.integers(1, 5),
+    drift=st.booleans(),
+    fail=st.sampled_from([0.0, 0.1]),
+)
+def test_always_exactly_its_leaves(chains, branches, rounds, seed, stop, max_turns, drift, fail):
+    config = _config(chains, branches, rounds, max_regrows=60)
+    engine = FakeEngine(seed, stop=stop, fail=fail, latency_s=0.0005)
+    grown = asyncio.run(_grow(config, engine, FakeLoop(max_turns, drift)))
+    _check(grown, chains + rounds * branches)
+
+
+async def test_a_branch_shares_the_turns_before_the_re_sampled_one():
+    grown = await _grow(_config(2, 2, 1), FakeEngine(3, stop=0.0), FakeLoop(4))
+    for picked, leaf in zip(grown.picked, grown.leaves[2:], strict=True):
+        depth = grown.tree.depth(picked)
+        path = grown.tree.path(leaf.node)
+        assert path[: depth - 1] == grown.tree.path(picked)[:-1]  # same turns before
+        assert path[depth - 1] != picked  # a new sibling
+        assert leaf.own_turns == 4 - (depth - 1)
+        assert [grown.tree.nodes[node].round for node in path[depth - 1 :]] == [1] * leaf.own_turns
+
+
+async def test_single_turn_chains_branch_from_the_root():
+    grown = await _grow(_config(2, 3, 1), FakeEngine(stop=1.0), FakeLoop(4))
+    assert grown.picked == [ROOT] * 3
+    assert len(grown.tree.nodes[ROOT].children) == 5
+
+
+async def test_a_non_deterministic_environment_is_counted_and_its_branch_stands_alone():
+    grown = await _grow(_config(3, 4, 2), FakeEngine(1, stop=0.0), FakeLoop(4, drift=False))
+    assert not any(leaf.branch.session.diverged for leaf in grown.leaves)
+
+    class DriftingPrompt(FakeLoop):
+        async def run(self, session):
+            session.generate = self._shifted(session, session.generate)
+            return await super().run(session)
+
+        def _shifted(self, session, generate):
+            async def shifted(request_id, *, prompt_ids, **kwargs):
+                extra = [200 + self._noise.randrange(1000)] if len(session.generations) == 1 else []
+                return await generate(request_id, prompt_ids=[*prompt_ids, *extra], **kwargs)
+
+            return shifted
+
+    grown = await _grow(_config(3, 4, 2), FakeEngine(1, stop=0.0), DriftingPrompt(4))
+    stats = tree_stats(grown, seconds=1.0)
+    assert len(grown.leaves) == 11
+    assert stats.diverged > 0
+    assert step_metrics([stats])["atpo/replays_diverged"] == stats.diverged
+
+
+async def test_a_loop_that_ends_during_its_replay_is_grown_from_the_root():
+    class Impatient(FakeLoop):
+        async def run(self, session):
+            self.max_turns = 2 if session._prefix else 4
+            return await super().run(session)
+
+    config = _config(1, 1, 1)
+    for seed in range(20):
+        grown = await _grow(config, FakeEngine(seed, stop=0.0), Impatient(4))
+        _check(grown, 2)
+        if grown.tree.depth(grown.picked[0]) > 2:
+            assert grown.regrown == 1
+            assert grown.tree.depth(grown.leaves[1].node) == 4
+            return
+    pytest.fail("no seed picked a turn behind the second: the test shows nothing")
+
+
+async def test_failures_are_regrown_never_cloned():
+    engine = FakeEngine(7, stop=0.3, fail=0.15)
+    grown = await _grow(_config(4, 3, 2, max_regrows=50), engine, FakeLoop(4))
+    _check(grown, 10)
+    assert grown.regrown > 0
+    assert len({id(leaf.branch) for leaf in grown.leaves}) == 10
+    assert tree_stats(grown, 1.0).regrown == grown.regrown
+
+
+async def test_a_tree_that_cannot_be_grown_raises_and_leaves_no_task_behind():
+    with pytest.raises(ConnectionError, match="engine gone"):
+        await _grow(_config(3, 1, 1, max_regrows=1), FakeEngine(fail=1.0), FakeLoop(4))
+    assert len(asyncio.all_tasks()) == 1
+
+
+async def test_config_errors_are_not_tried_again():
+    calls = []
+
+    async def run_branch(number, prefix):
+        calls.append(number)
+        raise ConfigError("no log-probs")
+
+    with pytest.raises(ConfigError):
+        await TreeGrower(_config(2, 1, 1), run_branch, random.Random(0)).grow()
+    assert sorted(calls) == [0, 1]
+
+
+async def test_a_slow_branch_delays_nobody_but_its_own_round():
+    finished: dict[int, float] = {}
+    start = time.monotonic()
+    run_branch, _ = run_branch_with(FakeEngine(stop=0.0), FakeLoop(3))
+
+    async def slow_first(number, prefix):
+        await asyncio.sleep(0.2 if number == 0 else 0.0)
+        branch = await run_branch(number, prefix)
+        finished[number] = time.monotonic() - start
+        return branch
+
+    await TreeGrower(_config(3, 2, 1), slow_first, random.Random(0)).grow()
+    assert finished[1] < 0.1 and finished[2] < 0.1 and finished[0] >= 0.2
+
+
+async def test_stats_count_sampled_and_saved_tokens():
+    engine = FakeEngine(2, stop=0.0)
+    grown = await _grow(_config(2, 2, 1), engine, FakeLoop(4))
+    stats = tree_stats(grown, seconds=2.0)
+    trained = sum(sum(leaf.branch.output.response_mask) for leaf in grown.leaves)
+    in_tree = sum(len(turn.token_ids) for turn in grown.turns.values())
+    assert (stats.trained_tokens, stats.sampled_tokens) == (trained, in_tree)
+    assert stats.leaves == 4 and stats.nodes == len(grown.turns) and stats.depths == [4] * 4
+    metrics = step_metrics([stats, stats])
+    assert metrics["atpo/saved_tokens_share"] == pytest.approx(1 - in_tree / trained)
+    assert metrics["atpo/trees"] == 2 and metrics["atpo/tree_seconds/mean"] == 2.0
+    assert metrics["atpo/branched_turn"] == pytest.approx(sum(stats.branched_turn) / 2)
+    assert step_metrics([]) == {}

@@ -1,0 +1,151 @@
+"""Branching by replay: what a branch sees again, and what it notices."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from fakes import PROMPT, SCHEMA, FakeEngine, FakeLoop
+from verl.tools.function_tool import FunctionTool
+
+from verl_atpo.rollout.replay import BranchSession
+from verl_atpo.rollout.turns import ContextRewrittenError, group_turns, turn_starts
+
+
+async def _chain(engine: FakeEngine, loop: FakeLoop) -> tuple[BranchSession, object]:
+    session = BranchSession(engine, "tree")
+    return session, await loop.run(session)
+
+
+async def test_replay_repeats_the_prefix_and_calls_neither_engine_nor_tool_for_it():
+    engine, loop = FakeEngine(stop=0.0), FakeLoop(max_turns=4)
+    first, _ = await _chain(engine, loop)
+    engine_calls, tool_calls = engine.calls, loop.tool_calls
+    assert (engine_calls, tool_calls) == (4, 4)
+
+    branch = BranchSession(engine, "tree", first.generations[:3])
+    output = await loop.run(branch)
+
+    assert branch.generations[:3] == first.generations[:3]
+    assert branch.replayed == 3 and not branch.diverged
+    assert engine.calls - engine_calls == 1  # turn 4 only
+    assert loop.tool_calls - tool_calls == 1  # only what follows turn 4: the calls after turns 1 to 3 are on record
+    assert branch.generations[3].prompt_ids == first.generations[3].prompt_ids
+    assert output.response_ids[: len(first.generations[3].prompt_ids) - 3] == first.generations[3].prompt_ids[3:]
+
+
+async def test_all_generations_carry_the_sticky_request_id():
+    engine = FakeEngine(stop=0.0)
+    await _chain(engine, FakeLoop(max_turns=3))
+    assert engine.request_ids == ["tree"] * 3
+    session = BranchSession(engine, None)
+    await FakeLoop(max_turns=1).run(session)
+    assert engine.request_ids[-1] == "own-id"
+
+
+async def test_divergence_ends_the_replay_at_once_and_the_branch_goes_on_live():
+    engine = FakeEngine(stop=0.0)
+    first, _ = await _chain(engine, FakeLoop(max_turns=4))
+    tampered = [*first.generations]
+    tampered[1].prompt_ids[-1] += 1  # the environment answered something else after turn 1
+    branch = BranchSession(engine, "tree", tampered[:3])
+    await FakeLoop(max_turns=4).run(branch)
+    assert branch.diverged
+    assert branch.replayed == 1
+    assert len(branch.generations) == 4
+    assert branch.generations[2] is not tampered[2]  # nothing recorded is used behind the divergence
+
+
+async def test_a_tool_error_is_raised_again_on_replay_without_a_call():
+    calls = []
+
+    def broken(at: int) -> int:
+        calls.append(at)
+        raise ValueError("no such page")
+
+    engine = FakeEngine(stop=0.0)
+    first = BranchSession(engine, "tree")
+    (tool,) = first.wrap_tools([FunctionTool(name="look", fn=broken, tool_schema=SCHEMA)])
+    await first.generate("x", prompt_ids=PROMPT, sampling_params={})
+    with pytest.raises(ValueError, match="no such page"):
+        await tool.call({"at": 1})
+    assert first.tool_errors == 1
+
+    second = BranchSession(engine, "tree", first.generations)
+    (tool,) = second.wrap_tools([FunctionTool(name="look", fn=broken, tool_schema=SCHEMA)])
+    await second.generate("x", prompt_ids=PROMPT, sampling_params={})
+    with pytest.raises(ValueError, match="no such page"):
+        await tool.call({"at": 1})
+    assert second.tool_errors == 0
+    assert calls == [1]
+
+
+async def test_equal_parallel_calls_each_take_their_own_record():
+    answers = iter([7, 8])
+    engine = FakeEngine(stop=0.0)
+    first = BranchSession(engine, "tree")
+    (tool,) = first.wrap_tools([FunctionTool(name="look", fn=lambda at: next(answers), tool_schema=SCHEMA)])
+    await first.generate("x", prompt_ids=PROMPT, sampling_params={})
+    lived = sorted([await tool.call({"at": 1}), await tool.call({"at": 1})])
+    second = BranchSession(engine, "tree", first.generations)
+    (tool,) = second.wrap_tools([FunctionTool(name="look", fn=lambda at: 0, tool_schema=SCHEMA)])
+    await second.generate("x", prompt_ids=PROMPT, sampling_params={})
+    assert sorted([await tool.call({"at": 1}), await tool.call({"at": 1})]) == lived == [7, 8]
+    assert await tool.call({"at": 1}) == 0  # a third call is not on record: live
+
+
+async def test_the_loop_may_change_what_it_got_without_touching_the_record():
+    engine = FakeEngine(stop=0.0)
+    session = BranchSession(engine, "tree")
+    prompt = list(PROMPT)
+    output = await session.generate("x", prompt_ids=prompt, sampling_params={})
+    sampled = list(output.token_ids)
+    prompt.append(5)
+    output.token_ids.append(5)
+    assert session.generations[0].prompt_ids == PROMPT
+    assert session.generations[0].output.token_ids == sampled
+
+
+async def test_two_generations_at_once_are_refused():
+    session = BranchSession(FakeEngine(latency_s=0.01), "tree")
+    with pytest.raises(RuntimeError, match="await each generate"):
+        await asyncio.gather(
+            session.generate("x", prompt_ids=PROMPT, sampling_params={}),
+            session.generate("x", prompt_ids=PROMPT, sampling_params={}),
+        )
+
+
+async def test_other_attributes_are_those_of_the_client():
+    engine = FakeEngine()
+    assert BranchSession(engine, "tree").calls == 0
+
+
+async def test_turns_are_found_where_they_were_sampled():
+    session, output = await _chain(FakeEngine(stop=0.0), FakeLoop(max_turns=3))
+    turns = group_turns(session.generations)
+    starts = turn_starts(turns, output)
+    assert starts[0] == 0 and len(starts) == 3
+    for start, turn in zip(starts, turns, strict=True):
+        assert output.response_ids[start : start + len(turn.token_ids)] == turn.token_ids
+        assert start == 0 or output.response_mask[start - 1] == 0
+
+
+async def test_a_continued_generation_belongs_to_the_turn_it_continues():
+    engine = FakeEngine(stop=0.0)
+    session = BranchSession(engine, "tree")
+    one = await session.generate("x", prompt_ids=PROMPT, sampling_params={})
+    two = await session.generate("x", prompt_ids=PROMPT + one.token_ids, sampling_params={})
+    await session.generate("x", prompt_ids=[*PROMPT, *one.token_ids, *two.token_ids, 100], sampling_params={})
+    turns = group_turns(session.generations)
+    assert [len(turn.generations) for turn in turns] == [2, 1]
+    log_probs = one.log_probs + two.log_probs
+    assert turns[0].mean_nll == pytest.approx(-sum(log_probs) / len(log_probs))
+
+
+async def test_a_rewritten_context_is_refused():
+    session, output = await _chain(FakeEngine(stop=0.0), FakeLoop(max_turns=3))
+    turns = group_turns(session.generations)
+    output.response_ids = output.response_ids[2:]  # the loop dropped something in the middle
+    output.response_mask = output.response_mask[2:]
+    with pytest.raises(ContextRewrittenError, match="only appends"):
+        turn_starts(turns, output)

@@ -1,0 +1,71 @@
+"""Presets for verl's own entry point: ``python -m verl.trainer.main_ppo +atpo=tree ...``.
+
+Each preset sets only what it must, and everything it sets can be overridden on the command line.
+
+| preset | what it is |
+|---|---|
+| ``tree`` | recommended: 8 chains and 2 rounds of 4 branches, so 16 leaves; the penalty counts expansions |
+| ``paper`` | the authors' script: M=10, K=6, L=2, so 22 leaves; the penalty counts siblings |
+| ``chain`` | no tree: the ATPO loss with verl's own GRPO estimator and sampler, for any loop, single-turn ones too |
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import OmegaConf
+
+from verl_atpo.checks import MANAGER
+from verl_atpo.config import AtpoConfig, CreditConfig, ExpansionConfig, Penalty
+
+GROUP = "atpo"
+LEAVES = "${atpo.leaves:${algorithm.atpo.expansion}}"
+"""``rollout.n`` of the tree presets: follows M, K and L when they are overridden."""
+
+CHECK = {"hydra": {"callbacks": {"atpo": {"_target_": "verl_atpo.plugin.CheckConfig"}}}}
+"""Hydra runs this in the driver before verl's ``main``, so before Ray starts."""
+
+LOSS = {
+    "policy_loss": {"loss_mode": "atpo"},
+    "loss_agg_mode": "seq-mean-token-mean",
+    "clip_ratio_low": 0.003,
+    "clip_ratio_high": 0.004,
+}
+
+
+def _tree(atpo: AtpoConfig) -> dict[str, Any]:
+    rollout = {"n": LEAVES, "calculate_log_probs": True, "agent": {"agent_loop_manager_class": MANAGER}}
+    return {
+        **CHECK,
+        "algorithm": {"adv_estimator": "atpo", "atpo": atpo.to_mapping()},
+        "actor_rollout_ref": {"actor": LOSS, "rollout": rollout},
+    }
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "tree": _tree(AtpoConfig()),
+    "paper": _tree(
+        AtpoConfig(
+            expansion=ExpansionConfig(
+                initial_chains=10, branches_per_round=6, rounds=2, penalty=0.05, penalty_counts=Penalty.SIBLINGS
+            ),
+            credit=CreditConfig(),
+        )
+    ),
+    "chain": {**CHECK, "algorithm": {"adv_estimator": "grpo"}, "actor_rollout_ref": {"actor": LOSS}},
+}
+
+
+def register_presets() -> None:
+    """Put the presets into Hydra's ConfigStore; may be called again."""
+    OmegaConf.register_new_resolver("atpo.leaves", _leaves, replace=True)
+    store = ConfigStore.instance()
+    for name, node in PRESETS.items():
+        store.store(group=GROUP, name=name, node=node, package="_global_", provider="verl_atpo")
+
+
+def _leaves(expansion: Any) -> int:
+    """M + L * K of the settings under ``algorithm.atpo.expansion``."""
+    settings = OmegaConf.to_container(expansion, resolve=True)
+    return AtpoConfig.from_mapping({"expansion": settings}).expansion.leaves

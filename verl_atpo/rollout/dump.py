@@ -1,0 +1,102 @@
+"""Trees as JSON lines, one tree a line: texts, values, rewards and advantages per turn."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from verl_atpo.config import CreditConfig
+from verl_atpo.credit import node_advantages, node_values, reward_statistics
+from verl_atpo.rollout.grower import GrownTree
+from verl_atpo.tree import ROOT
+
+
+class TreeDump:
+    """Appends trees to ``<folder>/trees-<process id>.jsonl``; every worker process has its own file.
+
+    Args:
+        folder: made when missing.
+        tokenizer: for the texts.
+    """
+
+    def __init__(self, folder: str, tokenizer: PreTrainedTokenizerBase) -> None:
+        self._path = Path(folder) / f"trees-{os.getpid()}.jsonl"
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        self._tokenizer = tokenizer
+        self._lock = asyncio.Lock()
+
+    async def write(self, grown: GrownTree, prompt: dict[str, Any], credit: CreditConfig) -> None:
+        """Append one tree.
+
+        Args:
+            grown: the tree.
+            prompt: verl's fields of the prompt it grew from.
+            credit: how values and advantages are made.
+        """
+        record = {
+            "uid": prompt["uid"],
+            "global_step": int(prompt["global_steps"]),
+            "data_source": prompt.get("data_source"),
+            "ground_truth": (prompt.get("reward_model") or {}).get("ground_truth"),
+            **self.describe(grown, credit),
+        }
+        line = json.dumps(record, ensure_ascii=False, default=str) + "\n"
+        async with self._lock:
+            await asyncio.to_thread(self._append, line)
+
+    def _append(self, line: str) -> None:
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(line)
+
+    def describe(self, grown: GrownTree, credit: CreditConfig) -> dict[str, Any]:
+        """The tree as plain data: its prompt, and one entry per turn.
+
+        ``value`` is on the scale of the reward, ``advantage`` is what the estimator gives the turn's tokens.
+        """
+        tree = grown.tree
+        values = node_values(tree, credit.backup)
+        offset, scale = reward_statistics([leaf.branch.reward for leaf in grown.leaves], credit.normalize)
+        normalized = [None if value is None else (value - offset) / scale for value in values]
+        advantages = node_advantages(tree, normalized, credit.advantage)
+        first = grown.turns[tree.nodes[ROOT].children[0]]
+        nodes = [
+            {
+                "index": node.index,
+                "parent": node.parent,
+                "round": node.round,
+                "turn": tree.depth(node.index),
+                "observation": self._observation(grown, node.index),
+                "text": self._text(grown.turns[node.index].token_ids),
+                "tokens": len(grown.turns[node.index].token_ids),
+                "mean_nll": node.mean_nll,
+                "is_leaf": node.is_leaf,
+                "reward": node.reward,
+                "value": values[node.index],
+                "advantage": advantages[node.index],
+            }
+            for node in tree.nodes[1:]
+        ]
+        return {
+            "prompt": self._text(first.prompt_ids),
+            "root_value": values[ROOT],
+            "picked": grown.picked,
+            "regrown": grown.regrown,
+            "nodes": nodes,
+        }
+
+    def _observation(self, grown: GrownTree, index: int) -> str:
+        """Text between the turn before and this one; empty for a first turn."""
+        parent = grown.tree.nodes[index].parent
+        if parent == ROOT:
+            return ""
+        before = grown.turns[parent]
+        seen = len(before.generations[-1].prompt_ids) + len(before.generations[-1].output.token_ids)
+        return self._text(grown.turns[index].prompt_ids[seen:])
+
+    def _text(self, ids: list[int]) -> str:
+        return str(self._tokenizer.decode(ids, skip_special_tokens=False))

@@ -1,0 +1,40 @@
+"""verl's seam for replacing the sampler: ``actor_rollout_ref.rollout.agent.agent_loop_manager_class``."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import ray
+from omegaconf import DictConfig
+from tensordict import TensorDict
+from verl.trainer.ppo.v1 import AgentLoopManagerTQ
+
+from verl_atpo.checks import check_agent_names, check_config
+from verl_atpo.rollout.metrics import add_to_tracking, step_metrics
+from verl_atpo.rollout.worker import TreeAgentLoopWorker
+
+
+class TreeAgentLoopManager(AgentLoopManagerTQ):
+    """verl's agent-loop manager with workers that grow trees; arguments are those of ``AgentLoopManagerTQ``.
+
+    Raises:
+        ConfigError: a setting cannot work with trees; says which and what to set.
+    """
+
+    def __init__(self, config: DictConfig, *args: Any, **kwargs: Any) -> None:
+        check_config(config)
+        super().__init__(config, *args, **kwargs)
+        self.agent_loop_workers_class = ray.remote(TreeAgentLoopWorker)
+        add_to_tracking(self.take_metrics)
+
+    def generate_sequences(self, prompts: TensorDict) -> None:
+        """Hand a batch of prompts to the workers without waiting for its trees."""
+        default = self.rollout_config.agent.default_agent_loop
+        check_agent_names(set(prompts["agent_name"]) if "agent_name" in prompts else {default})
+        super().generate_sequences(prompts)
+
+    def take_metrics(self) -> dict[str, float]:
+        """Metrics of the trees that finished since the last call."""
+        stats = ray.get([worker.take_stats.remote() for worker in self.agent_loop_workers])
+        return step_metrics(itertools.chain.from_iterable(stats))

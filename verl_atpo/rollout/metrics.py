@@ -1,0 +1,142 @@
+"""Tree metrics, and the one place where they enter verl's logger.
+
+verl's V1 trainer has no hook for metrics of a rollout, so :func:`add_to_tracking` wraps ``Tracking.log``, once, in the
+trainer's process: what is logged for a training step gets the metrics of the trees that finished since the step before.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+from verl.utils.tracking import Tracking
+
+from verl_atpo.rollout.grower import GrownTree
+from verl_atpo.tree import ROOT
+
+PREFIX = "atpo"
+STEP_METRIC = "training/global_step"
+"""verl logs this with every training step, and with nothing else."""
+
+
+@dataclasses.dataclass(frozen=True)
+class TreeStats:
+    """What one tree reports. Lists hold one entry per event, so that means over a step are means over events.
+
+    Attributes:
+        leaves: trajectories.
+        nodes: turns in the tree, the root excluded.
+        depths: turns of each trajectory.
+        branched_nll: mean NLL of each re-sampled turn, nats/token (root picks have none).
+        branched_turn: number of each re-sampled turn in its trajectory, from 1 (0: a fresh chain).
+        sampled_tokens: tokens the engine sampled for the tree.
+        trained_tokens: tokens of all trajectories, shared ones counted every time: what independent chains sample.
+        prompt_tokens: tokens of all contexts sent to the engine.
+        cached_tokens: those of them that met the engine's prefix cache.
+        distinct_rewards: number of different rewards.
+        diverged: branches whose replay met other prompt ids than were recorded.
+        regrown: branches grown again after a failure.
+        tool_errors: function-tool calls that raised.
+        seconds: wall-clock time from the first chain's start to the last branch's end.
+    """
+
+    leaves: int
+    nodes: int
+    depths: list[int]
+    branched_nll: list[float]
+    branched_turn: list[int]
+    sampled_tokens: int
+    trained_tokens: int
+    prompt_tokens: int
+    cached_tokens: int
+    distinct_rewards: int
+    diverged: int
+    regrown: int
+    tool_errors: int
+    seconds: float
+
+
+def tree_stats(grown: GrownTree, seconds: float) -> TreeStats:
+    """Statistics of one grown tree."""
+    tree = grown.tree
+    sessions = [leaf.branch.session for leaf in grown.leaves]
+    live = [generation for session in sessions for generation in session.generations[session.replayed :]]
+    return TreeStats(
+        leaves=len(grown.leaves),
+        nodes=len(tree.nodes) - 1,
+        depths=[tree.depth(leaf.node) for leaf in grown.leaves],
+        branched_nll=[nll for node in grown.picked if (nll := tree.nodes[node].mean_nll) is not None],
+        branched_turn=[0 if node == ROOT else tree.depth(node) for node in grown.picked],
+        sampled_tokens=sum(len(generation.output.token_ids) for generation in live),
+        trained_tokens=sum(len(each.output.token_ids) for session in sessions for each in session.generations),
+        prompt_tokens=sum(len(generation.prompt_ids) for generation in live),
+        cached_tokens=sum(generation.output.extra_fields.get("num_cached_tokens") or 0 for generation in live),
+        distinct_rewards=len({leaf.branch.reward for leaf in grown.leaves}),
+        diverged=sum(session.diverged for session in sessions),
+        regrown=grown.regrown,
+        tool_errors=sum(session.tool_errors for session in sessions),
+        seconds=seconds,
+    )
+
+
+def step_metrics(stats: Iterable[TreeStats]) -> dict[str, float]:
+    """Metrics of one training step from the trees that finished in it; empty without trees."""
+    trees = list(stats)
+    if not trees:
+        return {}
+
+    def total(name: str) -> float:
+        return float(sum(getattr(tree, name) for tree in trees))
+
+    depths = [depth for tree in trees for depth in tree.depths]
+    metrics = {
+        "trees": float(len(trees)),
+        "leaves_per_tree": total("leaves") / len(trees),
+        "nodes_per_tree": total("nodes") / len(trees),
+        "depth/mean": float(np.mean(depths)),
+        "depth/max": float(np.max(depths)),
+        "sampled_tokens": total("sampled_tokens"),
+        "saved_tokens_share": 1.0 - total("sampled_tokens") / total("trained_tokens"),
+        "prefix_cache_hit_share": total("cached_tokens") / total("prompt_tokens"),
+        "distinct_rewards_per_tree": total("distinct_rewards") / len(trees),
+        "equal_rewards_share": sum(tree.distinct_rewards == 1 for tree in trees) / len(trees),
+        "replays_diverged": total("diverged"),
+        "branches_regrown": total("regrown"),
+        "tool_errors": total("tool_errors"),
+        "tree_seconds/mean": total("seconds") / len(trees),
+        "tree_seconds/max": max(tree.seconds for tree in trees),
+    }
+    branched_nll = [nll for tree in trees for nll in tree.branched_nll]
+    branched_turn = [turn for tree in trees for turn in tree.branched_turn]
+    if branched_nll:
+        metrics["branched_mean_nll"] = float(np.mean(branched_nll))
+    if branched_turn:
+        metrics["branched_turn"] = float(np.mean(branched_turn))
+    return {f"{PREFIX}/{name}": value for name, value in metrics.items()}
+
+
+def add_to_tracking(take: Callable[[], dict[str, float]]) -> Callable[[], None]:
+    """Let verl's logger log ``take()`` with every training step, on all its backends.
+
+    Args:
+        take: gives the metrics since its last call.
+
+    Returns:
+        Function that undoes it.
+    """
+    original = Tracking.log
+
+    @functools.wraps(original)
+    def log(self: Tracking, data: dict[str, Any], step: int, *args: Any, **kwargs: Any) -> Any:
+        if STEP_METRIC in data:
+            data = {**data, **take()}
+        return original(self, data, step, *args, **kwargs)
+
+    def undo() -> None:
+        Tracking.log = original
+
+    Tracking.log = log
+    return undo
