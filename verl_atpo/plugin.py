@@ -1,8 +1,8 @@
 """Entry point of the group ``verl.plugins``: importing this module registers verl_atpo with verl.
 
 verl imports it at the end of ``import verl``, in the driver and in every Ray worker. It registers the advantage
-estimator ``atpo``, the policy loss ``atpo``, Hydra's preset group ``atpo`` and, where ``VERL_PLATFORM=cpu`` asks for it,
-the CPU platform. verl hides an exception raised here, so a failure is logged as an error first.
+estimator ``atpo``, the policy loss ``atpo``, Hydra's preset group ``atpo`` and, where ``VERL_PLATFORM=cpu`` asks for
+it, the CPU platform. verl hides an exception raised here, so a failure is logged as an error first.
 """
 
 from __future__ import annotations

@@ -89,9 +89,9 @@ def turn_starts(turns: Sequence[Turn], output: AgentLoopOutput) -> list[int]:
     )
     if not starts or starts[0] != 0 or not in_order or not sampled:
         raise ContextRewrittenError(
-            f"The response of the agent loop does not hold its turns where they were sampled (expected them at "
-            f"{starts} of {length} tokens). Tree rollouts need a loop that only appends to its context; use +atpo=chain for one "
-            "that rewrites it."
+            "The response of the agent loop does not hold its turns where they were sampled (expected them at "
+            f"{starts} of {length} tokens). Tree rollouts need a loop that only appends to its context; use "
+            "+atpo=chain for one that rewrites it."
         )
     return starts
 
