@@ -19,6 +19,7 @@ from verl.trainer.ppo.core_algos import POLICY_LOSS_REGISTRY, register_adv_est, 
 
 from verl_atpo.advantage import compute_atpo_advantage
 from verl_atpo.checks import check_config
+from verl_atpo.platforms import activate_if_requested
 from verl_atpo.policy_loss import compute_policy_loss_atpo
 from verl_atpo.presets import register_presets
 
@@ -40,7 +41,7 @@ class CheckConfig(Callback):
 
 
 def register() -> None:
-    """Register estimator, loss and presets; may be called again.
+    """Register estimator, loss, presets and, where it was asked for, the CPU platform; may be called again.
 
     Raises:
         RuntimeError: a verl that this version is not made for, or a name that somebody else took.
@@ -52,6 +53,7 @@ def register() -> None:
         raise RuntimeError(f"policy loss {NAME!r} is registered already, to {POLICY_LOSS_REGISTRY[NAME]}.")
     register_policy_loss(NAME)(compute_policy_loss_atpo)
     register_presets()
+    activate_if_requested()
 
 
 def _check_verl_version() -> None:

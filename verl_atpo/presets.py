@@ -7,6 +7,8 @@ Each preset sets only what it must, and everything it sets can be overridden on 
 | ``tree`` | recommended: 8 chains and 2 rounds of 4 branches, so 16 leaves; the penalty counts expansions |
 | ``paper`` | the authors' script: M=10, K=6, L=2, so 22 leaves; the penalty counts siblings |
 | ``chain`` | no tree: the ATPO loss with verl's own GRPO estimator and sampler, for any loop, single-turn ones too |
+
+``+platform=cpu``, with ``VERL_PLATFORM=cpu`` in the environment, turns any recipe into one for a machine without GPU.
 """
 
 from __future__ import annotations
@@ -18,8 +20,8 @@ from omegaconf import OmegaConf
 
 from verl_atpo.checks import MANAGER
 from verl_atpo.config import AtpoConfig, CreditConfig, ExpansionConfig, Penalty
+from verl_atpo.platforms.cpu_preset import CPU_PRESET, register_resolver
 
-GROUP = "atpo"
 LEAVES = "${atpo.leaves:${algorithm.atpo.expansion}}"
 """``rollout.n`` of the tree presets: follows M, K and L when they are overridden."""
 
@@ -43,7 +45,7 @@ def _tree(atpo: AtpoConfig) -> dict[str, Any]:
     }
 
 
-PRESETS: dict[str, dict[str, Any]] = {
+ATPO_PRESETS: dict[str, dict[str, Any]] = {
     "tree": _tree(AtpoConfig()),
     "paper": _tree(
         AtpoConfig(
@@ -56,13 +58,18 @@ PRESETS: dict[str, dict[str, Any]] = {
     "chain": {**CHECK, "algorithm": {"adv_estimator": "grpo"}, "actor_rollout_ref": {"actor": LOSS}},
 }
 
+PRESETS = {"atpo": ATPO_PRESETS, "platform": {"cpu": CPU_PRESET}}
+"""Hydra config group -> name -> settings."""
+
 
 def register_presets() -> None:
     """Put the presets into Hydra's ConfigStore; may be called again."""
     OmegaConf.register_new_resolver("atpo.leaves", _leaves, replace=True)
+    register_resolver()
     store = ConfigStore.instance()
-    for name, node in PRESETS.items():
-        store.store(group=GROUP, name=name, node=node, package="_global_", provider="verl_atpo")
+    for group, presets in PRESETS.items():
+        for name, node in presets.items():
+            store.store(group=group, name=name, node=node, package="_global_", provider="verl_atpo")
 
 
 def _leaves(expansion: Any) -> int:
