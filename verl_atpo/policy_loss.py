@@ -53,59 +53,58 @@ def compute_policy_loss_atpo(
     if config is None:
         raise ValueError("config=None: expected verl's ActorConfig, which holds the clip range.")
     mask = response_mask.bool()
-    log_prob, old_log_prob, advantages = (_only(mask, values) for values in (log_prob, old_log_prob, advantages))
-    opens = turn_openings(mask)
-    log_ratio = log_prob.detach() - old_log_prob
-    turn_log_ratio = mean_over_turns(log_ratio, mask, opens)
+    log_ratio = torch.where(mask, log_prob - old_log_prob, 0.0)
+    advantages = torch.where(mask, advantages, 0.0)
+    turns = Turns(mask, log_ratio.dtype)
+    turn_log_ratio = turns.mean(log_ratio.detach())
 
-    ratio = (log_prob - log_prob.detach() + turn_log_ratio).clamp(max=MAX_LOG_RATIO).exp()
+    ratio = (log_ratio - log_ratio.detach() + turn_log_ratio).clamp(max=MAX_LOG_RATIO).exp()
     low, high = clip_range(config)
     unclipped = -advantages * ratio
     clipped = -advantages * ratio.clamp(low, high)
     losses = torch.maximum(unclipped, clipped)
     if rollout_is_weights is not None:
-        losses = losses * _only(mask, rollout_is_weights)
-    loss = _aggregate(losses, mask, loss_agg_mode, config.global_batch_info)
-    return loss, _metrics(log_ratio, (clipped > unclipped).detach(), mask, opens)
+        losses = losses * torch.where(mask, rollout_is_weights, 0.0)
+    loss = _aggregate(losses, turns, loss_agg_mode, config.global_batch_info)
+    return loss, _metrics(log_ratio.detach(), (clipped > unclipped).detach(), turns)
 
 
-def turn_openings(mask: torch.Tensor) -> torch.Tensor:
-    """(R, T) bool: the first token of every turn, of a bool mask (R, T).
+class Turns:
+    """The turns of a batch of rows: the maximal runs of ones in a mask.
 
-    Example:
-        >>> turn_openings(torch.tensor([[True, True, False, True]])).int().tolist()
-        [[1, 0, 0, 1]]
-    """
-    opens = mask.clone()
-    opens[:, 1:] &= ~mask[:, :-1]
-    return opens
+    No shape depends on the data (a row has at most (T + 1) // 2 turns), so nothing here waits for the device.
 
-
-@torch.no_grad()
-def mean_over_turns(values: torch.Tensor, mask: torch.Tensor, opens: torch.Tensor) -> torch.Tensor:
-    """Mean over its turn, at every token of the turn; no gradient.
-
-    No shape depends on the data (a row has at most (T + 1) // 2 turns), so nothing waits for the device.
-
-    Args:
-        values: (R, T) float, 0 where the mask is; added up in float32 at least.
-        mask: (R, T) bool.
-        opens: (R, T) bool, :func:`turn_openings` of the mask.
-
-    Returns:
-        (R, T); observation tokens hold the mean of the turn before them.
+    Attributes:
+        mask: (R, T) float, 1 on sampled tokens.
+        opens: (R, T) bool, the first token of every turn.
+        number: (R, T) int, 1, 2, ... along the row; observation tokens have that of the turn before, or 0.
+        lengths: (R, (T + 1) // 2 + 1) float, tokens of each turn by its number.
 
     Example:
-        >>> mask = torch.tensor([[True, True, False, True]])
-        >>> mean_over_turns(torch.tensor([[1.0, 3.0, 0.0, 5.0]]), mask, turn_openings(mask)).tolist()
+        >>> turns = Turns(torch.tensor([[True, True, False, True]]), torch.float32)
+        >>> turns.number.tolist(), turns.lengths.tolist()
+        ([[1, 1, 1, 2]], [[0.0, 2.0, 1.0]])
+        >>> turns.mean(torch.tensor([[1.0, 3.0, 0.0, 5.0]])).tolist()
         [[2.0, 2.0, 2.0, 5.0]]
     """
-    dtype = torch.promote_types(values.dtype, torch.float32)
-    turn = opens.cumsum(dim=1)  # 1, 2, ...; 0 before the first turn
-    sums = values.new_zeros((values.shape[0], (values.shape[1] + 1) // 2 + 1), dtype=dtype)
-    counts = torch.zeros_like(sums).scatter_add_(1, turn, mask.to(dtype))
-    sums.scatter_add_(1, turn, values.to(dtype))
-    return (sums / counts.clamp(min=1)).gather(1, turn)
+
+    def __init__(self, mask: torch.Tensor, dtype: torch.dtype) -> None:
+        self.mask = mask.to(torch.promote_types(dtype, torch.float32))
+        self.opens = mask.clone()
+        self.opens[:, 1:] &= ~mask[:, :-1]
+        self.number = self.opens.cumsum(dim=1)
+        self.lengths = self._sums(self.mask)
+
+    def mean(self, values: torch.Tensor) -> torch.Tensor:
+        """Mean over its turn, at every token, (R, T); ``values``, (R, T), are 0 where the mask is.
+
+        Added up in float32 at least.
+        """
+        return (self._sums(values.to(self.mask.dtype)) / self.lengths.clamp(min=1)).gather(1, self.number)
+
+    def _sums(self, values: torch.Tensor) -> torch.Tensor:
+        rows, tokens = values.shape
+        return values.new_zeros((rows, (tokens + 1) // 2 + 1)).scatter_add_(1, self.number, values)
 
 
 def clip_range(config: Any) -> tuple[float, float]:
@@ -115,34 +114,35 @@ def clip_range(config: Any) -> tuple[float, float]:
     return 1 - low, 1 + high
 
 
-def _only(mask: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
-    return torch.where(mask, values, 0.0)
-
-
-def _aggregate(losses: torch.Tensor, mask: torch.Tensor, mode: str, batch_info: dict[str, Any]) -> torch.Tensor:
+def _aggregate(losses: torch.Tensor, turns: Turns, mode: str, batch_info: dict[str, Any]) -> torch.Tensor:
     """verl's ``agg_loss``, but 0 instead of 0 / 0 for a micro-batch without a sampled token."""
     from verl.trainer.ppo.core_algos import agg_loss
 
     info = dict(batch_info)
     if (info.get("dp_size") or 1) == 1:  # with more, verl insists on the global counts
         if info.get("batch_num_tokens") is None:
-            info["batch_num_tokens"] = mask.sum().clamp(min=1)
+            info["batch_num_tokens"] = turns.lengths.sum().clamp(min=1)
         if info.get("global_batch_size") is None:
-            info["global_batch_size"] = mask.any(dim=1).sum().clamp(min=1)
-    return agg_loss(loss_mat=losses, loss_mask=mask, loss_agg_mode=mode, **info)
+            info["global_batch_size"] = (turns.number[:, -1] > 0).sum().clamp(min=1)
+    return agg_loss(loss_mat=losses, loss_mask=turns.mask, loss_agg_mode=mode, **info)
 
 
 @torch.no_grad()
-def _metrics(
-    log_ratio: torch.Tensor, clipped: torch.Tensor, mask: torch.Tensor, opens: torch.Tensor
-) -> dict[str, float]:
-    """Metrics of the micro-batch; one transfer from the device for all of them."""
-    tokens, turns, rows = (flags.sum().clamp(min=1) for flags in (mask, opens, mask.any(dim=1)))
+def _metrics(log_ratio: torch.Tensor, clipped: torch.Tensor, turns: Turns) -> dict[str, float]:
+    """Metrics of the micro-batch; one transfer from the device for all of them.
+
+    Args:
+        log_ratio: (R, T) float, 0 where the mask is.
+        clipped: (R, T) bool, false where the mask is.
+        turns: of the micro-batch.
+    """
+    turns_of_row = turns.number[:, -1]
+    tokens, all_turns, rows = turns.lengths.sum(), turns_of_row.sum(), turns_of_row.count_nonzero()
     metrics = {
-        "actor/pg_clipfrac": (clipped & mask).sum() / tokens,
-        "actor/ppo_kl": -log_ratio.sum() / tokens,
-        "actor/atpo/turns_per_row": opens.sum() / rows,
-        "actor/atpo/turn_clipfrac": (clipped & opens).sum() / turns,
+        "actor/pg_clipfrac": clipped.count_nonzero() / tokens.clamp(min=1),
+        "actor/ppo_kl": -log_ratio.sum() / tokens.clamp(min=1),
+        "actor/atpo/turns_per_row": all_turns / rows.clamp(min=1),
+        "actor/atpo/turn_clipfrac": (clipped & turns.opens).count_nonzero() / all_turns.clamp(min=1),
     }
     values = torch.stack([value.float() for value in metrics.values()]).tolist()
     # The dual clip does not exist here; recipes and dashboards expect the name.
