@@ -7,10 +7,10 @@ import random
 import time
 
 import pytest
-from fakes import FakeEngine, FakeLoop, run_branch_with
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.assets.fakes import FakeEngine, FakeLoop, run_branch_with
 from verl_atpo.config import AtpoConfig, ConfigError, ExpansionConfig, GrowthConfig
 from verl_atpo.rollout.grower import GrownTree, TreeGrower
 from verl_atpo.rollout.metrics import step_metrics, tree_stats

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from fakes import PROMPT, SCHEMA, FakeEngine, FakeLoop
 from verl.tools.function_tool import FunctionTool
 
+from tests.assets.fakes import PROMPT, SCHEMA, FakeEngine, FakeLoop
 from verl_atpo.rollout.replay import BranchSession
 from verl_atpo.rollout.turns import ContextRewrittenError, group_turns, turn_starts
 

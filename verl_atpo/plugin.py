@@ -15,10 +15,12 @@ from typing import Any
 
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
 from verl.trainer.ppo.core_algos import POLICY_LOSS_REGISTRY, register_adv_est, register_policy_loss
 
 from verl_atpo.advantage import compute_atpo_advantage
 from verl_atpo.checks import check_config
+from verl_atpo.config import ConfigError
 from verl_atpo.platforms import activate_if_requested
 from verl_atpo.policy_loss import compute_policy_loss_atpo
 from verl_atpo.presets import register_presets
@@ -31,13 +33,16 @@ NAME = "atpo"
 class CheckConfig(Callback):
     """Hydra callback of the presets: refuses a config that cannot work, in the driver, before Ray starts."""
 
-    def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
+    def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Check verl's whole config.
 
         Raises:
-            ConfigError: names setting, value and remedy.
+            SystemExit: the message names setting, value and remedy. (Hydra only warns of a callback's ``Exception``.)
         """
-        check_config(config)
+        try:
+            check_config(config)
+        except (ConfigError, OmegaConfBaseException) as error:
+            raise SystemExit(f"verl_atpo: {error}") from error
 
 
 def register() -> None:

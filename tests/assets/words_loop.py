@@ -1,0 +1,38 @@
+"""A user's own agent loop: three turns of at most six tokens, with a one-word observation in between."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from verl.experimental.agent_loop import AgentLoopBase, AgentLoopOutput
+
+TURNS = 3
+TURN_TOKENS = 6
+
+
+class WordsLoop(AgentLoopBase):
+    """Asks the model for three lines of words; the environment answers with a word made from the line's length."""
+
+    async def run(self, sampling_params: dict[str, Any], **kwargs: Any) -> AgentLoopOutput:
+        prompt_ids = await self.ct_build_initial_tokens(list(kwargs["raw_prompt"]))
+        context, mask, log_probs = list(prompt_ids), [], []
+        for turn in range(TURNS):
+            output = await self.server_manager.generate(
+                request_id="words", prompt_ids=context, sampling_params={**sampling_params, "max_tokens": TURN_TOKENS}
+            )
+            context += output.token_ids
+            mask += [1] * len(output.token_ids)
+            log_probs += output.log_probs
+            if turn < TURNS - 1:
+                context += self.tokenizer.encode(f"tool w{len(output.token_ids)}", add_special_tokens=False)
+                mask += [0, 0]
+                log_probs += [0.0, 0.0]
+        return AgentLoopOutput(
+            prompt_ids=prompt_ids,
+            response_ids=context[len(prompt_ids) :],
+            response_mask=mask,
+            response_logprobs=log_probs,
+            num_turns=2 * TURNS,
+            metrics={},
+            extra_fields={"min_global_steps": 0, "max_global_steps": 0},
+        )

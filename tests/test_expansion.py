@@ -1,0 +1,101 @@
+"""Which turns are re-sampled, on a tree small enough to do by hand.
+
+    0 root
+    |-- 1 (1.0 nats, round 0)
+    |   |-- 2 (0.6, round 0) -- 3 (leaf)
+    |   `-- 6 (0.9, round 1) -- 7 (0.5, round 1) -- 8 (leaf)     6 was re-sampled from the context of 2
+    |-- 4 (0.8, round 0) -- 5 (leaf)
+"""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from verl_atpo.config import ConfigError, ExpansionConfig, Penalty
+from verl_atpo.expansion import STRATEGIES, register_strategy, select_turns, uncertainty_score
+from verl_atpo.tree import ROOT, TurnTree
+
+
+def example() -> TurnTree:
+    tree = TurnTree()
+    tree.add_turn(ROOT, mean_nll=1.0)
+    tree.add_turn(1, mean_nll=0.6)
+    tree.add_turn(2, mean_nll=9.0, is_leaf=True, reward=1.0)
+    tree.add_turn(ROOT, mean_nll=0.8)
+    tree.add_turn(4, mean_nll=9.0, is_leaf=True, reward=0.0)
+    tree.add_turn(1, mean_nll=0.9, round=1)
+    tree.add_turn(6, mean_nll=0.5, round=1)
+    tree.add_turn(7, mean_nll=9.0, is_leaf=True, reward=0.0, round=1)
+    return tree
+
+
+def select(tree: TurnTree, k: int, seed: int = 0, **settings: object) -> list[int]:
+    return select_turns(tree, k, ExpansionConfig(**settings), random.Random(seed))
+
+
+def test_penalty_on_siblings():
+    # siblings - 1: root and 1, 4 (children of the root): 1; 2, 6 (children of 1): 1; 7 (an only child): 0.
+    config = ExpansionConfig(penalty=0.45, penalty_counts=Penalty.SIBLINGS)
+    scores = {index: uncertainty_score(example(), index, config) for index in (0, 1, 2, 4, 6, 7)}
+    assert scores == pytest.approx({0: -0.45, 1: 0.55, 2: 0.15, 4: 0.35, 6: 0.45, 7: 0.5})
+    assert select(example(), 6, penalty=0.45, penalty_counts=Penalty.SIBLINGS) == [1, 7, 6, 4, 2, 0]
+
+
+def test_penalty_on_expansions():
+    # Re-sampled children: none of the root, so 0, 1 and 4 pay nothing; one of node 1, so 2 and 6 pay once. Node 7 is
+    # the first turn after 6 in the same branch: nothing was re-sampled there.
+    config = ExpansionConfig(penalty=0.45, penalty_counts=Penalty.EXPANSIONS)
+    scores = {index: uncertainty_score(example(), index, config) for index in (0, 1, 2, 4, 6, 7)}
+    assert scores == pytest.approx({0: 0.0, 1: 1.0, 2: 0.15, 4: 0.8, 6: 0.45, 7: 0.5})
+    assert select(example(), 6, penalty=0.45, penalty_counts=Penalty.EXPANSIONS) == [1, 4, 7, 6, 2, 0]
+
+
+def test_a_fresh_chain_grown_from_the_root_counts_against_the_root_and_first_turns():
+    tree = example()
+    tree.add_turn(ROOT, mean_nll=0.1, is_leaf=True, reward=0.0, round=1)
+    config = ExpansionConfig(penalty=0.25, penalty_counts=Penalty.EXPANSIONS)
+    assert [uncertainty_score(tree, index, config) for index in (0, 1, 4)] == pytest.approx([-0.25, 0.75, 0.55])
+
+
+def test_leaves_are_never_picked_and_fewer_candidates_than_k_start_over():
+    assert select(example(), 8, penalty=0.0) == [1, 6, 4, 2, 7, 0, 1, 6]
+    single_turns = TurnTree()
+    for _ in range(3):
+        single_turns.add_turn(ROOT, mean_nll=1.0, is_leaf=True, reward=0.0)
+    assert select(single_turns, 3) == [ROOT, ROOT, ROOT]
+
+
+def test_ties_keep_index_order():
+    tree = TurnTree()
+    for mean_nll in (0.5, 0.7, 0.5, 0.7):
+        tree.add_turn(ROOT, mean_nll=mean_nll)
+    assert select(tree, 5, penalty=0.0) == [2, 4, 1, 3, 0]
+
+
+def test_random_goes_through_all_candidates_and_follows_the_seed():
+    orders = [select(example(), 6, seed=seed, strategy="random") for seed in range(20)]
+    assert all(sorted(order) == [0, 1, 2, 4, 6, 7] for order in orders)
+    assert len(set(map(tuple, orders))) > 10
+    assert orders[3] == select(example(), 6, seed=3, strategy="random")
+
+
+def test_unknown_strategy_names_the_known_ones():
+    with pytest.raises(ConfigError, match=r"strategy='entropic' cannot work: expected one of entropy, random"):
+        select(example(), 1, strategy="entropic")
+
+
+def test_a_registered_strategy_is_used_and_its_name_is_taken(monkeypatch):
+    monkeypatch.setattr("verl_atpo.expansion.STRATEGIES", registry := dict(STRATEGIES))
+
+    @register_strategy("deepest")
+    def deepest(tree, candidates, config, rng):
+        return sorted(candidates, key=tree.depth, reverse=True)
+
+    assert select(example(), 2, strategy="deepest") == [7, 2]
+    assert register_strategy("deepest")(deepest) is deepest  # the same again is no conflict
+    with pytest.raises(ValueError, match="'deepest' is registered already"):
+        register_strategy("deepest")(lambda *_: [])
+    assert "deepest" in registry
+    assert "deepest" not in STRATEGIES

@@ -1,0 +1,123 @@
+"""Numbers that the paper authors' released code computed (``golden/README.md``): ours has to give the same.
+
+The folder is ``tests/golden``, or the one that ``ATPO_GOLDEN_DIR`` names, so that other cases of the same form can be
+put under the same test.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tests.assets.trees import rows_of
+from verl.workers.config import ActorConfig
+
+from verl_atpo.advantage import compute_atpo_advantage
+from verl_atpo.config import AdvantageMode, Backup, ExpansionConfig, Normalize, Penalty
+from verl_atpo.credit import node_advantages, node_values, normalize_rewards
+from verl_atpo.expansion import select_turns
+from verl_atpo.policy_loss import compute_policy_loss_atpo
+from verl_atpo.tree import TurnTree
+
+FOLDER = Path(os.environ.get("ATPO_GOLDEN_DIR") or Path(__file__).parent / "golden")
+TOLERANCE = {"rel": 1e-6, "abs": 1e-6}
+MODES = {"node_value": AdvantageMode.VALUE} | {mode.value: mode for mode in list(AdvantageMode)[1:]}
+
+
+def load(name: str) -> list[dict[str, Any]]:
+    path = FOLDER / name
+    return json.loads(path.read_text()) if path.exists() else []
+
+
+TREES = load("tree_credit.json")
+LOSSES = load("turn_loss.json")
+each_tree = pytest.mark.parametrize("case", TREES, ids=range(len(TREES)))
+each_loss = pytest.mark.parametrize("case", LOSSES, ids=range(len(LOSSES)))
+each_scale = pytest.mark.parametrize("scale", ["norm", "raw"])
+
+
+def tree_of(case: dict[str, Any], scale: str) -> TurnTree:
+    rewards = {int(leaf): reward for leaf, reward in case["leaf_reward"].items()}
+    if scale == "norm":
+        rewards = dict(zip(rewards, normalize_rewards(list(rewards.values()), Normalize.ZSCORE), strict=True))
+    tree = TurnTree()
+    for index in range(1, len(case["parent"])):
+        tree.add_turn(
+            case["parent"][index],
+            mean_nll=case["entropy"][index],
+            is_leaf=case["is_leaf"][index],
+            reward=rewards.get(index),
+        )
+    return tree
+
+
+def test_the_folder_holds_cases():
+    assert TREES, f"no cases in {FOLDER / 'tree_credit.json'}"
+    assert LOSSES, f"no cases in {FOLDER / 'turn_loss.json'}"
+
+
+@each_tree
+def test_selection(case):
+    config = ExpansionConfig(penalty=case["branch_penalty"], penalty_counts=Penalty.SIBLINGS, strategy="entropy")
+    assert case["selected_topk"]
+    for k, expected in case["selected_topk"].items():
+        assert select_turns(tree_of(case, "raw"), int(k), config, random.Random(0)) == expected
+
+
+@each_scale
+@each_tree
+def test_values_and_advantages(case, scale):
+    tree = tree_of(case, scale)
+    for backup in Backup:
+        values = node_values(tree, backup)
+        assert values == pytest.approx(case["values"][f"{backup.value}|{scale}"], **TOLERANCE)
+        for name, expected in case["advantages"][f"{backup.value}|{scale}"].items():
+            assert node_advantages(tree, values, MODES[name]) == pytest.approx(expected, **TOLERANCE)
+
+
+@each_scale
+@each_tree
+def test_the_estimator_gives_every_token_its_turns_advantage(case, scale):
+    """Raw values through the token-level rewards, normalised afterwards: the same as leaves normalised first."""
+    normalize = {"norm": "zscore", "raw": "none"}[scale]
+    for backup in Backup:
+        rows = rows_of(tree_of(case, "raw"), backup)
+        width = max(len(row.turn_of) for row in rows) + 2
+        rewards = torch.tensor([row.rewards + [0.0] * (width - len(row.rewards)) for row in rows])
+        turns = [row.turn_of + [None] * (width - len(row.turn_of)) for row in rows]
+        mask = torch.tensor([[turn is not None for turn in row] for row in turns]).long()
+        for name, expected in case["advantages"][f"{backup.value}|{scale}"].items():
+            config = {"atpo": {"credit": {"advantage": MODES[name].value, "normalize": normalize}}}
+            ours, _ = compute_atpo_advantage(rewards, mask, ["tree"] * len(rows), config)
+            wanted = [[0.0 if turn is None else expected[turn] for turn in row] for row in turns]
+            # The rewards are float32, so a value is known to about 1e-7 of the rewards before it is scaled.
+            torch.testing.assert_close(ours, torch.tensor(wanted), rtol=1e-5, atol=1e-5)
+
+
+@each_loss
+def test_turn_loss(case):
+    config = ActorConfig(
+        strategy="fsdp",
+        rollout_n=1,
+        ppo_micro_batch_size_per_gpu=1,
+        clip_ratio_low=case["clip_ratio_low"],
+        clip_ratio_high=case["clip_ratio_high"],
+    )
+    old, new, advantages = (
+        torch.tensor(case[key], dtype=torch.float64) for key in ("old_log_prob", "log_prob", "advantages")
+    )
+    new.requires_grad_()
+    mask = torch.tensor(case["response_mask"])
+    loss, metrics = compute_policy_loss_atpo(old, new, advantages, mask, "seq-mean-token-mean", config)
+    loss.backward()
+    assert loss.item() == pytest.approx(case["loss"], **TOLERANCE)
+    torch.testing.assert_close(
+        new.grad, torch.tensor(case["grad_log_prob"], dtype=torch.float64), rtol=1e-6, atol=1e-6
+    )
+    assert metrics["actor/pg_clipfrac"] == pytest.approx(case["pg_clipfrac"], **TOLERANCE)
+    assert metrics["actor/ppo_kl"] == pytest.approx(case["ppo_kl"], **TOLERANCE)

@@ -1,0 +1,100 @@
+"""Registration with verl, proven in fresh processes, because in this one it has happened already."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+REGISTERED = """
+import verl
+from hydra.core.config_store import ConfigStore
+from verl.trainer.ppo import core_algos
+
+assert core_algos.get_adv_estimator_fn("atpo").__module__ == "verl_atpo.advantage"
+assert core_algos.get_policy_loss_fn("atpo").__module__ == "verl_atpo.policy_loss"
+store = ConfigStore.instance()
+assert store.list("atpo") == ["chain.yaml", "paper.yaml", "tree.yaml"], store.list("atpo")
+assert store.list("platform") == ["cpu.yaml"]
+"""
+
+
+def run_python(code: str, *, check: bool = True, **environment: str) -> subprocess.CompletedProcess[str]:
+    import os
+
+    return subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", textwrap.dedent(code)],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=check,
+        timeout=300,
+    )
+
+
+def test_import_verl_alone_registers_everything():
+    run_python(REGISTERED)
+
+
+def test_registration_is_light():
+    code = """
+    import sys
+    import verl
+    import verl.trainer.ppo.core_algos
+    print(*sys.modules)
+    """
+    without = set(run_python(code, VERL_USE_EXTERNAL_PLUGINS="none").stdout.split())
+    added = set(run_python(code, VERL_USE_EXTERNAL_PLUGINS="atpo").stdout.split()) - without
+    assert "verl_atpo.plugin" in added
+    # hydra parses with antlr4; the rest is the standard library
+    assert {name.split(".")[0] for name in added} <= {"verl_atpo", "hydra", "antlr4", *sys.stdlib_module_names}
+
+
+def test_registering_twice_changes_nothing():
+    run_python(REGISTERED + "\nfrom verl_atpo.plugin import register\nregister()\n" + REGISTERED)
+
+
+def test_a_failure_is_loud_though_verl_hides_it():
+    code = """
+    import json, pathlib
+    read = pathlib.Path.read_text
+    def other_version(self, *args, **kwargs):
+        text = read(self, *args, **kwargs)
+        return text.replace("0.9.1", "9.9.9") if self.name == "tested_versions.json" else text
+    pathlib.Path.read_text = other_version
+    import verl
+    from verl.trainer.ppo.core_algos import ADV_ESTIMATOR_REGISTRY
+    assert "atpo" not in ADV_ESTIMATOR_REGISTRY
+    """
+    stderr = run_python(code).stderr
+    assert "verl_atpo could not be registered" in stderr
+    assert "verl 0.9.1 is installed, but this verl_atpo is made for verl 9.9.9" in stderr
+
+
+def test_a_policy_loss_of_the_same_name_is_not_overwritten(monkeypatch):
+    from verl.trainer.ppo import core_algos
+
+    from verl_atpo import plugin
+
+    monkeypatch.setitem(core_algos.POLICY_LOSS_REGISTRY, "atpo", lambda **kwargs: None)
+    with pytest.raises(RuntimeError, match="registered already"):
+        plugin.register()
+
+
+def test_registered_inside_a_ray_worker():
+    run_python(
+        f"""
+        import ray
+        ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False)
+
+        @ray.remote
+        def registered():
+            exec({REGISTERED!r})
+            return True
+
+        assert ray.get(registered.remote())
+        ray.shutdown()
+        """
+    )

@@ -1,0 +1,159 @@
+"""Presets under verl's real config, and what the start-up checks refuse."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+from hydra import compose, initialize_config_module
+from omegaconf import OmegaConf
+
+from verl_atpo.checks import check_agent_names, check_config
+from verl_atpo.config import AtpoConfig, ConfigError
+
+
+def composed(*overrides: str):
+    with initialize_config_module("verl.trainer.config", version_base=None):
+        return compose("ppo_trainer", overrides=list(overrides))
+
+
+def changed_by(preset: str) -> dict[str, object]:
+    """Leaves of verl's config that a preset changes or adds, with their new values."""
+
+    def leaves(node, path=""):
+        for key, value in node.items():
+            if isinstance(value, dict):
+                yield from leaves(value, f"{path}{key}.")
+            else:
+                yield f"{path}{key}", value
+
+    plain = dict(leaves(OmegaConf.to_container(composed())))
+    with_preset = dict(leaves(OmegaConf.to_container(composed(preset), resolve=False)))
+    return {key: value for key, value in with_preset.items() if key not in plain or plain[key] != value}
+
+
+def test_paper_is_the_authors_script():
+    config = composed("+atpo=paper")
+    actor, rollout = config.actor_rollout_ref.actor, config.actor_rollout_ref.rollout
+    assert (actor.policy_loss.loss_mode, actor.loss_agg_mode) == ("atpo", "seq-mean-token-mean")
+    assert (actor.clip_ratio_low, actor.clip_ratio_high) == (0.003, 0.004)
+    assert (config.algorithm.adv_estimator, rollout.n) == ("atpo", 22)
+    assert OmegaConf.to_container(config.algorithm.atpo) == {
+        "expansion": {
+            "initial_chains": 10,
+            "branches_per_round": 6,
+            "rounds": 2,
+            "penalty": 0.05,
+            "penalty_counts": "siblings",
+            "strategy": "entropy",
+        },
+        "credit": {
+            "backup": "child_softmax",
+            "advantage": "value",
+            "normalize": "zscore",
+            "shared_turns": "per_leaf",
+        },
+        "growth": {"max_regrows": 3, "regrow_delay_s": 1.0},
+        "dump_dir": None,
+    }
+
+
+@pytest.mark.parametrize("preset", ["tree", "paper"])
+def test_tree_presets_set_only_what_they_must(preset):
+    outside = {key for key in changed_by(f"+atpo={preset}") if not key.startswith("algorithm.atpo.")}
+    assert outside <= {
+        "algorithm.adv_estimator",
+        "actor_rollout_ref.actor.policy_loss.loss_mode",
+        "actor_rollout_ref.actor.loss_agg_mode",
+        "actor_rollout_ref.actor.clip_ratio_low",
+        "actor_rollout_ref.actor.clip_ratio_high",
+        "actor_rollout_ref.rollout.n",
+        "actor_rollout_ref.rollout.calculate_log_probs",
+        "actor_rollout_ref.rollout.agent.agent_loop_manager_class",
+    }
+    assert (
+        check_config(composed(f"+atpo={preset}")).expansion.leaves
+        == composed(f"+atpo={preset}").actor_rollout_ref.rollout.n
+    )
+
+
+def test_chain_leaves_sampler_and_estimator_to_verl():
+    config = composed("+atpo=chain", "actor_rollout_ref.rollout.n=5")
+    assert config.algorithm.adv_estimator == "grpo"
+    assert config.actor_rollout_ref.rollout.n == 5
+    assert "agent_loop_manager_class" not in config.actor_rollout_ref.rollout.agent
+    check_config(config)
+
+
+def test_rollout_n_follows_the_expansion():
+    config = composed("+atpo=tree", "algorithm.atpo.expansion.initial_chains=3", "algorithm.atpo.expansion.rounds=1")
+    assert config.actor_rollout_ref.rollout.n == 7
+    check_config(config)
+
+
+def test_settings_by_hand_need_no_preset():
+    config = composed(
+        "algorithm.adv_estimator=atpo",
+        "actor_rollout_ref.rollout.n=4",
+        "+algorithm.atpo.expansion.initial_chains=2",
+        "+algorithm.atpo.expansion.branches_per_round=2",
+        "+algorithm.atpo.expansion.rounds=1",
+        "+actor_rollout_ref.rollout.agent.agent_loop_manager_class=verl_atpo.rollout.TreeAgentLoopManager",
+        "actor_rollout_ref.rollout.calculate_log_probs=True",
+    )
+    assert check_config(config).expansion.leaves == 4
+    assert check_config(composed("algorithm.adv_estimator=atpo")) == AtpoConfig()
+
+
+REFUSED = {
+    "actor_rollout_ref.rollout.n=5": "rollout.n=5 cannot work.*16 leaves.*set actor_rollout_ref.rollout.n=16",
+    "actor_rollout_ref.rollout.calculate_log_probs=False": "set actor_rollout_ref.rollout.calculate_log_probs=True",
+    "actor_rollout_ref.rollout.temperature=0": "temperature=0 cannot work",
+    "trainer.use_v1=False": "set trainer.use_v1=True",
+    "algorithm.use_kl_in_reward=True": "use_kl_loss=True",
+    "reward.reward_model.enable=True": "enable_resource_pool=True",
+    "algorithm.atpo.expansion.rounds=-1": "rounds=-1 cannot work",
+    "+algorithm.atpo.expansion.round=2": "Did you mean algorithm.atpo.expansion.rounds",
+    "algorithm.atpo.expansion.strategy=best": "expected one of entropy, random",
+    "algorithm.atpo.credit.backup=mean": "expected one of child_softmax, child_mean, leaf_mean",
+}
+
+
+@pytest.mark.parametrize("override", REFUSED)
+def test_refused_with_setting_and_remedy(override):
+    config = composed("+atpo=tree", override)
+    with pytest.raises(ConfigError, match=REFUSED[override]):
+        check_config(config)
+
+
+def test_single_turn_loops_are_refused():
+    check_agent_names({"tool_agent", "mine"})
+    with pytest.raises(ConfigError, match="default_agent_loop=tool_agent"):
+        check_agent_names({"tool_agent", "single_turn_agent"})
+
+
+def test_a_preset_is_checked_in_the_driver_before_ray_starts(tmp_path):
+    command = [sys.executable, "-W", "ignore", "-m", "verl.trainer.main_ppo", "+atpo=tree"]
+    run = subprocess.run(
+        [*command, "actor_rollout_ref.rollout.n=5", f"hydra.run.dir={tmp_path}"],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    output = run.stdout + run.stderr
+    assert run.returncode != 0
+    assert "verl_atpo: actor_rollout_ref.rollout.n=5 cannot work" in output
+    assert "set actor_rollout_ref.rollout.n=16" in output
+    assert "ray init kwargs" not in output
+
+
+def test_the_cpu_preset_without_its_environment_variable_is_refused(monkeypatch):
+    monkeypatch.delenv("VERL_PLATFORM", raising=False)
+    with pytest.raises(Exception, match="VERL_PLATFORM=cpu python -m"):
+        _ = composed("+platform=cpu").trainer.device
+    monkeypatch.setenv("VERL_PLATFORM", "cpu")
+    config = composed("+platform=cpu", "+atpo=tree", "trainer.n_gpus_per_node=2")
+    assert config.trainer.device == "cpu"
+    assert config.ray_kwargs.ray_init.num_gpus == 2
