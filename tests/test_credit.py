@@ -183,4 +183,4 @@ def test_the_round_trip_is_exact_on_dyadic_values(eighths):
 def test_many_turns_do_not_add_up_rounding():
     values = [1 / (3 + turn % 7) for turn in range(1000)]
     shaped = shape_token_rewards(values, [2 * turn for turn in range(1000)], 1 / 3, 2000)
-    assert abs(sum(shaped) - values[-1]) < 1e-8  # plain float32 differences: 3e-7
+    assert abs(sum(shaped) - values[-1]) < 1e-8  # plain float32 differences: 7e-7
