@@ -1,0 +1,261 @@
+"""The estimator: rewards shaped by a tree, or plain outcomes, to an advantage per token."""
+
+from __future__ import annotations
+
+import logging
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from omegaconf import OmegaConf
+from verl.trainer.config import AlgoConfig
+from verl.trainer.ppo.core_algos import compute_grpo_outcome_advantage
+
+from tests.assets.trees import Row, random_tree, rows_of
+from verl_atpo import advantage
+from verl_atpo.advantage import compute_atpo_advantage
+from verl_atpo.config import AdvantageMode, Backup, ConfigError, Normalize
+from verl_atpo.credit import node_advantages, node_values, normalize_rewards, shape_token_rewards
+from verl_atpo.tree import ROOT, TurnTree
+
+seeds = st.integers(0, 10**6)
+modes = st.sampled_from(list(AdvantageMode))
+scales = st.sampled_from(list(Normalize))
+
+
+def estimate(rewards, mask, uids, mode=AdvantageMode.VALUE, normalize=Normalize.ZSCORE) -> torch.Tensor:
+    config = {"atpo": {"credit": {"advantage": mode.value, "normalize": normalize.value}}}
+    rewards, mask = torch.as_tensor(rewards, dtype=torch.float32), torch.as_tensor(mask)
+    advantages, returns = compute_atpo_advantage(rewards, mask, np.array(uids, dtype=object), config)
+    assert advantages.dtype == torch.float32
+    assert returns is advantages
+    assert (advantages[mask == 0] == 0).all()
+    return advantages
+
+
+def close(ours: torch.Tensor, wanted: list[list[float]], atol: float = 2e-5) -> None:
+    torch.testing.assert_close(ours, torch.tensor(wanted, dtype=ours.dtype), rtol=1e-5, atol=atol)
+
+
+def pad(rows: list[Row], extra: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rewards and mask of rows, right-padded."""
+    width = max(len(row.turn_of) for row in rows) + extra
+    rewards = [row.rewards + [0.0] * (width - len(row.rewards)) for row in rows]
+    mask = [[turn is not None for turn in row.turn_of] + [False] * (width - len(row.turn_of)) for row in rows]
+    return torch.tensor(rewards), torch.tensor(mask).long()
+
+
+# One tree: root 0.5 -> turn A 0.75 -> two leaves, 1.0 and 0.5; and a one-turn leaf, 0.0.
+# Responses: A A o L / A A o o L / B B. Outcomes 1.0, 0.5, 0.0: mean 0.5, population std sqrt(0.5 / 3).
+TREE_REWARDS = [[0.5, 0.25, 0, 0.25, 0, 0], [0.5, 0.25, 0, 0, -0.25, 0], [0.5, -0.5, 0, 0, 0, 0]]
+TREE_MASK = [[1, 1, 0, 1, 0, 0], [1, 1, 0, 0, 1, 0], [1, 1, 0, 0, 0, 0]]
+
+
+@pytest.mark.parametrize(
+    ("mode", "a", "long", "short", "single"),
+    [
+        (AdvantageMode.VALUE, 0.25, 0.5, 0.0, -0.5),  # minus the mean outcome
+        (AdvantageMode.DIFF_PARENT, 0.25, 0.25, -0.25, -0.5),
+        (AdvantageMode.DIFF_GLOBAL, 0.25, 0.5, 0.0, -0.5),
+        (AdvantageMode.DIFF_LOCALGLOBAL, 0.5, 0.75, -0.25, -1.0),
+    ],
+)
+@pytest.mark.parametrize(("normalize", "scale"), [(Normalize.ZSCORE, (0.5 / 3) ** 0.5), (Normalize.CENTER, 1.0)])
+def test_a_tree_by_hand(mode, a, long, short, single, normalize, scale):
+    wanted = [[a, a, 0, long, 0, 0], [a, a, 0, 0, short, 0], [single, single, 0, 0, 0, 0]]
+    close(
+        estimate(TREE_REWARDS, TREE_MASK, ["t"] * 3, mode, normalize),
+        [[value / scale for value in row] for row in wanted],
+    )
+
+
+def test_without_normalisation_the_value_is_the_raw_one():
+    wanted = [[0.75, 0.75, 0, 1.0, 0, 0], [0.75, 0.75, 0, 0, 0.5, 0], [0.0] * 6]
+    close(estimate(TREE_REWARDS, TREE_MASK, ["t"] * 3, normalize=Normalize.NONE), wanted)
+
+
+def test_chains_by_hand():
+    # Outcomes 1.0 and 0.0 on the last token, which here is an observation: every turn gets its row's.
+    rewards, mask = [[0, 0, 0, 1.0], [0, 0, 0.0, 0]], [[1, 0, 1, 0], [1, 1, 1, 0]]
+    close(estimate(rewards, mask, ["c", "c"]), [[1, 0, 1, 0], [-1, -1, -1, 0]])
+    # diff_parent: the first turn against the root, 0.5; the second against the first, which is worth the same.
+    close(
+        estimate(rewards, mask, ["c", "c"], AdvantageMode.DIFF_PARENT, Normalize.NONE),
+        [[0.5, 0, 0, 0], [-0.5, -0.5, -0.5, 0]],
+    )
+
+
+@settings(deadline=None)
+@given(seeds, st.sampled_from(list(Backup)), modes, scales, st.integers(1, 4))
+def test_shape_then_estimate_is_the_trees_own_advantage(seed, backup, mode, normalize, trees):
+    """Oracle: node by node in pure Python, leaves normalised first, over a shuffled batch of trees."""
+    table = []
+    for tree_seed in range(seed, seed + trees):
+        tree = random_tree(tree_seed)
+        rows = rows_of(tree, backup, tree_seed)
+        leaves = [tree.nodes[leaf].reward for leaf in tree.leaves]
+        for leaf, reward in zip(tree.leaves, normalize_rewards(leaves, normalize), strict=True):
+            tree.nodes[leaf].reward = reward
+        expected = node_advantages(tree, node_values(tree, backup), mode)
+        if len(leaves) == 1 and mode is not AdvantageMode.VALUE:
+            expected = [0.0] * len(expected)
+        table += [(str(tree_seed), row, [expected[turn] if turn else 0.0 for turn in row.turn_of]) for row in rows]
+    np.random.default_rng(seed).shuffle(table)
+    rewards, mask = pad([row for _, row, _ in table])
+    ours = estimate(rewards, mask, [uid for uid, _, _ in table], mode, normalize)
+    close(ours, [wanted + [0.0] * (ours.shape[1] - len(wanted)) for _, _, wanted in table])
+
+
+@settings(deadline=None)
+@given(seeds, modes)
+def test_masking_shared_turns_changes_nothing_for_the_others(seed, mode):
+    """With ``shared_turns=once`` a row may begin with masked turns; its own turns keep their advantages."""
+    rows = rows_of(random_tree(seed), Backup.CHILD_SOFTMAX, seed)
+    rewards, mask = pad(rows)
+    everything = estimate(rewards, mask, ["t"] * len(rows), mode)
+    seen: set[int] = set()
+    for line, row in zip(mask, rows, strict=True):
+        line[: len(row.turn_of)] *= torch.tensor([turn not in seen for turn in row.turn_of]).long()
+        seen.update(row.path)
+    torch.testing.assert_close(estimate(rewards, mask, ["t"] * len(rows), mode), everything * mask)
+
+
+@settings(deadline=None)
+@given(seeds, modes, scales)
+def test_padding_other_groups_and_row_order_change_nothing(seed, mode, normalize):
+    rows = rows_of(random_tree(seed), Backup.CHILD_MEAN, seed)
+    rewards, mask = pad(rows)
+    alone = estimate(rewards, mask, ["t"] * len(rows), mode, normalize)
+    more = rows_of(random_tree(seed + 1), Backup.CHILD_MEAN)
+    rewards, mask = pad([*more, *rows[::-1]], extra=3)
+    padding = torch.zeros(1, rewards.shape[1])
+    together = estimate(
+        torch.cat([rewards, padding]),
+        torch.cat([mask, padding.long()]),
+        ["other"] * len(more) + ["t"] * len(rows) + ["padding-row"],
+        mode,
+        normalize,
+    )
+    ours = together[len(more) : -1].flip(0)
+    torch.testing.assert_close(ours[:, : alone.shape[1]], alone, rtol=1e-5, atol=1e-6)
+    assert (ours[:, alone.shape[1] :] == 0).all()
+    assert (together[-1] == 0).all()
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 3), st.sampled_from([0.0, 0.3, 1.0, -2.0])), min_size=1, max_size=12))
+def test_chains_are_verls_grpo(rows):
+    """Groups of any size, one of them verl's special case of a single row."""
+    rng = np.random.default_rng(len(rows))
+    mask = torch.tensor(rng.random((len(rows), 9)) < 0.6).long()
+    mask[:, 0] = 1
+    rewards = torch.zeros(len(rows), 9)
+    rewards[:, -1] = torch.tensor([reward for _, reward in rows])
+    uids = np.array([f"uid-{uid}" for uid, _ in rows], dtype=object)
+    wanted, _ = compute_grpo_outcome_advantage(rewards.double(), mask, uids)
+    # All equal: ours is 0, verl's is rounding divided by the epsilon.
+    ours = estimate(rewards, mask, uids, normalize=Normalize.ZSCORE_SAMPLE)
+    torch.testing.assert_close(ours.double(), wanted, rtol=1e-5, atol=1e-5)
+
+
+def test_a_tree_without_expansion_is_grpo():
+    tree, outcomes = TurnTree(), [1.0, 0.0, 0.25, 1.0, 0.0]
+    for chain, reward in enumerate(outcomes):
+        parent = ROOT
+        for _ in range(chain):
+            parent = tree.add_turn(parent, mean_nll=0.3 * chain).index
+        tree.add_turn(parent, mean_nll=0.1, is_leaf=True, reward=reward)
+    rewards, mask = pad(rows_of(tree, Backup.CHILD_SOFTMAX))
+    plain = torch.zeros_like(rewards)
+    plain[:, -1] = torch.tensor(outcomes)
+    uids = np.array(["p"] * 5, dtype=object)
+    wanted, _ = compute_grpo_outcome_advantage(plain, mask, uids)
+    for rows in (rewards, plain):
+        ours = estimate(rows, mask, uids, normalize=Normalize.ZSCORE_SAMPLE)
+        torch.testing.assert_close(ours, wanted, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("mode", list(AdvantageMode))
+@pytest.mark.parametrize("normalize", [Normalize.ZSCORE, Normalize.ZSCORE_SAMPLE, Normalize.CENTER])
+@pytest.mark.parametrize("reward", [0.0, 1.0, 0.3, -1 / 3])
+def test_all_equal_rewards_teach_exactly_nothing(mode, normalize, reward):
+    for seed in range(5):
+        rows = rows_of(random_tree(seed + 3, rewards=[reward]), Backup.CHILD_SOFTMAX)
+        uids = ["t"] * len(rows)
+        if len(rows) > 1:
+            assert (estimate(*pad(rows), uids, mode, normalize) == 0).all()
+            chains = torch.zeros(len(rows), 5)
+            chains[:, 3] = reward
+            assert (estimate(chains, torch.ones(len(rows), 5).int(), uids, mode, normalize) == 0).all()
+
+
+def test_a_group_that_lost_its_other_rows_does_not_explode():
+    # Only one leaf of the tree is left: its turns' values differ from its outcome, but there is no spread to divide by.
+    assert (estimate(TREE_REWARDS[:1], TREE_MASK[:1], ["t"]) == 0).all()
+    assert estimate(TREE_REWARDS[:1], TREE_MASK[:1], ["t"], normalize=Normalize.ZSCORE_SAMPLE)[0, 0] == pytest.approx(
+        0.75, rel=1e-5
+    )
+
+
+def test_a_response_of_one_token_takes_the_root_value_of_its_group():
+    # Outcome 1.0 of a one-token leaf beside a two-turn leaf of 0.0; the root is worth 0.25.
+    rewards = [[1.0, 0, 0, 0], [0.25, 0.25, 0, -0.5]]
+    mask = [[1, 0, 0, 0], [1, 1, 0, 1]]
+    ours = estimate(rewards, mask, ["t", "t"], AdvantageMode.DIFF_GLOBAL, Normalize.NONE)
+    close(ours, [[0.75, 0, 0, 0], [0.25, 0.25, 0, -0.25]])
+    # Nothing but one-token responses: the root is the mean outcome; also when the batch is one token wide.
+    ours = estimate([[1.0], [0.0]], [[1], [1]], ["t", "t"], AdvantageMode.DIFF_GLOBAL, Normalize.NONE)
+    close(ours, [[0.5], [-0.5]])
+
+
+def test_the_last_token_of_a_cut_off_row_keeps_its_turns_value():
+    # Values 0.5, 0.75, 1.0; the third turn would start past the end. Token 4 belongs to turn 2, worth 0.75.
+    rewards = [shape_token_rewards([0.5, 0.75, 1.0], [0, 3, 8], 0.25, 5)]
+    ours = estimate(rewards, [[1, 1, 0, 1, 1]], ["t"], normalize=Normalize.NONE)
+    close(ours, [[0.5, 0.5, 0, 0.75, 0.75]])
+
+
+def test_rewards_of_another_kind_are_refused():
+    with pytest.raises(ValueError, match="start with different values"):
+        estimate([[0.1, 0.2, 0.3], [0.4, 0.5, 0.6]], [[1, 1, 1]] * 2, ["t", "t"])
+    with pytest.raises(ValueError, match="expected the uid of every row"):
+        compute_atpo_advantage(torch.zeros(1, 3), torch.ones(1, 3))
+
+
+@pytest.mark.parametrize(
+    "wrap", [dict, OmegaConf.create, lambda settings: SimpleNamespace(**settings)], ids=["dict", "DictConfig", "object"]
+)
+def test_settings_in_any_container(wrap):
+    rewards, mask = torch.tensor(TREE_REWARDS), torch.tensor(TREE_MASK)
+
+    def first_token(settings):
+        return compute_atpo_advantage(rewards, mask, ["t"] * 3, wrap(settings))[0][0, 0].item()
+
+    assert first_token({"atpo": {"credit": {"normalize": "none"}}, "use_kl_in_reward": False}) == pytest.approx(0.75)
+    assert first_token({"adv_estimator": "atpo"}) == pytest.approx(0.25 / (0.5 / 3) ** 0.5, rel=1e-5)
+    with pytest.raises(ConfigError, match=r"use_kl_in_reward=True .* actor_rollout_ref.actor.use_kl_loss=True"):
+        first_token({"use_kl_in_reward": True})
+    with pytest.raises(ConfigError, match=r"algorithm.atpo.credit.normalise is not a setting"):
+        first_token({"atpo": {"credit": {"normalise": "none"}}})
+
+
+def test_verls_own_settings_object_and_none():
+    rewards, mask = torch.tensor(TREE_REWARDS), torch.tensor(TREE_MASK)
+    default, _ = compute_atpo_advantage(rewards, mask, ["t"] * 3)
+    ours, _ = compute_atpo_advantage(rewards, mask, ["t"] * 3, AlgoConfig(adv_estimator="atpo"), unknown_extra=1)
+    torch.testing.assert_close(ours, default)
+
+
+def test_plain_chains_say_once_what_turns_the_tree_on(caplog):
+    advantage._say_how_to_grow_trees.cache_clear()
+    with caplog.at_level(logging.WARNING, logger="verl_atpo.advantage"):
+        estimate(TREE_REWARDS, TREE_MASK, ["t"] * 3)
+        assert not caplog.records
+        for _ in range(2):
+            estimate([[0, 1.0]], [[1, 1]], ["c"])
+    assert len(caplog.records) == 1
+    assert "+atpo=tree" in caplog.text
+    assert "agent_loop_manager_class=verl_atpo.rollout.TreeAgentLoopManager" in caplog.text

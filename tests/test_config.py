@@ -1,0 +1,97 @@
+"""Settings under ``algorithm.atpo``: what is read, and what every refusal names."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from verl_atpo.config import (
+    AdvantageMode,
+    AtpoConfig,
+    Backup,
+    ConfigError,
+    CreditConfig,
+    ExpansionConfig,
+    GrowthConfig,
+    Normalize,
+    Penalty,
+    SharedTurns,
+)
+
+
+def test_defaults_and_nothing_at_all():
+    assert AtpoConfig.from_mapping(None) == AtpoConfig.from_mapping({}) == AtpoConfig()
+
+
+def test_every_setting_is_read():
+    settings = {
+        "expansion": {
+            "initial_chains": 10,
+            "branches_per_round": 6,
+            "rounds": 2,
+            "penalty": 1,
+            "penalty_counts": "siblings",
+            "strategy": "random",
+        },
+        "credit": {
+            "backup": "leaf_mean",
+            "advantage": "diff_parent",
+            "normalize": "center",
+            "shared_turns": "once",
+        },
+        "growth": {"max_regrows": 0, "regrow_delay_s": 2},
+        "dump_dir": "trees",
+    }
+    config = AtpoConfig.from_mapping(settings)
+    assert config == AtpoConfig(
+        ExpansionConfig(10, 6, 2, 1.0, Penalty.SIBLINGS, "random"),
+        CreditConfig(Backup.LEAF_MEAN, AdvantageMode.DIFF_PARENT, Normalize.CENTER, SharedTurns.ONCE),
+        GrowthConfig(0, 2.0),
+        "trees",
+    )
+    assert config.expansion.leaves == 22  # 10 + 2 * 6
+    assert config.to_mapping() == settings
+    assert isinstance(config.expansion.penalty, float)
+
+
+def test_a_mapping_of_the_defaults_reads_back():
+    assert AtpoConfig.from_mapping(AtpoConfig().to_mapping()) == AtpoConfig()
+
+
+@pytest.mark.parametrize(
+    ("settings", "setting", "remedy"),
+    [
+        ({"expand": {}}, "algorithm.atpo.expand is not a setting", "valid ones are: expansion, credit, growth"),
+        ({"expansion": {"penalti": 0.1}}, "algorithm.atpo.expansion.penalti", "mean algorithm.atpo.expansion.penalty"),
+        ({"credit": {"backup": "mean"}}, "algorithm.atpo.credit.backup='mean'", "child_softmax, child_mean, leaf_mean"),
+        ({"credit": {"advantage": None}}, "algorithm.atpo.credit.advantage=None", "one of value, diff_parent"),
+        ({"credit": "value"}, "algorithm.atpo.credit='value'", "a group of settings (backup, advantage"),
+        ({"expansion": {"rounds": 2.0}}, "algorithm.atpo.expansion.rounds=2.0", "expected int, got float"),
+        ({"expansion": {"rounds": True}}, "algorithm.atpo.expansion.rounds=True", "expected int, got bool"),
+        ({"expansion": {"rounds": -1}}, "algorithm.atpo.expansion.rounds=-1", "at least 0 (0: plain chains)"),
+        ({"expansion": {"initial_chains": 0}}, "algorithm.atpo.expansion.initial_chains=0", "at least 1"),
+        ({"expansion": {"branches_per_round": 0}}, "algorithm.atpo.expansion.branches_per_round=0", "set rounds=0"),
+        ({"expansion": {"penalty": -0.1}}, "algorithm.atpo.expansion.penalty=-0.1", "at least 0"),
+        ({"expansion": {"penalty": float("nan")}}, "algorithm.atpo.expansion.penalty=nan", "at least 0"),
+        ({"expansion": {"penalty": "0.05"}}, "algorithm.atpo.expansion.penalty='0.05'", "expected float, got str"),
+        ({"expansion": {"strategy": 3}}, "algorithm.atpo.expansion.strategy=3", "expected str, got int"),
+        ({"growth": {"max_regrows": -1}}, "algorithm.atpo.growth.max_regrows=-1", "at least 0"),
+        ({"growth": {"regrow_delay_s": -1}}, "algorithm.atpo.growth.regrow_delay_s=-1", "at least 0"),
+        ({"dump_dir": 5}, "algorithm.atpo.dump_dir=5", "expected str or null, got int"),
+    ],
+)
+def test_refusals_name_setting_value_and_remedy(settings, setting, remedy):
+    with pytest.raises(ConfigError) as refused:
+        AtpoConfig.from_mapping(settings)
+    assert setting in str(refused.value)
+    assert remedy in str(refused.value)
+
+
+def test_no_branches_are_fine_without_rounds():
+    assert ExpansionConfig(initial_chains=4, branches_per_round=0, rounds=0).leaves == 4
+
+
+def test_settings_are_frozen():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        AtpoConfig().dump_dir = "elsewhere"
