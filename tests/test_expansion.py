@@ -1,10 +1,10 @@
 """Which turns are re-sampled, on a tree small enough to do by hand.
 
-    0 root
-    |-- 1 (1.0 nats, round 0)
-    |   |-- 2 (0.6, round 0) -- 3 (leaf)
-    |   `-- 6 (0.9, round 1) -- 7 (0.5, round 1) -- 8 (leaf)     6 was re-sampled from the context of 2
-    |-- 4 (0.8, round 0) -- 5 (leaf)
+0 root
+|-- 1 (1.0 nats, round 0)
+|   |-- 2 (0.6, round 0) -- 3 (leaf)
+|   `-- 6 (0.9, round 1) -- 7 (0.5, round 1) -- 8 (leaf)     6 was re-sampled from the context of 2
+|-- 4 (0.8, round 0) -- 5 (leaf)
 """
 
 from __future__ import annotations

@@ -116,8 +116,6 @@ def test_turn_loss(case):
     loss, metrics = compute_policy_loss_atpo(old, new, advantages, mask, "seq-mean-token-mean", config)
     loss.backward()
     assert loss.item() == pytest.approx(case["loss"], **TOLERANCE)
-    torch.testing.assert_close(
-        new.grad, torch.tensor(case["grad_log_prob"], dtype=torch.float64), rtol=1e-6, atol=1e-6
-    )
+    torch.testing.assert_close(new.grad, torch.tensor(case["grad_log_prob"], dtype=torch.float64), rtol=1e-6, atol=1e-6)
     assert metrics["actor/pg_clipfrac"] == pytest.approx(case["pg_clipfrac"], **TOLERANCE)
     assert metrics["actor/ppo_kl"] == pytest.approx(case["ppo_kl"], **TOLERANCE)
