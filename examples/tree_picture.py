@@ -92,8 +92,9 @@ def _turn(node: dict[str, Any], picked: set[int]) -> str:
     reward = f"   reward {node['reward']:g}" if node["reward"] is not None else ""
     return (
         f"<div class='turn{marks}' style='background:{color}'>"
-        f"<span class='saw'>{html.escape(node['observation'])}</span> {html.escape(node['text'])}<div class='numbers'>NLL {node['mean_nll']:.2f}   V {node['value']:.2f}   "
-        f"A {node['advantage']:+.2f}{reward}</div></div>"
+        f"<span class='saw'>{html.escape(node['observation'])}</span> {html.escape(node['text'])}"
+        f"<div class='numbers'>NLL {node['mean_nll']:.2f}   V {node['value']:.2f}   A {node['advantage']:+.2f}{reward}"
+        "</div></div>"
     )
 
 

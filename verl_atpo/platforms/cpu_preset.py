@@ -54,6 +54,24 @@ CPU_PRESET: dict[str, Any] = {
     },
 }
 
+QUICK_SAMPLER_PRESET: dict[str, Any] = {
+    "trainer": {
+        "v1": {
+            "sampler": {
+                "custom_sampler": {
+                    "path": "pkg://verl_atpo.platforms.quick_replay_buffer",
+                    "name": "QuickReplayBuffer",
+                },
+                "sampler_kwargs": {
+                    "poll_interval": 0.1,  # seconds; verl's own buffer polls every 2
+                    "sync_refill_failed_groups": "${trainer.v1.sampler.sync_refill_failed_groups}",
+                    "filter_groups": "${oc.select:algorithm.filter_groups,null}",
+                },
+            }
+        }
+    }
+}
+
 
 def require_cpu_platform() -> str:
     """Return ``cpu`` for ``trainer.device``, if this process runs on the CPU platform.
