@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 import torch
-from tests.assets.trees import rows_of
 from verl.workers.config import ActorConfig
 
+from tests.assets.trees import rows_of
 from verl_atpo.advantage import compute_atpo_advantage
 from verl_atpo.config import AdvantageMode, Backup, ExpansionConfig, Normalize, Penalty
 from verl_atpo.credit import node_advantages, node_values, normalize_rewards
