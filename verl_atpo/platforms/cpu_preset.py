@@ -8,46 +8,63 @@ process that reads it, so ``trainer.device`` is an interpolation: verl's ``main_
 import os
 from typing import Any
 
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig, OmegaConf
+
 from verl_atpo.platforms import PLATFORM_ENV, PLATFORM_NAME, cpu_platform_requested
 
 RESOLVER = "verl_atpo.cpu_device"
+THREADS_ENV = "OMP_NUM_THREADS"
 
-# Logical: Ray's bookkeeping only. verl's placement group asks for 3 for each device, and about 10 helper actors for 1 each.
-LOGICAL_CPUS = 32
+# Most CPUs emulate bf16 (2 to 3 times slower), and in fp32 rollout and training agree on probabilities to 1e-9.
+FULL_PRECISION = {"param_dtype": "fp32", "reduce_dtype": "fp32", "buffer_dtype": "fp32"}
 
 CPU_PRESET: dict[str, Any] = {
-    "trainer": {
-        "device": f"${{{RESOLVER}:}}",
-        "n_gpus_per_node": 1,
-        "nnodes": 1,
-    },
+    "hydra": {"callbacks": {"cpu_platform": {"_target_": f"{__name__}.ShareCores"}}},
+    "trainer": {"device": f"${{{RESOLVER}:}}", "n_gpus_per_node": 1, "nnodes": 1},
     "ray_kwargs": {
         "ray_init": {
-            "num_cpus": LOGICAL_CPUS,
+            # Logical, Ray's bookkeeping only: a placement group takes 3 a device, about 10 helper actors 1 each.
+            "num_cpus": 32,
             # Logical too: as many as the recipe trains on.
             "num_gpus": "${trainer.n_gpus_per_node}",
             "include_dashboard": False,
-            # Reaches every worker, also those of other nodes, which do not inherit the driver's environment.
-            "runtime_env": {"env_vars": {PLATFORM_ENV: PLATFORM_NAME}},
+            "runtime_env": {
+                "env_vars": {
+                    # For workers on other nodes, which do not inherit the driver's environment.
+                    PLATFORM_ENV: PLATFORM_NAME,
+                    # Threads that wait by spinning stop one another where processes outnumber cores.
+                    "OMP_WAIT_POLICY": "PASSIVE",
+                }
+            },
         },
     },
     # The default of 8 storage actors never all come up on 2 cores.
     "transfer_queue": {"backend": {"SimpleStorage": {"num_data_storage_units": 1}}},
     "data": {"dataloader_num_workers": 0},
     "reward": {"num_workers": 1},
-    "critic": {"strategy": "fsdp2", "model": {"use_remove_padding": False}},
+    "critic": {
+        "strategy": "fsdp2",
+        "fsdp": {"mixed_precision": FULL_PRECISION},
+        "model": {"use_remove_padding": False, "override_config": {"attn_implementation": "sdpa"}},
+    },
     "actor_rollout_ref": {
-        "model": {
-            "use_remove_padding": False,
-            "override_config": {"attn_implementation": "sdpa"},
+        "model": {"use_remove_padding": False, "override_config": {"attn_implementation": "sdpa"}},
+        "actor": {
+            "strategy": "fsdp2",
+            "use_torch_compile": False,
+            "fsdp_config": {"mixed_precision": FULL_PRECISION},
         },
-        "actor": {"strategy": "fsdp2", "use_torch_compile": False},
+        "ref": {"fsdp_config": {"mixed_precision": FULL_PRECISION}},
         "rollout": {
             "name": "vllm",
+            "dtype": "float32",
             "tensor_model_parallel_size": 1,
             "enforce_eager": True,
             "free_cache_engine": False,
             "enable_sleep_mode": False,
+            # One process a replica, not a scheduler and a worker that spin for each other; "mp" for tensor parallelism.
+            "engine_kwargs": {"vllm": {"distributed_executor_backend": "uni"}},
             "checkpoint_engine": {"update_weights_bucket_megabytes": 128},
             "agent": {"num_workers": 1},
         },
@@ -80,17 +97,33 @@ def require_cpu_platform() -> str:
         RuntimeError: the preset ``platform=cpu`` was chosen without ``VERL_PLATFORM=cpu`` in the environment.
     """
     if not cpu_platform_requested():
-        got = os.environ.get(PLATFORM_ENV)
         raise RuntimeError(
             f"the preset platform=cpu needs the environment variable {PLATFORM_ENV}={PLATFORM_NAME}, got "
-            f"{'it unset' if got is None else repr(got)}; start the run with "
-            f"`{PLATFORM_ENV}={PLATFORM_NAME} python -m verl.trainer.main_ppo +platform=cpu ...`, or leave the preset out"
+            f"{PLATFORM_ENV}={os.environ.get(PLATFORM_ENV, '')}; start the run with "
+            f"`{PLATFORM_ENV}={PLATFORM_NAME} python -m verl.trainer.main_ppo +platform=cpu ...`, "
+            "or leave the preset out."
         )
     return PLATFORM_NAME
 
 
+class ShareCores(Callback):
+    """Hydra callback of the preset: the cores of this machine, shared out among the logical devices.
+
+    Ray gives an actor one thread unless ``OMP_NUM_THREADS`` says otherwise, and the workers of a cluster that
+    ``main_ppo`` starts inherit the driver's environment. A value set by the user stands.
+    """
+
+    def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Set ``OMP_NUM_THREADS`` to cores per logical device, at least 1, before Ray starts."""
+        os.environ.setdefault(THREADS_ENV, str(threads_per_device(config.trainer.n_gpus_per_node)))
+
+
+def threads_per_device(devices: int) -> int:
+    """Cores this process may use, divided among ``devices`` logical devices; at least 1."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, cores // devices)
+
+
 def register_resolver() -> None:
     """Register the interpolation that ``CPU_PRESET`` uses with OmegaConf; calling it again changes nothing."""
-    from omegaconf import OmegaConf
-
     OmegaConf.register_new_resolver(RESOLVER, require_cpu_platform, replace=True)
