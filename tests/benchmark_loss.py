@@ -3,14 +3,14 @@
     python tests/benchmark_loss.py [--shapes 32x4096 64x8192] [--turns 6 200] [--device cpu cuda] [--out result.json]
 
 Every repeat runs the three losses one after the other on the same tensors, so what else the machine does hits all
-three alike. Times are medians; peak memory (CUDA only) is what the call allocates on top of its inputs.
+three alike. Times are the shortest of the repeats; peak memory (CUDA only) is what a call allocates on top of its
+inputs.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -97,7 +97,7 @@ def timed(loss_fn: Callable[..., Any], batch: Batch, config: ActorConfig) -> tup
 
 
 def measure(rows: int, tokens: int, turns: int, device: str, dtype: torch.dtype, repeats: int) -> dict[str, Any]:
-    """One line of the table: medians over ``repeats`` interleaved runs, after one warm-up."""
+    """One line of the table: the best of ``repeats`` interleaved runs, after one warm-up."""
     config = ActorConfig(strategy="fsdp", rollout_n=1, ppo_micro_batch_size_per_gpu=1, clip_ratio_low=0.003,
                          clip_ratio_high=0.004)  # fmt: skip
     batch = make_batch(rows, tokens, turns, device, dtype)
@@ -106,7 +106,7 @@ def measure(rows: int, tokens: int, turns: int, device: str, dtype: torch.dtype,
     for _ in range(repeats + 1):
         for name, loss_fn in losses.items():
             runs[name].append(timed(loss_fn, batch, config))
-    seconds = {name: statistics.median(run[0] for run in values[1:]) for name, values in runs.items()}
+    seconds = {name: min(run[0] for run in values[1:]) for name, values in runs.items()}
     return {
         "device": device,
         "dtype": str(dtype).removeprefix("torch."),

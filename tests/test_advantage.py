@@ -218,6 +218,26 @@ def test_the_last_token_of_a_cut_off_row_keeps_its_turns_value():
     close(ours, [[0.5, 0.5, 0, 0.75, 0.75]])
 
 
+def test_a_root_value_of_0_is_exactly_0():
+    rewards = [shape_token_rewards([value, 0.0], [0, 2], 0.0, 3) for value in (0.0, 1.0)]
+    ours = estimate(rewards, [[1, 0, 1]] * 2, ["t"] * 2, AdvantageMode.DIFF_GLOBAL, Normalize.NONE)
+    assert ours.tolist() == [[0, 0, 0], [1, 0, 0]]
+
+
+def test_many_turns_are_read_back_to_the_last_bits_of_float32():
+    values = [1 / (3 + turn % 7) for turn in range(1000)]
+    rewards = [shape_token_rewards(values, [2 * turn for turn in range(1000)], 1 / 3, 1999)]
+    ours = estimate(rewards, [[1, 0] * 999 + [1]], ["t"], normalize=Normalize.NONE)
+    torch.testing.assert_close(ours[0, ::2], torch.tensor(values), rtol=1e-7, atol=0)
+
+
+def test_a_large_common_offset_does_not_eat_the_differences():
+    # 10000.1 is 10000.0996 in float32; the row holds 10000.05 as 10000.0498 and makes up for it in the next token.
+    rewards = [shape_token_rewards([value], [0], 10000.05, 2) for value in (10000.0, 10000.1)]
+    ours = estimate(rewards, [[1, 0]] * 2, ["t"] * 2, normalize=Normalize.CENTER)
+    torch.testing.assert_close(ours[:, 0], torch.tensor([-0.05, 0.05]), rtol=1e-5, atol=0)
+
+
 def test_rewards_of_another_kind_are_refused():
     with pytest.raises(ValueError, match="start with different values"):
         estimate([[0.1, 0.2, 0.3], [0.4, 0.5, 0.6]], [[1, 1, 1]] * 2, ["t", "t"])
