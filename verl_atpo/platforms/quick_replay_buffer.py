@@ -42,6 +42,7 @@ class QuickReplayBuffer(ReplayBuffer):
             sampler_kwargs=sampler_kwargs,
             poll_interval=poll_interval,
             sync_refill_failed_groups=bool(sampler_kwargs.get("sync_refill_failed_groups", False)),
+            gen_batch_size=1,  # prompts of one refill, which verl wants to be single
             **kwargs,
         )
 
