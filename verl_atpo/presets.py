@@ -8,7 +8,8 @@ Each preset sets only what it must, and everything it sets can be overridden on 
 | ``paper`` | the authors' script: M=10, K=6, L=2, so 22 leaves; the penalty counts siblings |
 | ``chain`` | no tree: the ATPO loss with verl's own GRPO estimator and sampler, for any loop, single-turn ones too |
 
-``+platform=cpu``, with ``VERL_PLATFORM=cpu`` in the environment, turns any recipe into one for a machine without GPU.
+``+platform=cpu``, with ``VERL_PLATFORM=cpu`` in the environment, turns any recipe into one for a machine without GPU;
+``+sampler=quick`` lets verl's trainer look for finished rollouts ten times a second, which matters for small models.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from omegaconf import OmegaConf
 
 from verl_atpo.checks import MANAGER
 from verl_atpo.config import AtpoConfig, CreditConfig, ExpansionConfig, Penalty
-from verl_atpo.platforms.cpu_preset import CPU_PRESET, register_resolver
+from verl_atpo.platforms.cpu_preset import CPU_PRESET, QUICK_SAMPLER_PRESET, register_resolver
 
 LEAVES = "${atpo.leaves:${algorithm.atpo.expansion}}"
 """``rollout.n`` of the tree presets: follows M, K and L when they are overridden."""
@@ -58,7 +59,7 @@ ATPO_PRESETS: dict[str, dict[str, Any]] = {
     "chain": {**CHECK, "algorithm": {"adv_estimator": "grpo"}, "actor_rollout_ref": {"actor": LOSS}},
 }
 
-PRESETS = {"atpo": ATPO_PRESETS, "platform": {"cpu": CPU_PRESET}}
+PRESETS = {"atpo": ATPO_PRESETS, "platform": {"cpu": CPU_PRESET}, "sampler": {"quick": QUICK_SAMPLER_PRESET}}
 """Hydra config group -> name -> settings."""
 
 

@@ -36,5 +36,6 @@ class TreeAgentLoopManager(AgentLoopManagerTQ):
 
     def take_metrics(self) -> dict[str, float]:
         """Metrics of the trees that finished since the last call."""
-        stats = ray.get([worker.take_stats.remote() for worker in self.agent_loop_workers])
+        workers: list[Any] = self.agent_loop_workers
+        stats = ray.get([worker.take_stats.remote() for worker in workers])
         return step_metrics(itertools.chain.from_iterable(stats))

@@ -136,7 +136,7 @@ def add_to_tracking(take: Callable[[], dict[str, float]]) -> Callable[[], None]:
         return original(self, data, step, *args, **kwargs)
 
     def undo() -> None:
-        Tracking.log = original
+        Tracking.log = original  # type: ignore[method-assign]
 
-    Tracking.log = log
+    Tracking.log = log  # type: ignore[method-assign]
     return undo

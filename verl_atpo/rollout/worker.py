@@ -30,7 +30,8 @@ from verl_atpo.rollout.turns import group_turns, turn_starts
 logger = logging.getLogger(__name__)
 
 # verl's module holds the class already wrapped by ray.remote; this is the class inside.
-_AgentLoopWorker: Any = AgentLoopWorkerTQ.__ray_metadata__.modified_class.__ray_actor_class__
+_remote: Any = AgentLoopWorkerTQ
+_AgentLoopWorker: Any = _remote.__ray_metadata__.modified_class.__ray_actor_class__
 
 
 class TreeAgentLoopWorker(_AgentLoopWorker):
