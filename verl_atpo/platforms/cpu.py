@@ -46,7 +46,7 @@ class CpuPlatform(PlatformBase):
 
     def is_platform_available(self, use_smi_check: bool = False) -> bool:
         """Return False: auto-detection must never choose a CPU (a GPU cluster's head node may have no GPU)."""
-        return True
+        return False
 
     def current_device(self) -> torch.device:  # type: ignore[override]
         """Return the CPU as a device: verl hands this to ``tensor.to``, where an index would mean an accelerator."""
