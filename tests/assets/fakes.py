@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Sequence
-from types import SimpleNamespace
 
+from verl.experimental.agent_loop import AgentLoopOutput
 from verl.tools.function_tool import FunctionTool
 from verl.tools.schemas import OpenAIFunctionToolSchema
 from verl.workers.rollout.replica import TokenOutput
@@ -68,7 +68,7 @@ class FakeLoop:
         self.tool_calls += 1
         return 100 + at % 7 + (self._noise.randrange(1000) if self.drift else 0)
 
-    async def run(self, session: BranchSession) -> SimpleNamespace:
+    async def run(self, session: BranchSession) -> AgentLoopOutput:
         (tool,) = session.wrap_tools([FunctionTool(name="look", fn=self._look, tool_schema=SCHEMA)])
         prompt, mask = list(PROMPT), []
         for _ in range(self.max_turns):
@@ -80,7 +80,7 @@ class FakeLoop:
             prompt = [*prompt, await tool.call({"at": output.token_ids[-1]})]
             mask.append(0)
         response = prompt[len(PROMPT) :]
-        return SimpleNamespace(prompt_ids=list(PROMPT), response_ids=response, response_mask=mask)
+        return AgentLoopOutput(prompt_ids=list(PROMPT), response_ids=response, response_mask=mask, metrics={})
 
 
 def run_branch_with(engine: FakeEngine, loop: FakeLoop, reward=lambda output: float(sum(output.response_ids) % 3)):
@@ -91,6 +91,7 @@ def run_branch_with(engine: FakeEngine, loop: FakeLoop, reward=lambda output: fl
         session = BranchSession(engine, "tree", prefix)
         sessions.append(session)
         output = await loop.run(session)
-        return Branch(session=session, output=output, reward=reward(output))
+        output.reward_score = reward(output)
+        return Branch(session=session, output=output, reward=output.reward_score)
 
     return run_branch, sessions

@@ -1,0 +1,146 @@
+"""From a grown tree to verl's rows, the dump and the logger."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+
+from examples.tree_picture import most_telling, page, read_trees
+from tests.assets.fakes import PROMPT, FakeEngine, FakeLoop, run_branch_with
+from verl_atpo.advantage import compute_atpo_advantage
+from verl_atpo.config import (
+    AdvantageMode,
+    AtpoConfig,
+    Backup,
+    CreditConfig,
+    ExpansionConfig,
+    GrowthConfig,
+    SharedTurns,
+)
+from verl_atpo.credit import node_advantages, node_values, reward_statistics
+from verl_atpo.rollout.dump import TreeDump
+from verl_atpo.rollout.grower import GrownTree, TreeGrower
+from verl_atpo.rollout.metrics import add_to_tracking
+from verl_atpo.rollout.rows import leaf_outputs
+
+
+async def grow(seed: int = 0, stop: float = 0.3) -> GrownTree:
+    config = AtpoConfig(expansion=ExpansionConfig(3, 2, 2), growth=GrowthConfig(0, 0.0))
+    run_branch, _ = run_branch_with(FakeEngine(seed, stop=stop), FakeLoop(5))
+    return await TreeGrower(config, run_branch, random.Random(0)).grow()
+
+
+def padded(rows: list[dict], key: str) -> torch.Tensor:
+    return torch.nn.utils.rnn.pad_sequence([row[key] for row in rows], batch_first=True)
+
+
+@pytest.mark.parametrize("shared_turns", SharedTurns)
+@pytest.mark.parametrize("backup", Backup)
+@pytest.mark.parametrize("mode", AdvantageMode)
+async def test_rows_give_every_turn_the_advantage_of_its_node(mode, backup, shared_turns):
+    credit = CreditConfig(backup=backup, advantage=mode, shared_turns=shared_turns)
+    grown = await grow()
+    rows = [output.as_dict() for output in leaf_outputs(grown, credit)]
+    rewards = [leaf.branch.reward for leaf in grown.leaves]
+    assert len(set(rewards)) > 1
+    torch.testing.assert_close(torch.stack([row["rm_scores"].sum() for row in rows]), torch.tensor(rewards))
+
+    settings = {"atpo": {"credit": {"backup": backup.value, "advantage": mode.value}}}
+    mask = padded(rows, "response_mask")
+    advantages, _ = compute_atpo_advantage(
+        padded(rows, "rm_scores"), mask, np.array(["uid"] * len(rows), dtype=object), settings
+    )
+    offset, scale = reward_statistics(rewards, credit.normalize)
+    values = [(value - offset) / scale for value in node_values(grown.tree, backup)]
+    expected = node_advantages(grown.tree, values, mode)
+    for row, leaf in enumerate(grown.leaves):
+        for node in grown.tree.path(leaf.node):
+            turn = grown.turns[node]
+            start = len(turn.prompt_ids) - len(PROMPT)
+            for token in range(start, start + len(turn.token_ids)):
+                if mask[row, token]:
+                    assert advantages[row, token].item() == pytest.approx(expected[node], abs=1e-5)
+
+
+async def test_shared_turns_are_trained_once_per_leaf_or_once():
+    grown = await grow(stop=0.1)
+    sampled = sum(len(turn.token_ids) for turn in grown.turns.values())
+    leaves_below = Counter(node for leaf in grown.leaves for node in grown.tree.path(leaf.node))
+    assert max(leaves_below.values()) > 1
+    trained = {
+        shared: sum(
+            int(output.as_dict()["response_mask"].sum())
+            for output in leaf_outputs(grown, CreditConfig(shared_turns=shared))
+        )
+        for shared in SharedTurns
+    }
+    assert trained[SharedTurns.ONCE] == sampled
+    assert trained[SharedTurns.PER_LEAF] == sum(
+        len(grown.turns[node].token_ids) * times for node, times in leaves_below.items()
+    )
+
+
+async def test_rows_keep_all_that_the_loop_returned():
+    grown = await grow()
+    for output, leaf in zip(leaf_outputs(grown, CreditConfig()), grown.leaves, strict=True):
+        leaf.branch.output.extra_fields["tool_rewards"] = [0.5]
+        plain = leaf.branch.output.as_dict()
+        row = output.as_dict()
+        assert row.keys() == plain.keys()
+        assert all(torch.equal(row[key], plain[key]) for key in ("prompts", "responses", "response_mask"))
+
+
+class Words:
+    def decode(self, ids, skip_special_tokens):
+        return " ".join(map(str, ids))
+
+
+async def test_dump_holds_the_tree_and_can_be_drawn(tmp_path):
+    dump = TreeDump(str(tmp_path / "trees"), Words())
+    credit = CreditConfig()
+    for step in (1, 2):
+        grown = await grow(seed=step)
+        prompt = {"uid": f"u<{step}>", "global_steps": step, "reward_model": {"ground_truth": "<right>"}}
+        await dump.write(grown, prompt, credit)
+    trees = read_trees(tmp_path / "trees")
+    assert [tree["global_step"] for tree in trees] == [1, 2]
+    tree = trees[-1]
+    assert tree["prompt"] == "1 2 3" and len(tree["nodes"]) == len(grown.turns)
+    values = node_values(grown.tree, credit.backup)
+    for node in tree["nodes"]:
+        turn = grown.turns[node["index"]]
+        assert node["text"] == " ".join(map(str, turn.token_ids))
+        assert node["value"] == values[node["index"]]
+        assert (node["observation"] == "") == (node["parent"] == 0)
+        if node["parent"]:
+            assert turn.prompt_ids[-1] == int(node["observation"])
+    html = page([most_telling(trees)])
+    assert html.count("class='turn") == len(most_telling(trees)["nodes"])
+    assert "&lt;right&gt;" in html and "<right>" not in html
+    with pytest.raises(FileNotFoundError, match="dump_dir"):
+        read_trees(tmp_path)
+
+
+def test_metrics_go_with_training_steps_only_and_can_be_undone(tmp_path, monkeypatch):
+    from verl.utils.tracking import Tracking
+
+    monkeypatch.setenv("VERL_FILE_LOGGER_PATH", str(tmp_path / "log.jsonl"))
+    undo = add_to_tracking(lambda: {"atpo/trees": 2.0})
+    try:
+        tracking = Tracking("project", "experiment", "file")
+        tracking.log(data={"val-core/x": 1.0}, step=0)
+        tracking.log(data={"training/global_step": 1}, step=1)
+    finally:
+        undo()
+    tracking.log(data={"training/global_step": 2}, step=2)
+    lines = [json.loads(line)["data"] for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert lines == [
+        {"val-core/x": 1.0},
+        {"training/global_step": 1, "atpo/trees": 2.0},
+        {"training/global_step": 2},
+    ]
