@@ -176,4 +176,4 @@ async def test_stats_count_sampled_and_saved_tokens():
     assert metrics["atpo/saved_tokens_share"] == pytest.approx(1 - in_tree / trained)
     assert metrics["atpo/trees"] == 2 and metrics["atpo/tree_seconds/mean"] == 2.0
     assert metrics["atpo/branched_turn"] == pytest.approx(sum(stats.branched_turn) / 2)
-    assert step_metrics([]) == {}
+    assert step_metrics([], failed=3) == {"atpo/trees_failed": 3.0}

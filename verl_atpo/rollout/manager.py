@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from typing import Any
 
 import ray
@@ -37,5 +36,5 @@ class TreeAgentLoopManager(AgentLoopManagerTQ):
     def take_metrics(self) -> dict[str, float]:
         """Metrics of the trees that finished since the last call."""
         workers: list[Any] = self.agent_loop_workers
-        stats = ray.get([worker.take_stats.remote() for worker in workers])
-        return step_metrics(itertools.chain.from_iterable(stats))
+        taken = ray.get([worker.take_stats.remote() for worker in workers])
+        return step_metrics([tree for trees, _ in taken for tree in trees], failed=sum(failed for _, failed in taken))

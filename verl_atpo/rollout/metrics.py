@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -82,11 +82,10 @@ def tree_stats(grown: GrownTree, seconds: float) -> TreeStats:
     )
 
 
-def step_metrics(stats: Iterable[TreeStats]) -> dict[str, float]:
-    """Metrics of one training step from the trees that finished in it; empty without trees."""
-    trees = list(stats)
+def step_metrics(trees: Sequence[TreeStats], failed: int = 0) -> dict[str, float]:
+    """Metrics of one training step from the trees that finished in it, and the number of those that failed."""
     if not trees:
-        return {}
+        return {f"{PREFIX}/trees_failed": float(failed)}
 
     def total(name: str) -> float:
         return float(sum(getattr(tree, name) for tree in trees))
@@ -94,6 +93,7 @@ def step_metrics(stats: Iterable[TreeStats]) -> dict[str, float]:
     depths = [depth for tree in trees for depth in tree.depths]
     metrics = {
         "trees": float(len(trees)),
+        "trees_failed": float(failed),
         "leaves_per_tree": total("leaves") / len(trees),
         "nodes_per_tree": total("nodes") / len(trees),
         "depth/mean": float(np.mean(depths)),

@@ -43,11 +43,13 @@ class TreeAgentLoopWorker(_AgentLoopWorker):
         self.atpo = read_config(self.config)
         self._session: BranchSession | None = None
         self._stats: list[TreeStats] = []
+        self._failed = 0
         self._dump = TreeDump(self.atpo.dump_dir, self.tokenizer) if self.atpo.dump_dir else None
 
-    async def take_stats(self) -> list[TreeStats]:
-        """Statistics of the trees finished since the last call."""
-        taken, self._stats = self._stats, []
+    async def take_stats(self) -> tuple[list[TreeStats], int]:
+        """Statistics of the trees finished, and number of those failed, since the last call."""
+        taken = self._stats, self._failed
+        self._stats, self._failed = [], 0
         return taken
 
     async def _run_prompt(self, prompt: dict, sampling_params: dict, trajectory: dict, trace: bool = False) -> None:
@@ -61,6 +63,7 @@ class TreeAgentLoopWorker(_AgentLoopWorker):
             status = "finished"
         except Exception:
             logger.exception("The tree of prompt %s failed as a group", uid)
+            self._failed += 1
             status = "failure"
         await tq.async_kv_put(key=uid, partition_id="train", tag={"status": status})
 
