@@ -1,0 +1,19 @@
+"""Multi-hop questions over a small generated world, answered with a search tool.
+
+| file | what it holds |
+|---|---|
+| `schema.py` | the kinds of entities and their relations |
+| `lexicon.py` | made-up words that names are composed of |
+| `world.py` | entities, their relations, their passages |
+| `questions.py` | questions of 1 to 4 hops, verl rows |
+| `retrieval.py` | BM25 over the passages |
+| `search_tool.py` | the `search` function tool that verl loads |
+| `reward.py` | the exact-match reward that verl loads |
+| `chat.py`, `chat_template.jinja` | tokenizer, chat format |
+| `demos.py` | imperfect demonstrations |
+| `model.py` | the model |
+| `warm_start.py` | its supervised phase |
+| `sampler.py` | batched sampling with the tool, accuracy by hops |
+| `prepare.py` | command line: everything above, in stages |
+| `summary.py` | accuracy before and after training, learning curve |
+"""

@@ -1,0 +1,115 @@
+"""The tokenizer and the chat format: ChatML with Hermes tool calls, written in few tokens.
+
+The tokenizer is a byte-level BPE that knows every word of the world as one token (any other text is
+spelled in bytes), plus one token for each fixed string of the format. A tool call takes two tokens
+and its query. The tool's schema is left out of the prompt: the model knows its only tool from the warm start.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast
+
+from examples.hopqa.lexicon import Lexicon
+from examples.hopqa.reward import final_answer
+from examples.hopqa.schema import RELATION_NAMES, Kind
+
+PAD, START, END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
+CALL_OPEN, CALL_CLOSE = '<tool_call>\n{"name": "search", "arguments": {"query": "', '"}}\n</tool_call>'
+OBSERVATION_OPEN, OBSERVATION_CLOSE = "<tool_response>", "</tool_response>"
+ANSWER_OPEN, ANSWER_CLOSE = "<answer>", "</answer>"
+
+_FORMAT_TOKENS = ("\n", CALL_OPEN, CALL_CLOSE, OBSERVATION_OPEN, OBSERVATION_CLOSE, ANSWER_OPEN, ANSWER_CLOSE)
+_CALL = re.compile(r"<tool_call>(.*?)</tool_call>", re.DOTALL)
+_TEMPLATE = Path(__file__).with_name("chat_template.jinja")
+
+
+def build_tokenizer(lexicon: Lexicon) -> PreTrainedTokenizerFast:
+    """Trains the tokenizer of a world.
+
+    A space is put in front of every piece of text, so that a name has the same tokens wherever it
+    stands: in a question, a passage, a query or an answer.
+    """
+    core = Tokenizer(models.BPE())
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    core.decoder = decoders.ByteLevel()
+    words = [*lexicon.all_words(), *RELATION_NAMES, "What is the of", "system user assistant tool", "Nothing found"]
+    lines = [*words, *(f"({kind.value})." for kind in Kind), "x; x: x?"]
+    trainer = trainers.BpeTrainer(
+        vocab_size=8192,
+        min_frequency=1,
+        show_progress=False,
+        special_tokens=[PAD, START, END],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+    )
+    core.train_from_iterator(lines, trainer)
+    core.add_tokens([AddedToken(text, special=False, normalized=False) for text in _FORMAT_TOKENS])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=core,
+        eos_token=END,
+        pad_token=PAD,
+        chat_template=_TEMPLATE.read_text(encoding="utf-8"),
+        clean_up_tokenization_spaces=False,
+        model_max_length=512,
+    )
+
+
+@dataclass(frozen=True)
+class ToolCall:
+    """A turn that searches."""
+
+    query: str
+
+
+@dataclass(frozen=True)
+class FinalTurn:
+    """A turn that ends the conversation; `answer` is None if it gives none."""
+
+    answer: str | None
+
+
+class ChatCodec:
+    """Token ids of the parts of a conversation, such that the parts in a row are the conversation."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
+        """Keeps the tokenizer; observations repeat, so their ids are cached."""
+        self.tokenizer = tokenizer
+        self.observation = functools.lru_cache(maxsize=None)(self._observation)
+
+    def prompt(self, question: str) -> list[int]:
+        """Ids up to where the model's first turn starts."""
+        return self.encode(f"{START}user\n{question}{END}\n{START}assistant\n")
+
+    def call(self, thought: str, query: str) -> list[int]:
+        """Ids the model samples to search, the end token included."""
+        body = json.dumps({"name": "search", "arguments": {"query": query}}, ensure_ascii=False)
+        return self.encode(f"{thought}<tool_call>\n{body}\n</tool_call>{END}")
+
+    def answer(self, thought: str, answer: str) -> list[int]:
+        """Ids the model samples to answer, the end token included."""
+        return self.encode(f"{thought}{ANSWER_OPEN}{answer}{ANSWER_CLOSE}{END}")
+
+    def parse(self, turn_ids: list[int]) -> ToolCall | FinalTurn:
+        """Reads a sampled turn the way verl's agent loop does: the first well-formed call counts."""
+        text = self.tokenizer.decode(turn_ids)
+        for body in _CALL.findall(text):
+            try:
+                return ToolCall(str(json.loads(body)["arguments"]["query"]))
+            except (ValueError, KeyError, TypeError):
+                continue
+        return FinalTurn(final_answer(text))
+
+    def _observation(self, text: str) -> tuple[int, ...]:
+        """Ids between the end token of a calling turn and the start of the next turn."""
+        message = f"\n{START}tool\n{OBSERVATION_OPEN}{text}{OBSERVATION_CLOSE}{END}\n{START}assistant\n"
+        return tuple(self.encode(message))
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of a piece of text."""
+        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])

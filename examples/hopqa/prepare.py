@@ -1,0 +1,132 @@
+"""Makes everything the quickstart needs: `python -m examples.hopqa.prepare --out DIR --seed 0`.
+
+DIR then holds `corpus.jsonl`, `train.parquet`, `val.parquet`, `model/` (weights, tokenizer and chat
+template in one Hugging Face folder) and `warm_start.json` (accuracy before reinforcement learning).
+A stage whose files are there is skipped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import time
+from pathlib import Path
+
+import torch
+from transformers import Qwen3ForCausalLM
+from transformers.utils import logging as transformers_logging
+
+from examples.hopqa.chat import ChatCodec, build_tokenizer
+from examples.hopqa.demos import Demo, make_demos
+from examples.hopqa.lexicon import Lexicon, make_lexicon
+from examples.hopqa.model import build_model
+from examples.hopqa.questions import read_questions, sample_questions, write_rows
+from examples.hopqa.retrieval import SearchIndex
+from examples.hopqa.sampler import measure, sample_conversations
+from examples.hopqa.warm_start import warm_start
+from examples.hopqa.world import World, make_split_worlds
+
+TRAIN_PER_HOP, VAL_PER_HOP = 400, 64
+DEMO_WORLDS, DEMOS_PER_WORLD = 120, 80
+
+
+def say(text: str) -> None:
+    """Progress for a person at the terminal."""
+    print(f"[hopqa] {text}", flush=True)
+
+
+def write_data(out: Path, train: World, held_out: World, seed: int) -> None:
+    """Writes the corpus of both worlds and the questions of each."""
+    with (out / "corpus.jsonl").open("w", encoding="utf-8") as corpus:
+        for world in (train, held_out):
+            for entity in world.entities.values():
+                corpus.write(json.dumps({"title": entity.name, "text": entity.passage()}) + "\n")
+    rng = random.Random(f"questions-{seed}")
+    write_rows(sample_questions(train, TRAIN_PER_HOP, rng), "train", out / "train.parquet")
+    write_rows(sample_questions(held_out, VAL_PER_HOP, rng), "val", out / "val.parquet")
+    say(f"{len(train.entities)} + {len(held_out.entities)} held-out passages, {4 * TRAIN_PER_HOP} training questions, "
+        f"{4 * VAL_PER_HOP} validation questions")  # fmt: skip
+
+
+def collect_demos(lexicon: Lexicon, codec: ChatCodec, held_out: World, seed: int) -> list[Demo]:
+    """Plays the demonstrations, with progress."""
+    demos: list[Demo] = []
+    for number, batch in enumerate(make_demos(lexicon, codec, held_out, DEMO_WORLDS, DEMOS_PER_WORLD, seed), start=1):
+        demos += batch
+        if number % 30 == 0:
+            say(f"demonstrations: {len(demos)}/{DEMO_WORLDS * DEMOS_PER_WORLD}")
+    return demos
+
+
+def write_model(folder: Path, lexicon: Lexicon, held_out: World, seed: int) -> None:
+    """Builds the tokenizer and the model, warm-starts the model and writes both."""
+    tokenizer = build_tokenizer(lexicon)
+    codec = ChatCodec(tokenizer)
+    model = build_model(tokenizer, seed)
+    say(f"model: {model.num_parameters():,} parameters, {len(tokenizer)} tokens in the vocabulary")
+    demos = collect_demos(lexicon, codec, held_out, seed)
+    warm_start(model, lexicon, codec, demos, seed, lambda line: say(f"warm start: {line}"))
+    tokenizer.save_pretrained(folder)
+    model.save_pretrained(folder)  # the weights come last: their presence marks the stage as done
+
+
+def write_accuracy(out: Path, lexicon: Lexicon) -> None:
+    """Measures the warm-started model on the validation questions and writes the figures."""
+    model = Qwen3ForCausalLM.from_pretrained(out / "model").eval()
+    codec = ChatCodec(build_tokenizer(lexicon))
+    index = SearchIndex.load(out / "corpus.jsonl")
+    questions = read_questions(out / "val.parquet")
+    figures = {}
+    for name, temperature in (("sampled", 1.0), ("greedy", 0.0)):
+        torch.manual_seed(0)
+        accuracy = measure(sample_conversations(model, codec, index, questions, temperature))
+        say(f"validation before training, {name}: {accuracy}")
+        figures[name] = {"overall": accuracy.overall, "by_hops": accuracy.by_hops}
+    (out / "warm_start.json").write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+
+
+def prepare(out: Path, seed: int) -> None:
+    """Runs the stages whose files are missing.
+
+    Raises:
+        ValueError: the folder was made with another seed.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    _check_seed(out / "seed", seed)
+    lexicon = make_lexicon(seed)
+    train, held_out = make_split_worlds(lexicon, seed)
+    stages = (
+        ("data", out / "val.parquet", lambda: write_data(out, train, held_out, seed)),
+        ("model", out / "model" / "model.safetensors", lambda: write_model(out / "model", lexicon, held_out, seed)),
+        ("accuracy", out / "warm_start.json", lambda: write_accuracy(out, lexicon)),
+    )
+    for name, last_file, run in stages:
+        if last_file.exists():
+            say(f"stage {name}: already there")
+            continue
+        started = time.monotonic()
+        say(f"stage {name}")
+        run()
+        say(f"stage {name}: done in {time.monotonic() - started:.0f} s")
+
+
+def _check_seed(file: Path, seed: int) -> None:
+    if file.exists() and file.read_text(encoding="utf-8").strip() != str(seed):
+        found = file.read_text(encoding="utf-8").strip()
+        raise ValueError(f"got --seed {seed}, but {file.parent} was made with seed {found}; choose another --out")
+    file.write_text(f"{seed}\n", encoding="utf-8")
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--out", type=Path, required=True, help="folder to write")
+    parser.add_argument("--seed", type=int, default=0, help="seed of world, data and model")
+    args = parser.parse_args()
+    transformers_logging.disable_progress_bar()
+    prepare(args.out, args.seed)
+
+
+if __name__ == "__main__":
+    main()
