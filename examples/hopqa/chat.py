@@ -87,7 +87,7 @@ class ChatCodec:
         return self.encode(f"{START}user\n{question}{END}\n{START}assistant\n")
 
     def call(self, thought: str, query: str) -> list[int]:
-        """Ids the model samples to search, the end token included."""
+        """Ids the model samples to search, the end token included; the thought comes first and may be empty."""
         body = json.dumps({"name": "search", "arguments": {"query": query}}, ensure_ascii=False)
         return self.encode(f"{thought}<tool_call>\n{body}\n</tool_call>{END}")
 
@@ -97,13 +97,17 @@ class ChatCodec:
 
     def parse(self, turn_ids: list[int]) -> ToolCall | FinalTurn:
         """Reads a sampled turn the way verl's agent loop does: the first well-formed call counts."""
-        text = self.tokenizer.decode(turn_ids)
+        text = self.decode(turn_ids)
         for body in _CALL.findall(text):
             try:
                 return ToolCall(str(json.loads(body)["arguments"]["query"]))
             except (ValueError, KeyError, TypeError):
                 continue
         return FinalTurn(final_answer(text))
+
+    def decode(self, ids: list[int], skip_special_tokens: bool = False) -> str:
+        """Text of the ids; verl's reward manager skips special tokens, its tool parser does not."""
+        return str(self.tokenizer.decode(ids, skip_special_tokens=skip_special_tokens))
 
     def _observation(self, text: str) -> tuple[int, ...]:
         """Ids between the end token of a calling turn and the start of the next turn."""

@@ -84,7 +84,7 @@ class Demonstrator:
 
     def _choose_relation(self, offered: list[str], question: Question, done: int) -> str:
         planned = question.relations[done] if done < question.hops else None
-        if planned in offered and not self._errs(self._habits.wrong_relation):
+        if planned is not None and planned in offered and not self._errs(self._habits.wrong_relation):
             return planned
         return self._rng.choice([relation for relation in offered if relation != planned])
 

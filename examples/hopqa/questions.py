@@ -47,7 +47,8 @@ def sample_question(world: World, hops: int, rng: random.Random) -> Question:
     """Draws a start entity and walks `hops` relations from it, never to a place it has been."""
     names = list(world.entities)
     while True:
-        path, relations = [rng.choice(names)], []
+        path = [rng.choice(names)]
+        relations: list[str] = []
         while len(relations) < hops:
             facts = world.entities[path[-1]].facts
             steps = [(r, v) for r, v in sorted(facts.items()) if r not in relations and v not in path]

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import bm25s
 
+_TITLE_COPIES = 4  # then a full name finds its own passage, however often its words stand in others
 NOTHING_FOUND = "Nothing found."
 
 
@@ -18,7 +19,7 @@ class SearchIndex:
         """Builds the index.
 
         Args:
-            passages: (title, text) of each passage. The title counts twice more than the text.
+            passages: (title, text) of each passage; the title is indexed several times.
 
         Raises:
             ValueError: there is no passage.
@@ -28,7 +29,8 @@ class SearchIndex:
             raise ValueError("got 0 passages, expected at least 1; write the corpus first (examples.hopqa.prepare)")
         self._texts = [text for _, text in pairs]
         self._bm25 = bm25s.BM25()
-        tokens = bm25s.tokenize([f"{t} {t} {text}" for t, text in pairs], stopwords=None, show_progress=False)
+        documents = [" ".join([title] * _TITLE_COPIES + [text]) for title, text in pairs]
+        tokens = bm25s.tokenize(documents, stopwords=None, show_progress=False)
         self._bm25.index(tokens, show_progress=False)
 
     @classmethod

@@ -44,7 +44,7 @@ def sample_turns(model: Qwen3ForCausalLM, prompts: list[list[int]], temperature:
     ids = torch.tensor([[pad] * (width - len(p)) + p for p in prompts])
     mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts])
     options = {"do_sample": True, "temperature": temperature, "top_k": 0} if temperature > 0 else {"do_sample": False}
-    output = model.generate(input_ids=ids, attention_mask=mask, max_new_tokens=MAX_TURN_TOKENS, **options)
+    output = model.generate(input_ids=ids, attention_mask=mask, max_new_tokens=MAX_TURN_TOKENS, **options)  # type: ignore[misc]
     turns = output[:, width:].tolist()
     return [turn[: turn.index(end) + 1] if end in turn else turn for turn in turns]
 
@@ -79,7 +79,7 @@ def _extend(conversation: Conversation, turn: list[int], codec: ChatCodec, index
     conversation.turns += 1
     action = codec.parse(turn)
     if isinstance(action, FinalTurn):
-        text = codec.tokenizer.decode(conversation.ids[prompt_length:], skip_special_tokens=True)
+        text = codec.decode(conversation.ids[prompt_length:], skip_special_tokens=True)
         conversation.score = compute_score("hopqa", text, conversation.question.answer)["score"]
         return False
     observation = codec.observation(index.search(action.query))
