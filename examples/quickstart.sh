@@ -9,9 +9,9 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 ########################### user block ###########################
 SEED=${SEED:-0}
-STEPS=${STEPS:-50}
-PROMPTS=${PROMPTS:-16}         # prompts a step; each grows one tree
-LR=${LR:-5e-4}
+STEPS=${STEPS:-40}
+PROMPTS=${PROMPTS:-8}          # prompts a step; each grows one tree of 16 leaves
+LR=${LR:-1e-3}
 OUT=${OUT:-outputs/hopqa_seed$SEED}
 ########################### end of user block ####################
 
@@ -28,8 +28,8 @@ DATA=(
     data.train_files="$OUT/train.parquet"
     data.val_files="$OUT/val.parquet"
     data.train_batch_size="$PROMPTS"
-    data.max_prompt_length=64
-    data.max_response_length=192
+    data.max_prompt_length=32
+    data.max_response_length=176
     data.seed="$SEED"
 )
 MODEL=(
@@ -38,7 +38,7 @@ MODEL=(
 ACTOR=(
     actor_rollout_ref.actor.optim.lr="$LR"
     actor_rollout_ref.actor.ppo_mini_batch_size="$PROMPTS"
-    actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=64
+    actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=32
 )
 ROLLOUT=(
     actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu=64
@@ -59,7 +59,7 @@ REWARD=(
 TRAINER=(
     trainer.total_training_steps="$STEPS"
     trainer.total_epochs=1000
-    trainer.test_freq=10
+    trainer.test_freq=20
     trainer.save_freq=-1
     trainer.logger='["console","file"]'
     trainer.default_local_dir="$OUT/checkpoints"
