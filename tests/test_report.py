@@ -1,0 +1,74 @@
+"""What the examples show of a run: progress lines, the table, the curve."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from examples.hopqa import summary
+from examples.metrics import accuracies, mean_accuracy, read_steps
+from examples.watch import line, watch
+
+STEPS = [
+    {"step": 0, "data": {"val-core/hopqa_1hop/acc/mean@1": 0.5, "val-core/hopqa_2hop/acc/mean@1": 0.25}},
+    {"step": 1, "data": {"critic/score/mean": 0.4, "timing_s/step": 7.0}},
+    {
+        "step": 2,
+        "data": {
+            "critic/score/mean": 0.6,
+            "val-core/hopqa_1hop/acc/mean@1": 1.0,
+            "val-core/hopqa_2hop/acc/mean@1": 0.75,
+            "val-aux/hopqa_2hop/acc/std@1": 9.0,
+        },
+    },
+]
+
+
+@pytest.fixture
+def metrics(tmp_path):
+    file = tmp_path / "metrics.jsonl"
+    file.write_text("".join(json.dumps(step) + "\n" for step in STEPS) + '{"step": 3, "da')
+    return file
+
+
+def test_a_line_still_being_written_is_left_out(metrics, tmp_path):
+    assert [step for step, _ in read_steps(metrics)] == [0, 1, 2]
+    assert read_steps(tmp_path / "not yet") == []
+
+
+def test_accuracy_by_source_and_mean():
+    assert accuracies(STEPS[2]["data"]) == {"hopqa_1hop": 1.0, "hopqa_2hop": 0.75}
+    assert mean_accuracy(STEPS[2]["data"]) == 0.875
+    assert mean_accuracy(STEPS[1]["data"]) is None
+
+
+def test_summary_shows_the_change_and_draws_the_curve(metrics, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["summary", str(metrics), str(metrics.with_name("curve.png"))])
+    summary.main()
+    rows = [row.split() for row in capsys.readouterr().out.splitlines()]
+    assert rows[1:] == [
+        ["1hop", "50.0%", "100.0%", "+50.0"],
+        ["2hop", "25.0%", "75.0%", "+50.0"],
+        ["mean", "37.5%", "87.5%", "+50.0"],
+    ]
+    assert metrics.with_name("curve.png").read_bytes().startswith(b"\x89PNG")
+    assert json.loads(metrics.with_name("summary.json").read_text())["after"]["hopqa_1hop"] == 1.0
+
+
+def test_summary_of_a_run_without_two_validations_says_so(metrics, monkeypatch):
+    metrics.write_text(json.dumps(STEPS[0]) + "\n")
+    monkeypatch.setattr(sys, "argv", ["summary", str(metrics), "curve.png"])
+    with pytest.raises(SystemExit, match="holds 1 validations"):
+        summary.main()
+
+
+def test_watch_follows_until_the_process_ends(metrics, capsys):
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    watch(metrics, process.pid, every_s=0.01)
+    shown = capsys.readouterr().out.splitlines()
+    assert len(shown) == 3 and "validation accuracy 37.5%" in shown[0] and "train reward 0.40" in shown[1]
+    assert "7.0 s" in line(1, STEPS[1]["data"], 1.0)
