@@ -107,7 +107,7 @@ def test_main_ppo_trains_on_trees(tmp_path):
     steps = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [record["step"] for record in steps] == [0, 1, 2]
     before, *trained = (record["data"] for record in steps)
-    assert "val-core/words/reward/mean@1" in before and "val-core/words/reward/mean@1" in trained[-1]
+    assert "val-core/words/acc/mean@1" in before and "val-core/words/acc/mean@1" in trained[-1]
     assert not any(key.startswith("atpo/") for key in before)  # validation runs verl's plain chains
     for data in trained:
         assert data["atpo/trees"] == PROMPTS
