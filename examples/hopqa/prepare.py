@@ -28,7 +28,7 @@ from examples.hopqa.warm_start import warm_start
 from examples.hopqa.world import World, make_split_worlds
 
 TRAIN_PER_HOP, VAL_PER_HOP = 400, 64
-DEMO_WORLDS, DEMOS_PER_WORLD = 120, 80
+DEMO_WORLDS, DEMOS_PER_WORLD = 180, 80
 
 
 def say(text: str) -> None:
