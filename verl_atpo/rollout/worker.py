@@ -18,10 +18,10 @@ import transfer_queue as tq
 from verl.experimental.agent_loop import AgentLoopOutput
 from verl.trainer.ppo.v1.agent_loop_tq import AgentLoopWorkerTQ
 
-from verl_atpo.checks import check_config, read_config
+from verl_atpo.checks import check_config
 from verl_atpo.config import ConfigError
 from verl_atpo.rollout.dump import TreeDump
-from verl_atpo.rollout.grower import Branch, GrownTree, TreeGrower
+from verl_atpo.rollout.grower import Branch, TreeGrower
 from verl_atpo.rollout.metrics import TreeStats, tree_stats
 from verl_atpo.rollout.replay import BranchSession, Generation
 from verl_atpo.rollout.rows import leaf_outputs
@@ -39,8 +39,7 @@ class TreeAgentLoopWorker(_AgentLoopWorker):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        check_config(self.config)
-        self.atpo = read_config(self.config)
+        self.atpo = check_config(self.config)
         self._session: BranchSession | None = None
         self._stats: list[TreeStats] = []
         self._failed = 0
@@ -85,7 +84,8 @@ class TreeAgentLoopWorker(_AgentLoopWorker):
         self._stats.append(tree_stats(grown, seconds=time.monotonic() - started))
         for number, output in enumerate(leaf_outputs(grown, self.atpo.credit)):
             await super()._agent_loop_postprocess(output, False, **{**prompt, "session_id": number})
-        await self._dump_tree(grown, prompt)
+        if self._dump is not None:
+            await self._dump.write(grown, prompt, self.atpo.credit)
 
     async def _run_branch(
         self,
@@ -133,7 +133,3 @@ class TreeAgentLoopWorker(_AgentLoopWorker):
                 "or reward.reward_model.enable_resource_pool=True."
             )
         return outputs[0]
-
-    async def _dump_tree(self, grown: GrownTree, prompt: dict) -> None:
-        if self._dump is not None:
-            await self._dump.write(grown, prompt, self.atpo.credit)
