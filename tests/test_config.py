@@ -14,9 +14,13 @@ from verl_atpo.config import (
     CreditConfig,
     ExpansionConfig,
     GrowthConfig,
+    Memoize,
     Normalize,
+    ObservationCut,
+    OnOutage,
     Penalty,
     SharedTurns,
+    ToolConfig,
 )
 
 
@@ -41,6 +45,18 @@ def test_every_setting_is_read():
             "shared_turns": "once",
         },
         "growth": {"max_regrows": 0, "regrow_delay_s": 2},
+        "tools": {
+            "timeout_s": 5,
+            "retries": 0,
+            "retry_delay_s": 1,
+            "max_calls": 4,
+            "concurrency": None,
+            "max_observation_tokens": 100,
+            "observation_cut": "middle",
+            "on_outage": "observe",
+            "memoize": "tree",
+            "memo_size": 10,
+        },
         "dump_dir": "trees",
     }
     config = AtpoConfig.from_mapping(settings)
@@ -48,6 +64,7 @@ def test_every_setting_is_read():
         ExpansionConfig(10, 6, 2, 1.0, Penalty.SIBLINGS, "random"),
         CreditConfig(Backup.LEAF_MEAN, AdvantageMode.DIFF_PARENT, Normalize.CENTER, SharedTurns.ONCE),
         GrowthConfig(0, 2.0),
+        ToolConfig(5.0, 0, 1.0, 4, None, 100, ObservationCut.MIDDLE, OnOutage.OBSERVE, Memoize.TREE, 10),
         "trees",
     )
     assert config.expansion.leaves == 22  # 10 + 2 * 6

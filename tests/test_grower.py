@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from tests.assets.fakes import FakeEngine, FakeLoop, run_branch_with
 from verl_atpo.config import AtpoConfig, ConfigError, ExpansionConfig, GrowthConfig
 from verl_atpo.rollout.grower import GrownTree, TreeGrower
-from verl_atpo.rollout.metrics import step_metrics, tree_stats
+from verl_atpo.rollout.metrics import WorkerStats, step_metrics, tree_stats
+from verl_atpo.tools.guard import CallCounts
 from verl_atpo.tree import ROOT
 
 
@@ -86,23 +87,15 @@ async def test_a_non_deterministic_environment_is_counted_and_its_branch_stands_
     grown = await _grow(_config(3, 4, 2), FakeEngine(1, stop=0.0), FakeLoop(4, drift=False))
     assert not any(leaf.branch.session.diverged for leaf in grown.leaves)
 
-    class DriftingPrompt(FakeLoop):
-        async def run(self, session):
-            session.generate = self._shifted(session, session.generate)
-            return await super().run(session)
+    class Drifting(FakeLoop):
+        def weather(self, turn: int) -> list[int]:
+            return [200 + self._noise.randrange(1000)] if turn == 0 else []
 
-        def _shifted(self, session, generate):
-            async def shifted(request_id, *, prompt_ids, **kwargs):
-                extra = [200 + self._noise.randrange(1000)] if len(session.generations) == 1 else []
-                return await generate(request_id, prompt_ids=[*prompt_ids, *extra], **kwargs)
-
-            return shifted
-
-    grown = await _grow(_config(3, 4, 2), FakeEngine(1, stop=0.0), DriftingPrompt(4))
+    grown = await _grow(_config(3, 4, 2), FakeEngine(1, stop=0.0), Drifting(4))
     stats = tree_stats(grown, seconds=1.0)
     assert len(grown.leaves) == 11
     assert stats.diverged > 0
-    assert step_metrics([stats])["atpo/replays_diverged"] == stats.diverged
+    assert step_metrics(WorkerStats([stats]))["atpo/replays_diverged"] == stats.diverged
 
 
 async def test_a_loop_that_ends_during_its_replay_is_grown_from_the_root():
@@ -172,8 +165,10 @@ async def test_stats_count_sampled_and_saved_tokens():
     in_tree = sum(len(turn.token_ids) for turn in grown.turns.values())
     assert (stats.trained_tokens, stats.sampled_tokens) == (trained, in_tree)
     assert stats.leaves == 4 and stats.nodes == len(grown.turns) and stats.depths == [4] * 4
-    metrics = step_metrics([stats, stats])
+    metrics = step_metrics(WorkerStats([stats, stats]))
     assert metrics["atpo/saved_tokens_share"] == pytest.approx(1 - in_tree / trained)
     assert metrics["atpo/trees"] == 2 and metrics["atpo/tree_seconds/mean"] == 2.0
     assert metrics["atpo/branched_turn"] == pytest.approx(sum(stats.branched_turn) / 2)
-    assert step_metrics([], failed=3) == {"atpo/trees_failed": 3.0}
+    failed = step_metrics(WorkerStats(failed=3, tools=CallCounts(calls=4, outages=3, seconds=2.0)))
+    assert failed["atpo/trees_failed"] == failed["atpo/tool_outages"] == 3.0
+    assert failed["atpo/tool_seconds/mean"] == 0.5 and "atpo/trees" not in failed

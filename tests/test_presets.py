@@ -10,7 +10,7 @@ from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
 
 from verl_atpo.checks import check_agent_names, check_config
-from verl_atpo.config import AtpoConfig, ConfigError
+from verl_atpo.config import AtpoConfig, ConfigError, ToolConfig
 
 
 def composed(*overrides: str):
@@ -55,6 +55,7 @@ def test_paper_is_the_authors_script():
             "shared_turns": "per_leaf",
         },
         "growth": {"max_regrows": 3, "regrow_delay_s": 1.0},
+        "tools": ToolConfig().__dict__ | {"observation_cut": "tail", "on_outage": "regrow", "memoize": "never"},
         "dump_dir": None,
     }
 

@@ -7,18 +7,32 @@ impossible values raise :class:`ConfigError`, which names the setting, the value
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import enum
 import math
-import typing
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any
+
+from verl_atpo.settings import ConfigError, plain, read, require
 
 ROOT_KEY = "algorithm.atpo"
 
-
-class ConfigError(ValueError):
-    """A setting that cannot work. The message says: setting, value found, what is expected, remedy."""
+__all__ = [
+    "ROOT_KEY",
+    "AdvantageMode",
+    "AtpoConfig",
+    "Backup",
+    "ConfigError",
+    "CreditConfig",
+    "ExpansionConfig",
+    "GrowthConfig",
+    "Memoize",
+    "Normalize",
+    "ObservationCut",
+    "OnOutage",
+    "Penalty",
+    "SharedTurns",
+    "ToolConfig",
+]
 
 
 class Penalty(str, enum.Enum):
@@ -68,6 +82,33 @@ class SharedTurns(str, enum.Enum):
     """Only in the row of the leaf that first sampled it; the other rows mask it."""
 
 
+class OnOutage(str, enum.Enum):
+    """What becomes of a trajectory whose tool's infrastructure failed past its retries."""
+
+    REGROW = "regrow"
+    """It is grown again, within ``growth.max_regrows``."""
+    OBSERVE = "observe"
+    """The model reads that the tool is unavailable, and goes on."""
+
+
+class ObservationCut(str, enum.Enum):
+    """Which part of a too long observation is left out."""
+
+    HEAD = "head"
+    MIDDLE = "middle"
+    TAIL = "tail"
+
+
+class Memoize(str, enum.Enum):
+    """Where equal calls of a stateless tool are made only once."""
+
+    NEVER = "never"
+    TREE = "tree"
+    """Within one tree."""
+    RUN = "run"
+    """Across all trees of a rollout worker; only for tools that always answer the same."""
+
+
 @dataclasses.dataclass(frozen=True)
 class ExpansionConfig:
     """Entropy-guided tree expansion: M chains, then L rounds that re-sample K turns each.
@@ -90,15 +131,15 @@ class ExpansionConfig:
 
     def __post_init__(self) -> None:
         key = f"{ROOT_KEY}.expansion"
-        _require(self.initial_chains >= 1, f"{key}.initial_chains", self.initial_chains, "an integer of at least 1")
-        _require(self.rounds >= 0, f"{key}.rounds", self.rounds, "an integer of at least 0 (0: plain chains)")
-        _require(
+        require(self.initial_chains >= 1, f"{key}.initial_chains", self.initial_chains, "an integer of at least 1")
+        require(self.rounds >= 0, f"{key}.rounds", self.rounds, "an integer of at least 0 (0: plain chains)")
+        require(
             self.branches_per_round >= 1 or self.rounds == 0,
             f"{key}.branches_per_round",
             self.branches_per_round,
             "an integer of at least 1 (for plain chains set rounds=0)",
         )
-        _require(
+        require(
             math.isfinite(self.penalty) and self.penalty >= 0, f"{key}.penalty", self.penalty, "a number of at least 0"
         )
 
@@ -139,13 +180,66 @@ class GrowthConfig:
 
     def __post_init__(self) -> None:
         key = f"{ROOT_KEY}.growth"
-        _require(self.max_regrows >= 0, f"{key}.max_regrows", self.max_regrows, "an integer of at least 0")
-        _require(
+        require(self.max_regrows >= 0, f"{key}.max_regrows", self.max_regrows, "an integer of at least 0")
+        require(
             math.isfinite(self.regrow_delay_s) and self.regrow_delay_s >= 0,
             f"{key}.regrow_delay_s",
             self.regrow_delay_s,
             "a number of seconds of at least 0",
         )
+
+
+@dataclasses.dataclass(frozen=True)
+class ToolConfig:
+    """What stands around every live tool call.
+
+    Attributes:
+        timeout_s: seconds one try may take, ``None`` for no limit; a call that takes longer is an outage.
+        retries: further tries of a stateless tool's call after a transient error or a time-out.
+        retry_delay_s: seconds before the first further try; doubles with each, with jitter.
+        max_calls: calls per trajectory; the model is told that the limit is reached. ``None`` for no limit.
+        concurrency: calls of one tool at once in one rollout worker, ``None`` for no limit.
+        max_observation_tokens: longest observation, ``None`` for no limit (verl's
+            ``multi_turn.max_tool_response_length`` in characters applies as well).
+        observation_cut: which part of a longer one is left out.
+        on_outage: what becomes of a trajectory whose tool is out.
+        memoize: where equal calls of stateless tools are made only once.
+        memo_size: calls remembered.
+    """
+
+    timeout_s: float | None = 60.0
+    retries: int = 2
+    retry_delay_s: float = 0.5
+    max_calls: int | None = None
+    concurrency: int | None = 256
+    max_observation_tokens: int | None = 2048
+    observation_cut: ObservationCut = ObservationCut.TAIL
+    on_outage: OnOutage = OnOutage.REGROW
+    memoize: Memoize = Memoize.NEVER
+    memo_size: int = 4096
+
+    def __post_init__(self) -> None:
+        key = f"{ROOT_KEY}.tools"
+        timeout = self.timeout_s
+        require(
+            timeout is None or (math.isfinite(timeout) and timeout > 0),
+            f"{key}.timeout_s",
+            timeout,
+            "a number of seconds above 0, or null for no limit",
+        )
+        require(self.retries >= 0, f"{key}.retries", self.retries, "an integer of at least 0")
+        require(
+            math.isfinite(self.retry_delay_s) and self.retry_delay_s >= 0,
+            f"{key}.retry_delay_s",
+            self.retry_delay_s,
+            "a number of seconds of at least 0",
+        )
+        for name in ("max_calls", "concurrency", "max_observation_tokens"):
+            value = getattr(self, name)
+            require(
+                value is None or value >= 1, f"{key}.{name}", value, "an integer of at least 1, or null for no limit"
+            )
+        require(self.memo_size >= 1, f"{key}.memo_size", self.memo_size, "an integer of at least 1")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,12 +250,14 @@ class AtpoConfig:
         expansion: how trees grow.
         credit: how outcome rewards become turn advantages.
         growth: what happens to branches that fail.
+        tools: what stands around tool calls.
         dump_dir: folder for one JSON line per tree; ``None`` writes nothing.
     """
 
     expansion: ExpansionConfig = dataclasses.field(default_factory=ExpansionConfig)
     credit: CreditConfig = dataclasses.field(default_factory=CreditConfig)
     growth: GrowthConfig = dataclasses.field(default_factory=GrowthConfig)
+    tools: ToolConfig = dataclasses.field(default_factory=ToolConfig)
     dump_dir: str | None = None
 
     @classmethod
@@ -174,57 +270,8 @@ class AtpoConfig:
         Raises:
             ConfigError: unknown key, value of the wrong type, value out of range.
         """
-        return _read(cls, settings or {}, ROOT_KEY)
+        return read(cls, settings or {}, ROOT_KEY)
 
     def to_mapping(self) -> dict[str, Any]:
         """Nested dict of plain values, the inverse of :meth:`from_mapping`."""
-        return _plain(dataclasses.asdict(self))
-
-
-def _require(ok: bool, setting: str, value: object, expected: str) -> None:
-    if not ok:
-        raise ConfigError(f"{setting}={value!r} cannot work: expected {expected}.")
-
-
-_Config = TypeVar("_Config")
-
-
-def _read(cls: type[_Config], settings: Mapping[str, Any], path: str) -> _Config:
-    if not isinstance(settings, Mapping):
-        raise ConfigError(f"{path}={settings!r} cannot work: expected a group of settings ({', '.join(_names(cls))}).")
-    types = typing.get_type_hints(cls)
-    unknown = [key for key in settings if key not in types]
-    if unknown:
-        close = difflib.get_close_matches(str(unknown[0]), types, n=1)
-        hint = f" Did you mean {path}.{close[0]}?" if close else ""
-        raise ConfigError(f"{path}.{unknown[0]} is not a setting; valid ones are: {', '.join(types)}.{hint}")
-    return cls(**{key: _convert(value, types[key], f"{path}.{key}") for key, value in settings.items()})
-
-
-def _names(cls: type) -> list[str]:
-    return list(typing.get_type_hints(cls))
-
-
-def _convert(value: Any, expected: Any, path: str) -> Any:
-    """Check ``value`` against the annotated type; enums are given by value, ints are good floats."""
-    if dataclasses.is_dataclass(expected):
-        return _read(typing.cast(type, expected), value, path)
-    if isinstance(expected, type) and issubclass(expected, enum.Enum):
-        try:
-            return expected(value)
-        except ValueError:
-            choices = ", ".join(str(member.value) for member in expected)
-            raise ConfigError(f"{path}={value!r} cannot work: expected one of {choices}.") from None
-    if expected is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    allowed = typing.get_args(expected) or (expected,)
-    if (isinstance(value, bool) and bool not in allowed) or not isinstance(value, allowed):
-        names = " or ".join("null" if kind is type(None) else kind.__name__ for kind in allowed)
-        raise ConfigError(f"{path}={value!r} cannot work: expected {names}, got {type(value).__name__}.")
-    return value
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    return value.value if isinstance(value, enum.Enum) else value
+        return plain(dataclasses.asdict(self))

@@ -11,8 +11,11 @@ from verl.tools.function_tool import FunctionTool
 from verl.tools.schemas import OpenAIFunctionToolSchema
 from verl.workers.rollout.replica import TokenOutput
 
+from verl_atpo.config import ToolConfig
 from verl_atpo.rollout.grower import Branch
 from verl_atpo.rollout.replay import BranchSession, Generation
+from verl_atpo.rollout.tool_session import ToolSession
+from verl_atpo.tools.guard import ToolGuard
 
 PROMPT = [1, 2, 3]
 STOP = 99
@@ -26,6 +29,25 @@ SCHEMA = OpenAIFunctionToolSchema.model_validate(
         },
     }
 )
+
+
+class FakeTokenizer:
+    """Every character is a token, and ``<|end|>`` is special."""
+
+    all_special_tokens = ("<|end|>",)
+
+    def __call__(self, text: str, **kwargs: object) -> dict[str, list[tuple[int, int]]]:
+        return {"offset_mapping": [(at, at + 1) for at in range(len(text))]}
+
+
+def guard(**settings: object) -> ToolGuard:
+    """A guard around tool calls that waits for nothing."""
+    return ToolGuard(ToolConfig(**{"retry_delay_s": 0.0, **settings}), FakeTokenizer())
+
+
+def wrap(session: BranchSession, *tools: object) -> list:
+    """The tools of one run."""
+    return ToolSession(session, guard()).wrap(tools)
 
 
 class FakeEngine:
@@ -68,17 +90,22 @@ class FakeLoop:
         self.tool_calls += 1
         return 100 + at % 7 + (self._noise.randrange(1000) if self.drift else 0)
 
+    def weather(self, turn: int) -> list[int]:
+        """What else is seen after a turn."""
+        return []
+
     async def run(self, session: BranchSession) -> AgentLoopOutput:
-        (tool,) = session.wrap_tools([FunctionTool(name="look", fn=self._look, tool_schema=SCHEMA)])
+        (tool,) = wrap(session, FunctionTool(name="look", fn=self._look, tool_schema=SCHEMA))
         prompt, mask = list(PROMPT), []
-        for _ in range(self.max_turns):
+        for turn in range(self.max_turns):
             output = await session.generate("own-id", prompt_ids=prompt, sampling_params={})
             prompt = prompt + output.token_ids
             mask += [1] * len(output.token_ids)
             if output.token_ids[-1] == STOP:
                 break
-            prompt = [*prompt, await tool.call({"at": output.token_ids[-1]})]
-            mask.append(0)
+            seen = [await tool.call({"at": output.token_ids[-1]}), *self.weather(turn)]
+            prompt = prompt + seen
+            mask += [0] * len(seen)
         response = prompt[len(PROMPT) :]
         return AgentLoopOutput(prompt_ids=list(PROMPT), response_ids=response, response_mask=mask, metrics={})
 
@@ -92,6 +119,6 @@ def run_branch_with(engine: FakeEngine, loop: FakeLoop, reward=lambda output: fl
         sessions.append(session)
         output = await loop.run(session)
         output.reward_score = reward(output)
-        return Branch(session=session, output=output, reward=output.reward_score)
+        return Branch.of(session, output)
 
     return run_branch, sessions

@@ -16,7 +16,7 @@ from typing import Any
 from verl_atpo.config import AtpoConfig, ConfigError
 from verl_atpo.expansion import select_turns
 from verl_atpo.rollout.replay import BranchSession, Generation
-from verl_atpo.rollout.turns import ContextRewrittenError, Turn, group_turns
+from verl_atpo.rollout.turns import ContextRewrittenError, Turn, group_turns, turn_starts
 from verl_atpo.tree import ROOT, TurnTree
 
 logger = logging.getLogger(__name__)
@@ -29,12 +29,29 @@ class Branch:
     Attributes:
         session: its client, with every generation and what happened to the replay.
         output: what the agent loop returned, scored.
-        reward: outcome reward.
+        turns: the trajectory's turns, shared ones included.
+        starts: where each turn's first token stands in the response.
     """
 
     session: BranchSession
     output: Any
-    reward: float
+    turns: list[Turn]
+    starts: list[int]
+
+    @classmethod
+    def of(cls, session: BranchSession, output: Any) -> Branch:
+        """A finished run from its client and what its loop returned.
+
+        Raises:
+            ContextRewrittenError: the loop does not only append to its context.
+        """
+        turns = group_turns(session.generations)
+        return cls(session, output, turns, turn_starts(turns, output))
+
+    @property
+    def reward(self) -> float:
+        """Outcome reward."""
+        return float(self.output.reward_score)
 
 
 RunBranch = Callable[[int, Sequence[Generation]], Awaitable[Branch]]
@@ -130,7 +147,7 @@ class TreeGrower:
         for regrow in range(growth.max_regrows + 1):
             try:
                 branch = await self._run_branch(number, prefix)
-                _ = [turn.mean_nll for turn in group_turns(branch.session.generations)]
+                _ = [turn.mean_nll for turn in branch.turns]
             except (ConfigError, ContextRewrittenError):
                 raise  # would fail the same way again
             except Exception as error:
@@ -149,14 +166,13 @@ class TreeGrower:
         raise AssertionError("unreachable: the last try returns or raises")
 
     def _add(self, branch: Branch, context: Sequence[int], round: int) -> None:
-        generations = branch.session.generations
-        parent, done = ROOT, 0
+        parent, shared, generations = ROOT, 0, 0
         for node in context:
-            recorded = self._grown.turns[node].generations
-            if done + len(recorded) > branch.session.replayed:
+            generations += len(self._grown.turns[node].generations)
+            if generations > branch.session.replayed:
                 break  # diverged in or before this turn: the branch is on its own from here
-            parent, done = node, done + len(recorded)
-        own = group_turns(generations[done:])
+            parent, shared = node, shared + 1
+        own = branch.turns[shared:]
         for turn in own[:-1]:
             parent = self._add_turn(parent, turn, round)
         leaf = self._add_turn(parent, own[-1], round, reward=branch.reward)

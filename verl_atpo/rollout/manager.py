@@ -10,7 +10,7 @@ from tensordict import TensorDict
 from verl.trainer.ppo.v1 import AgentLoopManagerTQ
 
 from verl_atpo.checks import check_agent_names, check_config
-from verl_atpo.rollout.metrics import add_to_tracking, step_metrics
+from verl_atpo.rollout.metrics import WorkerStats, add_to_tracking, step_metrics
 from verl_atpo.rollout.worker import TreeAgentLoopWorker
 
 
@@ -36,5 +36,7 @@ class TreeAgentLoopManager(AgentLoopManagerTQ):
     def take_metrics(self) -> dict[str, float]:
         """Metrics of the trees that finished since the last call."""
         workers: list[Any] = self.agent_loop_workers
-        taken = ray.get([worker.take_stats.remote() for worker in workers])
-        return step_metrics([tree for trees, _ in taken for tree in trees], failed=sum(failed for _, failed in taken))
+        stats = WorkerStats()
+        for taken in ray.get([worker.take_stats.remote() for worker in workers]):
+            stats.add(taken)
+        return step_metrics(stats)

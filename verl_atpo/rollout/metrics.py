@@ -15,6 +15,7 @@ import numpy as np
 from verl.utils.tracking import Tracking
 
 from verl_atpo.rollout.grower import GrownTree
+from verl_atpo.tools.guard import CallCounts
 from verl_atpo.tree import ROOT
 
 PREFIX = "atpo"
@@ -39,7 +40,6 @@ class TreeStats:
         distinct_rewards: number of different rewards.
         diverged: branches whose replay met other prompt ids than were recorded.
         regrown: branches grown again after a failure.
-        tool_errors: function-tool calls that raised.
         seconds: wall-clock time from the first chain's start to the last branch's end.
     """
 
@@ -55,7 +55,6 @@ class TreeStats:
     distinct_rewards: int
     diverged: int
     regrown: int
-    tool_errors: int
     seconds: float
 
 
@@ -77,15 +76,54 @@ def tree_stats(grown: GrownTree, seconds: float) -> TreeStats:
         distinct_rewards=len({leaf.branch.reward for leaf in grown.leaves}),
         diverged=sum(session.diverged for session in sessions),
         regrown=grown.regrown,
-        tool_errors=sum(session.tool_errors for session in sessions),
         seconds=seconds,
     )
 
 
-def step_metrics(trees: Sequence[TreeStats], failed: int = 0) -> dict[str, float]:
-    """Metrics of one training step from the trees that finished in it, and the number of those that failed."""
+@dataclasses.dataclass
+class WorkerStats:
+    """What one rollout worker reports of a training step.
+
+    Attributes:
+        trees: those that finished.
+        failed: number of those that failed.
+        tools: all tool calls, those of failed branches and of validation too.
+    """
+
+    trees: list[TreeStats] = dataclasses.field(default_factory=list)
+    failed: int = 0
+    tools: CallCounts = dataclasses.field(default_factory=CallCounts)
+
+    def add(self, other: WorkerStats) -> None:
+        """Count ``other`` in."""
+        self.trees += other.trees
+        self.failed += other.failed
+        self.tools.add(other.tools)
+
+
+def step_metrics(stats: WorkerStats) -> dict[str, float]:
+    """Metrics of one training step, by the names they have in the logger."""
+    metrics = {"trees_failed": float(stats.failed), **_tool_metrics(stats.tools), **_tree_metrics(stats.trees)}
+    return {f"{PREFIX}/{name}": value for name, value in metrics.items()}
+
+
+def _tool_metrics(tools: CallCounts) -> dict[str, float]:
+    made = max(tools.calls + tools.memo_hits, 1)
+    return {
+        "tool_calls": float(tools.calls),
+        "tool_retries": float(tools.retries),
+        "tool_errors": float(tools.errors),
+        "tool_outages": float(tools.outages),
+        "tool_calls_over_limit": float(tools.over_limit),
+        "tool_memo_hits": float(tools.memo_hits),
+        "tool_states_unreleased": float(tools.states_opened - tools.states_closed),
+        "tool_seconds/mean": tools.seconds / made,
+    }
+
+
+def _tree_metrics(trees: Sequence[TreeStats]) -> dict[str, float]:
     if not trees:
-        return {f"{PREFIX}/trees_failed": float(failed)}
+        return {}
 
     def total(name: str) -> float:
         return float(sum(getattr(tree, name) for tree in trees))
@@ -93,7 +131,6 @@ def step_metrics(trees: Sequence[TreeStats], failed: int = 0) -> dict[str, float
     depths = [depth for tree in trees for depth in tree.depths]
     metrics = {
         "trees": float(len(trees)),
-        "trees_failed": float(failed),
         "leaves_per_tree": total("leaves") / len(trees),
         "nodes_per_tree": total("nodes") / len(trees),
         "depth/mean": float(np.mean(depths)),
@@ -105,7 +142,6 @@ def step_metrics(trees: Sequence[TreeStats], failed: int = 0) -> dict[str, float
         "equal_rewards_share": sum(tree.distinct_rewards == 1 for tree in trees) / len(trees),
         "replays_diverged": total("diverged"),
         "branches_regrown": total("regrown"),
-        "tool_errors": total("tool_errors"),
         "tree_seconds/mean": total("seconds") / len(trees),
         "tree_seconds/max": max(tree.seconds for tree in trees),
     }
@@ -115,7 +151,7 @@ def step_metrics(trees: Sequence[TreeStats], failed: int = 0) -> dict[str, float
         metrics["branched_mean_nll"] = float(np.mean(branched_nll))
     if branched_turn:
         metrics["branched_turn"] = float(np.mean(branched_turn))
-    return {f"{PREFIX}/{name}": value for name, value in metrics.items()}
+    return metrics
 
 
 def add_to_tracking(take: Callable[[], dict[str, float]]) -> Callable[[], None]:

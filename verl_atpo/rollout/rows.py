@@ -11,7 +11,6 @@ from verl.experimental.agent_loop import AgentLoopOutput
 from verl_atpo.config import CreditConfig, SharedTurns
 from verl_atpo.credit import node_values, shape_token_rewards
 from verl_atpo.rollout.grower import GrownTree
-from verl_atpo.rollout.turns import turn_starts
 from verl_atpo.tree import ROOT
 
 
@@ -39,7 +38,7 @@ def leaf_outputs(grown: GrownTree, credit: CreditConfig) -> Iterator[LeafOutput]
     for leaf in grown.leaves:
         output: AgentLoopOutput = leaf.branch.output
         path = grown.tree.path(leaf.node)
-        starts = turn_starts([grown.turns[node] for node in path], output)
+        starts = leaf.branch.starts
         turn_values = [value for node in path if (value := values[node]) is not None]
         rewards = shape_token_rewards(turn_values, starts, root_value, len(output.response_ids))
         fields = {name: getattr(output, name) for name in output.model_fields_set}

@@ -1,31 +1,37 @@
 """verl's agent-loop worker, with the per-prompt method replaced: a prompt becomes a tree, a tree becomes rows.
 
-Only two methods of verl's worker are overridden: ``_run_prompt`` (train prompts grow a tree under verl's own status
-protocol; validation and greedy prompts go on to verl) and ``_agent_loop_postprocess`` (the branch of a tree hands its
-output back instead of writing it). Everything else, from building the loop to writing rows, is verl's.
+Three methods of verl's worker are overridden: ``_run_prompt`` (train prompts grow a tree under verl's own status
+protocol; validation and greedy prompts go on to verl), ``_run_agent_loop`` (every run gets tools of its own) and
+``_agent_loop_postprocess`` (the branch of a tree hands its output back instead of writing it). Everything else, from
+building the loop to writing rows, is verl's.
 """
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import copy
 import logging
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import transfer_queue as tq
+from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_exponential
 from verl.experimental.agent_loop import AgentLoopOutput
 from verl.trainer.ppo.v1.agent_loop_tq import AgentLoopWorkerTQ
 
 from verl_atpo.checks import check_config
-from verl_atpo.config import ConfigError
+from verl_atpo.config import ConfigError, Memoize
 from verl_atpo.rollout.dump import TreeDump
 from verl_atpo.rollout.grower import Branch, TreeGrower
-from verl_atpo.rollout.metrics import TreeStats, tree_stats
+from verl_atpo.rollout.metrics import WorkerStats, tree_stats
 from verl_atpo.rollout.replay import BranchSession, Generation
 from verl_atpo.rollout.rows import leaf_outputs
-from verl_atpo.rollout.turns import group_turns, turn_starts
+from verl_atpo.rollout.tool_session import ToolSession
+from verl_atpo.tools.branching import ToolOutage
+from verl_atpo.tools.guard import CallMemo, ToolGuard
 
 logger = logging.getLogger(__name__)
 
@@ -40,15 +46,17 @@ class TreeAgentLoopWorker(_AgentLoopWorker):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.atpo = check_config(self.config)
-        self._session: BranchSession | None = None
-        self._stats: list[TreeStats] = []
-        self._failed = 0
+        self._guard = ToolGuard(self.atpo.tools, self.tokenizer)
+        self._memo = CallMemo(self.atpo.tools.memo_size) if self.atpo.tools.memoize is Memoize.RUN else None
         self._dump = TreeDump(self.atpo.dump_dir, self.tokenizer) if self.atpo.dump_dir else None
+        self._stats = WorkerStats()
+        # Of the copy of this worker that one run of an agent loop sees:
+        self._session: BranchSession | None = None
+        self._is_branch = False
 
-    async def take_stats(self) -> tuple[list[TreeStats], int]:
-        """Statistics of the trees finished, and number of those failed, since the last call."""
-        taken = self._stats, self._failed
-        self._stats, self._failed = [], 0
+    async def take_stats(self) -> WorkerStats:
+        """What happened since the last call."""
+        taken, self._stats = self._stats, WorkerStats()
         return taken
 
     async def _run_prompt(self, prompt: dict, sampling_params: dict, trajectory: dict, trace: bool = False) -> None:
@@ -62,7 +70,7 @@ class TreeAgentLoopWorker(_AgentLoopWorker):
             status = "finished"
         except Exception:
             logger.exception("The tree of prompt %s failed as a group", uid)
-            self._failed += 1
+            self._stats.failed += 1
             status = "failure"
         await tq.async_kv_put(key=uid, partition_id="train", tag={"status": status})
 
@@ -75,13 +83,14 @@ class TreeAgentLoopWorker(_AgentLoopWorker):
                 f"{leaves} leaves. Leave the column out, or train this data without the tree."
             )
         prompt.pop("__do_sample__", None)
+        memo = CallMemo(self.atpo.tools.memo_size) if self.atpo.tools.memoize is Memoize.TREE else self._memo
 
         async def run_branch(number: int, prefix: Sequence[Generation]) -> Branch:
-            return await self._run_branch(number, prefix, prompt, dict(sampling_params), trajectory, trace)
+            return await self._run_branch(number, prefix, memo, prompt, dict(sampling_params), trajectory, trace)
 
         started = time.monotonic()
         grown = await TreeGrower(self.atpo, run_branch, random.Random(prompt["uid"])).grow()
-        self._stats.append(tree_stats(grown, seconds=time.monotonic() - started))
+        self._stats.trees.append(tree_stats(grown, seconds=time.monotonic() - started))
         for number, output in enumerate(leaf_outputs(grown, self.atpo.credit)):
             await super()._agent_loop_postprocess(output, False, **{**prompt, "session_id": number})
         if self._dump is not None:
@@ -91,6 +100,7 @@ class TreeAgentLoopWorker(_AgentLoopWorker):
         self,
         number: int,
         prefix: Sequence[Generation],
+        memo: CallMemo | None,
         prompt: dict,
         sampling_params: dict,
         trajectory: dict,
@@ -99,25 +109,52 @@ class TreeAgentLoopWorker(_AgentLoopWorker):
         # Under full determinism the loop's own ids name the engine's requests, so they have to stay distinct.
         sticky = None if self.rollout_config.full_determinism else prompt["uid"]
         session = BranchSession(self.llm_client, sticky, prefix)
-        runner = self._for_branch(session)
-        output = await runner._run_agent_loop(
-            sampling_params, trajectory=trajectory, trace=trace, **{**prompt, "session_id": number}
-        )
-        turn_starts(group_turns(session.generations), output)
-        return Branch(session=session, output=output, reward=float(output.reward_score))
+        expansion = self.atpo.expansion
+        branched_later = number < expansion.initial_chains + (expansion.rounds - 1) * expansion.branches_per_round
+        async with self._runner(session, memo, snapshots=branched_later and expansion.rounds > 0) as runner:
+            runner._is_branch = True
+            output = await runner._run_agent_loop(
+                sampling_params, trajectory=trajectory, trace=trace, **{**prompt, "session_id": number}
+            )
+        return Branch.of(session, output)
 
-    def _for_branch(self, session: BranchSession) -> TreeAgentLoopWorker:
-        """This worker, seen by one branch: same everything, but the branch's LLM client and tools."""
+    async def _run_agent_loop(self, sampling_params: dict, trajectory: dict, **kwargs: Any) -> Any:
+        if self._session is not None:
+            return await super()._run_agent_loop(sampling_params, trajectory, **kwargs)
+        growth = self.atpo.growth
+        async for attempt in AsyncRetrying(
+            stop=stop_after_attempt(growth.max_regrows + 1),
+            wait=wait_exponential(multiplier=growth.regrow_delay_s),
+            retry=retry_if_exception_type(ToolOutage),
+            reraise=True,
+        ):
+            with attempt:
+                async with self._runner(BranchSession(self.llm_client, None), self._memo, snapshots=False) as runner:
+                    return await runner._run_agent_loop(sampling_params, trajectory, **kwargs)
+
+    @contextlib.asynccontextmanager
+    async def _runner(
+        self, session: BranchSession, memo: CallMemo | None, snapshots: bool
+    ) -> AsyncIterator[TreeAgentLoopWorker]:
+        """This worker, seen by one run: same everything, but the run's LLM client and tools, released at its end."""
+        tools = ToolSession(session, self._guard, memo, snapshots)
         runner = copy.copy(self)
         runner._session = session
         runner.llm_client = session
-        runner.tools = session.wrap_tools(self.tools)
-        return runner
+        runner.tools = tools.wrap(self.tools)
+        try:
+            yield runner
+        finally:
+            closing = asyncio.create_task(tools.close())
+            closing.add_done_callback(lambda _: self._stats.tools.add(tools.counts))
+            await asyncio.shield(closing)
 
     async def _agent_loop_postprocess(
         self, output: AgentLoopOutput | list[AgentLoopOutput], validate: bool, **kwargs: Any
     ) -> AgentLoopOutput | None:
-        if self._session is None:
+        if self._session is not None:
+            self._session.raise_failure()
+        if not self._is_branch:
             await super()._agent_loop_postprocess(output, validate, **kwargs)
             return None
         outputs = output if isinstance(output, list) else [output]

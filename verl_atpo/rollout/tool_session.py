@@ -1,0 +1,236 @@
+"""The tools of one run of an agent loop: recorded calls are replayed, live ones guarded, every state released once.
+
+| a tool's branching | a call that is on record | a live call |
+|---|---|---|
+| stateless | is answered from the recording | is made |
+| replay | is made again, on this run's own state | is made on that state |
+| fork | is answered from the recording | is made on a state restored from the last recorded call's snapshot |
+"""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import dataclasses
+import inspect
+import logging
+import time
+from collections.abc import Coroutine, Sequence
+from typing import Any
+
+from verl.tools.function_tool import FunctionTool, normalize_function_tool_return
+from verl.tools.schemas import ToolResponse
+
+from verl_atpo.config import OnOutage
+from verl_atpo.rollout.replay import BranchSession, ToolCall
+from verl_atpo.tools.branching import Branching, ToolOutage, branching_of
+from verl_atpo.tools.guard import CallCounts, CallMemo, Live, ToolGuard
+from verl_atpo.tools.stateful import StatefulTool, run
+
+logger = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass
+class _State:
+    """This run's state of one stateful tool, made when it is first needed.
+
+    Attributes:
+        tool: the tool.
+        value: what its ``open`` or ``restore`` returned, once ``opened``.
+        snapshot: the state that the recorded calls left, for a forking tool that has not been called live yet.
+        lock: calls of one turn at the same time take turns.
+    """
+
+    tool: StatefulTool
+    value: Any = None
+    opened: bool = False
+    snapshot: Any = None
+    lock: asyncio.Lock = dataclasses.field(default_factory=asyncio.Lock)
+
+
+class ToolSession:
+    """Wraps a loop's tools for one run.
+
+    Args:
+        session: the run's LLM client, which holds the recording.
+        guard: around live calls.
+        memo: for calls of stateless tools, or None.
+        snapshots: whether forking tools have to leave snapshots, because later branches may start here.
+
+    Attributes:
+        counts: what happened to the run's calls.
+    """
+
+    def __init__(
+        self, session: BranchSession, guard: ToolGuard, memo: CallMemo | None = None, snapshots: bool = True
+    ) -> None:
+        self._session = session
+        self._guard = guard
+        self._memo = memo
+        self._snapshots = snapshots
+        self._taken: set[tuple[int, int]] = set()
+        self._made = 0
+        self._states: dict[str, _State] = {}
+        self._pending: set[asyncio.Task] = set()
+        self.counts = CallCounts()
+
+    def wrap(self, tools: Sequence[Any]) -> list[Any]:
+        """The loop's tools for this run, of the same types and names."""
+        return [self._function(tool) if isinstance(tool, FunctionTool) else self._tool(tool) for tool in tools]
+
+    async def close(self) -> None:
+        """Release every state, once, whatever becomes of the others; a failed release is logged."""
+        if self._pending:
+            _, late = await asyncio.wait(self._pending, timeout=self._guard.config.timeout_s)
+            for task in late:
+                logger.error("A tool's thread still runs after its time-out; its state cannot be released: %r", task)
+        states, self._states = self._states, {}
+        for name, state in states.items():
+            if state.opened:
+                try:
+                    await run(state.tool.close, state.value)
+                    self.counts.states_closed += 1
+                except Exception:
+                    logger.exception("Tool %r could not release a state", name)
+
+    def _function(self, tool: FunctionTool) -> FunctionTool:
+        async def call(**arguments: Any) -> Any:
+            return await self._call(tool, arguments, lambda: tool.call(arguments))
+
+        return dataclasses.replace(tool, fn=call, is_async=True)
+
+    def _tool(self, tool: Any) -> Any:
+        """A shallow copy of a ``BaseTool`` whose ``execute`` goes through this session."""
+        bound = copy.copy(tool)
+        create_kwargs: dict[str, dict[str, Any]] = {}
+
+        async def create(instance_id: str | None = None, **kwargs: Any) -> tuple[str, ToolResponse]:
+            made, response = await tool.create(instance_id, **kwargs)
+            create_kwargs[made] = kwargs.get("create_kwargs") or {}
+            return made, response
+
+        async def execute(instance_id: str, parameters: dict[str, Any], **kwargs: Any) -> Any:
+            if not isinstance(parameters, dict):  # a model may write any JSON
+                result = f"Arguments of {tool.name!r} have to be a JSON object, got {type(parameters).__name__}."
+            elif isinstance(tool, StatefulTool):
+                result = await self._stateful(tool, parameters, create_kwargs[instance_id])
+            else:
+                result = await self._call(tool, parameters, lambda: tool.execute(instance_id, parameters, **kwargs))
+            return normalize_function_tool_return(result)
+
+        bound.create, bound.execute = create, execute
+        return bound
+
+    async def _stateful(self, tool: StatefulTool, arguments: dict[str, Any], create_kwargs: dict[str, Any]) -> Any:
+        state = self._states.setdefault(tool.name, _State(tool))
+
+        async def opening() -> None:
+            forked = state.snapshot is not None
+            state.value = await (run(tool.restore, state.snapshot) if forked else run(tool.open, **create_kwargs))
+            state.opened = True
+            self.counts.states_opened += 1
+
+        async def live() -> Any:
+            if not state.opened:
+                await self._step(opening(), threaded=not inspect.iscoroutinefunction(tool.open))
+            threaded = not inspect.iscoroutinefunction(tool.call)
+            return await self._step(run(tool.call, state.value, **arguments), threaded)
+
+        async with state.lock:
+            return await self._call(tool, arguments, live, state)
+
+    async def _step(self, step: Coroutine[Any, Any, Any], threaded: bool) -> Any:
+        """Await a step on a state; a thread cannot be cancelled, so :meth:`close` waits for it."""
+        if not threaded:
+            return await step
+        task = asyncio.create_task(step)
+        self._pending.add(task)
+        task.add_done_callback(self._pending.discard)
+        return await asyncio.shield(task)
+
+    async def _call(self, tool: Any, arguments: dict[str, Any], live: Live, state: _State | None = None) -> Any:
+        """Answer a call from the recording, or make it and record it."""
+        branching = branching_of(tool)
+        call = self._recorded(tool.name, arguments)
+        if call is None:
+            call = await self._limited(tool, arguments, live, branching)
+            await self._record(tool, call, branching, state)
+        elif call.made and branching is Branching.REPLAY:
+            # An answer other than the recorded one shows in the loop's next prompt, which ends the replay.
+            call = await self._live(tool, arguments, live, branching)
+        elif state is not None and call.snapshot is not None:
+            state.snapshot = call.snapshot
+        if call.error is not None:
+            raise call.error
+        return call.result
+
+    def _recorded(self, name: str, arguments: dict[str, Any]) -> ToolCall | None:
+        if not self._session.replaying:
+            return None
+        turn = len(self._session.generations) - 1
+        for position, call in enumerate(self._session.generations[turn].tool_calls):
+            if (turn, position) not in self._taken and call.name == name and call.arguments == arguments:
+                self._taken.add((turn, position))
+                self._made += call.made
+                return call
+        return None
+
+    async def _limited(self, tool: Any, arguments: dict[str, Any], live: Live, branching: Branching) -> ToolCall:
+        limit = self._guard.config.max_calls
+        if limit is not None and self._made >= limit:
+            self.counts.over_limit += 1
+            said = f"The limit of {limit} tool calls is reached. Answer with what you know."
+            return ToolCall(tool.name, arguments, made=False, result=said)
+        self._made += 1
+        return await self._live(tool, arguments, live, branching)
+
+    async def _live(self, tool: Any, arguments: dict[str, Any], live: Live, branching: Branching) -> ToolCall:
+        call = ToolCall(tool.name, arguments)
+        started = time.monotonic()
+        try:
+            call.result = self._guard.observation(await self._remembered(tool.name, arguments, live, branching))
+        except ToolOutage as outage:
+            self.counts.outages += 1
+            logger.warning("%s", outage)
+            if self._guard.config.on_outage is OnOutage.REGROW:
+                self._session.failure = outage
+            call.result = f"{tool.name} is not available at the moment."
+        except Exception as error:  # kept, and raised again now and on every replay
+            self.counts.errors += 1
+            call.error = self._harmless(error)
+        finally:
+            self.counts.seconds += time.monotonic() - started
+        return call
+
+    async def _remembered(self, name: str, arguments: dict[str, Any], live: Live, branching: Branching) -> Any:
+        stateless = branching is Branching.STATELESS
+        made = False
+
+        async def guarded() -> Any:
+            nonlocal made
+            made = True
+            self.counts.calls += 1
+            return await self._guard.call(name, live, self.counts, retry=stateless)
+
+        if self._memo is None or not stateless:
+            return await guarded()
+        result = await self._memo.get(name, arguments, guarded)
+        self.counts.memo_hits += not made
+        return result
+
+    def _harmless(self, error: Exception) -> Exception:
+        """``error``, or one with the same words if these are unfit to be read by the model."""
+        text = self._guard.text(str(error))
+        if text == str(error):
+            return error
+        harmless = RuntimeError(text)
+        harmless.__cause__ = error
+        return harmless
+
+    async def _record(self, tool: Any, call: ToolCall, branching: Branching, state: _State | None) -> None:
+        generations = self._session.generations
+        if not generations or self._session.replaying:
+            return
+        if state is not None and state.opened and branching is Branching.FORK and self._snapshots:
+            call.snapshot = await run(tool.snapshot, state.value)
+        generations[-1].tool_calls.append(call)

@@ -1,0 +1,39 @@
+"""What a tool tells the tree rollout about itself: how it is branched, and whose fault a failure is."""
+
+from __future__ import annotations
+
+import enum
+from typing import Any
+
+from verl.tools.function_tool import FunctionTool
+
+
+class Branching(str, enum.Enum):
+    """How a branch gets past the tool calls of the turns it shares; a tool's class attribute ``branching``."""
+
+    STATELESS = "stateless"
+    """A call depends on its arguments alone: what past calls returned is taken from the recording."""
+    REPLAY = "replay"
+    """Past calls are made again, in order, on a fresh state."""
+    FORK = "fork"
+    """Past calls are taken from the recording, and a snapshot of the state they left is restored."""
+
+
+def branching_of(tool: Any) -> Branching:
+    """How ``tool`` is branched: what it declares, else stateless for function tools and replay for all others.
+
+    verl's contract makes function tools stateless; any other tool that says nothing may hold state, and making its
+    past calls again is right for both.
+    """
+    declared = getattr(tool, "branching", None)
+    if declared is not None:
+        return Branching(declared)
+    return Branching.STATELESS if isinstance(tool, FunctionTool) else Branching.REPLAY
+
+
+class TransientToolError(RuntimeError):
+    """The call was not carried out, for a reason that may pass: it is made again."""
+
+
+class ToolOutage(RuntimeError):
+    """The tool's infrastructure failed past its retries: neither the model's fault nor an answer."""

@@ -1,0 +1,192 @@
+"""What stands around every live tool call: time-out, retries, a limit on how many run at once, a memo, bounded text."""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import dataclasses
+import json
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from async_lru import alru_cache
+from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, wait_exponential_jitter
+from transformers import PreTrainedTokenizerBase
+from verl.tools.schemas import ToolResponse
+
+from verl_atpo.config import ObservationCut, ToolConfig
+from verl_atpo.tools.branching import ToolOutage, TransientToolError
+
+logger = logging.getLogger(__name__)
+
+LONGEST_RETRY_DELAY_S = 30.0
+TRANSIENT = (TransientToolError, ConnectionError, TimeoutError, asyncio.TimeoutError)
+TRANSIENT_ELSEWHERE = {
+    "aiohttp.client_exceptions.ClientConnectionError",
+    "aiohttp.client_exceptions.ClientPayloadError",
+    "httpx.TransportError",
+    "requests.exceptions.ConnectionError",
+    "requests.exceptions.Timeout",
+}
+"""Errors of HTTP clients that the user's tools may use, by name, so that none has to be imported."""
+
+Live = Callable[[], Awaitable[Any]]
+
+
+def is_transient(error: BaseException) -> bool:
+    """Whether a call that failed with ``error`` may succeed when it is made again."""
+    names = {f"{each.__module__}.{each.__qualname__}" for each in type(error).__mro__}
+    return isinstance(error, TRANSIENT) or not names.isdisjoint(TRANSIENT_ELSEWHERE)
+
+
+@dataclasses.dataclass
+class CallCounts:
+    """What happened to tool calls.
+
+    Attributes:
+        calls: calls made; those answered from a recording or a memo are not.
+        retries: further tries of them.
+        errors: calls that the tool refused: the model's own mistakes, or a broken tool.
+        outages: calls whose infrastructure failed past its retries.
+        over_limit: calls refused because of ``tools.max_calls``.
+        memo_hits: calls answered from the memo.
+        states_opened: states of stateful tools that were made or restored.
+        states_closed: those of them that were released.
+        seconds: time that loops waited for calls, tries and waits included.
+    """
+
+    calls: int = 0
+    retries: int = 0
+    errors: int = 0
+    outages: int = 0
+    over_limit: int = 0
+    memo_hits: int = 0
+    states_opened: int = 0
+    states_closed: int = 0
+    seconds: float = 0.0
+
+    def add(self, other: CallCounts) -> None:
+        """Count ``other`` in."""
+        for field in dataclasses.fields(self):
+            setattr(self, field.name, getattr(self, field.name) + getattr(other, field.name))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Call:
+    """Key of the memo: equal tool and arguments, whoever asks."""
+
+    tool: str
+    arguments: str
+    live: Live = dataclasses.field(compare=False)
+
+
+class CallMemo:
+    """Results of stateless calls; equal calls at the same time wait for one answer, errors are not kept."""
+
+    def __init__(self, size: int) -> None:
+        self._call = alru_cache(maxsize=size)(self._make)
+
+    @staticmethod
+    async def _make(call: _Call) -> Any:
+        return await call.live()
+
+    async def get(self, tool: str, arguments: dict[str, Any], live: Live) -> Any:
+        """The result of an equal call made before, else that of ``live``."""
+        key = json.dumps(arguments, sort_keys=True, ensure_ascii=False, default=repr)
+        return await self._call(_Call(tool, key, live))
+
+
+class ToolGuard:
+    """The guard of all tool calls in one rollout worker.
+
+    Args:
+        config: settings.
+        tokenizer: the model's, to measure observations and to know its special tokens.
+    """
+
+    def __init__(self, config: ToolConfig, tokenizer: PreTrainedTokenizerBase) -> None:
+        self.config = config
+        self._tokenizer = tokenizer
+        self._special = sorted(set(tokenizer.all_special_tokens), key=len, reverse=True)
+        limit = config.concurrency
+        self._slots: dict[str, asyncio.Semaphore] | None = (
+            None if limit is None else collections.defaultdict(lambda: asyncio.Semaphore(limit))
+        )
+
+    async def call(self, tool: str, live: Live, counts: CallCounts, *, retry: bool) -> Any:
+        """Make one call.
+
+        Args:
+            tool: its name.
+            live: makes one try.
+            counts: of the trajectory.
+            retry: whether a failed try may have no effect that a further one would repeat; without it only a
+                ``TransientToolError``, which says so itself, is tried again.
+
+        Raises:
+            ToolOutage: the infrastructure failed past its retries.
+            Exception: any other error of the tool.
+        """
+        tries = AsyncRetrying(
+            stop=stop_after_attempt(self.config.retries + 1),
+            wait=wait_exponential_jitter(
+                multiplier=self.config.retry_delay_s, max=LONGEST_RETRY_DELAY_S, jitter=self.config.retry_delay_s
+            ),
+            retry=retry_if_exception(is_transient if retry else lambda error: isinstance(error, TransientToolError)),
+            reraise=True,
+        )
+        try:
+            async for attempt in tries:
+                with attempt:
+                    counts.retries += attempt.retry_state.attempt_number > 1
+                    return await self._one_try(tool, live)
+        except Exception as error:
+            if not is_transient(error):
+                raise
+            raise ToolOutage(f"Tool {tool!r} is out: {error!r}") from error
+        raise AssertionError("unreachable: the last try returns or raises")
+
+    async def _one_try(self, tool: str, live: Live) -> Any:
+        if self._slots is None:
+            return await asyncio.wait_for(live(), self.config.timeout_s)
+        async with self._slots[tool]:
+            return await asyncio.wait_for(live(), self.config.timeout_s)
+
+    def observation(self, result: Any) -> Any:
+        """``result`` with its text made harmless and short enough; anything that needs neither is returned as it is.
+
+        Args:
+            result: what a verl tool may return: text, ``ToolResponse``, a mapping, or a tuple that begins with one.
+        """
+        if isinstance(result, tuple) and result:
+            return (self.observation(result[0]), *result[1:])
+        if isinstance(result, ToolResponse):
+            return result if result.text is None else result.model_copy(update={"text": self.text(result.text)})
+        written = result if isinstance(result, str) else json.dumps(result, ensure_ascii=False, default=str)
+        text = self.text(written)
+        return result if text == written else text
+
+    def text(self, text: str) -> str:
+        """``text`` without live special tokens, cut to ``tools.max_observation_tokens``."""
+        for token in self._special:
+            text = text.replace(token, token[:1] + "\u200b" + token[1:])
+        limit = self.config.max_observation_tokens
+        if limit is None or len(text.encode()) <= limit:  # a token is a byte or more
+            return text
+        return self._cut(text, limit)
+
+    def _cut(self, text: str, limit: int) -> str:
+        spans = self._tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+        if len(spans) <= limit:
+            return text
+        match self.config.observation_cut:
+            case ObservationCut.TAIL:
+                head, tail = limit, 0
+            case ObservationCut.HEAD:
+                head, tail = 0, limit
+            case ObservationCut.MIDDLE:
+                head, tail = limit - limit // 2, limit // 2
+        begin = text[: spans[head - 1][1]] if head else ""
+        end = text[spans[-tail][0] :] if tail else ""
+        return f"{begin}\n[{len(spans) - limit} tokens left out]\n{end}".strip("\n")
