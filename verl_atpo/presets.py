@@ -9,6 +9,7 @@ Each preset sets only what it must, and everything it sets can be overridden on 
 | ``chain`` | no tree: the ATPO loss with verl's own GRPO estimator and sampler, for any loop, single-turn ones too |
 
 ``+platform=cpu``, with ``VERL_PLATFORM=cpu`` in the environment, turns any recipe into one for a machine without GPU;
+``+agent=search`` and ``+score=qa_paper`` are the paper's setting (``agent_presets``);
 ``+sampler=quick`` lets verl's trainer look for finished rollouts ten times a second, which matters for small models.
 """
 
@@ -19,6 +20,7 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
 
+from verl_atpo.agent_presets import AGENT_PRESETS, SCORE_PRESETS
 from verl_atpo.checks import MANAGER
 from verl_atpo.config import AtpoConfig, CreditConfig, ExpansionConfig, Penalty
 from verl_atpo.platforms.cpu_preset import CPU_PRESET, QUICK_SAMPLER_PRESET, register_resolver
@@ -59,7 +61,13 @@ ATPO_PRESETS: dict[str, dict[str, Any]] = {
     "chain": {**CHECK, "algorithm": {"adv_estimator": "grpo"}, "actor_rollout_ref": {"actor": LOSS}},
 }
 
-PRESETS = {"atpo": ATPO_PRESETS, "platform": {"cpu": CPU_PRESET}, "sampler": {"quick": QUICK_SAMPLER_PRESET}}
+PRESETS: dict[str, dict[str, dict[str, Any]]] = {
+    "atpo": ATPO_PRESETS,
+    "agent": AGENT_PRESETS,
+    "score": SCORE_PRESETS,
+    "platform": {"cpu": CPU_PRESET},
+    "sampler": {"quick": QUICK_SAMPLER_PRESET},
+}
 """Hydra config group -> name -> settings."""
 
 

@@ -1,0 +1,48 @@
+"""Presets of the paper's setting: an agent that searches, and how its answers are scored.
+
+| preset | what it is |
+|---|---|
+| ``+agent=search`` | verl's tool agent with the ``search`` tool, by function calling (hermes format) |
+| ``+agent=search_tags`` | the same tool in the paper's tag style: ``<search>`` answered by ``<result>`` |
+| ``+score=qa_paper`` | training: -1 for a malformed response, else exact match; validation: exact match and F1 |
+| ``+score=qa_em``, ``qa_f1`` | exact match, or F1, of whatever answer is there |
+
+The retriever's address is the environment variable ``SEARCH_URL`` (default ``http://127.0.0.1:8000``).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+TOOLS = Path(__file__).parent / "tools"
+
+
+def _agent(loop: str, format: str, **agent: str) -> dict[str, Any]:
+    multi_turn = {
+        "enable": True,
+        "format": format,
+        "tool_config_path": str(TOOLS / "search.yaml"),
+        # Characters; verl's default of 256 cuts off most of three passages. algorithm.atpo.tools bounds tokens.
+        "max_tool_response_length": 16384,
+    }
+    return {
+        "actor_rollout_ref": {"rollout": {"agent": {"default_agent_loop": loop, **agent}, "multi_turn": multi_turn}}
+    }
+
+
+def _score(**reward_kwargs: Any) -> dict[str, Any]:
+    function = {"path": "pkg://verl_atpo.rewards.qa", "name": "compute_score", "reward_kwargs": reward_kwargs}
+    return {"reward": {"custom_reward_function": function}}
+
+
+AGENT_PRESETS: dict[str, dict[str, Any]] = {
+    "search": _agent("tool_agent", "hermes"),
+    "search_tags": _agent("tag_agent", "atpo_tags", agent_loop_config_path=str(TOOLS / "tag_agent.yaml")),
+}
+
+SCORE_PRESETS: dict[str, dict[str, Any]] = {
+    "qa_paper": _score(metric="em", malformed_score=-1.0),
+    "qa_em": _score(metric="em", malformed_score=None),
+    "qa_f1": _score(metric="f1", malformed_score=None),
+}
