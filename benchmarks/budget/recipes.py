@@ -1,0 +1,37 @@
+"""The recipe scripts as verl's whole config: their dry run, then Hydra's composition as ``main_ppo`` does it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+import verl  # noqa: F401  (importing it registers this package's presets with Hydra)
+from hydra import compose, initialize_config_module
+from omegaconf import DictConfig
+
+RECIPES = Path(__file__).parents[2] / "recipes"
+METHODS = ("react", "grpo", "dapo", "gspo", "tree_grpo", "entropy_branching", "atpo")
+
+
+def recipe_arguments(script: str, *arguments: str, **variables: str) -> list[str]:
+    """What a recipe would hand to ``main_ppo``.
+
+    Args:
+        script: file name in ``recipes/``.
+        *arguments: further arguments of the script.
+        **variables: its environment variables; of the caller's environment only ``PATH`` is passed on.
+
+    Raises:
+        subprocess.CalledProcessError: the script refused; ``stderr`` says why.
+    """
+    environment = {"PATH": os.environ["PATH"], "DRY_RUN": "1", **variables}
+    command = ["bash", str(RECIPES / script), *arguments]
+    return subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout.splitlines()
+
+
+def compose_arguments(arguments: Sequence[str]) -> DictConfig:
+    """verl's config with these overrides; a key that verl does not have raises unless it is added with ``+``."""
+    with initialize_config_module("verl.trainer.config", version_base=None):
+        return compose("ppo_trainer", overrides=list(arguments))

@@ -1,0 +1,5 @@
+#!/usr/bin/env bash
+# Qwen3-4B, trained on HotpotQA; METHOD and the other variables are those of train.sh, where the whole command stands.
+set -euo pipefail
+export MODEL_PATH=${MODEL_PATH:-Qwen/Qwen3-4B} TASK=multihop
+exec bash "$(dirname "${BASH_SOURCE[0]}")/train.sh" "$@"
