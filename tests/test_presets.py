@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
+from verl.utils.import_utils import load_extern_object
 
 from verl_atpo.checks import check_agent_names, check_config
 from verl_atpo.config import AtpoConfig, ConfigError, ToolConfig
@@ -158,3 +160,20 @@ def test_the_cpu_preset_without_its_environment_variable_is_refused(monkeypatch)
     config = composed("+platform=cpu", "+atpo=tree", "trainer.n_gpus_per_node=2")
     assert config.trainer.device == "cpu"
     assert config.ray_kwargs.ray_init.num_gpus == 2
+
+
+@pytest.mark.parametrize(("agent", "style"), [("search", "tools"), ("search_tags", "tags")])
+def test_the_papers_agent_and_score(agent, style):
+    config = composed("+atpo=paper", f"+agent={agent}", "+score=qa_paper")
+    rollout, function = config.actor_rollout_ref.rollout, config.reward.custom_reward_function
+    assert Path(rollout.multi_turn.tool_config_path).is_file()
+    assert (rollout.agent.default_agent_loop, rollout.multi_turn.format) in {
+        ("tool_agent", "hermes"),
+        ("tag_agent", "atpo_tags"),
+    }
+    assert function.reward_kwargs == {"metric": "em", "malformed_score": -1.0, "style": style}
+    assert load_extern_object(function.path, function.name)
+    check_config(config)
+    assert (
+        composed("+score=qa_f1").reward.custom_reward_function.reward_kwargs.style == "tools"
+    )

@@ -15,7 +15,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from omegaconf import OmegaConf
+
 TOOLS = Path(__file__).parent / "tools"
+RESOLVER = "atpo.answer_style"
+FORMAT = "${actor_rollout_ref.rollout.multi_turn.format}"
+STYLES = {"atpo_tags": "tags", "hermes": "tools"}
+"""Format of the agent -> style in which the reward expects its calls; "any" for other formats."""
 
 
 def _agent(loop: str, format: str, **agent: str) -> dict[str, Any]:
@@ -31,9 +37,15 @@ def _agent(loop: str, format: str, **agent: str) -> dict[str, Any]:
     }
 
 
-def _score(**reward_kwargs: Any) -> dict[str, Any]:
-    function = {"path": "pkg://verl_atpo.rewards.qa", "name": "compute_score", "reward_kwargs": reward_kwargs}
+def _score(metric: str, malformed_score: float | None) -> dict[str, Any]:
+    settings = {"metric": metric, "malformed_score": malformed_score, "style": f"${{{RESOLVER}:{FORMAT}}}"}
+    function = {"path": "pkg://verl_atpo.rewards.qa", "name": "compute_score", "reward_kwargs": settings}
     return {"reward": {"custom_reward_function": function}}
+
+
+def register_resolver() -> None:
+    """Register the interpolation of the ``score`` presets with OmegaConf; may be called again."""
+    OmegaConf.register_new_resolver(RESOLVER, lambda format: STYLES.get(format, "any"), replace=True)
 
 
 AGENT_PRESETS: dict[str, dict[str, Any]] = {

@@ -20,7 +20,7 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
 
-from verl_atpo.agent_presets import AGENT_PRESETS, SCORE_PRESETS
+from verl_atpo import agent_presets
 from verl_atpo.checks import MANAGER
 from verl_atpo.config import AtpoConfig, CreditConfig, ExpansionConfig, Penalty
 from verl_atpo.platforms.cpu_preset import CPU_PRESET, QUICK_SAMPLER_PRESET, register_resolver
@@ -63,8 +63,8 @@ ATPO_PRESETS: dict[str, dict[str, Any]] = {
 
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "atpo": ATPO_PRESETS,
-    "agent": AGENT_PRESETS,
-    "score": SCORE_PRESETS,
+    "agent": agent_presets.AGENT_PRESETS,
+    "score": agent_presets.SCORE_PRESETS,
     "platform": {"cpu": CPU_PRESET},
     "sampler": {"quick": QUICK_SAMPLER_PRESET},
 }
@@ -74,6 +74,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
 def register_presets() -> None:
     """Put the presets into Hydra's ConfigStore; may be called again."""
     OmegaConf.register_new_resolver("atpo.leaves", _leaves, replace=True)
+    agent_presets.register_resolver()
     register_resolver()
     store = ConfigStore.instance()
     for group, presets in PRESETS.items():

@@ -1,0 +1,133 @@
+"""A tiny model for trying out the paper's setting: it has learned the format of a response, and little else.
+
+python -m examples.paper_small.make_model --questions q.jsonl --corpus c.jsonl --style tags --out DIR
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from torch.nn.functional import cross_entropy
+from transformers import PreTrainedTokenizerFast, Qwen3ForCausalLM
+
+from examples.data_preprocess.prompts import PROMPTS, build_messages
+from examples.hopqa.model import build_model
+
+PAD, START, END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
+IGNORED = -100
+CONTEXT, STEPS, ROWS, LEARNING_RATE = 2048, 120, 4, 3e-3
+PASSAGES = 2
+CHAT_TEMPLATE = (
+    "{% for message in messages %}"
+    "{% if message['role'] == 'tool' %}"
+    "<|im_start|>user\n<tool_response>\n{{ message['content'] }}\n</tool_response><|im_end|>\n"
+    "{% else %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endif %}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def build_tokenizer(lines: list[str]) -> PreTrainedTokenizerFast:
+    """A byte-level BPE of the corpus."""
+    core = Tokenizer(models.BPE())
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    core.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    special = [PAD, START, END]
+    core.train_from_iterator(
+        lines,
+        trainers.BpeTrainer(vocab_size=4096, special_tokens=special, initial_alphabet=alphabet, show_progress=False),
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=core, eos_token=END, pad_token=PAD, chat_template=CHAT_TEMPLATE, model_max_length=CONTEXT
+    )
+
+
+def parts(style: str, query: str, found: str, answer: str) -> list[tuple[str, bool]]:
+    """A response in its parts: text, and whether the policy writes it."""
+    final = rf"<answer>The final answer is \boxed{{{answer}}}</answer>"
+    if style == "tags":
+        return [
+            (f"<think>I look this up.</think>\n<search>{query}</search>", True),
+            (f"\n<result>\n{found}\n</result>\n", False),
+            (f"<think>Now I know.</think>\n{final}{END}", True),
+        ]
+    call = json.dumps({"name": "search", "arguments": {"query": query}}, ensure_ascii=False)
+    return [
+        (f"<tool_call>\n{call}\n</tool_call>{END}", True),
+        (f"\n{START}user\n<tool_response>\n{found}\n</tool_response>{END}\n{START}assistant\n", False),
+        (f"{final}{END}", True),
+    ]
+
+
+def demonstrations(tokenizer: PreTrainedTokenizerFast, questions: list[dict], corpus: list[str], style: str) -> list:
+    """Token ids and labels of one response per question."""
+    by_title = {text.partition("\n")[0].strip('"'): text for text in corpus}
+    rows = []
+    for question in questions:
+        titles = [title for title in question["metadata"]["context_titles"] if title in by_title] or list(by_title)
+        found = "\n".join(
+            f"Doc {at}(Title: {title}) {by_title[title]}" for at, title in enumerate(titles[:PASSAGES], 1)
+        )
+        prompt = tokenizer.apply_chat_template(
+            build_messages(question["question"], style), add_generation_prompt=True, tokenize=False
+        )
+        ids, labels = [], []
+        for text, sampled in [(prompt, False), *parts(style, titles[0], found, question["golden_answers"][0])]:
+            tokens = tokenizer(text, add_special_tokens=False)["input_ids"]
+            ids += tokens
+            labels += tokens if sampled else [IGNORED] * len(tokens)
+        rows.append((torch.tensor(ids), torch.tensor(labels)))
+    return rows
+
+
+def train(model: Qwen3ForCausalLM, rows: list, pad: int, seed: int) -> float:
+    """Next-token prediction on what the policy writes; returns the last loss, nats/token."""
+    rng = random.Random(seed)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=STEPS)
+    for _ in range(STEPS):
+        batch = rng.sample(rows, min(ROWS, len(rows)))
+        ids, labels = (
+            torch.nn.utils.rnn.pad_sequence([row[part] for row in batch], batch_first=True, padding_value=padding)
+            for part, padding in ((0, pad), (1, IGNORED))
+        )
+        sampled = labels[:, 1:] != IGNORED
+        hidden = model.model(ids[:, :-1]).last_hidden_state[sampled]
+        loss = cross_entropy(model.lm_head(hidden), labels[:, 1:][sampled])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+    return float(loss.detach())
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(prog="python -m examples.paper_small.make_model", description=__doc__)
+    parser.add_argument("--questions", type=Path, required=True, help="JSONL with metadata.context_titles")
+    parser.add_argument("--corpus", type=Path, required=True, help="JSONL with contents")
+    parser.add_argument("--style", choices=sorted(PROMPTS), default="tags")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    questions = [json.loads(line) for line in options.questions.read_text(encoding="utf-8").splitlines()]
+    corpus = [json.loads(line)["contents"] for line in options.corpus.read_text(encoding="utf-8").splitlines()]
+    tokenizer = build_tokenizer([*corpus, *PROMPTS.values(), *(question["question"] for question in questions)])
+    model = build_model(tokenizer, options.seed)
+    model.config.max_position_embeddings = CONTEXT
+    loss = train(
+        model, demonstrations(tokenizer, questions, corpus, options.style), tokenizer.pad_token_id, options.seed
+    )
+    model.save_pretrained(options.out)
+    tokenizer.save_pretrained(options.out)
+    print(f"{sum(p.numel() for p in model.parameters()):,} parameters, loss {loss:.2f} nats/token, in {options.out}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,70 @@
+#!/usr/bin/env bash
+# The paper's whole setting at a small scale, on a CPU: real questions -> parquet -> a real retriever server over real
+# passages -> recipes/train.sh with a tiny model -> recipes/evaluate.sh -> a table per benchmark. Nothing is learned
+# here, the model is far too small; it shows that every part fits the next.
+#
+#   QUESTIONS=q.jsonl CORPUS=c.jsonl bash examples/paper_small/run.sh      # schemas: examples/data_preprocess/README.md
+#   METHOD=grpo STYLE=tools bash examples/paper_small/run.sh trainer.save_freq=1 ...
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+
+########################### user block ###########################
+QUESTIONS=${QUESTIONS:-../shared/data/multihop_mini_questions.jsonl} # rows name their benchmark in data_source
+CORPUS=${CORPUS:-../shared/data/multihop_mini_corpus.jsonl}
+OUT=${OUT:-outputs/paper_small}
+RETRIEVER=${RETRIEVER:-bm25} # or dense, with MODEL for the retriever in RETRIEVER_ARGS
+RETRIEVER_ARGS=${RETRIEVER_ARGS:-}
+export METHOD=${METHOD:-atpo} STYLE=${STYLE:-tags}
+export STEPS=${STEPS:-2} PROMPTS=${PROMPTS:-4}
+########################### end of user block ####################
+
+bash examples/setup_cpu.sh
+export PYTHON=$PWD/.venv/bin/python HF_HUB_OFFLINE=1 PYTHONPATH=$PWD
+mkdir -p "$OUT"
+OUT=$(realpath "$OUT")
+
+echo "== 1/5  data"
+files=(--file "hotpotqa:train=$QUESTIONS")
+for benchmark in hotpotqa 2wikimultihopqa musique; do
+    files+=(--file "$benchmark:dev=$QUESTIONS")
+done
+"$PYTHON" -m examples.data_preprocess.prepare --out "$OUT/data" --style "$STYLE" --task multihop "${files[@]}"
+
+echo "== 2/5  a tiny model that knows the format"
+"$PYTHON" -m examples.paper_small.make_model --questions "$QUESTIONS" --corpus "$CORPUS" --style "$STYLE" --out "$OUT/model"
+
+echo "== 3/5  retriever server (log: $OUT/retriever.log)"
+port=$("$PYTHON" -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
+export SEARCH_URL=http://127.0.0.1:$port
+# shellcheck disable=SC2086 # RETRIEVER_ARGS is a list of words
+"$PYTHON" -m verl_atpo.retriever --corpus "$CORPUS" --index-dir "$OUT/index" --method "$RETRIEVER" --port "$port" \
+    $RETRIEVER_ARGS >"$OUT/retriever.log" 2>&1 </dev/null &
+server=$!
+trap 'kill "$server" 2>/dev/null || true' EXIT
+for _ in $(seq 120); do
+    curl --silent --fail --output /dev/null "$SEARCH_URL/health" && break
+    kill -0 "$server" 2>/dev/null || { cat "$OUT/retriever.log" >&2; exit 1; }
+    sleep 1
+done
+
+export VERL_PLATFORM=cpu OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
+export MODEL_PATH=$OUT/model DATA_DIR=$OUT/data GPUS_PER_NODE=1 MINI_BATCH=$PROMPTS LR=1e-4
+export PROMPT_LENGTH=512 RESPONSE_LENGTH=1536 TOOL_CALLS=3
+CPU=(
+    +platform=cpu +sampler=quick
+    actor_rollout_ref.rollout.max_num_seqs=128
+    hydra.job_logging.root.level=WARNING
+)
+
+echo "== 4/5  recipes/train.sh, METHOD=$METHOD, $STEPS steps (log: $OUT/train.log)"
+rm -rf "$OUT/train"
+run() { # name, script, arguments; the log goes to a file and is shown when the script fails
+    local name=$1
+    shift
+    bash "$@" >"$OUT/$name.log" 2>&1 </dev/null || { tail -n 60 "$OUT/$name.log" >&2; exit 1; }
+}
+OUT=$OUT/train METRICS=$OUT/train.jsonl run train recipes/train.sh "${CPU[@]}" trainer.test_freq=-1 trainer.save_freq="$STEPS" "$@"
+
+echo "== 5/5  recipes/evaluate.sh (log: $OUT/evaluate.log)"
+CHECKPOINT=$OUT/train/checkpoints/global_step_$STEPS OUT=$OUT/evaluation run evaluate recipes/evaluate.sh "${CPU[@]}"
+cat "$OUT/evaluation/table.md"
