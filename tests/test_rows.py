@@ -9,6 +9,7 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
+from verl.experimental.agent_loop import AgentLoopOutput
 
 from examples.tree_picture import most_telling, page, read_trees
 from tests.assets.fakes import PROMPT, FakeEngine, FakeLoop, run_branch_with
@@ -27,6 +28,7 @@ from verl_atpo.rollout.dump import TreeDump
 from verl_atpo.rollout.grower import GrownTree, TreeGrower
 from verl_atpo.rollout.metrics import add_to_tracking
 from verl_atpo.rollout.rows import leaf_outputs
+from verl_atpo.rollout.turns import policy_text
 
 
 async def grow(seed: int = 0, stop: float = 0.3) -> GrownTree:
@@ -144,3 +146,17 @@ def test_metrics_go_with_training_steps_only_and_can_be_undone(tmp_path, monkeyp
         {"training/global_step": 1, "atpo/trees": 2.0},
         {"training/global_step": 2},
     ]
+
+
+def test_the_policys_words_are_told_from_the_observations():
+    words = {1: "<answer>", 2: "4", 3: "found", 4: "", 5: "</answer>"}
+
+    class Tokenizer:
+        def decode(self, ids: list[int], skip_special_tokens: bool) -> str:
+            assert skip_special_tokens
+            return "".join(words[token] for token in ids)
+
+    output = AgentLoopOutput(
+        prompt_ids=[9], response_ids=[1, 5, 4, 3, 1, 2, 5, 3], response_mask=[1, 1, 1, 0, 1, 1, 1, 0], metrics={}
+    )
+    assert policy_text(output, Tokenizer()) == "<answer></answer>\n<answer>4</answer>"

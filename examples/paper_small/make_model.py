@@ -20,8 +20,8 @@ from examples.hopqa.model import build_model
 
 PAD, START, END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
 IGNORED = -100
-CONTEXT, STEPS, ROWS, LEARNING_RATE = 2048, 120, 4, 3e-3
-PASSAGES = 2
+CONTEXT, STEPS, ROWS, LEARNING_RATE = 2048, 100, 4, 3e-3
+PASSAGES = 1
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
     "{% if message['role'] == 'tool' %}"

@@ -21,34 +21,34 @@ export STEPS=${STEPS:-2} PROMPTS=${PROMPTS:-4}
 bash examples/setup_cpu.sh
 export PYTHON=$PWD/.venv/bin/python HF_HUB_OFFLINE=1 PYTHONPATH=$PWD
 mkdir -p "$OUT"
-OUT=$(realpath "$OUT")
+folder=$(realpath "$OUT")
 
 echo "== 1/5  data"
 files=(--file "hotpotqa:train=$QUESTIONS")
 for benchmark in hotpotqa 2wikimultihopqa musique; do
     files+=(--file "$benchmark:dev=$QUESTIONS")
 done
-"$PYTHON" -m examples.data_preprocess.prepare --out "$OUT/data" --style "$STYLE" --task multihop "${files[@]}"
+"$PYTHON" -m examples.data_preprocess.prepare --out "$folder/data" --style "$STYLE" --task multihop "${files[@]}"
 
 echo "== 2/5  a tiny model that knows the format"
-"$PYTHON" -m examples.paper_small.make_model --questions "$QUESTIONS" --corpus "$CORPUS" --style "$STYLE" --out "$OUT/model"
+"$PYTHON" -m examples.paper_small.make_model --questions "$QUESTIONS" --corpus "$CORPUS" --style "$STYLE" --out "$folder/model"
 
-echo "== 3/5  retriever server (log: $OUT/retriever.log)"
+echo "== 3/5  retriever server (log: $folder/retriever.log)"
 port=$("$PYTHON" -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
 export SEARCH_URL=http://127.0.0.1:$port
 # shellcheck disable=SC2086 # RETRIEVER_ARGS is a list of words
-"$PYTHON" -m verl_atpo.retriever --corpus "$CORPUS" --index-dir "$OUT/index" --method "$RETRIEVER" --port "$port" \
-    $RETRIEVER_ARGS >"$OUT/retriever.log" 2>&1 </dev/null &
+"$PYTHON" -m verl_atpo.retriever --corpus "$CORPUS" --index-dir "$folder/index" --method "$RETRIEVER" --port "$port" \
+    $RETRIEVER_ARGS >"$folder/retriever.log" 2>&1 </dev/null &
 server=$!
 trap 'kill "$server" 2>/dev/null || true' EXIT
 for _ in $(seq 120); do
     curl --silent --fail --output /dev/null "$SEARCH_URL/health" && break
-    kill -0 "$server" 2>/dev/null || { cat "$OUT/retriever.log" >&2; exit 1; }
+    kill -0 "$server" 2>/dev/null || { cat "$folder/retriever.log" >&2; exit 1; }
     sleep 1
 done
 
 export VERL_PLATFORM=cpu OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
-export MODEL_PATH=$OUT/model DATA_DIR=$OUT/data GPUS_PER_NODE=1 MINI_BATCH=$PROMPTS LR=1e-4
+export MODEL_PATH=$folder/model DATA_DIR=$folder/data GPUS_PER_NODE=1 MINI_BATCH=$PROMPTS LR=1e-4
 export PROMPT_LENGTH=512 RESPONSE_LENGTH=1536 TOOL_CALLS=3
 CPU=(
     +platform=cpu +sampler=quick
@@ -56,15 +56,15 @@ CPU=(
     hydra.job_logging.root.level=WARNING
 )
 
-echo "== 4/5  recipes/train.sh, METHOD=$METHOD, $STEPS steps (log: $OUT/train.log)"
-rm -rf "$OUT/train"
+echo "== 4/5  recipes/train.sh, METHOD=$METHOD, $STEPS steps (log: $folder/train.log)"
+rm -rf "$folder/train"
 run() { # name, script, arguments; the log goes to a file and is shown when the script fails
     local name=$1
     shift
-    bash "$@" >"$OUT/$name.log" 2>&1 </dev/null || { tail -n 60 "$OUT/$name.log" >&2; exit 1; }
+    bash "$@" >"$folder/$name.log" 2>&1 </dev/null || { tail -n 60 "$folder/$name.log" >&2; exit 1; }
 }
-OUT=$OUT/train METRICS=$OUT/train.jsonl run train recipes/train.sh "${CPU[@]}" trainer.test_freq=-1 trainer.save_freq="$STEPS" "$@"
+OUT=$folder/train METRICS=$folder/train.jsonl run train recipes/train.sh "${CPU[@]}" trainer.test_freq=-1 trainer.save_freq="$STEPS" "$@"
 
-echo "== 5/5  recipes/evaluate.sh (log: $OUT/evaluate.log)"
-CHECKPOINT=$OUT/train/checkpoints/global_step_$STEPS OUT=$OUT/evaluation run evaluate recipes/evaluate.sh "${CPU[@]}"
-cat "$OUT/evaluation/table.md"
+echo "== 5/5  recipes/evaluate.sh (log: $folder/evaluate.log)"
+CHECKPOINT=$folder/train/checkpoints/global_step_$STEPS OUT=$folder/evaluation run evaluate recipes/evaluate.sh "${CPU[@]}"
+cat "$folder/evaluation/table.md"

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from itertools import pairwise
+from itertools import groupby, pairwise
+from operator import itemgetter
 
+from transformers import PreTrainedTokenizerBase
 from verl.experimental.agent_loop import AgentLoopOutput
 
 from verl_atpo.config import ConfigError
@@ -94,6 +96,13 @@ def turn_starts(turns: Sequence[Turn], output: AgentLoopOutput) -> list[int]:
             "+atpo=chain for one that rewrites it."
         )
     return starts
+
+
+def policy_text(output: AgentLoopOutput, tokenizer: PreTrainedTokenizerBase) -> str:
+    """What the policy itself wrote: the sampled tokens decoded, special ones left out, turns joined by newlines."""
+    marked = zip(output.response_ids, output.response_mask, strict=True)
+    turns = [[token for token, _ in run] for sampled, run in groupby(marked, key=itemgetter(1)) if sampled]
+    return "\n".join(str(tokenizer.decode(turn, skip_special_tokens=True)) for turn in turns)
 
 
 class ContextRewrittenError(RuntimeError):

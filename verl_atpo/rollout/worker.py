@@ -1,9 +1,11 @@
 """verl's agent-loop worker, with the per-prompt method replaced: a prompt becomes a tree, a tree becomes rows.
 
-Three methods of verl's worker are overridden: ``_run_prompt`` (train prompts grow a tree under verl's own status
-protocol; validation and greedy prompts go on to verl), ``_run_agent_loop`` (every run gets tools of its own) and
-``_agent_loop_postprocess`` (the branch of a tree hands its output back instead of writing it). Everything else, from
-building the loop to writing rows, is verl's.
+Four methods of verl's worker are overridden; everything else, from building the loop to writing rows, is verl's:
+
+- ``_run_prompt``: train prompts grow a tree under verl's status protocol; validation and greedy prompts go on to verl;
+- ``_run_agent_loop``: every run gets tools of its own;
+- ``_compute_score``: the reward function learns which words are the policy's;
+- ``_agent_loop_postprocess``: the branch of a tree hands its output back instead of writing it.
 """
 
 from __future__ import annotations
@@ -30,6 +32,7 @@ from verl_atpo.rollout.metrics import WorkerStats, tree_stats
 from verl_atpo.rollout.replay import BranchSession, Generation
 from verl_atpo.rollout.rows import leaf_outputs
 from verl_atpo.rollout.tool_session import ToolSession
+from verl_atpo.rollout.turns import policy_text
 from verl_atpo.tools.branching import ToolOutage
 from verl_atpo.tools.guard import CallMemo, ToolGuard
 
@@ -163,10 +166,22 @@ class TreeAgentLoopWorker(_AgentLoopWorker):
                 f"The agent loop returned {len(outputs)} outputs for one trajectory; a tree needs exactly one, with "
                 "the whole trajectory in it. Use +atpo=chain for this loop."
             )
-        await self._compute_score(outputs, kwargs=kwargs)
+        await self._compute_score(outputs, kwargs)
         if outputs[0].reward_score is None:
             raise ConfigError(
                 "No reward is there when the agent loop ends, but a tree needs one per leaf: use a rule-based reward, "
                 "or reward.reward_model.enable_resource_pool=True."
             )
         return outputs[0]
+
+    async def _compute_score(self, outputs: list[AgentLoopOutput], kwargs: dict) -> None:
+        """Score a trajectory; a reward function finds the policy's own words in ``extra_info["policy_text"]``.
+
+        verl hands it the decoded response, observations included, in which nothing says for certain who wrote what.
+        """
+        fields = outputs[-1].extra_fields
+        fields["policy_text"] = await asyncio.to_thread(policy_text, outputs[-1], self.tokenizer)
+        try:
+            await super()._compute_score(outputs, kwargs)
+        finally:
+            del fields["policy_text"]

@@ -1,0 +1,1 @@
+"""The paper's seven question-answering benchmarks as verl data files."""

@@ -1,0 +1,16 @@
+r"""Rewards of question answering; the standard library is all they need.
+
+| what | file | public name |
+|---|---|---|
+| normalisation, exact match and F1 | ``text.py`` | ``normalise``, ``exact_match``, ``f1_score`` |
+| the shapes of a ground truth | ``text.py`` | ``golden_answers`` |
+| what the policy wrote, as opposed to what was retrieved | ``observations.py`` | ``split_turns`` |
+| the form of a response and the answer in it | ``response.py`` | ``format_error``, ``extract_answer`` |
+| the function that verl calls | ``qa.py`` | ``compute_score`` |
+
+A recipe names the reward by config::
+
+    reward.custom_reward_function.path=pkg://verl_atpo.rewards.qa
+    reward.custom_reward_function.name=compute_score
+    +reward.custom_reward_function.reward_kwargs.style=tools
+"""

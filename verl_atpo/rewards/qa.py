@@ -1,0 +1,80 @@
+"""The reward that verl calls: exact match or F1 of the final answer, with a penalty on malformed responses.
+
+The defaults are the paper's: -1 for a malformed response, else exact match; validation without the penalty.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from verl_atpo.rewards.observations import Style, split_turns
+from verl_atpo.rewards.response import extract_answer, turns_error
+from verl_atpo.rewards.text import exact_match, f1_score, golden_answers
+
+_METRICS: dict[str, Callable[[str, Iterable[str]], float]] = {"em": exact_match, "f1": f1_score}
+_VERL_ARGUMENTS = frozenset({"reward_router_address", "reward_model_tokenizer"})
+"""What verl hands to every reward function once a reward model is configured; of no use here."""
+
+
+def compute_score(
+    data_source: str,
+    solution_str: str,
+    ground_truth: Any,
+    extra_info: dict[str, Any] | None = None,
+    *,
+    metric: str = "em",
+    malformed_score: float | None = -1.0,
+    style: str = "any",
+    **kwargs: Any,
+) -> dict[str, float]:
+    """Scores one response; settings go into ``reward.custom_reward_function.reward_kwargs``.
+
+    Args:
+        data_source: the benchmark; part of verl's signature, all are scored alike.
+        solution_str: decoded response: all turns and observations.
+        ground_truth: the golden answers, in a shape that ``golden_answers`` reads.
+        extra_info: ``split`` says whether this is training ("train", or no split) or validation (any other), and
+            ``policy_text``, if there, is what the policy wrote, its own tokens decoded and its turns joined by
+            newlines: it is then scored instead of ``solution_str``, with nothing taken for an observation.
+        metric: "em" or "f1": what a well-formed response scores.
+        malformed_score: what a malformed response scores in training; None for no penalty.
+        style: "tools", "tags" or "any": how calls are written. Name it where it is known: "any" lets a policy that
+            was told to use one style pretend to the other.
+        **kwargs: verl's own further arguments.
+
+    Returns:
+        The same keys for every response: ``score``, the reward; ``em`` and ``f1`` of the answer, 0.0 without one;
+        ``acc``, equal to ``em``, the name that verl's validation looks for; ``format_ok`` and ``answered``, 1.0 or 0.0.
+
+    Raises:
+        ValueError: an unknown setting or value of a setting, or a ground truth without golden answers.
+    """
+    _check_settings(metric, style, kwargs)
+    info = extra_info or {}
+    golden = golden_answers(ground_truth)
+    policy_text = info.get("policy_text")
+    turns = split_turns(solution_str, Style(style)) if policy_text is None else [policy_text]
+    answer = extract_answer("\n".join(turns))
+    values = {name: measure(answer, golden) if answer else 0.0 for name, measure in _METRICS.items()}
+    malformed = turns_error(turns, Style(style)) is not None
+    score = values[metric]
+    if malformed and malformed_score is not None and (info.get("split") or "train") == "train":
+        score = float(malformed_score)
+    return {
+        "score": score,
+        "acc": values["em"],
+        **values,
+        "format_ok": float(not malformed),
+        "answered": float(answer is not None),
+    }
+
+
+def _check_settings(metric: str, style: str, unknown: dict[str, Any]) -> None:
+    """Refuses what would otherwise be misread in silence."""
+    where = "reward.custom_reward_function.reward_kwargs"
+    for name, value, valid in (("metric", metric, list(_METRICS)), ("style", style, [style.value for style in Style])):
+        if value not in valid:
+            raise ValueError(f"{where}.{name}: got {value!r}, expected one of {valid}.")
+    if names := sorted(unknown.keys() - _VERL_ARGUMENTS):
+        raise ValueError(f"{where}: got {names}, expected only metric, malformed_score and style; remove the others.")

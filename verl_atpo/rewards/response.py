@@ -1,0 +1,108 @@
+r"""The form of a response, and the answer in it: ``<answer> ... \boxed{ANSWER} ... </answer>`` at its end."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from verl_atpo.rewards.observations import Style, call_tag, split_turns
+
+_TAG = re.compile(r"<(/?)(think|search|answer|result|tool_call|tool_response)>")
+_OBSERVATION_TAGS = frozenset({"result", "tool_response"})
+_BRACES = re.compile(r"\\[{}]|\\boxed\s*\{|[{}]")
+_TEXT_MACRO = re.compile(r"\\(?:text|textbf|mathrm|mathbf)\s*\{([^{}]*)\}")
+
+
+def format_error(response: str, style: Style | str = Style.ANY) -> str | None:
+    r"""Why a response, observations included, is malformed; None if it is not.
+
+    Well-formed is what ends with its one ``<answer>`` element, with a balanced ``\boxed{}`` in it that is not empty,
+    and whose elements are all closed, not nested, and of this style: ``<think>``, ``<answer>`` and the calls. Style
+    ``tags`` wants a ``<think>`` as well; the others let ``</think>`` stand without its opening tag, which the chat
+    templates of some models write into the prompt.
+
+    Args:
+        response: the decoded response of the whole trajectory.
+        style: see ``Style``.
+    """
+    return turns_error(split_turns(response, Style(style)), Style(style))
+
+
+def turns_error(turns: Sequence[str], style: Style) -> str | None:
+    """``format_error`` of a response whose observations have been taken out.
+
+    Args:
+        turns: what the policy wrote, one text per turn, at least one.
+        style: see ``Style``.
+    """
+    text = "\n".join(turns)
+    if style is Style.TAGS and "<think>" not in text:
+        return "there is no <think> element"
+    return _structure_error(text, style) or _answer_error(text, turns[-1])
+
+
+def _structure_error(text: str, style: Style) -> str | None:
+    call = call_tag(text, style)
+    opened = None
+    for tag in _TAG.finditer(text):
+        closing, name = tag.groups()
+        if name in _OBSERVATION_TAGS:
+            return f"{tag.group()} was written by the policy, not by a tool"
+        if name not in ("think", "answer", call):
+            return f"{tag.group()} next to calls in <{call}>: a response keeps to one style of calls"
+        if not closing:
+            if opened:
+                return f"{tag.group()} inside <{opened}>"
+            opened = name
+        elif name == opened:
+            opened = None
+        elif opened:
+            return f"{tag.group()} inside <{opened}>"
+        elif name != "think" or style is Style.TAGS:
+            return f"{tag.group()} without <{name}>"
+    return f"<{opened}> is never closed" if opened else None
+
+
+def _answer_error(text: str, last_turn: str) -> str | None:
+    answers = text.count("<answer>")
+    if answers != 1:
+        return f"there are {answers} <answer> elements, not one"
+    if not last_turn.strip():
+        return "the response ends with an observation"
+    if not last_turn.rstrip().endswith("</answer>"):
+        return "there is text after </answer>"
+    return None if extract_answer(text) else r"there is no \boxed{} with something in it inside <answer>"
+
+
+def extract_answer(text: str) -> str | None:
+    r"""What stands in the last ``\boxed{}`` of the last ``<answer>`` element; an element cut off is read to the end.
+
+    Args:
+        text: what the policy wrote.
+
+    Returns:
+        The answer without surrounding blanks, and without a ``\text{}`` around all of it; None if there is none.
+    """
+    _, found, element = text.rpartition("<answer>")
+    answer = last_boxed(element.partition("</answer>")[0]) if found else None
+    if answer is None:
+        return None
+    macro = _TEXT_MACRO.fullmatch(answer.strip())
+    return (macro.group(1) if macro else answer).strip() or None
+
+
+def last_boxed(text: str) -> str | None:
+    r"""Content of the ``\boxed{...}`` with balanced braces that begins last, in one pass over the text; or None.
+
+    Escaped braces are text. The innermost counts where one box is inside another.
+    """
+    opened: list[tuple[bool, int]] = []  # is it a box, where its content begins
+    last: tuple[int, int] | None = None
+    for brace in _BRACES.finditer(text):
+        if brace.group() == "}":
+            is_box, begin = opened.pop() if opened else (False, 0)
+            if is_box and (last is None or begin > last[0]):
+                last = begin, brace.start()
+        elif brace.group().endswith("{") and brace.group() != r"\{":
+            opened.append((brace.group() != "{", brace.end()))
+    return text[slice(*last)] if last else None

@@ -1,0 +1,82 @@
+"""Exact match and F1 between a predicted and the golden answers, as SQuAD and HotpotQA define them."""
+
+from __future__ import annotations
+
+import re
+import string
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any
+
+_ARTICLES = re.compile(r"\b(a|an|the)\b")
+_PUNCTUATION = str.maketrans("", "", string.punctuation)
+_CLOSED_ANSWERS = frozenset({"yes", "no", "noanswer"})
+
+
+def normalise(text: str) -> str:
+    """SQuAD's normalisation: lower case, no ASCII punctuation, no English articles, single spaces.
+
+    Accents and punctuation outside ASCII stay, as in the official scripts. May return "": for "The", say, or "?".
+    """
+    return " ".join(_ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)).split())
+
+
+def _comparable(text: str) -> str:
+    """The normalised text; where nothing is left of it, the text in lower case with single spaces.
+
+    So the band "The The" is not answered by "a", and an empty prediction never equals a golden answer.
+    """
+    return normalise(text) or " ".join(text.lower().split())
+
+
+def exact_match(prediction: str, golden: Iterable[str]) -> float:
+    """1.0 if the prediction equals one of the golden answers after normalisation, else 0.0."""
+    wanted = _comparable(prediction)
+    return float(bool(wanted) and any(_comparable(answer) == wanted for answer in golden))
+
+
+def f1_score(prediction: str, golden: Iterable[str]) -> float:
+    """Best F1 of the prediction's words against one golden answer, in [0, 1]; 0.0 without golden answers.
+
+    HotpotQA's convention: where one side is yes, no or noanswer, anything but the same word scores 0.
+    """
+    return max((_f1(_comparable(prediction), _comparable(answer)) for answer in golden), default=0.0)
+
+
+def _f1(prediction: str, golden: str) -> float:
+    if prediction != golden and not _CLOSED_ANSWERS.isdisjoint((prediction, golden)):
+        return 0.0
+    predicted_words, golden_words = prediction.split(), golden.split()
+    common = sum((Counter(predicted_words) & Counter(golden_words)).values())
+    # 2PR / (P + R) with P = common / predicted and R = common / golden
+    return 2 * common / (len(predicted_words) + len(golden_words)) if common else 0.0
+
+
+def golden_answers(ground_truth: Any) -> list[str]:
+    """The golden answers of a row, whichever shape its ``ground_truth`` has.
+
+    Args:
+        ground_truth: ``{"target": answers}`` or ``answers``; these a string, a list, a tuple or an array of strings.
+
+    Raises:
+        ValueError: another shape, no answer, or an answer that is not a string or is blank.
+    """
+    answers = ground_truth
+    if isinstance(answers, dict):
+        answers = answers.get("target")
+    if isinstance(answers, str):
+        answers = [answers]
+    elif hasattr(answers, "tolist"):  # numpy, as verl reads lists from parquet
+        answers = answers.tolist()
+    if not isinstance(answers, list | tuple) or not answers:
+        raise ValueError(_ground_truth_error(ground_truth))
+    if not all(isinstance(answer, str) and answer.strip() for answer in answers):
+        raise ValueError(_ground_truth_error(ground_truth))
+    return list(answers)
+
+
+def _ground_truth_error(ground_truth: Any) -> str:
+    return (
+        f"reward_model.ground_truth: got {ground_truth!r}, expected one or more golden answers that are not blank, as "
+        '{"target": ["..."]}, as a list of strings or as one string; correct the row, or prepare the data file anew.'
+    )
