@@ -75,7 +75,8 @@ def averages(scores: Mapping[str, Mapping[str, float]], questions: Mapping[str, 
         Name -> measure -> average; a measure that some benchmark lacks has none.
     """
     groups = {name: [source for source in sources if source in scores] for name, sources in GROUPS.items()}
-    groups["all"] = list(scores)
+    if sum(map(bool, groups.values())) > 1:
+        groups["all"] = list(scores)
     result = {}
     for group, sources in groups.items():
         for weighting, weights in (

@@ -11,6 +11,7 @@ from verl.trainer.ppo.v1 import AgentLoopManagerTQ
 
 from verl_atpo.checks import check_agent_names, check_config
 from verl_atpo.rollout.metrics import WorkerStats, add_to_tracking, step_metrics
+from verl_atpo.rollout.watch import WorkerWatch
 from verl_atpo.rollout.worker import TreeAgentLoopWorker
 
 
@@ -25,12 +26,16 @@ class TreeAgentLoopManager(AgentLoopManagerTQ):
         check_config(config)
         super().__init__(config, *args, **kwargs)
         self.agent_loop_workers_class = ray.remote(TreeAgentLoopWorker)
+        self._watch = WorkerWatch()
         add_to_tracking(self.take_metrics)
 
     def generate_sequences(self, prompts: TensorDict) -> None:
         """Hand a batch of prompts to the workers without waiting for its trees."""
         default = self.rollout_config.agent.default_agent_loop
         check_agent_names(set(prompts["agent_name"]) if "agent_name" in prompts else {default})
+        workers: list[Any] = self.agent_loop_workers
+        for worker, chunk in zip(workers, prompts.chunk(len(workers)), strict=False):  # as verl deals them out
+            self._watch.hold(worker, chunk["uid"])
         super().generate_sequences(prompts)
 
     def take_metrics(self) -> dict[str, float]:

@@ -188,7 +188,9 @@ class ToolSession:
         call = ToolCall(tool.name, arguments)
         started = time.monotonic()
         try:
-            call.result = self._guard.observation(await self._remembered(tool.name, arguments, live, branching))
+            result = await self._remembered(tool.name, arguments, live, branching)
+            self.counts.retries += reported_retries(result)
+            call.result = self._guard.observation(result)
         except ToolOutage as outage:
             self.counts.outages += 1
             logger.warning("%s", outage)
@@ -234,3 +236,11 @@ class ToolSession:
         if state is not None and state.opened and branching is Branching.FORK and self._snapshots:
             call.snapshot = await run(tool.snapshot, state.value)
         generations[-1].tool_calls.append(call)
+
+
+def reported_retries(result: Any) -> int:
+    """Further tries that a tool made by itself: one less than the ``tries`` among its metrics, if it reports them."""
+    match result:
+        case (_, _, {"tries": int(tries)}):
+            return tries - 1
+    return 0

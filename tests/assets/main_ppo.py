@@ -1,0 +1,157 @@
+"""Real runs of verl's ``main_ppo`` on a CPU, with a tiny model and a user's own loop."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import psutil
+
+from tests.assets.tiny_model import write_model
+
+ROOT = Path(__file__).parents[2]
+ASSETS = ROOT / "tests" / "assets"
+PROMPTS, LEAVES = 4, 8
+LONGEST_RUN_S = 1500
+
+
+class Run:
+    """One ``main_ppo`` in ``folder``, which gets its model and data; ``main_ppo +atpo=tree`` unless overridden.
+
+    Args:
+        folder: its working directory; runs in the same folder share model, data and checkpoints.
+        loop: name of the agent loop, ``tests/assets/<loop>.yaml`` without its ending.
+        overrides: further arguments.
+        environment: further variables.
+    """
+
+    def __init__(self, folder: Path, loop: str, *overrides: str, environment: dict[str, str] | None = None) -> None:
+        self.folder = folder
+        if not (folder / "model").exists():
+            write_model(folder / "model")
+            write_data(folder)
+        command = [
+            *(sys.executable, "-W", "ignore", "-m", "verl.trainer.main_ppo"),
+            *("+atpo=tree", "+platform=cpu", "+sampler=quick"),
+            f"data.train_files={folder}/train.parquet",
+            f"data.val_files={folder}/val.parquet",
+            f"data.train_batch_size={PROMPTS}",
+            "data.max_prompt_length=32",
+            "data.max_response_length=64",
+            f"actor_rollout_ref.model.path={folder}/model",
+            f"actor_rollout_ref.actor.ppo_mini_batch_size={PROMPTS}",
+            "actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=16",
+            "actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu=16",
+            "actor_rollout_ref.rollout.max_model_len=128",
+            f"actor_rollout_ref.rollout.agent.default_agent_loop={loop.partition('_')[0]}",
+            f"actor_rollout_ref.rollout.agent.agent_loop_config_path={ASSETS}/{loop}.yaml",
+            f"reward.custom_reward_function.path={ASSETS}/words_reward.py",
+            "algorithm.atpo.expansion.initial_chains=4",
+            "algorithm.atpo.expansion.branches_per_round=2",
+            f"algorithm.atpo.dump_dir={folder}/trees",
+            "trainer.save_freq=-1",
+            'trainer.logger=["console","file"]',
+            f"trainer.default_local_dir={folder}/checkpoints",
+            f"hydra.run.dir={folder}/hydra",
+            *overrides,
+        ]
+        variables = {
+            "VERL_PLATFORM": "cpu",
+            "VERL_FILE_LOGGER_PATH": str(folder / "metrics.jsonl"),
+            "PYTHONPATH": str(ROOT),
+        }
+        self._log = (folder / "train.log").open("w")
+        self.process = subprocess.Popen(
+            command,
+            env={**os.environ, **variables, **(environment or {})},
+            cwd=folder,
+            stdin=subprocess.DEVNULL,
+            stdout=self._log,
+            stderr=subprocess.STDOUT,
+        )
+
+    def wait(self, timeout_s: float = LONGEST_RUN_S) -> int:
+        """Return code; a run that takes longer is stopped and fails the test."""
+        try:
+            return self.process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            self.process.terminate()
+            self.process.wait(60)
+            raise
+        finally:
+            self._log.close()
+
+    @property
+    def log(self) -> str:
+        return (self.folder / "train.log").read_text()
+
+    def steps(self) -> list[dict[str, Any]]:
+        """What verl logged so far."""
+        file = self.folder / "metrics.jsonl"
+        return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+
+    def wait_for_step(self, step: int) -> None:
+        """Until ``step`` has been logged."""
+        deadline = time.monotonic() + LONGEST_RUN_S
+        while not any(record["step"] >= step for record in self.steps()):
+            assert self.process.poll() is None and time.monotonic() < deadline, self.log[-5000:]
+            time.sleep(0.5)
+
+    def trees(self) -> list[dict[str, Any]]:
+        """The dumped trees."""
+        files = self.folder.glob("trees/*.jsonl")
+        return [json.loads(line) for file in files for line in file.read_text().splitlines()]
+
+    def worker(self, name: str) -> psutil.Process:
+        """This run's Ray process whose title begins with ``ray::<name>``."""
+        (found,) = [
+            process
+            for process in psutil.Process(self.process.pid).children(recursive=True)
+            if " ".join(process.cmdline()).startswith(f"ray::{name}")
+        ]
+        return found
+
+    def left_over(self) -> list[str]:
+        """Processes that still work in the run's folder a minute after its end (Ray takes its workers down slowly)."""
+        deadline = time.monotonic() + 60
+        while (found := self._at_work()) and time.monotonic() < deadline:
+            time.sleep(1)
+        return found
+
+    def _at_work(self) -> list[str]:
+        found = []
+        for process in psutil.process_iter(["cwd", "cmdline", "pid"]):
+            if (process.info["cwd"] or "").startswith(str(self.folder)) and process.pid != os.getpid():
+                found.append(" ".join(process.info["cmdline"] or []))
+        return found
+
+
+def write_data(folder: Path) -> None:
+    """Sixteen prompts of two words, four of them for validation."""
+    rows = [
+        {
+            "data_source": "words",
+            "prompt": [{"role": "user", "content": f"w{row} w{(7 * row) % 40}"}],
+            "reward_model": {"style": "rule", "ground_truth": ""},
+            "extra_info": {"index": row},
+        }
+        for row in range(16)
+    ]
+    pd.DataFrame(rows).to_parquet(folder / "train.parquet")
+    pd.DataFrame(rows[:4]).to_parquet(folder / "val.parquet")
+
+
+def check_rewards(trees: list[dict[str, Any]], step: int, logged: dict[str, float]) -> None:
+    """verl's scores of a step are the outcome rewards of its leaves: no row is lost, doubled or changed."""
+    leaves = [node for tree in trees if tree["global_step"] == step for node in tree["nodes"] if node["is_leaf"]]
+    rewards = [leaf["reward"] for leaf in leaves]
+    assert len(rewards) == PROMPTS * LEAVES
+    assert abs(logged["critic/score/mean"] - sum(rewards) / len(rewards)) < 1e-5
+    assert abs(logged["critic/score/max"] - max(rewards)) < 1e-5
+    assert abs(logged["critic/score/min"] - min(rewards)) < 1e-5
