@@ -7,8 +7,10 @@ first prompt (in the rollout's manager and workers).
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+import yaml
 from omegaconf import DictConfig, OmegaConf
 
 from verl_atpo.config import ROOT_KEY, AtpoConfig, ConfigError
@@ -51,7 +53,42 @@ def check_config(config: DictConfig) -> AtpoConfig:
         )
     if _get(config, "actor_rollout_ref.rollout.agent.agent_loop_manager_class") == MANAGER:
         _check_tree(config, atpo)
+    check_tool_files(config)
     return atpo
+
+
+def check_tool_files(config: DictConfig) -> None:
+    """Look at the files that name the tools, without importing any.
+
+    Raises:
+        ConfigError: a file is missing or no YAML, or an entry lacks what verl needs of it.
+    """
+    multi_turn = "actor_rollout_ref.rollout.multi_turn"
+    for key in (f"{multi_turn}.tool_config_path", f"{multi_turn}.function_tool_path"):
+        path = _get(config, key)
+        if path and not Path(path).is_file():
+            raise ConfigError(f"{key}={path} cannot work: there is no such file (seen from {Path.cwd()}).")
+    if path := _get(config, f"{multi_turn}.tool_config_path"):
+        _check_tool_config(f"{multi_turn}.tool_config_path={path}", Path(path))
+
+
+def _check_tool_config(setting: str, path: Path) -> None:
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{setting} cannot work: the file is no YAML: {error}") from error
+    tools = content.get("tools") if isinstance(content, dict) else None
+    if not isinstance(tools, list) or not tools:
+        raise ConfigError(f"{setting} cannot work: expected a list `tools` with an entry per tool.")
+    for number, tool in enumerate(tools, start=1):
+        where = f"{setting} cannot work: tool {number}"
+        if not isinstance(tool, dict) or "." not in str(tool.get("class_name", "")):
+            raise ConfigError(f"{where} needs `class_name: package.module.Class`, got {tool!r}.")
+        if not isinstance(tool.get("config"), dict) or tool["config"].get("type") != "native":
+            raise ConfigError(f"{where} ({tool['class_name']}) needs `config: {{type: native}}`.")
+        schema = tool.get("tool_schema")
+        if schema is not None and not (schema.get("function") or {}).get("name"):
+            raise ConfigError(f"{where} ({tool['class_name']}) has a tool_schema without function.name; add it.")
 
 
 def _check_tree(config: DictConfig, atpo: AtpoConfig) -> None:

@@ -10,18 +10,16 @@ import json
 import random
 from pathlib import Path
 
-import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from torch.nn.functional import cross_entropy
-from transformers import PreTrainedTokenizerFast, Qwen3ForCausalLM
+from transformers import PreTrainedTokenizerFast
 
 from examples.data_preprocess.prompts import PROMPTS, build_messages
+from examples.hopqa.demos import Demo
 from examples.hopqa.model import build_model
+from examples.hopqa.warm_start import TrainSettings, collate, train
 
 PAD, START, END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
-IGNORED = -100
-CONTEXT, STEPS, ROWS, LEARNING_RATE = 2048, 100, 4, 3e-3
-PASSAGES = 1
+CONTEXT, STEPS, ROWS = 2048, 200, 4
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
     "{% if message['role'] == 'tool' %}"
@@ -65,46 +63,26 @@ def parts(style: str, query: str, found: str, answer: str) -> list[tuple[str, bo
     ]
 
 
-def demonstrations(tokenizer: PreTrainedTokenizerFast, questions: list[dict], corpus: list[str], style: str) -> list:
-    """Token ids and labels of one response per question."""
+def demonstrations(
+    tokenizer: PreTrainedTokenizerFast, questions: list[dict], corpus: list[str], style: str
+) -> list[Demo]:
+    """One response per question: it searches for a title and answers right."""
     by_title = {text.partition("\n")[0].strip('"'): text for text in corpus}
-    rows = []
+    demos = []
     for question in questions:
         titles = [title for title in question["metadata"]["context_titles"] if title in by_title] or list(by_title)
-        found = "\n".join(
-            f"Doc {at}(Title: {title}) {by_title[title]}" for at, title in enumerate(titles[:PASSAGES], 1)
-        )
+        found = f"Doc 1(Title: {titles[0]}) {by_title[titles[0]]}"
         prompt = tokenizer.apply_chat_template(
             build_messages(question["question"], style), add_generation_prompt=True, tokenize=False
         )
-        ids, labels = [], []
-        for text, sampled in [(prompt, False), *parts(style, titles[0], found, question["golden_answers"][0])]:
+        ids: list[int] = []
+        sampled: list[bool] = []
+        for text, own in [(prompt, False), *parts(style, titles[0], found, question["golden_answers"][0])]:
             tokens = tokenizer(text, add_special_tokens=False)["input_ids"]
             ids += tokens
-            labels += tokens if sampled else [IGNORED] * len(tokens)
-        rows.append((torch.tensor(ids), torch.tensor(labels)))
-    return rows
-
-
-def train(model: Qwen3ForCausalLM, rows: list, pad: int, seed: int) -> float:
-    """Next-token prediction on what the policy writes; returns the last loss, nats/token."""
-    rng = random.Random(seed)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=STEPS)
-    for _ in range(STEPS):
-        batch = rng.sample(rows, min(ROWS, len(rows)))
-        ids, labels = (
-            torch.nn.utils.rnn.pad_sequence([row[part] for row in batch], batch_first=True, padding_value=padding)
-            for part, padding in ((0, pad), (1, IGNORED))
-        )
-        sampled = labels[:, 1:] != IGNORED
-        hidden = model.model(ids[:, :-1]).last_hidden_state[sampled]
-        loss = cross_entropy(model.lm_head(hidden), labels[:, 1:][sampled])
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        schedule.step()
-    return float(loss.detach())
+            sampled += [own] * len(tokens)
+        demos.append(Demo(tuple(ids), tuple(sampled)))
+    return demos
 
 
 def main() -> None:
@@ -121,12 +99,12 @@ def main() -> None:
     tokenizer = build_tokenizer([*corpus, *PROMPTS.values(), *(question["question"] for question in questions)])
     model = build_model(tokenizer, options.seed)
     model.config.max_position_embeddings = CONTEXT
-    loss = train(
-        model, demonstrations(tokenizer, questions, corpus, options.style), tokenizer.pad_token_id, options.seed
-    )
+    demos, rng = demonstrations(tokenizer, questions, corpus, options.style), random.Random(options.seed)
+    batches = (collate(rng.sample(demos, min(ROWS, len(demos))), tokenizer.pad_token_id) for _ in range(STEPS))
+    train(model, batches, STEPS, print, TrainSettings())
     model.save_pretrained(options.out)
     tokenizer.save_pretrained(options.out)
-    print(f"{sum(p.numel() for p in model.parameters()):,} parameters, loss {loss:.2f} nats/token, in {options.out}")
+    print(f"{sum(p.numel() for p in model.parameters()):,} parameters, in {options.out}")
 
 
 if __name__ == "__main__":

@@ -49,7 +49,7 @@ class _State:
 
 
 class ToolSession:
-    """Wraps a loop's tools for one run.
+    """Wraps a loop's tools for one run; an ``async`` context that releases their states at its end.
 
     Args:
         session: the run's LLM client, which holds the recording.
@@ -78,6 +78,12 @@ class ToolSession:
         """The loop's tools for this run, of the same types and names."""
         return [self._function(tool) if isinstance(tool, FunctionTool) else self._tool(tool) for tool in tools]
 
+    async def __aenter__(self) -> ToolSession:
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        await asyncio.shield(asyncio.create_task(self.close()))  # also when the run was cancelled
+
     async def close(self) -> None:
         """Release every state, once, whatever becomes of the others; a failed release is logged."""
         if self._pending:
@@ -92,6 +98,7 @@ class ToolSession:
                     self.counts.states_closed += 1
                 except Exception:
                     logger.exception("Tool %r could not release a state", name)
+        self._guard.totals.add(self.counts)
 
     def _function(self, tool: FunctionTool) -> FunctionTool:
         async def call(**arguments: Any) -> Any:

@@ -11,12 +11,11 @@ Four methods of verl's worker are overridden; everything else, from building the
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import copy
 import logging
 import random
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import transfer_queue as tq
@@ -26,6 +25,7 @@ from verl.trainer.ppo.v1.agent_loop_tq import AgentLoopWorkerTQ
 
 from verl_atpo.checks import check_config
 from verl_atpo.config import ConfigError, Memoize
+from verl_atpo.rollout.data_checks import check_rows
 from verl_atpo.rollout.dump import TreeDump
 from verl_atpo.rollout.grower import Branch, TreeGrower
 from verl_atpo.rollout.metrics import WorkerStats, tree_stats
@@ -53,14 +53,36 @@ class TreeAgentLoopWorker(_AgentLoopWorker):
         self._memo = CallMemo(self.atpo.tools.memo_size) if self.atpo.tools.memoize is Memoize.RUN else None
         self._dump = TreeDump(self.atpo.dump_dir, self.tokenizer) if self.atpo.dump_dir else None
         self._stats = WorkerStats()
+        self._fatal: list[ConfigError] = []  # one list, shared with the copies that runs see
         # Of the copy of this worker that one run of an agent loop sees:
         self._session: BranchSession | None = None
         self._is_branch = False
 
+    def _raise_fatal(self) -> None:
+        """Stop the run for an error that every further tree would meet."""
+        if self._fatal:
+            raise self._fatal[0]
+
     async def take_stats(self) -> WorkerStats:
-        """What happened since the last call."""
+        """What happened since the last call.
+
+        Raises:
+            ConfigError: a setting turned out not to work.
+        """
+        self._raise_fatal()
         taken, self._stats = self._stats, WorkerStats()
+        taken.tools = self._guard.take_totals()
         return taken
+
+    async def generate_sequences(self, prompts: Any) -> None:
+        """Start on a batch of prompts, without waiting for them.
+
+        Raises:
+            ConfigError: a row that cannot be trained or validated on; says which, and what to do.
+        """
+        self._raise_fatal()
+        check_rows(prompts, self.config, self.tokenizer, [tool.name for tool in self.tools])
+        await super().generate_sequences(prompts)
 
     async def _run_prompt(self, prompt: dict, sampling_params: dict, trajectory: dict, trace: bool = False) -> None:
         if trajectory["validate"] or not prompt.get("__do_sample__", True):
@@ -114,7 +136,9 @@ class TreeAgentLoopWorker(_AgentLoopWorker):
         session = BranchSession(self.llm_client, sticky, prefix)
         expansion = self.atpo.expansion
         branched_later = number < expansion.initial_chains + (expansion.rounds - 1) * expansion.branches_per_round
-        async with self._runner(session, memo, snapshots=branched_later and expansion.rounds > 0) as runner:
+        snapshots = branched_later and expansion.rounds > 0
+        async with ToolSession(session, self._guard, memo, snapshots) as tools:
+            runner = self._for_run(session, tools)
             runner._is_branch = True
             output = await runner._run_agent_loop(
                 sampling_params, trajectory=trajectory, trace=trace, **{**prompt, "session_id": number}
@@ -132,25 +156,17 @@ class TreeAgentLoopWorker(_AgentLoopWorker):
             reraise=True,
         ):
             with attempt:
-                async with self._runner(BranchSession(self.llm_client, None), self._memo, snapshots=False) as runner:
-                    return await runner._run_agent_loop(sampling_params, trajectory, **kwargs)
+                session = BranchSession(self.llm_client, None)
+                async with ToolSession(session, self._guard, self._memo, snapshots=False) as tools:
+                    return await self._for_run(session, tools)._run_agent_loop(sampling_params, trajectory, **kwargs)
 
-    @contextlib.asynccontextmanager
-    async def _runner(
-        self, session: BranchSession, memo: CallMemo | None, snapshots: bool
-    ) -> AsyncIterator[TreeAgentLoopWorker]:
-        """This worker, seen by one run: same everything, but the run's LLM client and tools, released at its end."""
-        tools = ToolSession(session, self._guard, memo, snapshots)
+    def _for_run(self, session: BranchSession, tools: ToolSession) -> TreeAgentLoopWorker:
+        """This worker, seen by one run: same everything, but the run's LLM client and tools."""
         runner = copy.copy(self)
         runner._session = session
         runner.llm_client = session
         runner.tools = tools.wrap(self.tools)
-        try:
-            yield runner
-        finally:
-            closing = asyncio.create_task(tools.close())
-            closing.add_done_callback(lambda _: self._stats.tools.add(tools.counts))
-            await asyncio.shield(closing)
+        return runner
 
     async def _agent_loop_postprocess(
         self, output: AgentLoopOutput | list[AgentLoopOutput], validate: bool, **kwargs: Any
@@ -183,5 +199,13 @@ class TreeAgentLoopWorker(_AgentLoopWorker):
         fields["policy_text"] = await asyncio.to_thread(policy_text, outputs[-1], self.tokenizer)
         try:
             await super()._compute_score(outputs, kwargs)
+        except NotImplementedError as error:  # verl's own rewards know some data sources only
+            self._fatal.append(
+                ConfigError(
+                    f"There is no reward for data_source={kwargs.get('data_source')!r} ({error}); set "
+                    "reward.custom_reward_function.path and name, or +score=qa_paper for question answering."
+                )
+            )
+            raise self._fatal[-1] from error
         finally:
             del fields["policy_text"]

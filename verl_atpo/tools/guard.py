@@ -103,16 +103,25 @@ class ToolGuard:
     Args:
         config: settings.
         tokenizer: the model's, to measure observations and to know its special tokens.
+
+    Attributes:
+        totals: what happened to the calls of all runs that ended since :meth:`take_totals`.
     """
 
     def __init__(self, config: ToolConfig, tokenizer: PreTrainedTokenizerBase) -> None:
         self.config = config
+        self.totals = CallCounts()
         self._tokenizer = tokenizer
         self._special = sorted(set(tokenizer.all_special_tokens), key=len, reverse=True)
         limit = config.concurrency
         self._slots: dict[str, asyncio.Semaphore] | None = (
             None if limit is None else collections.defaultdict(lambda: asyncio.Semaphore(limit))
         )
+
+    def take_totals(self) -> CallCounts:
+        """``totals``, which begin again from zero."""
+        taken, self.totals = self.totals, CallCounts()
+        return taken
 
     async def call(self, tool: str, live: Live, counts: CallCounts, *, retry: bool) -> Any:
         """Make one call.
