@@ -31,6 +31,7 @@ class Walk(StatefulTool):
         super().__init__({})
         self.rng, self.fail, self.refuse = rng, fail, refuse
         self.opened = self.closed = 0
+        self.wrong: list[str] = []
 
     async def open(self) -> list[int]:
         self.opened += 1
@@ -84,7 +85,8 @@ async def walk(session: BranchSession, tools: ToolSession, tool: Walk) -> AgentL
             seen = response.text
             if seen.startswith("at"):
                 at += step
-                assert seen == f"at {at}"  # the state is this trajectory's own, replayed or forked
+                if seen != f"at {at}":  # the state is not this trajectory's own, replayed or forked
+                    tool.wrong.append(seen)  # an exception would only grow the branch again
         except ValueError as error:
             seen = str(error)
         finally:
@@ -133,7 +135,7 @@ def test_trees_are_whole_and_states_released_whatever_fails(kind, seed, fail, re
     engine = FakeEngine(seed, stop=stop, fail=engine_fails, latency_s=0.002)
     grown = asyncio.run(asyncio.wait_for(grower(tool, engine, config(60)).grow(), 60))
     check(grown)
-    assert tool.opened == tool.closed
+    assert tool.opened == tool.closed and not tool.wrong
 
 
 @settings(max_examples=15, deadline=None)
