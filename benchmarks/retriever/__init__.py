@@ -1,0 +1,1 @@
+"""Measures the retriever: quality (``quality``) and behaviour under the paper's load (``load``)."""

@@ -1,0 +1,143 @@
+"""Rollout speed on one vLLM server: chains, our trees, and trees in lock-step, side by side.
+
+    VERL_PLATFORM=cpu python -m benchmarks.rollout            # on a CPU; without the variable, on a GPU
+    python -m benchmarks.rollout --model Qwen/Qwen3-4B ...
+
+Writes ``benchmarks/results/rollout.json`` and prints a table. A repetition runs every schedule once, in random order,
+each from an empty prefix cache; figures are medians, ratios are medians of the ratios within a repetition.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import random
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from tabulate import tabulate
+
+from benchmarks.rollout.agent import Latency, Workload
+from benchmarks.rollout.engine import VllmClient, vllm_server
+from benchmarks.rollout.schedules import Batch, chains, lock_step_trees, trees
+from verl_atpo.config import AtpoConfig
+
+RESULT = Path(__file__).parents[1] / "results" / "rollout.json"
+SCHEDULES = {"chains": chains, "trees": trees, "lock-step trees": lock_step_trees}
+LATENCIES = {
+    "no latency": Latency(),
+    "constant": Latency(median_s=0.1),
+    "heavy-tailed": Latency(median_s=0.1, sigma=0.5, tail_share=0.01),
+}
+
+
+async def measure(client: VllmClient, batch: Batch, schedule: str) -> dict[str, float]:
+    """One schedule, once."""
+    await client.forget()
+    before, started = client.sampled_tokens, time.perf_counter()
+    leaves = await SCHEDULES[schedule](client, batch)
+    seconds, sampled = time.perf_counter() - started, client.sampled_tokens - before
+    return {
+        "seconds": seconds,
+        "leaves_per_s": leaves / seconds,
+        "tokens_per_s": sampled / seconds,
+        "tokens_per_leaf": sampled / leaves,
+    }
+
+
+async def compare(options: argparse.Namespace, model: Path) -> list[dict[str, Any]]:
+    """All schedules under all latencies."""
+    config, workload = AtpoConfig(), Workload()
+    longest = workload.prompt_tokens + workload.max_turns * (
+        4 * workload.median_turn_tokens + workload.observation_tokens
+    )
+    records = []
+    async with vllm_server(model, max_model_len=longest + 8, max_num_seqs=256) as client:
+        warm = Batch(2, config, workload, Latency())
+        await trees(client, warm)
+        for name, latency in LATENCIES.items():
+            for repetition in range(options.repeats):
+                order = random.Random(f"{name} {repetition}").sample(list(SCHEDULES), len(SCHEDULES))
+                batch = Batch(options.prompts, config, workload, latency, seed=repetition)
+                for schedule in order:
+                    figures = await measure(client, batch, schedule)
+                    records.append({"latency": name, "repetition": repetition, "schedule": schedule, **figures})
+                    print(f"{name}, {schedule}: {figures['seconds']:.1f} s", flush=True)
+    return records
+
+
+def summary(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Medians per latency and schedule, and speed relative to chains and to lock-step."""
+    rows = []
+    for latency in LATENCIES:
+        for schedule in SCHEDULES:
+            runs = [each for each in records if (each["latency"], each["schedule"]) == (latency, schedule)]
+            row: dict[str, Any] = {"latency": latency, "schedule": schedule}
+            for figure in ("seconds", "leaves_per_s", "tokens_per_s", "tokens_per_leaf"):
+                row[figure] = statistics.median(run[figure] for run in runs)
+            for other, figure in (("chains", "tokens_per_s"), ("lock-step trees", "leaves_per_s")):
+                base = {
+                    run["repetition"]: run for run in records if (run["latency"], run["schedule"]) == (latency, other)
+                }
+                row[f"{figure} / {other}"] = statistics.median(
+                    run[figure] / base[run["repetition"]][figure] for run in runs
+                )
+            rows.append(row)
+    return rows
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.rollout", description=__doc__.splitlines()[0])
+    parser.add_argument("--model", type=Path, help="checkpoint (default: a small random one)")
+    parser.add_argument("--prompts", type=int, default=8)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--out", type=Path, default=RESULT)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        model = options.model or small_model(Path(folder))
+        records = asyncio.run(compare(options, model))
+    rows = summary(records)
+    settings = {"prompts": options.prompts, "repeats": options.repeats, "model": str(options.model or "small")}
+    machine = {"cpus": os.cpu_count(), "platform": os.environ.get("VERL_PLATFORM", "")}
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    options.out.write_text(
+        json.dumps({"settings": settings, "machine": machine, "rows": rows, "runs": records}, indent=1)
+    )
+    print(tabulate(rows, headers="keys", tablefmt="github", floatfmt=".2f"))
+
+
+def small_model(folder: Path) -> Path:
+    """A random Qwen3 of 4 million parameters."""
+    import torch
+    from transformers import Qwen3Config, Qwen3ForCausalLM
+
+    from tests.assets.tiny_model import write_model
+
+    write_model(folder)  # for its tokenizer
+    torch.manual_seed(0)
+    config = Qwen3Config(
+        vocab_size=4096,
+        hidden_size=256,
+        intermediate_size=512,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=64,
+        max_position_embeddings=2048,
+        bos_token_id=None,
+        eos_token_id=2,
+        pad_token_id=0,
+        dtype="float32",
+    )
+    Qwen3ForCausalLM(config).save_pretrained(folder)
+    return folder
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,131 @@
+"""Three ways to sample the trajectories of a batch of prompts: chains, trees, trees in lock-step."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import random
+from collections.abc import Sequence
+from typing import Any
+
+from benchmarks.rollout.agent import Latency, Pause, Workload, no_pause, run, tool
+from verl_atpo.config import AtpoConfig
+from verl_atpo.rollout.grower import Branch, GrownTree, TreeGrower
+from verl_atpo.rollout.replay import BranchSession, Generation
+from verl_atpo.rollout.tool_session import ToolSession
+from verl_atpo.tools.guard import ToolGuard
+
+
+class NoTokenizer:
+    """What a guard needs where observations are no text."""
+
+    all_special_tokens = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Batch:
+    """What is to be sampled.
+
+    Attributes:
+        prompts: how many.
+        config: of the trees; chains take as many trajectories per prompt.
+        workload, latency: what trajectories and tools look like.
+        seed: of lengths and latencies.
+    """
+
+    prompts: int
+    config: AtpoConfig
+    workload: Workload
+    latency: Latency
+    seed: int = 0
+
+
+class Barrier:
+    """Lets everybody on when all have arrived: one step of generation, or of tools, for all running branches."""
+
+    def __init__(self) -> None:
+        self._running = self._arrived = 0
+        self._gate = asyncio.Event()
+
+    def join(self) -> None:
+        """One more to wait for."""
+        self._running += 1
+
+    def leave(self) -> None:
+        """One less."""
+        self._running -= 1
+        self._open_if_all_here()
+
+    async def pause(self) -> None:
+        """Wait for all others."""
+        self._arrived += 1
+        gate = self._gate
+        self._open_if_all_here()
+        await gate.wait()
+
+    def _open_if_all_here(self) -> None:
+        if self._arrived and self._arrived >= self._running:
+            self._gate.set()
+            self._gate, self._arrived = asyncio.Event(), 0
+
+
+async def chains(client: Any, batch: Batch) -> int:
+    """Independent trajectories, as verl's own sampler runs them; returns how many."""
+    rng = random.Random(batch.seed)
+    leaves = batch.config.expansion.leaves
+    runs = [
+        run(client, tool(batch.workload, batch.latency, rng), batch.workload.prompt(number), batch.workload, rng)
+        for number in range(batch.prompts)
+        for _ in range(leaves)
+    ]
+    return len(await asyncio.gather(*runs))
+
+
+async def trees(client: Any, batch: Batch) -> int:
+    """Our asynchronous trees; returns the number of leaves."""
+    return sum(len(tree.leaves) for tree in await grow(client, batch))
+
+
+async def lock_step_trees(client: Any, batch: Batch) -> int:
+    """The same trees in steps: all running branches generate, then all wait, then all call tools, then all wait."""
+    return sum(len(tree.leaves) for tree in await grow(client, batch, Barrier()))
+
+
+async def grow(client: Any, batch: Batch, barrier: Barrier | None = None) -> Sequence[GrownTree]:
+    """One tree per prompt."""
+    tools_config = dataclasses.replace(batch.config.tools, max_observation_tokens=None)  # observations are no text
+    guard = ToolGuard(tools_config, NoTokenizer())  # type: ignore[arg-type]
+    rng = random.Random(batch.seed)
+
+    async def tree(number: int) -> GrownTree:
+        prompt = batch.workload.prompt(number)
+
+        async def run_branch(leaf: int, prefix: Sequence[Generation]) -> Branch:
+            session = BranchSession(client, f"tree {number}", prefix)
+            async with ToolSession(session, guard, snapshots=False) as tools:
+                (bound,) = tools.wrap([tool(batch.workload, batch.latency, rng)])
+                output = await run(session, bound, prompt, batch.workload, rng, _pause(barrier, session))
+                return Branch.of(session, output)
+
+        async def joined(leaf: int, prefix: Sequence[Generation]) -> Branch:
+            assert barrier is not None
+            barrier.join()
+            try:
+                return await run_branch(leaf, prefix)
+            finally:
+                barrier.leave()
+
+        return await TreeGrower(batch.config, joined if barrier else run_branch, random.Random(number)).grow()
+
+    return await asyncio.gather(*map(tree, range(batch.prompts)))
+
+
+def _pause(barrier: Barrier | None, session: BranchSession) -> Pause:
+    if barrier is None:
+        return no_pause
+
+    async def pause() -> None:
+        if not session.replaying:  # shared turns take no step
+            await barrier.pause()
+
+    return pause

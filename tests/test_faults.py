@@ -1,0 +1,104 @@
+"""Proof under fire: real training runs whose search server, rollout worker or engine fails."""
+
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.assets.main_ppo import LEAVES, PROMPTS, ROOT, Run, check_rewards
+from tests.assets.searcher_loop import TURNS
+
+SEARCH = ROOT / "verl_atpo" / "tools" / "search.yaml"
+STEPS = 3
+
+
+@contextmanager
+def faulty_retriever(port: int, counts: Path) -> Iterator[None]:
+    server = subprocess.Popen(
+        [sys.executable, "-m", "tests.assets.faulty_retriever", str(port), str(counts)],
+        cwd=ROOT,
+        stdin=subprocess.DEVNULL,
+    )
+    try:
+        yield
+    finally:
+        server.kill()
+        server.wait()
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return server.getsockname()[1]
+
+
+@pytest.mark.e2e
+def test_training_goes_on_while_the_search_server_fails(tmp_path):
+    """Slow, dropped, 500, malformed; killed in the middle of a step and started again: no leaf is lost or punished."""
+    port, counts = free_port(), tmp_path / "counts.json"
+    tool = SEARCH.read_text().replace("timeout_s: 20.0", "timeout_s: 1.0").replace("retries: 2", "retries: 1")
+    (tmp_path / "search.yaml").write_text(tool)
+    run = Run(
+        tmp_path,
+        "searcher_loop",
+        f"actor_rollout_ref.rollout.multi_turn.tool_config_path={tmp_path}/search.yaml",
+        f"trainer.total_training_steps={STEPS}",
+        "trainer.val_before_train=False",
+        "trainer.test_freq=-1",
+        "algorithm.atpo.growth.max_regrows=12",
+        "algorithm.atpo.growth.regrow_delay_s=0.1",
+        environment={"SEARCH_URL": f"http://127.0.0.1:{port}"},
+    )
+    with faulty_retriever(port, counts):
+        run.wait_for_step(1)
+    time.sleep(5)
+    with faulty_retriever(port, counts):
+        assert run.wait() == 0, run.log[-5000:]
+    assert run.left_over() == []
+
+    happened = json.loads(counts.read_text())
+    assert min(happened.values()) > 0 and set(happened) == {"fine", "slow", "dropped", "500", "malformed", "shape"}
+    steps = [record["data"] for record in run.steps()]
+    assert len(steps) == STEPS
+    for step, data in enumerate(steps, start=1):
+        assert (data["atpo/trees"], data["atpo/leaves_per_tree"], data["atpo/trees_failed"]) == (PROMPTS, LEAVES, 0)
+        assert data["atpo/depth/mean"] == TURNS
+        assert data["atpo/tool_errors"] == 0  # outages are not the model's errors
+        assert data["atpo/tool_outages"] <= data["atpo/branches_regrown"]
+        check_rewards(run.trees(), step, data)
+    assert sum(data["atpo/tool_retries"] for data in steps) > 0
+    assert sum(data["atpo/tool_outages"] for data in steps) > 0
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize("victim", ["TreeAgentLoopWorker", "vLLMHttpServer"])
+def test_a_run_whose_worker_dies_ends_and_resumes(tmp_path, victim):
+    """It ends with an error that names the death, not by waiting for ever, and goes on from its checkpoint."""
+    settings = [
+        f"trainer.total_training_steps={STEPS}",
+        "trainer.val_before_train=False",
+        "trainer.test_freq=-1",
+        "trainer.save_freq=1",
+        "algorithm.atpo.growth.max_regrows=1",
+        "algorithm.atpo.growth.regrow_delay_s=0.1",
+    ]
+    run = Run(tmp_path, "words_loop", *settings)
+    run.wait_for_step(1)
+    run.worker(victim).kill()
+    assert run.wait(300) != 0
+    assert "died" in run.log.lower()
+    assert run.left_over() == []
+    done = int((tmp_path / "checkpoints" / "latest_checkpointed_iteration.txt").read_text())
+    assert 1 <= done < STEPS
+
+    again = Run(tmp_path, "words_loop", *settings)
+    assert again.wait() == 0, again.log[-5000:]
+    assert [record["step"] for record in again.steps()] == list(range(done + 1, STEPS + 1))
+    assert int((tmp_path / "checkpoints" / "latest_checkpointed_iteration.txt").read_text()) == STEPS

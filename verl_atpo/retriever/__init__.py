@@ -1,0 +1,12 @@
+"""Passage retrieval over HTTP: ``python -m verl_atpo.retriever --corpus corpus.jsonl`` (docs/retriever.md).
+
+    corpus.py     the passages: JSON lines, memory-mapped
+    artifacts.py  a folder that is built once and used again
+    bm25.py       sparse index (bm25s)
+    dense.py      dense index (sentence-transformers, FAISS)
+    batching.py   many concurrent calls, few batches
+    server.py     the HTTP interface (FastAPI)
+    client.py     the other end: batched requests, time-outs, retries
+
+Importing this package imports none of them.
+"""

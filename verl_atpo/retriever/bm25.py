@@ -1,0 +1,98 @@
+"""Sparse retrieval: BM25 by ``bm25s``, whose scores are computed when the index is built and memory-mapped later."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+from collections.abc import Sequence
+from pathlib import Path
+
+import bm25s
+import Stemmer
+from bm25s.tokenization import Tokenizer
+
+from verl_atpo.retriever.artifacts import build_once
+from verl_atpo.retriever.corpus import Corpus
+from verl_atpo.retriever.index import Hit
+
+COMPILE_FROM = 50_000
+"""Passages from which on compiled code (where numba is installed) is worth the seconds that compiling takes."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Bm25Settings:
+    """How text becomes terms.
+
+    Attributes:
+        stemmer: a Snowball stemmer's language, or ``None`` for words as they are.
+        stopwords: a language code of ``bm25s``, or ``None`` to keep all words.
+    """
+
+    stemmer: str | None = "english"
+    stopwords: str | None = "en_plus"
+
+    def __post_init__(self) -> None:
+        known = Stemmer.algorithms()
+        if self.stemmer is not None and self.stemmer not in known:
+            raise ValueError(f"stemmer={self.stemmer!r} cannot work: expected none or one of {', '.join(known)}")
+
+
+class Bm25Index:
+    """BM25 over a corpus.
+
+    Args:
+        corpus: the passages.
+        index_dir: folder for the index.
+        settings: how text becomes terms.
+    """
+
+    method = "bm25"
+    model = None
+
+    def __init__(self, corpus: Corpus, index_dir: Path, settings: Bm25Settings) -> None:
+        self._settings = settings
+        self._tokenizer = _tokenizer(settings)
+        fingerprint = {
+            "corpus": corpus.fingerprint,
+            "settings": dataclasses.asdict(settings),
+            "bm25s": importlib.metadata.version("bm25s"),
+        }
+        backend = "auto" if len(corpus) >= COMPILE_FROM else "numpy"
+        folder = build_once(index_dir / self.method, fingerprint, lambda work: _build(corpus, settings, backend, work))
+        self._bm25 = bm25s.BM25.load(folder, mmap=True, backend=backend)
+        self._size = len(corpus)
+        self.search([corpus[0]["contents"]], topk=1)  # compiles the search, so that no query waits for it
+
+    def search(self, queries: Sequence[str], topk: int) -> list[list[Hit]]:
+        """The ``topk`` best passages of each query, best first; passages that share no term with it are left out."""
+        terms = [self._terms(query) for query in queries]
+        known = [place for place, ids in enumerate(terms) if ids]
+        hits: list[list[Hit]] = [[] for _ in queries]
+        if known:
+            found = self._bm25.retrieve([terms[each] for each in known], k=min(topk, self._size), show_progress=False)
+            for each, places, scores in zip(known, found.documents, found.scores, strict=True):
+                pairs = zip(places.tolist(), scores.tolist(), strict=True)
+                hits[each] = [(place, score) for place, score in pairs if score > 0]
+        return hits
+
+    def _terms(self, query: str) -> list[int]:
+        """Those of the index's terms that the query holds.
+
+        The tokenizer would do it too, but remembers every word that it ever saw and is not made for several threads.
+        """
+        stem = Stemmer.Stemmer(self._settings.stemmer).stemWord if self._settings.stemmer else str
+        words = [word for word in self._tokenizer.splitter(query.lower()) if word not in self._tokenizer.stopwords]
+        return self._bm25.get_tokens_ids([stem(word) for word in words])
+
+
+def _tokenizer(settings: Bm25Settings) -> Tokenizer:
+    stemmer = Stemmer.Stemmer(settings.stemmer) if settings.stemmer else None
+    return Tokenizer(stemmer=stemmer, stopwords=settings.stopwords)
+
+
+def _build(corpus: Corpus, settings: Bm25Settings, backend: str, folder: Path) -> None:
+    tokenizer = _tokenizer(settings)
+    terms = list(tokenizer.streaming_tokenize(corpus.texts("Reading terms")))
+    bm25 = bm25s.BM25(backend=backend)
+    bm25.index((terms, tokenizer.get_vocab_dict()))
+    bm25.save(folder, show_progress=False)

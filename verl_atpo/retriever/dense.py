@@ -1,0 +1,155 @@
+"""Dense retrieval: embeddings of any sentence-transformers model, searched by FAISS (inner product of unit vectors)."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import faiss
+import numpy as np
+from sentence_transformers import SentenceTransformer
+
+from verl_atpo.retriever.artifacts import build_once
+from verl_atpo.retriever.corpus import Corpus
+from verl_atpo.retriever.index import Hit
+
+logger = logging.getLogger(__name__)
+
+E5_PREFIXES = ("query: ", "passage: ")
+_CHUNK = 4096  # passages embedded between two additions to the index
+_INDEX = "index.faiss"
+
+
+@dataclasses.dataclass(frozen=True)
+class DenseSettings:
+    """How text becomes vectors and vectors are searched.
+
+    Attributes:
+        model: name or folder of a sentence-transformers model.
+        factory: FAISS's description of the index; ``Flat`` is exact, ``IVF4096,PQ64`` small and fast.
+        nprobe: lists of an IVF index that one query looks into; other kinds ignore it.
+        query_prefix: stands before queries; ``None`` means what the model is known to need (E5), else its own prompt.
+        passage_prefix: the same for passages.
+        train_passages: passages that an index which must be trained is trained on.
+        batch_size: texts in one batch of the model.
+        device: torch's name of the device, ``None`` for the best one there is.
+    """
+
+    model: str = "intfloat/e5-base-v2"
+    factory: str = "Flat"
+    nprobe: int = 64
+    query_prefix: str | None = None
+    passage_prefix: str | None = None
+    train_passages: int = 200_000
+    batch_size: int = 64
+    device: str | None = None
+
+    def prefixes(self) -> tuple[str | None, str | None]:
+        """Of queries and of passages. E5 models are known by their name; the instruct ones take other prompts."""
+        words = Path(self.model).name.lower().split("-")
+        query, passage = E5_PREFIXES if "e5" in words and "instruct" not in words else (None, None)
+        return (
+            query if self.query_prefix is None else self.query_prefix,
+            passage if self.passage_prefix is None else self.passage_prefix,
+        )
+
+
+class Embedder:
+    """Texts to unit vectors, float32 ``[texts, dim]``."""
+
+    def __init__(self, settings: DenseSettings) -> None:
+        self._model = SentenceTransformer(settings.model, device=settings.device)
+        self._batch_size = settings.batch_size
+        self._query_prefix, self._passage_prefix = settings.prefixes()
+        self.dim = len(self.queries([""])[0])
+
+    def queries(self, texts: Sequence[str]) -> np.ndarray:
+        """Vectors of queries."""
+        return self._model.encode_query(list(texts), prompt=self._query_prefix, **self._how())
+
+    def passages(self, texts: Sequence[str]) -> np.ndarray:
+        """Vectors of passages."""
+        return self._model.encode_document(list(texts), prompt=self._passage_prefix, **self._how())
+
+    def _how(self) -> dict[str, Any]:
+        return {"batch_size": self._batch_size, "normalize_embeddings": True, "show_progress_bar": False}
+
+
+class DenseIndex:
+    """Nearest passages of an embedded query.
+
+    Args:
+        corpus: the passages.
+        index_dir: folder for the index.
+        settings: model and kind of index.
+        index_file: a ready-made FAISS index over this corpus in its order and with this model (as is published for
+            wiki-18 with E5); none is built then.
+
+    Raises:
+        ValueError: ``index_file`` does not fit the corpus or the model.
+    """
+
+    method = "dense"
+
+    def __init__(
+        self, corpus: Corpus, index_dir: Path, settings: DenseSettings, index_file: Path | None = None
+    ) -> None:
+        self.model = settings.model
+        self._embedder = Embedder(settings)
+        if index_file is None:
+            index_file = self._built(corpus, index_dir, settings) / _INDEX
+        self._index = faiss.read_index(str(index_file), faiss.IO_FLAG_MMAP_IFC)
+        self._check(index_file, len(corpus))
+        if isinstance(self._index, faiss.IndexIVF):
+            self._index.nprobe = settings.nprobe
+
+    def search(self, queries: Sequence[str], topk: int) -> list[list[Hit]]:
+        """The ``topk`` nearest passages of each query, best first (fewer where an IVF index finds fewer)."""
+        scores, places = self._index.search(self._embedder.queries(queries), min(topk, self._index.ntotal))
+        return [
+            [(int(place), float(score)) for place, score in zip(*found, strict=True) if place >= 0]
+            for found in zip(places, scores, strict=True)
+        ]
+
+    def _built(self, corpus: Corpus, index_dir: Path, settings: DenseSettings) -> Path:
+        _, passage_prefix = settings.prefixes()
+        fingerprint = {
+            "corpus": corpus.fingerprint,
+            "model": settings.model,
+            "factory": settings.factory,
+            "passage_prefix": passage_prefix,
+            "train_passages": settings.train_passages,
+        }
+        return build_once(
+            index_dir / self.method, fingerprint, lambda folder: _build(corpus, self._embedder, settings, folder)
+        )
+
+    def _check(self, index_file: Path, passages: int) -> None:
+        found = (self._index.ntotal, self._index.d)
+        if found != (passages, self._embedder.dim):
+            raise ValueError(
+                f"{index_file}: got {found[0]} vectors of size {found[1]}, expected {passages} (passages of the "
+                f"corpus) of size {self._embedder.dim} (model {self.model}); give the corpus and model it was made with"
+            )
+        if self._index.metric_type != faiss.METRIC_INNER_PRODUCT:
+            raise ValueError(f"{index_file}: expected an index made for inner products; build it anew without the file")
+
+
+def _build(corpus: Corpus, embedder: Embedder, settings: DenseSettings, folder: Path) -> None:
+    index = faiss.index_factory(embedder.dim, settings.factory, faiss.METRIC_INNER_PRODUCT)
+    if not index.is_trained:
+        places = np.linspace(0, len(corpus) - 1, min(settings.train_passages, len(corpus)), dtype=np.int64)
+        logger.info("Training %s on %d passages", settings.factory, len(places))
+        index.train(embedder.passages([corpus[int(place)]["contents"] for place in places]))
+    for texts in _chunks(corpus.texts("Embedding")):
+        index.add(embedder.passages(texts))
+    faiss.write_index(index, str(folder / _INDEX))
+
+
+def _chunks(texts: Iterator[str]) -> Iterator[list[str]]:
+    while chunk := list(islice(texts, _CHUNK)):
+        yield chunk

@@ -1,0 +1,24 @@
+"""What the server needs of an index."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+Hit = tuple[int, float]
+"""Place of a passage in the corpus, counted from 0, and its score (higher is better)."""
+
+
+class PassageIndex(Protocol):
+    """Finds passages; ``search`` may be called from several threads."""
+
+    @property
+    def method(self) -> str:
+        """``bm25`` or ``dense``."""
+
+    @property
+    def model(self) -> str | None:
+        """Name of the embedding model, if there is one."""
+
+    def search(self, queries: Sequence[str], topk: int) -> list[list[Hit]]:
+        """At most ``topk`` hits for each query, best first."""

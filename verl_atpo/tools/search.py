@@ -1,0 +1,168 @@
+"""The ``search`` tool: passages from a retriever server, for verl's agent loop.
+
+Setting: ``actor_rollout_ref.rollout.multi_turn.tool_config_path=.../verl_atpo/tools/search.yaml``. It speaks to
+``python -m verl_atpo.retriever`` and to any server with Search-R1's interface (docs/retriever.md).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Any
+from urllib.parse import urlsplit
+
+from verl.tools.base_tool import BaseTool
+from verl.tools.schemas import OpenAIFunctionToolSchema, ToolResponse
+from verl.utils.rollout_trace import rollout_trace_op
+
+from verl_atpo.retriever.client import Passage, RetrieverClient, RetrieverError
+from verl_atpo.settings import read, require
+from verl_atpo.tools.branching import Branching, ToolOutage
+from verl_atpo.tools.neutralise import neutralise
+
+NOTHING_FOUND = "Nothing found."
+ENDPOINT = "/retrieve"
+
+
+@dataclasses.dataclass(frozen=True)
+class SearchConfig:
+    """Settings of the tool, under ``config`` in its YAML.
+
+    Attributes:
+        url: of the server, with or without the endpoint's path ``/retrieve``.
+        topk: passages per query.
+        timeout_s: seconds one request may take.
+        retries: further requests after a connection error, a time-out, 429, 5xx or an answer that is not understood.
+        backoff_s: seconds before the first further request; doubles with each, plus jitter.
+        batch_window_s: seconds a query waits for others, to go in one request with them; 0 sends at once.
+        max_batch: queries in one request.
+        max_requests: requests under way at once, per process.
+        max_query_chars: a longer query is cut.
+        max_passage_chars: a longer passage is cut.
+    """
+
+    url: str = "http://127.0.0.1:8000"
+    topk: int = 3
+    timeout_s: float = 30.0
+    retries: int = 2
+    backoff_s: float = 0.5
+    batch_window_s: float = 0.005
+    max_batch: int = 64
+    max_requests: int = 8
+    max_query_chars: int = 1000
+    max_passage_chars: int = 4000
+
+    def __post_init__(self) -> None:
+        address = urlsplit(self.url)
+        require(
+            address.scheme in ("http", "https") and bool(address.hostname),
+            "search.url",
+            self.url,
+            "an address such as http://127.0.0.1:8000 (is SEARCH_URL set to one?)",
+        )
+        for name in ("topk", "max_batch", "max_requests", "max_query_chars", "max_passage_chars"):
+            require(getattr(self, name) >= 1, f"search.{name}", getattr(self, name), "an integer of at least 1")
+        require(self.retries >= 0, "search.retries", self.retries, "an integer of at least 0")
+        require(
+            math.isfinite(self.timeout_s) and self.timeout_s > 0, "search.timeout_s", self.timeout_s, "seconds above 0"
+        )
+        for name in ("backoff_s", "batch_window_s"):
+            value = getattr(self, name)
+            require(math.isfinite(value) and value >= 0, f"search.{name}", value, "a number of seconds of at least 0")
+
+    @property
+    def endpoint(self) -> str:
+        """``url`` with the path of the endpoint."""
+        base = self.url.rstrip("/")
+        return base if base.endswith(ENDPOINT) else base + ENDPOINT
+
+
+class SearchTool(BaseTool):
+    """Finds passages for a query. A call depends on its query alone, so branches replay it from the recording.
+
+    Args:
+        config: settings of :class:`SearchConfig`, and verl's ``type``.
+        tool_schema: what the model is told; one required string ``query``.
+
+    Raises:
+        ValueError: a setting that cannot work, or no schema.
+    """
+
+    branching = Branching.STATELESS
+
+    def __init__(self, config: dict[str, Any], tool_schema: OpenAIFunctionToolSchema | None) -> None:
+        if tool_schema is None:
+            raise ValueError("search.tool_schema is missing: take the one of verl_atpo/tools/search.yaml")
+        super().__init__(config, tool_schema)
+        self.settings = read(SearchConfig, {key: value for key, value in config.items() if key != "type"}, "search")
+        self._client = RetrieverClient(
+            self.settings.endpoint,
+            topk=self.settings.topk,
+            timeout_s=self.settings.timeout_s,
+            retries=self.settings.retries,
+            backoff_s=self.settings.backoff_s,
+            batch_window_s=self.settings.batch_window_s,
+            max_batch=self.settings.max_batch,
+            max_requests=self.settings.max_requests,
+        )
+
+    @rollout_trace_op
+    async def execute(
+        self, instance_id: str, parameters: dict[str, Any], **kwargs: Any
+    ) -> tuple[ToolResponse, float, dict[str, Any]]:
+        """Search.
+
+        Args:
+            instance_id: of verl's; the tool holds no state.
+            parameters: the model's arguments, not to be trusted.
+            **kwargs: of verl's agent loop, not needed.
+
+        Returns:
+            The passages as text, the reward 0.0, and the metrics ``tries``, ``seconds``, ``batch_size`` and
+            ``passages``; a call without a usable query gets a text that says so, and no metrics.
+
+        Raises:
+            ToolOutage: the server gave no answer past the retries.
+        """
+        query = parameters.get("query") if isinstance(parameters, dict) else None
+        if not isinstance(query, str) or not query.strip():
+            text = f'Error: search needs a non-empty string "query", got {str(parameters)[:200]}.'
+            return ToolResponse(text=neutralise(text)), 0.0, {}
+        try:
+            answer = await self._client.retrieve(_clean(query, self.settings.max_query_chars))
+        except RetrieverError as error:
+            raise ToolOutage(str(error)) from error
+        metrics = {
+            "tries": answer.tries,
+            "seconds": answer.seconds,
+            "batch_size": answer.batch_size,
+            "passages": len(answer.passages),
+        }
+        return ToolResponse(text=observation(answer.passages, self.settings.max_passage_chars)), 0.0, metrics
+
+
+def observation(passages: Sequence[Passage], max_chars: int) -> str:
+    """What the model reads: ``Doc 1(Title: "...") text``, one line per passage, harmless (see ``neutralise``).
+
+    Args:
+        passages: best first. Runs of white space become one blank, so no passage can pose as two.
+        max_chars: text of a passage beyond is left out and marked by an ellipsis.
+    """
+    lines = []
+    for number, passage in enumerate(passages, start=1):
+        title, _, text = passage.contents.strip().partition("\n")
+        if not text:  # a corpus without titles
+            title, text = '""', title
+        lines.append(f"Doc {number}(Title: {_cut(title, max_chars)}) {_cut(text, max_chars)}")
+    return neutralise("\n".join(lines)) if lines else NOTHING_FOUND
+
+
+def _cut(text: str, max_chars: int) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= max_chars else text[:max_chars].rstrip() + "…"
+
+
+def _clean(query: str, max_chars: int) -> str:
+    """One line of valid Unicode (a model's JSON may hold half a surrogate pair)."""
+    return " ".join(query.encode("utf-8", "replace").decode("utf-8").split())[:max_chars]
