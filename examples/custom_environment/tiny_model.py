@@ -1,4 +1,4 @@
-"""A tiny model that knows how to call ``guess`` and guesses at random: ``python -m ...tiny_model --out DIR``."""
+"""A tiny model that knows how to call ``guess`` and half listens: ``python -m ...tiny_model --out DIR``."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from examples.hopqa.model import build_model
 from examples.hopqa.warm_start import Batch, TrainSettings, collate, train
 
 NUMBERS, GUESSES = range(1, 16), 4
-STEPS, ROWS = 120, 32
+STEPS, ROWS = 150, 32
+LISTENS = 0.5  # share of guesses that heed what was answered before
 CALL_OPEN, CALL_CLOSE = '<tool_call>\n{"name": "guess", "arguments": {"number": ', "}}\n</tool_call>"
 WORDS = ["user assistant tool", "Guess my number.", "higher lower", "found after guesses", *map(str, NUMBERS)]
 
@@ -31,13 +32,19 @@ class GuessChat(ChatFormat):
 
 
 def demonstrate(chat: GuessChat, rng: random.Random) -> Demo:
-    """A game of somebody who does not listen."""
+    """A game of somebody who does not always listen."""
     secret = rng.choice(NUMBERS)
+    possible = list(NUMBERS)
     ids = chat.prompt("Guess my number.")
     sampled = [False] * len(ids)
     for turn in range(1, GUESSES + 1):
-        number = rng.choice(NUMBERS)
-        answer = "higher" if number < secret else "lower" if number > secret else f"found after {turn} guesses"
+        number = rng.choice(possible if rng.random() < LISTENS else NUMBERS)
+        if number == secret:
+            answer, possible = f"found after {turn} guesses", [secret]
+        elif number < secret:
+            answer, possible = "higher", [each for each in possible if each > number]
+        else:
+            answer, possible = "lower", [each for each in possible if each < number]
         guess, seen = chat.guess(number), chat.observation(answer)
         ids += [*guess, *seen]
         sampled += [True] * len(guess) + [False] * len(seen)
