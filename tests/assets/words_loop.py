@@ -1,4 +1,4 @@
-"""A user's own agent loop: three turns of at most six tokens, with a one-word observation in between."""
+"""A user's own agent loop: three turns of at most six tokens, with an observation in between."""
 
 from __future__ import annotations
 
@@ -13,6 +13,10 @@ TURN_TOKENS = 6
 class WordsLoop(AgentLoopBase):
     """Asks the model for three lines of words; the environment answers with a word made from the line's length."""
 
+    async def observe(self, sampled: list[int]) -> list[int]:
+        """Tokens that the environment answers a turn with."""
+        return self.tokenizer.encode(f"tool w{len(sampled)}", add_special_tokens=False)
+
     async def run(self, sampling_params: dict[str, Any], **kwargs: Any) -> AgentLoopOutput:
         prompt_ids = await self.ct_build_initial_tokens(list(kwargs["raw_prompt"]))
         context, mask, log_probs = list(prompt_ids), [], []
@@ -24,9 +28,10 @@ class WordsLoop(AgentLoopBase):
             mask += [1] * len(output.token_ids)
             log_probs += output.log_probs
             if turn < TURNS - 1:
-                context += self.tokenizer.encode(f"tool w{len(output.token_ids)}", add_special_tokens=False)
-                mask += [0, 0]
-                log_probs += [0.0, 0.0]
+                seen = await self.observe(output.token_ids)
+                context += seen
+                mask += [0] * len(seen)
+                log_probs += [0.0] * len(seen)
         return AgentLoopOutput(
             prompt_ids=prompt_ids,
             response_ids=context[len(prompt_ids) :],
