@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from verl.trainer.ppo.core_algos import agg_loss, compute_policy_loss_gspo, compute_policy_loss_vanilla
 from verl.workers.config import ActorConfig
 
-from tests.benchmark_loss import loop_loss, make_batch, turns_of_row
+from benchmarks.loss import loop_loss, make_batch, turns_of_row
 from verl_atpo.policy_loss import Turns, compute_policy_loss_atpo
 
 MODES = ["seq-mean-token-mean", "token-mean", "seq-mean-token-sum", "seq-mean-token-sum-norm", "token-sum"]

@@ -1,29 +1,32 @@
 """Time and peak memory of the turn-level loss, forward and backward, against a per-turn loop and verl's GSPO loss.
 
-    python tests/benchmark_loss.py [--shapes 32x4096 64x8192] [--turns 6 200] [--device cpu cuda] [--out result.json]
+    python -m benchmarks.loss [--shapes 8x8192 64x8192] [--turns 6 200] [--device cpu cuda] [--out result.json]
 
 Every repeat runs the three losses one after the other on the same tensors, so what else the machine does hits all
-three alike. Times are the shortest of the repeats; peak memory (CUDA only) is what a call allocates on top of its
-inputs.
+three alike. Times are the shortest of the repeats; peak memory is what a call allocates on top of its inputs. Writes
+``benchmarks/results/loss.json``.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
+import itertools
 import json
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
+from tabulate import tabulate
 from verl.trainer.ppo.core_algos import agg_loss, compute_policy_loss_gspo
 from verl.workers.config import ActorConfig
 
 from verl_atpo.policy_loss import clip_range, compute_policy_loss_atpo
 
 Batch = dict[str, torch.Tensor]
+RESULT = Path(__file__).parent / "results" / "loss.json"
 
 
 def turns_of_row(mask_row: list[int]) -> Iterator[tuple[int, int]]:
@@ -79,21 +82,33 @@ def make_batch(rows: int, tokens: int, turns: int, device: str, dtype: torch.dty
     return {name: tensor.to(device) for name, tensor in batch.items()}
 
 
-def timed(loss_fn: Callable[..., Any], batch: Batch, config: ActorConfig) -> tuple[float, int]:
-    """Seconds and peak bytes (0 on a CPU) of one forward and backward."""
-    cuda = batch["log_prob"].is_cuda
+def call(loss_fn: Callable[..., Any], batch: Batch, config: ActorConfig) -> None:
+    """One forward and backward."""
     log_prob = batch["log_prob"].detach().requires_grad_()
-    if cuda:
-        torch.cuda.synchronize()
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-    begin = time.perf_counter()
     loss, _ = loss_fn(**{**batch, "log_prob": log_prob}, loss_agg_mode="seq-mean-token-mean", config=config)
     loss.backward()
-    if cuda:
+    if log_prob.is_cuda:
         torch.cuda.synchronize()
-    seconds = time.perf_counter() - begin
-    return seconds, torch.cuda.max_memory_allocated() - before if cuda else 0
+
+
+def seconds_of(run: Callable[[], None]) -> float:
+    """Wall time."""
+    begin = time.perf_counter()
+    run()
+    return time.perf_counter() - begin
+
+
+def peak_bytes_of(run: Callable[[], None], cuda: bool) -> int:
+    """Most memory in use at once, above what was in use before."""
+    if cuda:
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        run()
+        return torch.cuda.max_memory_allocated() - before
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        run()
+    events = sorted(profile.profiler.kineto_results.events(), key=lambda event: event.start_ns())
+    return max(itertools.accumulate(event.nbytes() for event in events if event.name() == "[memory]"))
 
 
 def measure(rows: int, tokens: int, turns: int, device: str, dtype: torch.dtype, repeats: int) -> dict[str, Any]:
@@ -102,11 +117,10 @@ def measure(rows: int, tokens: int, turns: int, device: str, dtype: torch.dtype,
                          clip_ratio_high=0.004)  # fmt: skip
     batch = make_batch(rows, tokens, turns, device, dtype)
     losses = {"atpo": compute_policy_loss_atpo, "loop": loop_loss, "gspo": compute_policy_loss_gspo}
-    runs: dict[str, list[tuple[float, int]]] = {name: [] for name in losses}
-    for _ in range(repeats + 1):
-        for name, loss_fn in losses.items():
-            runs[name].append(timed(loss_fn, batch, config))
-    seconds = {name: min(run[0] for run in values[1:]) for name, values in runs.items()}
+    calls = {name: functools.partial(call, loss_fn, batch, config) for name, loss_fn in losses.items()}
+    peaks = {name: peak_bytes_of(run, cuda=device == "cuda") for name, run in calls.items()}  # and a warm-up
+    runs = [{name: seconds_of(run) for name, run in calls.items()} for _ in range(repeats)]
+    seconds = {name: min(run[name] for run in runs) for name in calls}
     return {
         "device": device,
         "dtype": str(dtype).removeprefix("torch."),
@@ -116,32 +130,27 @@ def measure(rows: int, tokens: int, turns: int, device: str, dtype: torch.dtype,
         **{f"{name}_ms": round(1e3 * value, 3) for name, value in seconds.items()},
         "faster_than_loop": round(seconds["loop"] / seconds["atpo"], 2),
         "time_over_gspo": round(seconds["atpo"] / seconds["gspo"], 2),
-        **{f"{name}_peak_mib": round(max(run[1] for run in values[1:]) / 2**20, 1) for name, values in runs.items()},
+        "memory_over_gspo": round(peaks["atpo"] / peaks["gspo"], 2),
+        **{f"{name}_peak_mib": round(peak / 2**20, 1) for name, peak in peaks.items()},
     }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--shapes", nargs="+", default=["32x4096", "64x8192"], help="rows x tokens")
+    parser.add_argument("--shapes", nargs="+", default=["8x8192", "64x8192"], help="rows x tokens")
     parser.add_argument("--turns", nargs="+", type=int, default=[6, 200], help="turns a row")
     parser.add_argument("--device", nargs="+", default=["cpu"] + ["cuda"] * torch.cuda.is_available())
-    parser.add_argument("--dtype", default="float32", choices=["float32", "float64", "bfloat16"])
+    parser.add_argument("--dtype", nargs="+", default=["float32", "bfloat16"], help="of the log-probs")
     parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--out", type=Path, help="JSON file for the table")
+    parser.add_argument("--out", type=Path, default=RESULT, help="JSON file for the table")
     args = parser.parse_args()
     table: list[dict[str, Any]] = []
-    for device in args.device:
-        for shape in args.shapes:
-            for turns in args.turns:
-                rows, tokens = map(int, shape.split("x"))
-                line = measure(rows, tokens, turns, device, getattr(torch, args.dtype), args.repeats)
-                if not table:
-                    sys.stdout.write(" ".join(f"{name:>16}" for name in line) + "\n")
-                sys.stdout.write(" ".join(f"{value!s:>16}" for value in line.values()) + "\n")
-                sys.stdout.flush()
-                table.append(line)
-    if args.out:
-        args.out.write_text(json.dumps({"torch": torch.__version__, "results": table}, indent=2) + "\n")
+    for device, dtype, shape, turns in itertools.product(args.device, args.dtype, args.shapes, args.turns):
+        rows, tokens = map(int, shape.split("x"))
+        table.append(measure(rows, tokens, turns, device, getattr(torch, dtype), args.repeats))
+    settings = {"torch": torch.__version__, "threads": torch.get_num_threads(), "repeats": args.repeats}
+    args.out.write_text(json.dumps({"settings": settings, "results": table}, indent=1) + "\n")
+    print(tabulate(table, headers="keys", tablefmt="github"))
 
 
 if __name__ == "__main__":
