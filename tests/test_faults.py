@@ -102,3 +102,13 @@ def test_a_run_whose_worker_dies_ends_and_resumes(tmp_path, victim):
     assert again.wait() == 0, again.log[-5000:]
     assert [record["step"] for record in again.steps()] == list(range(done + 1, STEPS + 1))
     assert int((tmp_path / "checkpoints" / "latest_checkpointed_iteration.txt").read_text()) == STEPS
+
+
+@pytest.mark.e2e
+def test_a_run_without_a_reward_ends_with_one_clear_error(tmp_path):
+    settings = [f"trainer.total_training_steps={STEPS}", "trainer.val_before_train=False"]
+    run = Run(tmp_path, "words_loop", "reward.custom_reward_function.path=null", *settings)
+    assert run.wait(300) != 0
+    assert "There is no reward for data_source='words'" in run.log
+    assert "reward.custom_reward_function.path" in run.log.rpartition("ConfigError")[2]
+    assert run.steps() == []
