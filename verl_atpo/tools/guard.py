@@ -177,7 +177,7 @@ class ToolGuard:
         return result if text == written else text
 
     def text(self, text: str) -> str:
-        """``text`` without live special tokens, cut to ``tools.max_observation_tokens``; halves of surrogates become ?."""
+        """``text`` without live special tokens, cut to its limit; halves of surrogates become ?."""
         text = text.encode(errors="replace").decode()
         for token in self._special:
             text = text.replace(token, token[:1] + "\u200b" + token[1:])
