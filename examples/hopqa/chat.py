@@ -31,7 +31,13 @@ _TEMPLATE = Path(__file__).with_name("chat_template.jinja")
 
 
 def build_tokenizer(lexicon: Lexicon) -> PreTrainedTokenizerFast:
-    """Trains the tokenizer of a world.
+    """Trains the tokenizer of a world."""
+    words = [*lexicon.all_words(), *RELATION_NAMES, "What is the of", "system user assistant tool", "Nothing found"]
+    return word_tokenizer([*words, *(f"({kind.value})." for kind in Kind), "x; x: x?"], _FORMAT_TOKENS)
+
+
+def word_tokenizer(lines: list[str], fixed: tuple[str, ...]) -> PreTrainedTokenizerFast:
+    """Trains a tokenizer with one token for every word of `lines` and for every string of `fixed`.
 
     A space is put in front of every piece of text, so that a name has the same tokens wherever it
     stands: in a question, a passage, a query or an answer.
@@ -39,8 +45,6 @@ def build_tokenizer(lexicon: Lexicon) -> PreTrainedTokenizerFast:
     core = Tokenizer(models.BPE())
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
     core.decoder = decoders.ByteLevel()
-    words = [*lexicon.all_words(), *RELATION_NAMES, "What is the of", "system user assistant tool", "Nothing found"]
-    lines = [*words, *(f"({kind.value})." for kind in Kind), "x; x: x?"]
     trainer = trainers.BpeTrainer(
         vocab_size=8192,
         min_frequency=1,
@@ -49,7 +53,7 @@ def build_tokenizer(lexicon: Lexicon) -> PreTrainedTokenizerFast:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
     )
     core.train_from_iterator(lines, trainer)
-    core.add_tokens([AddedToken(text, special=False, normalized=False) for text in _FORMAT_TOKENS])
+    core.add_tokens([AddedToken(text, special=False, normalized=False) for text in fixed])
     return PreTrainedTokenizerFast(
         tokenizer_object=core,
         eos_token=END,
@@ -74,8 +78,15 @@ class FinalTurn:
     answer: str | None
 
 
-class ChatCodec:
-    """Token ids of the parts of a conversation, such that the parts in a row are the conversation."""
+class ChatFormat:
+    """Token ids of the parts of a conversation, such that the parts in a row are the conversation.
+
+    Attributes:
+        tool, argument: names of the only tool and of its only argument.
+    """
+
+    tool = "search"
+    argument = "query"
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
         """Keeps the tokenizer; observations repeat, so their ids are cached."""
@@ -86,24 +97,19 @@ class ChatCodec:
         """Ids up to where the model's first turn starts."""
         return self.encode(f"{START}user\n{question}{END}\n{START}assistant\n")
 
-    def call(self, thought: str, query: str) -> list[int]:
-        """Ids the model samples to search, the end token included; the thought comes first and may be empty."""
-        body = json.dumps({"name": "search", "arguments": {"query": query}}, ensure_ascii=False)
+    def call(self, thought: str, value: str) -> list[int]:
+        """Ids the model samples to call the tool, the end token included; the thought comes first and may be empty."""
+        body = json.dumps({"name": self.tool, "arguments": {self.argument: value}}, ensure_ascii=False)
         return self.encode(f"{thought}<tool_call>\n{body}\n</tool_call>{END}")
 
-    def answer(self, thought: str, answer: str) -> list[int]:
-        """Ids the model samples to answer, the end token included."""
-        return self.encode(f"{thought}{ANSWER_OPEN}{answer}{ANSWER_CLOSE}{END}")
-
-    def parse(self, turn_ids: list[int]) -> ToolCall | FinalTurn:
-        """Reads a sampled turn the way verl's agent loop does: the first well-formed call counts."""
-        text = self.decode(turn_ids)
-        for body in _CALL.findall(text):
+    def called(self, turn_ids: list[int]) -> str | None:
+        """Reads a sampled turn the way verl's agent loop does: the argument of its first well-formed call, if any."""
+        for body in _CALL.findall(self.decode(turn_ids)):
             try:
-                return ToolCall(str(json.loads(body)["arguments"]["query"]))
+                return str(json.loads(body)["arguments"][self.argument])
             except (ValueError, KeyError, TypeError):
                 continue
-        return FinalTurn(final_answer(text))
+        return None
 
     def decode(self, ids: list[int], skip_special_tokens: bool = False) -> str:
         """Text of the ids; verl's reward manager skips special tokens, its tool parser does not."""
@@ -117,3 +123,16 @@ class ChatCodec:
     def encode(self, text: str) -> list[int]:
         """Ids of a piece of text."""
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+class ChatCodec(ChatFormat):
+    """The conversations of this example: searches, then an answer."""
+
+    def answer(self, thought: str, answer: str) -> list[int]:
+        """Ids the model samples to answer, the end token included."""
+        return self.encode(f"{thought}{ANSWER_OPEN}{answer}{ANSWER_CLOSE}{END}")
+
+    def parse(self, turn_ids: list[int]) -> ToolCall | FinalTurn:
+        """Reads a sampled turn: a call, else the end of the conversation."""
+        query = self.called(turn_ids)
+        return FinalTurn(final_answer(self.decode(turn_ids))) if query is None else ToolCall(query)

@@ -11,6 +11,7 @@ import argparse
 import json
 import random
 import time
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import torch
@@ -29,6 +30,8 @@ from examples.hopqa.world import World, make_split_worlds
 
 TRAIN_PER_HOP, VAL_PER_HOP = 400, 64
 DEMO_WORLDS, DEMOS_PER_WORLD = 180, 80
+
+Stages = Iterable[tuple[str, Path, Callable[[], None]]]
 
 
 def say(text: str) -> None:
@@ -92,8 +95,6 @@ def prepare(out: Path, seed: int) -> None:
     Raises:
         ValueError: the folder was made with another seed.
     """
-    out.mkdir(parents=True, exist_ok=True)
-    _check_seed(out / "seed", seed)
     lexicon = make_lexicon(seed)
     train, held_out = make_split_worlds(lexicon, seed)
     stages = (
@@ -101,6 +102,13 @@ def prepare(out: Path, seed: int) -> None:
         ("model", out / "model" / "model.safetensors", lambda: write_model(out / "model", lexicon, held_out, seed)),
         ("accuracy", out / "warm_start.json", lambda: write_accuracy(out, lexicon)),
     )
+    run_stages(out, seed, stages, say)
+
+
+def run_stages(out: Path, seed: int, stages: Stages, say: Callable[[str], None]) -> None:
+    """Runs the stages, (name, last file, what makes it), whose last file is missing in the folder of one seed."""
+    out.mkdir(parents=True, exist_ok=True)
+    _check_seed(out / "seed", seed)
     for name, last_file, run in stages:
         if last_file.exists():
             say(f"stage {name}: already there")

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -98,7 +99,7 @@ def warm_start(
     report: Callable[[str], None],
     settings: TrainSettings | None = None,
 ) -> None:
-    """Trains the model in place.
+    """Trains the model in place: the drill, then the demonstrations.
 
     Args:
         model: the fresh model.
@@ -111,11 +112,24 @@ def warm_start(
     """
     settings = settings or TrainSettings()
     rng = random.Random(f"warm-start-{seed}")
+    drill = drill_batches(lexicon, codec, settings.drill_steps, settings.drill_batch_size, rng)
     steps = settings.drill_steps + math.ceil(len(demos) / settings.batch_size)
+    batches = demo_batches(demos, settings.batch_size, codec.tokenizer.pad_token_id, rng)
+    train(model, itertools.chain(drill, batches), steps, report, settings)
+
+
+def train(
+    model: Qwen3ForCausalLM,
+    batches: Iterable[Batch],
+    steps: int,
+    report: Callable[[str], None],
+    settings: TrainSettings,
+) -> None:
+    """Next-token prediction on the labelled tokens of `batches`, of which there are `steps`, in place."""
     optimizers, schedules = _optimizers(model, steps, settings)
     started, losses = time.monotonic(), []
     model.train()
-    for step, (ids, labels) in enumerate(_all_batches(lexicon, codec, demos, settings, rng), start=1):
+    for step, (ids, labels) in enumerate(batches, start=1):
         loss = _loss(model, ids, labels)
         loss.backward()
         clip_grad_norm_(model.parameters(), 1.0)
@@ -125,18 +139,10 @@ def warm_start(
             schedule.step()
         losses.append(loss.item())
         if step % 50 == 0 or step == steps:
-            phase = "drill" if step <= settings.drill_steps else "demonstrations"
             mean, elapsed = sum(losses) / len(losses), time.monotonic() - started
-            report(f"step {step}/{steps}  {phase}  loss {mean:.3f} nats/token  {elapsed:.0f} s")
+            report(f"step {step}/{steps}  loss {mean:.3f} nats/token  {elapsed:.0f} s")
             losses.clear()
     model.eval()
-
-
-def _all_batches(
-    lexicon: Lexicon, codec: ChatCodec, demos: list[Demo], settings: TrainSettings, rng: random.Random
-) -> Iterator[Batch]:
-    yield from drill_batches(lexicon, codec, settings.drill_steps, settings.drill_batch_size, rng)
-    yield from demo_batches(demos, settings.batch_size, codec.tokenizer.pad_token_id, rng)
 
 
 def _loss(model: Qwen3ForCausalLM, ids: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
