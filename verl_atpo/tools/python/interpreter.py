@@ -16,10 +16,12 @@ import signal
 import time
 
 import psutil
+from async_timeout import timeout
 
 from verl_atpo.tools.branching import ToolOutage
 from verl_atpo.tools.python.config import Isolation, PythonConfig
 from verl_atpo.tools.python.isolation import READY, WORKING_FOLDER, Sandbox
+from verl_atpo.tools.python.process import Process
 
 logger = logging.getLogger(__name__)
 
@@ -47,9 +49,7 @@ class Interpreter:
         isolation: what keeps it in.
     """
 
-    def __init__(
-        self, process: asyncio.subprocess.Process, worker: psutil.Process, config: PythonConfig, isolation: Isolation
-    ) -> None:
+    def __init__(self, process: Process, worker: psutil.Process, config: PythonConfig, isolation: Isolation) -> None:
         self._process = process
         self._worker = worker
         self._config = config
@@ -69,24 +69,18 @@ class Interpreter:
         information, end = os.pipe()
         os.set_blocking(information, False)
         program, *arguments = sandbox.command
-        process: asyncio.subprocess.Process | None = None
+        process: Process | None = None
         try:
-            process = await asyncio.create_subprocess_exec(
-                program,
-                *(["--info-fd", str(end)] if bubblewrap else []),
-                *arguments,
-                stdin=asyncio.subprocess.PIPE,
-                stdout=asyncio.subprocess.PIPE,
-                stderr=asyncio.subprocess.PIPE,
-                limit=_longest_reply(config),
+            process = await Process.start(
+                [program, *(["--info-fd", str(end)] if bubblewrap else []), *arguments],
                 env=sandbox.environment,
                 cwd="/proc" if sandbox.isolation is Isolation.LIMITS_ONLY else "/",  # nothing can be made there
-                start_new_session=True,
                 pass_fds=[end] if bubblewrap else [],
+                limit=_longest_reply(config),
             )
-            assert process.stdout is not None
-            if await asyncio.wait_for(process.stdout.readline(), config.start_s) != READY:
-                raise OSError("it ended before it was ready")
+            async with timeout(config.start_s):  # wait_for of Python 3.10 and 3.11 can lose a cancellation
+                if await process.stdout.readline() != READY:
+                    raise OSError("it ended before it was ready")
             return cls(process, _worker(process, information), config, sandbox.isolation)
         except BaseException as error:
             said = await _discard(process, information)
@@ -109,10 +103,9 @@ class Interpreter:
             InterpreterLost: it went over a limit, or ended, and was killed.
         """
         nonce = secrets.token_hex(16)
-        assert self._process.stdin is not None
         try:
             self._worker.resume()
-            self._process.stdin.write(json.dumps({"nonce": nonce, "code": code}).encode() + b"\n")
+            self._process.write(json.dumps({"nonce": nonce, "code": code}).encode() + b"\n")
             output = await self._watched(nonce)
             self._worker.suspend()  # nothing runs between calls
             self._check_files()
@@ -167,7 +160,6 @@ class Interpreter:
             reply.cancel()
 
     async def _read_reply(self, nonce: str) -> str:
-        assert self._process.stdout is not None
         received = 0
         while received < _longest_reply(self._config):
             try:
@@ -215,7 +207,7 @@ def _longest_reply(config: PythonConfig) -> int:
     return config.output_bytes * REPLY_BYTES_PER_BYTE + REPLY_FRAME_BYTES
 
 
-def _worker(process: asyncio.subprocess.Process, information: int) -> psutil.Process:
+def _worker(process: Process, information: int) -> psutil.Process:
     """The interpreter itself: with bubblewrap, the child that this has told of, else the process."""
     try:
         return psutil.Process(json.loads(os.read(information, 10_000))["child-pid"])
@@ -223,7 +215,7 @@ def _worker(process: asyncio.subprocess.Process, information: int) -> psutil.Pro
         return psutil.Process(process.pid)
 
 
-async def _discard(process: asyncio.subprocess.Process | None, information: int) -> str:
+async def _discard(process: Process | None, information: int) -> str:
     """Kill a process that did not start as it should; returns its last words."""
     if process is None:
         return ""
