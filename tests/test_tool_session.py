@@ -294,3 +294,31 @@ async def test_stateful_tools_work_in_verls_own_sampler_too():
             break
         await asyncio.sleep(0.01)
     assert tool.closed == [[6]]
+
+
+async def test_a_snapshot_that_fails_fails_the_run_not_the_call():
+    tool = ForkingCounter()
+    tool.snapshot = lambda state: 1 / 0
+    run = Run(tool)
+    with pytest.raises(ToolOutage, match="could not take a snapshot"):
+        await run(1, 2)
+    assert run.tools.counts.errors == 0 and tool.made == [1]
+    await run.tools.close()
+
+
+async def test_an_argument_may_have_any_name():
+    class Plot(Counter):
+        def call(self, state: list[int], function: str) -> str:
+            """Plots.
+
+            Args:
+                function: Of x.
+            """
+            return f"plotted {function}"
+
+    run = Run(Plot())
+    await run.session.generate("x", prompt_ids=PROMPT)
+    made, _ = await run.tool.create()
+    response, _, _ = await run.tool.execute(made, {"function": "x"})
+    assert response.text == "plotted x"
+    await run.tools.close()

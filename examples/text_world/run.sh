@@ -2,7 +2,7 @@
 # Train an agent to find things in a text world and bring them where they belong: real verl, Ray, vLLM and FSDP2, on a
 # plain CPU. Trees branch by fork: a branch starts in a copy of the world as its shared turns left it.
 #
-#   bash examples/text_world/run.sh                     # about 12 minutes on 2 cores after the installation
+#   bash examples/text_world/run.sh                     # about 15 minutes on 2 cores after the installation
 #   SEED=1 STEPS=20 bash examples/text_world/run.sh     # other games, fewer steps
 #   bash examples/text_world/run.sh +atpo=chain ...     # further arguments go to main_ppo
 set -euo pipefail

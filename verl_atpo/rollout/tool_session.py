@@ -241,7 +241,10 @@ class ToolSession:
         if not generations or self._session.replaying:
             return
         if state is not None and state.opened and branching is Branching.FORK and self._snapshots:
-            call.snapshot = await run(tool.snapshot, state.value)
+            try:
+                call.snapshot = await run(tool.snapshot, state.value)
+            except Exception as error:  # the call itself was carried out: no error of the model's
+                self._session.failure = ToolOutage(f"Tool {tool.name!r} could not take a snapshot: {error!r}")
         generations[-1].tool_calls.append(call)
 
 

@@ -96,7 +96,7 @@ class StatefulTool(BaseTool):
         self._instances.pop(instance_id, None)
 
 
-async def run(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+async def run(function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
     """Call a plain function in a thread, or await an ``async`` one."""
     if inspect.iscoroutinefunction(function):
         return await function(*args, **kwargs)
