@@ -60,13 +60,14 @@ def compute_policy_loss_atpo(
 
     ratio = (log_ratio - log_ratio.detach() + turn_log_ratio).clamp(max=MAX_LOG_RATIO).exp()
     low, high = clip_range(config)
-    unclipped = -advantages * ratio
-    clipped = -advantages * ratio.clamp(low, high)
-    losses = torch.maximum(unclipped, clipped)
+    # max(-A s, -A clip(s)), in half the memory: only the bound beyond which A has nothing to gain any more holds.
+    bounded = torch.where(advantages > 0, ratio.clamp(max=high), ratio.clamp(min=low))
+    losses = -advantages * bounded
+    clipped = ((bounded != ratio) & (advantages != 0)).detach()
     if rollout_is_weights is not None:
         losses = losses * torch.where(mask, rollout_is_weights, 0.0)
     loss = _aggregate(losses, turns, loss_agg_mode, config.global_batch_info)
-    return loss, _metrics(log_ratio.detach(), (clipped > unclipped).detach(), turns)
+    return loss, _metrics(log_ratio.detach(), clipped, turns)
 
 
 class Turns:

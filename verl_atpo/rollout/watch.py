@@ -58,12 +58,10 @@ def death_of(worker: Any) -> Exception | None:
     """Why the actor is dead, or None while it is alive, busy or out of reach for the moment."""
     try:
         ray.get(worker.__ray_ready__.remote(), timeout=1.0)
-    except ray.exceptions.ActorUnavailableError:
+    except (ray.exceptions.ActorUnavailableError, ray.exceptions.GetTimeoutError):
         return None
-    except ray.exceptions.RayActorError as error:
+    except ray.exceptions.RayError as error:  # ActorDiedError, but OutOfMemoryError too, which is no RayActorError
         return error
-    except ray.exceptions.GetTimeoutError:
-        return None
     return None
 
 
