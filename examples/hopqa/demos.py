@@ -7,7 +7,7 @@ held-out world, so that the model can learn how to search and not what is true.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from examples.hopqa.chat import ChatCodec
@@ -110,6 +110,7 @@ def make_demos(
     per_world: int,
     seed: int,
     habits: Habits = CARELESS,
+    numbers: Sequence[int] = HOPS,
 ) -> Iterator[list[Demo]]:
     """Yields the demonstrations of one world after another; no held-out name occurs in any of them.
 
@@ -118,13 +119,14 @@ def make_demos(
         codec: writes the conversations.
         held_out: the world whose names are avoided.
         worlds: number of worlds.
-        per_world: demonstrations in each; hops are drawn uniformly.
+        per_world: demonstrations in each.
         seed: seed of worlds, questions and mistakes.
         habits: what the demonstrator does wrong.
+        numbers: of hops, drawn from uniformly.
     """
     rng = random.Random(f"demos-{seed}")
     for _ in range(worlds):
         world = make_world(lexicon, TRAIN_SIZES, frozenset(held_out.entities), rng)
         demonstrator = Demonstrator(world, codec, habits, rng)
-        questions = (sample_question(world, rng.choice(HOPS), rng) for _ in range(per_world))
+        questions = (sample_question(world, rng.choice(numbers), rng) for _ in range(per_world))
         yield [demonstrator.demonstrate(question) for question in questions]

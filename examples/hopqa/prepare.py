@@ -1,4 +1,4 @@
-"""Makes everything the quickstart needs: `python -m examples.hopqa.prepare --out DIR --seed 0`.
+"""Makes everything the quickstart needs: `python -m examples.hopqa.prepare --out DIR --seed 0 --hops 1 2 3 4`.
 
 DIR then holds `corpus.jsonl`, `train.parquet`, `val.parquet`, `model/` (weights, tokenizer and chat
 template in one Hugging Face folder) and `warm_start.json` (accuracy before reinforcement learning).
@@ -11,7 +11,7 @@ import argparse
 import json
 import random
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import torch
@@ -19,10 +19,10 @@ from transformers import Qwen3ForCausalLM
 from transformers.utils import logging as transformers_logging
 
 from examples.hopqa.chat import ChatCodec, build_tokenizer
-from examples.hopqa.demos import Demo, make_demos
+from examples.hopqa.demos import CARELESS, Demo, make_demos
 from examples.hopqa.lexicon import Lexicon, make_lexicon
 from examples.hopqa.model import build_model
-from examples.hopqa.questions import read_questions, sample_questions, write_rows
+from examples.hopqa.questions import HOPS, read_questions, sample_questions, write_rows
 from examples.hopqa.retrieval import SearchIndex
 from examples.hopqa.sampler import measure, sample_conversations
 from examples.hopqa.warm_start import warm_start
@@ -39,36 +39,37 @@ def say(text: str) -> None:
     print(f"[hopqa] {text}", flush=True)
 
 
-def write_data(out: Path, train: World, held_out: World, seed: int) -> None:
+def write_data(out: Path, train: World, held_out: World, seed: int, hops: Sequence[int]) -> None:
     """Writes the corpus of both worlds and the questions of each."""
     with (out / "corpus.jsonl").open("w", encoding="utf-8") as corpus:
         for world in (train, held_out):
             for entity in world.entities.values():
                 corpus.write(json.dumps({"title": entity.name, "text": entity.passage()}) + "\n")
     rng = random.Random(f"questions-{seed}")
-    write_rows(sample_questions(train, TRAIN_PER_HOP, rng), "train", out / "train.parquet")
-    write_rows(sample_questions(held_out, VAL_PER_HOP, rng), "val", out / "val.parquet")
-    say(f"{len(train.entities)} + {len(held_out.entities)} held-out passages, {4 * TRAIN_PER_HOP} training questions, "
-        f"{4 * VAL_PER_HOP} validation questions")  # fmt: skip
+    write_rows(sample_questions(train, TRAIN_PER_HOP, rng, hops), "train", out / "train.parquet")
+    write_rows(sample_questions(held_out, VAL_PER_HOP, rng, hops), "val", out / "val.parquet")
+    say(f"{len(train.entities)} + {len(held_out.entities)} held-out passages")
+    say(f"{len(hops) * TRAIN_PER_HOP} training questions, {len(hops) * VAL_PER_HOP} validation questions")
 
 
-def collect_demos(lexicon: Lexicon, codec: ChatCodec, held_out: World, seed: int) -> list[Demo]:
+def collect_demos(lexicon: Lexicon, codec: ChatCodec, held_out: World, seed: int, hops: Sequence[int]) -> list[Demo]:
     """Plays the demonstrations, with progress."""
     demos: list[Demo] = []
-    for number, batch in enumerate(make_demos(lexicon, codec, held_out, DEMO_WORLDS, DEMOS_PER_WORLD, seed), start=1):
+    batches = make_demos(lexicon, codec, held_out, DEMO_WORLDS, DEMOS_PER_WORLD, seed, CARELESS, hops)
+    for number, batch in enumerate(batches, start=1):
         demos += batch
         if number % 30 == 0:
             say(f"demonstrations: {len(demos)}/{DEMO_WORLDS * DEMOS_PER_WORLD}")
     return demos
 
 
-def write_model(folder: Path, lexicon: Lexicon, held_out: World, seed: int) -> None:
+def write_model(folder: Path, lexicon: Lexicon, held_out: World, seed: int, hops: Sequence[int]) -> None:
     """Builds the tokenizer and the model, warm-starts the model and writes both."""
     tokenizer = build_tokenizer(lexicon)
     codec = ChatCodec(tokenizer)
     model = build_model(tokenizer, seed)
     say(f"model: {model.num_parameters():,} parameters, {len(tokenizer)} tokens in the vocabulary")
-    demos = collect_demos(lexicon, codec, held_out, seed)
+    demos = collect_demos(lexicon, codec, held_out, seed, hops)
     warm_start(model, lexicon, codec, demos, seed, lambda line: say(f"warm start: {line}"))
     tokenizer.save_pretrained(folder)
     model.save_pretrained(folder)  # the weights come last: their presence marks the stage as done
@@ -89,26 +90,27 @@ def write_accuracy(out: Path, lexicon: Lexicon) -> None:
     (out / "warm_start.json").write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
 
 
-def prepare(out: Path, seed: int) -> None:
-    """Runs the stages whose files are missing.
+def prepare(out: Path, seed: int, hops: Sequence[int] = HOPS) -> None:
+    """Runs the stages whose files are missing; questions and demonstrations are of these numbers of hops.
 
     Raises:
-        ValueError: the folder was made with another seed.
+        ValueError: the folder was made with another seed or other hops.
     """
     lexicon = make_lexicon(seed)
     train, held_out = make_split_worlds(lexicon, seed)
+    model = out / "model"
     stages = (
-        ("data", out / "val.parquet", lambda: write_data(out, train, held_out, seed)),
-        ("model", out / "model" / "model.safetensors", lambda: write_model(out / "model", lexicon, held_out, seed)),
+        ("data", out / "val.parquet", lambda: write_data(out, train, held_out, seed, hops)),
+        ("model", model / "model.safetensors", lambda: write_model(model, lexicon, held_out, seed, hops)),
         ("accuracy", out / "warm_start.json", lambda: write_accuracy(out, lexicon)),
     )
-    run_stages(out, seed, stages, say)
+    run_stages(out, f"seed {seed}, hops {' '.join(map(str, hops))}", stages, say)
 
 
-def run_stages(out: Path, seed: int, stages: Stages, say: Callable[[str], None]) -> None:
-    """Runs the stages, (name, last file, what makes it), whose last file is missing in the folder of one seed."""
+def run_stages(out: Path, settings: str, stages: Stages, say: Callable[[str], None]) -> None:
+    """Runs the stages, (name, last file, what makes it), whose last file is missing; a folder keeps to its settings."""
     out.mkdir(parents=True, exist_ok=True)
-    _check_seed(out / "seed", seed)
+    _check_settings(out / "settings", settings)
     for name, last_file, run in stages:
         if last_file.exists():
             say(f"stage {name}: already there")
@@ -119,11 +121,10 @@ def run_stages(out: Path, seed: int, stages: Stages, say: Callable[[str], None])
         say(f"stage {name}: done in {time.monotonic() - started:.0f} s")
 
 
-def _check_seed(file: Path, seed: int) -> None:
-    if file.exists() and file.read_text(encoding="utf-8").strip() != str(seed):
-        found = file.read_text(encoding="utf-8").strip()
-        raise ValueError(f"got --seed {seed}, but {file.parent} was made with seed {found}; choose another --out")
-    file.write_text(f"{seed}\n", encoding="utf-8")
+def _check_settings(file: Path, settings: str) -> None:
+    if file.exists() and (found := file.read_text(encoding="utf-8").strip()) != settings:
+        raise ValueError(f"got {settings}, but {file.parent} was made with {found}; choose another --out")
+    file.write_text(f"{settings}\n", encoding="utf-8")
 
 
 def main() -> None:
@@ -131,9 +132,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
     parser.add_argument("--seed", type=int, default=0, help="seed of world, data and model")
+    parser.add_argument("--hops", type=int, nargs="+", default=HOPS, help="numbers of hops of the questions")
     args = parser.parse_args()
     transformers_logging.disable_progress_bar()
-    prepare(args.out, args.seed)
+    prepare(args.out, args.seed, args.hops)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,10 +62,10 @@ def sample_question(world: World, hops: int, rng: random.Random) -> Question:
             return Question(tuple(relations), tuple(path))
 
 
-def sample_questions(world: World, per_hop: int, rng: random.Random) -> list[Question]:
-    """Draws `per_hop` distinct questions of every number of hops, shuffled."""
+def sample_questions(world: World, per_hop: int, rng: random.Random, numbers: Sequence[int] = HOPS) -> list[Question]:
+    """Draws `per_hop` distinct questions of every one of these numbers of hops, shuffled."""
     questions: dict[str, Question] = {}
-    for hops in HOPS:
+    for hops in numbers:
         wanted = len(questions) + per_hop
         while len(questions) < wanted:
             question = sample_question(world, hops, rng)

@@ -61,7 +61,7 @@ def prepare(out: Path, seed: int) -> None:
         ("data", out / "val.parquet", lambda: write_data(out, seed)),
         ("model", out / "model" / "model.safetensors", lambda: write_model(out / "model", seed)),
     )
-    run_stages(out, seed, stages, say)
+    run_stages(out, f"seed {seed}", stages, say)
 
 
 def main() -> None:

@@ -79,7 +79,7 @@ def main() -> None:
         ("model", out / "model" / "model.safetensors", lambda: write_model(out, seed)),
         ("success", out / "warm_start.json", lambda: write_success(out)),
     )
-    run_stages(out, seed, stages, say)
+    run_stages(out, f"seed {seed}", stages, say)
 
 
 if __name__ == "__main__":
