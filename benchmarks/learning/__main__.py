@@ -1,0 +1,124 @@
+"""The learning comparison: `VERL_PLATFORM=cpu python -m benchmarks.learning` (without the variable: on a GPU).
+
+Runs every arm and seed that has no file in `benchmarks/results/learning/` yet, the runs of a seed in one session, two
+sessions at a time. It may be stopped (Ctrl-C or TERM) and started again. `--status` says what is done.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import signal
+import sys
+from pathlib import Path
+
+from benchmarks.learning.arms import ARMS, MAIN
+from benchmarks.learning.results import result_file
+from benchmarks.learning.task import ROOT, preparation
+
+RESULTS = ROOT / "benchmarks" / "results" / "learning"
+
+
+def plan(arms: list[str]) -> list[tuple[int, list[str]]]:
+    """Sessions: a seed and its arms. The main arms come first, on all seeds, so that what is stopped is balanced."""
+    groups = [[arm for arm in arms if arm in MAIN], [arm for arm in arms if arm not in MAIN]]
+    seeds = sorted({seed for arm in arms for seed in ARMS[arm].seeds})
+    sessions = [(seed, [arm for arm in group if seed in ARMS[arm].seeds]) for group in groups for seed in seeds]
+    return [(seed, chosen) for seed, chosen in sessions if chosen]
+
+
+async def call(command: list[str], log: Path, variables: dict[str, str]) -> None:
+    """Run a command to its end; cancelled, it is stopped first.
+
+    Raises:
+        RuntimeError: it returned another code than 0; the message names its log.
+    """
+    log.parent.mkdir(parents=True, exist_ok=True)
+    threads = {"OMP_NUM_THREADS": "1"}  # the model is tiny, and what runs side by side shares the cores
+    environment = {**os.environ, **threads, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", **variables}
+    with log.open("w") as output:
+        process = await asyncio.create_subprocess_exec(
+            *command, cwd=ROOT, env=environment, stdin=asyncio.subprocess.DEVNULL, stdout=output, stderr=output
+        )
+    try:
+        code = await process.wait()
+    except asyncio.CancelledError:
+        process.terminate()
+        await process.wait()
+        raise
+    if code:
+        raise RuntimeError(f"{' '.join(command[1:4])} ... ended with code {code}, see {log}")
+
+
+async def run_session(seed: int, arms: list[str], options: argparse.Namespace) -> None:
+    """World and warm start of a seed, unless they are there, then its runs."""
+    data = options.work / f"seed{seed}"
+    await call(preparation(data, seed), options.work / f"seed{seed}.log", {})
+    command = [sys.executable, "-m", "benchmarks.learning.session", "--seed", str(seed), "--arms", *arms,
+               "--work", str(options.work), "--results", str(options.results)]  # fmt: skip
+    await call(command, options.work / f"session{seed}_{arms[0]}.log", {"HOPQA_DIR": str(data)})
+
+
+async def run_all(sessions: list[tuple[int, list[str]]], options: argparse.Namespace) -> list[Exception]:
+    """All sessions, some at a time; returns what went wrong."""
+    places = asyncio.Semaphore(options.parallel)
+
+    async def placed(seed: int, arms: list[str]) -> None:
+        async with places:
+            print(f"seed {seed}: {', '.join(arms)}", flush=True)
+            await run_session(seed, arms, options)
+
+    watching = asyncio.ensure_future(watch(options))
+    outcomes = await asyncio.gather(*[placed(*session) for session in sessions], return_exceptions=True)
+    watching.cancel()
+    return [outcome for outcome in outcomes if isinstance(outcome, Exception)]
+
+
+async def watch(options: argparse.Namespace) -> None:
+    """Say how far it is whenever a run has ended."""
+    said = ""
+    while True:
+        if (line := status(options)) != said:
+            print(line, flush=True)
+            said = line
+        await asyncio.sleep(5)
+
+
+def status(options: argparse.Namespace) -> str:
+    """How many of all runs are done."""
+    files = [result_file(options.results, arm, seed) for seed, arms in plan(options.arms) for arm in arms]
+    return f"{sum(file.exists() for file in files)} of {len(files)} runs are done"
+
+
+async def stoppable(sessions: list[tuple[int, list[str]]], options: argparse.Namespace) -> list[Exception]:
+    """:func:`run_all`; TERM stops it as Ctrl-C does, and with it what it has started."""
+    task = asyncio.ensure_future(run_all(sessions, options))
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    return await task
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.learning", description=__doc__.splitlines()[0])
+    parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS), metavar="ARM", help=", ".join(ARMS))
+    parser.add_argument("--parallel", type=int, default=2, help="sessions at a time; each keeps about a core busy")
+    parser.add_argument("--work", type=Path, default=ROOT / "outputs" / "learning", help="folder of models and logs")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of result files")
+    parser.add_argument("--status", action="store_true", help="say what is done, run nothing")
+    options = parser.parse_args()
+    options.work = options.work.absolute()
+    if options.status:
+        print(status(options))
+        return
+    missing = [
+        (seed, [arm for arm in arms if not result_file(options.results, arm, seed).exists()])
+        for seed, arms in plan(options.arms)
+    ]
+    failures = asyncio.run(stoppable([(seed, arms) for seed, arms in missing if arms], options))
+    if failures:
+        raise SystemExit("\n".join(map(str, failures)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,92 @@
+"""The arms of the comparison. All run `+atpo=tree`'s code path on 16 trajectories a prompt, with other settings.
+
+Clip ranges are those that the methods' authors published.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+_ACTOR = "actor_rollout_ref.actor"
+
+
+def _loss(mode: str, aggregate: str, low: float, high: float) -> tuple[str, ...]:
+    return (
+        f"{_ACTOR}.policy_loss.loss_mode={mode}",
+        f"{_ACTOR}.loss_agg_mode={aggregate}",
+        f"{_ACTOR}.clip_ratio_low={low}",
+        f"{_ACTOR}.clip_ratio_high={high}",
+    )
+
+
+CHAINS = ("algorithm.atpo.expansion.initial_chains=16", "algorithm.atpo.expansion.rounds=0")
+RANDOM_TREES = ("algorithm.atpo.expansion.strategy=random",)
+OUTCOME = ("algorithm.adv_estimator=grpo",)
+"""verl's GRPO estimator: every token of a row gets the row's outcome, relative to the prompt's rows."""
+
+TOKEN_RATIO = _loss("vanilla", "token-mean", 0.2, 0.2)
+TOKEN_RATIO_HIGHER = _loss("vanilla", "token-mean", 0.2, 0.28)
+SEQUENCE_RATIO = _loss("gspo", "seq-mean-token-mean", 0.0003, 0.0004)
+TURN_RATIO = _loss("atpo", "seq-mean-token-mean", 0.003, 0.004)
+
+FILTER_GROUPS = (
+    "algorithm.filter_groups.enable=True",
+    "algorithm.filter_groups.metric=reward",
+    # The quick buffer does not filter: verl's own.
+    "trainer.v1.sampler.custom_sampler.path=null",
+    "trainer.v1.sampler.custom_sampler.name=null",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Arm:
+    """One way to train.
+
+    Attributes:
+        title: what tables call it.
+        overrides: what it sets beside `task.shared_overrides`.
+        seeds: of world, warm start, order of prompts and sampling; the same for all arms.
+    """
+
+    title: str
+    overrides: tuple[str, ...]
+    seeds: tuple[int, ...]
+
+
+MAIN_SEEDS, SEEDS, ONE_SEED = (0, 1, 2, 3, 4), (0, 1, 2), (0,)
+
+BASELINES = {
+    "grpo": Arm("GRPO", CHAINS + OUTCOME + TOKEN_RATIO, MAIN_SEEDS),
+    "gspo": Arm("GSPO", CHAINS + OUTCOME + SEQUENCE_RATIO, MAIN_SEEDS),
+    "dapo": Arm("DAPO-style", CHAINS + OUTCOME + TOKEN_RATIO_HIGHER + FILTER_GROUPS, SEEDS),
+    "tree_grpo": Arm("Tree-GRPO-style", RANDOM_TREES + OUTCOME + TOKEN_RATIO, MAIN_SEEDS),
+    "entropy_branching": Arm("entropy branching", OUTCOME + TOKEN_RATIO, SEEDS),
+}
+ATPO = {"atpo": Arm("AT²PO", TURN_RATIO, MAIN_SEEDS)}
+ABLATIONS = {
+    "atpo_random": Arm("AT²PO, random expansion", RANDOM_TREES + TURN_RATIO, SEEDS),
+    "atpo_outcome": Arm("AT²PO, trajectory credit", OUTCOME + TURN_RATIO, SEEDS),
+    "atpo_token": Arm("AT²PO, token-level loss", _loss("vanilla", "seq-mean-token-mean", 0.2, 0.2), SEEDS),
+    "atpo_sequence": Arm("AT²PO, sequence-level loss", SEQUENCE_RATIO, SEEDS),
+}
+SETTINGS = {
+    f"atpo_{value}": Arm(f"AT²PO, {setting}={value}", (*TURN_RATIO, f"algorithm.atpo.{key}={value}"), ONE_SEED)
+    for setting, key, values in (
+        ("backup", "credit.backup", ("child_mean", "leaf_mean")),
+        ("advantage", "credit.advantage", ("diff_parent", "diff_global", "diff_localglobal")),
+    )
+    for value in values
+} | {"atpo_alpha0": Arm("AT²PO, alpha=0", (*TURN_RATIO, "algorithm.atpo.expansion.penalty=0"), ONE_SEED)}
+
+CLIPS = {
+    f"{loss}_clip{high}": Arm(
+        f"{title}, clip {low}/{high}", (*arm, *_loss(loss, "seq-mean-token-mean", low, high)), ONE_SEED
+    )
+    for title, loss, arm in (("GSPO", "gspo", CHAINS + OUTCOME), ("AT²PO", "atpo", ()))
+    for low, high in ((0.003, 0.004), (0.03, 0.04), (0.2, 0.2))
+    if (loss, high) != ("atpo", 0.004)  # the arm itself
+}
+"""Wider clip ranges than the published ones, which were chosen for models a thousand times larger."""
+
+ARMS = {**BASELINES, **ATPO, **ABLATIONS, **SETTINGS, **CLIPS}
+MAIN = tuple(name for name, arm in ARMS.items() if arm.seeds == MAIN_SEEDS)

@@ -1,0 +1,113 @@
+"""What the result files say: accuracy over sampled tokens, and paired comparisons of arms."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import statistics
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+
+import numpy as np
+from scipy.stats import ttest_rel
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """One result file.
+
+    Attributes:
+        arm, seed: which run.
+        tokens: sampled in training before each validation; 0 first, rising.
+        steps: training steps before each validation.
+        accuracy: of each validation, mean over the numbers of hops.
+        last_by_source: accuracy of the last validation by data source.
+        rewards, rewards_tokens: mean training reward of each step, tokens sampled up to its end.
+        clipped_share: mean over the steps, share of tokens whose gradient the clip removed.
+        training_s: seconds of all steps, without start-up.
+    """
+
+    arm: str
+    seed: int
+    tokens: tuple[float, ...]
+    steps: tuple[int, ...]
+    accuracy: tuple[float, ...]
+    last_by_source: Mapping[str, float]
+    rewards: tuple[float, ...]
+    rewards_tokens: tuple[float, ...]
+    clipped_share: float
+    training_s: float
+
+    @classmethod
+    def read(cls, file: Path) -> Run:
+        """Reads a result file."""
+        record = json.loads(file.read_text())
+        kept, validation = record["steps"], record["validation"]
+        total = np.cumsum([0, *kept["sampled_tokens"]])
+        return cls(
+            arm=record["arm"],
+            seed=record["seed"],
+            tokens=tuple(float(total[each["step"]]) for each in validation),
+            steps=tuple(each["step"] for each in validation),
+            accuracy=tuple(statistics.fmean(each["accuracy"].values()) for each in validation),
+            last_by_source=validation[-1]["accuracy"],
+            rewards=tuple(kept["reward"]),
+            rewards_tokens=tuple(float(each) for each in total[1:]),
+            clipped_share=statistics.fmean(kept["clipped_share"]),
+            training_s=sum(kept["seconds"]),
+        )
+
+    def accuracy_at(self, tokens: float) -> float:
+        """Validation accuracy after so many sampled tokens, interpolated."""
+        return float(np.interp(tokens, self.tokens, self.accuracy))
+
+    def mean_accuracy_until(self, tokens: float) -> float:
+        """Mean height of the validation curve from 0 to `tokens`: how fast a run learns, in one number."""
+        inside = [each for each in self.tokens if each < tokens]
+        heights = [self.accuracy_at(each) for each in (*inside, tokens)]
+        return float(np.trapezoid(heights, (*inside, tokens)) / tokens)
+
+
+@dataclasses.dataclass(frozen=True)
+class Difference:
+    """Paired difference of two arms over the seeds both have.
+
+    Attributes:
+        seeds: how many.
+        mean: of the differences.
+        error: standard error of the mean; None with a single seed.
+        p: of the two-sided paired t-test; None with a single seed, or where all differences are equal.
+    """
+
+    seeds: int
+    mean: float
+    error: float | None
+    p: float | None
+
+
+def read_runs(folder: Path) -> list[Run]:
+    """All result files of a folder, by arm and seed."""
+    return sorted(map(Run.read, folder.glob("*.json")), key=lambda run: (run.arm, run.seed))
+
+
+def common_tokens(runs: Iterable[Run]) -> float:
+    """Tokens that every run has sampled: where arms are compared."""
+    return min(run.tokens[-1] for run in runs)
+
+
+def mean_and_error(values: list[float]) -> tuple[float, float | None]:
+    """Mean, and its standard error (None for one value)."""
+    error = statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None
+    return statistics.fmean(values), error
+
+
+def paired(runs: Iterable[Run], arm: str, other: str, figure: Callable[[Run], float]) -> Difference | None:
+    """Difference of a figure, `arm` minus `other`, seed by seed; None if they share no seed."""
+    values = {(run.arm, run.seed): figure(run) for run in runs if run.arm in (arm, other)}
+    seeds = [seed for name, seed in values if name == arm and (other, seed) in values]
+    if not seeds:
+        return None
+    ours, theirs = ([values[name, seed] for seed in seeds] for name in (arm, other))
+    mean, error = mean_and_error([a - b for a, b in zip(ours, theirs, strict=True)])
+    return Difference(len(seeds), mean, error, float(ttest_rel(ours, theirs).pvalue) if error else None)

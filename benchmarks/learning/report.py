@@ -1,0 +1,127 @@
+"""Tables and plots of the learning comparison, from its result files."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from tabulate import tabulate
+
+from benchmarks.learning.arms import ABLATIONS, ARMS, ATPO, BASELINES, CLIPS, MAIN, SETTINGS
+from benchmarks.learning.curves import Difference, Run, common_tokens, mean_and_error, paired, read_runs
+
+(OURS,) = ATPO
+Curve = tuple[Sequence[float], Sequence[float]]
+
+
+def tables(folder: Path) -> str:
+    """All tables, in Markdown."""
+    runs = [run for run in read_runs(folder) if run.arm in ARMS]
+    if not runs:
+        return "No run is done yet."
+    budget = common_tokens(runs)
+    parts = [
+        f"{len(runs)} of {sum(len(arm.seeds) for arm in ARMS.values())} runs are done. "
+        f"All of them sampled at least {budget / 1e6:.2f} M tokens, where columns 3 and 4 compare them.",
+        comparison(runs, [*BASELINES, OURS], budget),
+        "Components, settings and clip ranges:",
+        comparison(runs, [OURS, *ABLATIONS, *SETTINGS, *CLIPS], budget),
+        "Validation accuracy of the last step by number of hops, mean over seeds:",
+        by_hops(runs),
+    ]
+    return "\n\n".join(parts)
+
+
+def comparison(runs: Sequence[Run], arms: Sequence[str], budget: float) -> str:
+    """One row per arm; differences are AT²PO minus the arm, over the seeds both have."""
+    rows = []
+    for arm in arms:
+        own = [run for run in runs if run.arm == arm]
+        if not own:
+            continue
+
+        def ahead(figure: Callable[[Run], float], arm: str = arm) -> str:
+            return "" if arm == OURS else _difference(paired(runs, OURS, arm, figure))
+
+        rows.append(
+            {
+                "arm": ARMS[arm].title,
+                "seeds": len(own),
+                "mean accuracy on the way": _share([run.mean_accuracy_until(budget) for run in own]),
+                "accuracy at equal tokens": _share([run.accuracy_at(budget) for run in own]),
+                "after the last step": _share([run.accuracy[-1] for run in own]),
+                "AT²PO ahead on the way": ahead(lambda run: run.mean_accuracy_until(budget)),
+                "AT²PO ahead at equal tokens": ahead(lambda run: run.accuracy_at(budget)),
+                "M tokens": f"{statistics.fmean(run.tokens[-1] for run in own) / 1e6:.2f}",
+                "minutes": f"{statistics.fmean(run.training_s for run in own) / 60:.1f}",
+                "clipped": f"{statistics.fmean(run.clipped_share for run in own):.1%}",
+            }
+        )
+    return tabulate(rows, headers="keys", tablefmt="github", disable_numparse=True)
+
+
+def by_hops(runs: Sequence[Run]) -> str:
+    """Last validation of every arm by data source."""
+    rows = []
+    for arm in ARMS:
+        own = [run.last_by_source for run in runs if run.arm == arm]
+        if own:
+            sources = {each: f"{statistics.fmean(run[each] for run in own):.0%}" for each in sorted(own[0])}
+            rows.append({"arm": ARMS[arm].title, "seeds": len(own), **sources})
+    return tabulate(rows, headers="keys", tablefmt="github", disable_numparse=True)
+
+
+def draw(folder: Path, out: Path) -> None:
+    """Validation accuracy over sampled tokens and over steps, and training reward over tokens, as a PNG."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    runs = read_runs(folder)
+    figure, axes = plt.subplots(1, 3, figsize=(15, 4.5), layout="constrained")
+    panels: tuple[tuple[str, str, Callable[[Run], Curve]], ...] = (
+        ("sampled tokens, M", "validation accuracy", lambda run: (_millions(run.tokens), run.accuracy)),
+        ("training steps", "validation accuracy", lambda run: (run.steps, run.accuracy)),
+        ("sampled tokens, M", "training reward", lambda run: (_millions(run.rewards_tokens), run.rewards)),
+    )
+    for axis, (across, up, curve) in zip(axes, panels, strict=True):
+        for number, arm in enumerate(MAIN):
+            curves = [curve(run) for run in runs if run.arm == arm]
+            for x, y in curves:
+                axis.plot(x, y, color=f"C{number}", lw=0.5, alpha=0.3)
+            if curves:
+                title = f"{ARMS[arm].title} ({len(curves)} seeds)"
+                axis.plot(
+                    *_mean_curve(curves), color=f"C{number}", lw=2, marker="." if len(x) < 20 else "", label=title
+                )
+        axis.set(xlabel=across, ylabel=up)
+    axes[0].legend()
+    out.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(out, dpi=110)
+    plt.close(figure)
+
+
+def _mean_curve(curves: Sequence[Curve]) -> Curve:
+    """Mean over runs of both coordinates, point by point."""
+    xs, ys = zip(*curves, strict=True)
+    return tuple(map(statistics.fmean, zip(*xs, strict=True))), tuple(map(statistics.fmean, zip(*ys, strict=True)))
+
+
+def _millions(tokens: Sequence[float]) -> Sequence[float]:
+    return [each / 1e6 for each in tokens]
+
+
+def _share(values: list[float]) -> str:
+    mean, error = mean_and_error(values)
+    return f"{mean:.1%}" if error is None else f"{mean:.1%} ± {100 * error:.1f}"
+
+
+def _difference(difference: Difference | None) -> str:
+    if difference is None:
+        return "no common seed"
+    points = f"{100 * difference.mean:+.1f}"
+    if difference.error is None:
+        return f"{points} (one seed)"
+    return f"{points} ± {100 * difference.error:.1f}" + ("" if difference.p is None else f" (p={difference.p:.2g})")

@@ -1,0 +1,63 @@
+"""The task: HopQA with 2 to 6 hops, and what all arms share."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+HOPS = (2, 3, 4, 5, 6)
+PROMPTS, MINI_BATCH, STEPS = 8, 2, 40
+LEARNING_RATE = 5e-4
+TEST_EVERY = 10
+
+
+def preparation(data: Path, seed: int) -> list[str]:
+    """Command that makes world, questions and warm-started model of a seed; what is there already stays."""
+    numbers = [str(number) for number in HOPS]
+    return [sys.executable, "-m", "examples.hopqa.prepare", "--out", str(data), "--seed", str(seed), "--hops", *numbers]
+
+
+def shared_overrides(data: Path, out: Path, seed: int) -> list[str]:
+    """Arguments of `main_ppo` for all arms, on a CPU if `VERL_PLATFORM=cpu` is set.
+
+    Args:
+        data: folder of :func:`preparation`.
+        out: folder of the run.
+        seed: of the order of prompts and of the sampler.
+    """
+    rollout, actor = "actor_rollout_ref.rollout", "actor_rollout_ref.actor"
+    return [
+        *("+atpo=tree", "+sampler=quick"),
+        *(["+platform=cpu"] if os.environ.get("VERL_PLATFORM") == "cpu" else []),
+        f"data.train_files={data}/train.parquet",
+        f"data.val_files={data}/val.parquet",
+        f"data.train_batch_size={PROMPTS}",
+        f"data.seed={seed}",
+        "data.max_prompt_length=40",
+        "data.max_response_length=256",
+        f"actor_rollout_ref.model.path={data}/model",
+        f"{actor}.optim.lr={LEARNING_RATE}",
+        f"{actor}.ppo_mini_batch_size={MINI_BATCH}",
+        f"{actor}.ppo_micro_batch_size_per_gpu=32",
+        f"{rollout}.log_prob_micro_batch_size_per_gpu=64",
+        f"{rollout}.max_model_len=304",
+        f"{rollout}.max_num_seqs=256",
+        f"{rollout}.seed={seed}",
+        f"{rollout}.agent.default_agent_loop=tool_agent",
+        f"{rollout}.multi_turn.format=hermes",
+        f"{rollout}.multi_turn.max_assistant_turns=8",
+        f"{rollout}.multi_turn.function_tool_path={ROOT}/examples/hopqa/search_tool.py",
+        f"{rollout}.val_kwargs.do_sample=True",
+        f"{rollout}.val_kwargs.temperature=1.0",
+        f"reward.custom_reward_function.path={ROOT}/examples/hopqa/reward.py",
+        "reward.custom_reward_function.name=compute_score",
+        f"trainer.total_training_steps={STEPS}",
+        "trainer.total_epochs=1000",
+        f"trainer.test_freq={TEST_EVERY}",
+        "trainer.save_freq=-1",
+        "trainer.resume_mode=disable",
+        "trainer.logger=[file]",
+        f"trainer.default_local_dir={out}/checkpoints",
+    ]

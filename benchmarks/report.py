@@ -1,0 +1,126 @@
+"""Puts what the benchmarks measured into the docs: `python -m benchmarks.report`.
+
+Every block between `<!-- begin NAME -->` and `<!-- end NAME -->` in `docs/results.md` and `README.md` is made anew from
+the files in `benchmarks/results/`, and the plots in `docs/results/` with it. `--check` writes nothing and fails if a
+block is not what the files say.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from tabulate import tabulate
+
+from benchmarks.learning import report as learning
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+PAGES = (ROOT / "docs" / "results.md", ROOT / "README.md")
+PLOTS = ROOT / "docs" / "results"
+_BLOCK = re.compile(r"(<!-- begin (?P<name>[\w-]+) -->\n).*?(<!-- end (?P=name) -->)", re.DOTALL)
+
+
+def rollout() -> str:
+    """Chains, trees and lock-step on one vLLM server."""
+    columns = {
+        "latency": "tools",
+        "schedule": "schedule",
+        "leaves_per_s": "leaves/s",
+        "tokens_per_s": "sampled tokens/s",
+        "tokens_per_leaf": "sampled tokens/leaf",
+        "tokens_per_s / chains": "tokens/s over chains",
+        "leaves_per_s / lock-step trees": "leaves/s over lock-step",
+    }
+    return _table(_read("rollout.json")["rows"], columns)
+
+
+def overhead() -> str:
+    """Our own work per turn, with an engine that answers at once."""
+    columns = {
+        "turns": "turns",
+        "prompts": "prompts",
+        "sampled turns": "sampled turns",
+        "trees, ms/turn": "trees, ms/turn",
+        "agent alone, ms/turn": "agent alone, ms/turn",
+        "ours, ms/turn": "ours, ms/turn",
+        "peak MB/prompt": "peak MB/prompt",
+    }
+    return _table(_read("rollout_overhead.json")["rows"], columns)
+
+
+def loss() -> str:
+    """The loss against the per-turn loop and against verl's GSPO."""
+    columns = {
+        "device": "device",
+        "dtype": "log-probs",
+        "rows": "rows",
+        "tokens": "tokens",
+        "turns": "turns/row",
+        "atpo_ms": "ms",
+        "faster_than_loop": "times faster than the loop",
+        "time_over_gspo": "time over gspo",
+        "memory_over_gspo": "peak memory over gspo",
+    }
+    return _table(_read("loss.json")["results"], columns)
+
+
+def learning_tables() -> str:
+    """The learning comparison."""
+    return learning.tables(RESULTS / "learning")
+
+
+BLOCKS: dict[str, Callable[[], str]] = {
+    "learning": learning_tables,
+    "rollout": rollout,
+    "overhead": overhead,
+    "loss": loss,
+}
+
+
+def filled(text: str) -> str:
+    """The page with every block made anew.
+
+    Raises:
+        KeyError: a block of an unknown name.
+    """
+    return _BLOCK.sub(lambda match: f"{match[1]}\n{BLOCKS[match['name']]()}\n\n{match[3]}", text)
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.report", description=__doc__.splitlines()[0])
+    parser.add_argument("--check", action="store_true", help="fail if a page is not what the files say")
+    options = parser.parse_args()
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        if not options.check:
+            page.write_text(filled(text), encoding="utf-8")
+        elif filled(text) != text:
+            raise SystemExit(f"{page.name} differs from benchmarks/results: run python -m benchmarks.report")
+    if not options.check:
+        learning.draw(RESULTS / "learning", PLOTS / "learning.png")
+
+
+def _read(name: str) -> Any:
+    return json.loads((RESULTS / name).read_text())
+
+
+def _table(rows: list[dict[str, Any]], columns: dict[str, str]) -> str:
+    """The columns of the rows, by title, as a Markdown table."""
+    cells = [{title: _cell(row[key]) for key, title in columns.items()} for row in rows]
+    return tabulate(cells, headers="keys", tablefmt="github", disable_numparse=True)
+
+
+def _cell(value: Any) -> str:
+    if not isinstance(value, float):
+        return str(value)
+    return f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"
+
+
+if __name__ == "__main__":
+    main()

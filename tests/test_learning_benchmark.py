@@ -1,0 +1,86 @@
+"""The learning comparison: arms compose, runs are planned in balance, and the figures are what the files say."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+
+from benchmarks.learning.__main__ import plan
+from benchmarks.learning.arms import ARMS, MAIN
+from benchmarks.learning.curves import Run, common_tokens, paired, read_runs
+from benchmarks.learning.report import tables
+from benchmarks.learning.results import KEPT, record, result_file, write
+from benchmarks.learning.session import composed
+
+
+def metrics_file(folder: Path, tokens: list[float], accuracy: dict[int, float]) -> Path:
+    """What verl's logger writes: a validation before training, then one line a step."""
+    lines = [{"step": 0, "data": {"val-core/hopqa_2hop/acc/mean@1": accuracy[0]}}]
+    for step, sampled in enumerate(tokens, start=1):
+        data = dict.fromkeys(KEPT.values(), 0.5) | {"atpo/sampled_tokens": sampled}
+        if step in accuracy:
+            data["val-core/hopqa_2hop/acc/mean@1"] = accuracy[step]
+        lines.append({"step": step, "data": data})
+    file = folder / "metrics.jsonl"
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return file
+
+
+def add_run(folder: Path, arm: str, seed: int, last: float, tokens: float = 100.0) -> None:
+    """A run of two steps, validated before and after."""
+    metrics = metrics_file(folder, [tokens, tokens], {0: 0.0, 2: last})
+    write(record(arm, seed, ARMS[arm].overrides, metrics, 1.0), result_file(folder / "results", arm, seed))
+
+
+@pytest.mark.parametrize("arm", ARMS)
+def test_every_arm_is_a_config_that_can_work(arm: str, tmp_path: Path) -> None:
+    config = composed(arm, 0, tmp_path)
+    assert config.actor_rollout_ref.rollout.n == 16
+    assert config.actor_rollout_ref.rollout.agent.agent_loop_manager_class.endswith("TreeAgentLoopManager")
+
+
+def test_every_run_is_planned_once_and_the_main_arms_come_first() -> None:
+    sessions = plan(list(ARMS))
+    runs = [(arm, seed) for seed, arms in sessions for arm in arms]
+    assert sorted(runs) == sorted((name, seed) for name, arm in ARMS.items() for seed in arm.seeds)
+    assert {arm for arm, _ in runs[: 5 * len(MAIN)]} == set(MAIN)
+
+
+def test_a_validation_stands_at_the_tokens_sampled_before_it(tmp_path: Path) -> None:
+    file = result_file(tmp_path, "atpo", 0)
+    metrics = metrics_file(tmp_path, [10.0, 20.0, 30.0], {0: 0.1, 2: 0.3, 3: 0.6})
+    write(record("atpo", 0, (), metrics, 1.0), file)
+    run = Run.read(file)
+    assert run.tokens == (0.0, 30.0, 60.0)
+    assert run.accuracy == (0.1, 0.3, 0.6)
+    assert run.accuracy_at(45.0) == pytest.approx(0.45)
+    # From 0 to 45: trapezoids of mean height 0.2 over 30 tokens and 0.375 over 15.
+    assert run.mean_accuracy_until(45.0) == pytest.approx((0.2 * 30 + 0.375 * 15) / 45)
+
+
+def test_arms_are_compared_seed_by_seed_where_all_have_sampled_as_much(tmp_path: Path) -> None:
+    for seed, (ours, theirs) in enumerate([(0.5, 0.4), (0.7, 0.5), (0.9, 0.6)]):
+        add_run(tmp_path, "atpo", seed, ours, tokens=50.0)
+        add_run(tmp_path, "grpo", seed, theirs)
+    add_run(tmp_path, "grpo", 3, 0.0)  # no partner
+    runs = read_runs(tmp_path / "results")
+    assert common_tokens(runs) == 100.0
+    difference = paired(runs, "atpo", "grpo", lambda run: run.accuracy[-1])
+    assert difference is not None
+    assert (difference.seeds, difference.mean) == (3, pytest.approx(0.2))
+    assert difference.error == pytest.approx(0.1 / math.sqrt(3))
+    assert difference.p == pytest.approx(0.0742, abs=1e-4)  # t = 2 sqrt(3) with 2 degrees of freedom
+    assert paired(runs, "atpo", "gspo", lambda run: run.accuracy[-1]) is None
+
+
+def test_the_tables_tell_of_every_arm_that_ran(tmp_path: Path) -> None:
+    assert tables(tmp_path) == "No run is done yet."
+    add_run(tmp_path, "atpo", 0, 0.75)
+    add_run(tmp_path, "grpo", 0, 0.5)
+    text = tables(tmp_path / "results")
+    assert f"2 of {sum(len(arm.seeds) for arm in ARMS.values())} runs are done" in text
+    assert "+25.0 (one seed)" in text
+    assert ARMS["gspo"].title not in text
