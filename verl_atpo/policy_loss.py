@@ -93,7 +93,7 @@ class Turns:
         self.mask = mask.to(torch.promote_types(dtype, torch.float32))
         self.opens = mask.clone()
         self.opens[:, 1:] &= ~mask[:, :-1]
-        self.number = self.opens.cumsum(dim=1)
+        self.number = self.opens.cumsum(dim=1, dtype=torch.int32)
         self.lengths = self._sums(self.mask)
 
     def mean(self, values: torch.Tensor) -> torch.Tensor:

@@ -1,14 +1,18 @@
-"""A child process whose pipes are read by the event loop, started in a way that is safe where there are threads.
+"""A child process whose streams are read by the event loop, started and ended in a way that is safe beside threads.
 
 ``subprocess.Popen`` starts it: between fork and exec it runs no Python. An event loop's own way may: uvloop's, which
 Ray workers use, re-initialises the interpreter in the child, and stops there for ever if another thread (gRPC has many)
 held a lock of the interpreter when the process was forked. It is started by the loop's thread, because a parent's death
 means the death of the thread to the kernel (``PR_SET_PDEATHSIG``).
+
+Its streams are sockets, not pipes: of a pipe, both uvloop and Python's file object close the file descriptor, and what
+another thread opened under the same number in between is closed with it. A socket is handed over.
 """
 
 from __future__ import annotations
 
 import asyncio
+import socket
 import subprocess
 from collections.abc import Sequence
 
@@ -16,19 +20,20 @@ SHORTEST_PAUSE_S, LONGEST_PAUSE_S = 0.001, 0.05
 
 
 class Process:
-    """A running child; made by :meth:`start`.
+    """A running child; made by :meth:`start`, and to be ended by :meth:`communicate`.
 
     Attributes:
         pid: its process id.
         stdout, stderr: what it writes.
     """
 
-    def __init__(self, popen: subprocess.Popen[bytes], limit: int) -> None:
+    stdout: asyncio.StreamReader
+    stderr: asyncio.StreamReader
+
+    def __init__(self, popen: subprocess.Popen[bytes]) -> None:
         self._popen = popen
-        self._stdin: asyncio.WriteTransport | None = None
-        self._readers: list[asyncio.ReadTransport] = []
+        self._streams: list[asyncio.StreamWriter] = []
         self.pid = popen.pid
-        self.stdout, self.stderr = asyncio.StreamReader(limit), asyncio.StreamReader(limit)
 
     @classmethod
     async def start(
@@ -40,49 +45,55 @@ class Process:
             command: program and arguments.
             env: all of its environment.
             cwd: its working folder.
-            pass_fds: file descriptors that it inherits, besides its pipes.
+            pass_fds: file descriptors that it inherits, besides its streams.
             limit: bytes of the longest line.
 
         Raises:
             OSError: it cannot be started.
         """
-        pipe = subprocess.PIPE
-        popen = subprocess.Popen(
-            command,
-            bufsize=0,
-            stdin=pipe,
-            stdout=pipe,
-            stderr=pipe,
-            env=env,
-            cwd=cwd,
-            pass_fds=pass_fds,
-            start_new_session=True,
-        )
-        process = cls(popen, limit)
+        pairs = [socket.socketpair() for _ in ("stdin", "stdout", "stderr")]
+        ours, theirs = zip(*pairs, strict=True)
+        theirs[0].shutdown(socket.SHUT_WR)  # one way only, as a pipe
+        for each in theirs[1:]:
+            each.shutdown(socket.SHUT_RD)
         try:
-            await process._connect()
+            popen = subprocess.Popen(
+                command,
+                stdin=theirs[0],
+                stdout=theirs[1],
+                stderr=theirs[2],
+                env=env,
+                cwd=cwd,
+                pass_fds=pass_fds,
+                start_new_session=True,
+            )
+        except BaseException:
+            _close(ours)
+            raise
+        finally:
+            _close(theirs)
+        process = cls(popen)
+        try:
+            await process._connect(ours, limit)
         except BaseException:
             popen.kill()
             popen.wait()
             process._disconnect()
+            _close(ours[len(process._streams) :])
             raise
         return process
 
-    async def _connect(self) -> None:
-        loop = asyncio.get_running_loop()
-        for reader, pipe in ((self.stdout, self._popen.stdout), (self.stderr, self._popen.stderr)):
-            protocol = asyncio.StreamReaderProtocol(reader)
-            transport, _ = await loop.connect_read_pipe(lambda protocol=protocol: protocol, pipe)  # type: ignore[misc]
-            self._readers.append(transport)
-        self._stdin, _ = await loop.connect_write_pipe(asyncio.BaseProtocol, self._popen.stdin)
+    async def _connect(self, sockets: Sequence[socket.socket], limit: int) -> None:
+        readers = []
+        for each in sockets:
+            reader, stream = await asyncio.open_unix_connection(sock=each, limit=limit)
+            self._streams.append(stream)
+            readers.append(reader)
+        _, self.stdout, self.stderr = readers
 
     def _disconnect(self) -> None:
-        for transport in (*self._readers, self._stdin):
-            if transport is not None:
-                transport.close()
-        for pipe in (self._popen.stdin, self._popen.stdout, self._popen.stderr):
-            if pipe is not None:
-                pipe.close()
+        for stream in self._streams:
+            stream.close()
 
     @property
     def returncode(self) -> int | None:
@@ -90,9 +101,8 @@ class Process:
         return self._popen.poll()
 
     def write(self, data: bytes) -> None:
-        """Send to its standard input."""
-        assert self._stdin is not None
-        self._stdin.write(data)
+        """Send to its standard input; what a process that has ended cannot read is lost."""
+        self._streams[0].write(data)
 
     async def wait(self) -> int:
         """Wait for its end; returns the exit code."""
@@ -103,9 +113,16 @@ class Process:
         return code
 
     async def communicate(self) -> tuple[bytes, bytes]:
-        """Close its input, read what is left of its outputs and wait for its end."""
-        assert self._stdin is not None
-        self._stdin.close()
-        output, errors = await asyncio.gather(self.stdout.read(), self.stderr.read())
-        await self.wait()
-        return output, errors
+        """Close its input, read what is left of its outputs and wait for its end; it has no streams after that."""
+        try:
+            self._streams[0].close()
+            output, errors = await asyncio.gather(self.stdout.read(), self.stderr.read())
+            await self.wait()
+            return output, errors
+        finally:
+            self._disconnect()
+
+
+def _close(sockets: Sequence[socket.socket]) -> None:
+    for each in sockets:
+        each.close()
