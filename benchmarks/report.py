@@ -69,12 +69,31 @@ def loss() -> str:
     return _table(_read("loss.json")["results"], columns)
 
 
+def headlines() -> str:
+    """What the README quotes."""
+    rows = {(row["latency"], row["schedule"]): row for row in _read("rollout.json")["rows"]}
+    quiet, tailed, chains = rows["no latency", "trees"], rows["heavy-tailed", "trees"], rows["no latency", "chains"]
+    ours = [row["ours, ms/turn"] for row in _read("rollout_overhead.json")["rows"]]
+    losses = _read("loss.json")["results"]
+    measured = {
+        "trees: sampled tokens/s, over verl's chains": f"{quiet['tokens_per_s / chains']:.2f}",
+        "trees: sampled tokens per leaf, over chains": f"{quiet['tokens_per_leaf'] / chains['tokens_per_leaf']:.2f}",
+        "trees: leaves/s with heavy-tailed tools, over lock-step": f"{tailed['leaves_per_s / lock-step trees']:.2f}",
+        "our work per turn beside the engine, ms": _range(ours, "{:.2f}"),
+        "loss: times faster than a loop over turns": _range([row["faster_than_loop"] for row in losses], "{:.0f}"),
+        "loss: time over verl's `gspo`": _range([row["time_over_gspo"] for row in losses], "{:.2f}"),
+        "loss: peak memory over verl's `gspo`": _range([row["memory_over_gspo"] for row in losses], "{:.2f}"),
+    }
+    return tabulate(measured.items(), headers=("measured", ""), tablefmt="github", disable_numparse=True)
+
+
 def learning_tables() -> str:
     """The learning comparison."""
     return learning.tables(RESULTS / "learning")
 
 
 BLOCKS: dict[str, Callable[[], str]] = {
+    "headlines": headlines,
     "learning": learning_tables,
     "rollout": rollout,
     "overhead": overhead,
@@ -114,6 +133,11 @@ def _table(rows: list[dict[str, Any]], columns: dict[str, str]) -> str:
     """The columns of the rows, by title, as a Markdown table."""
     cells = [{title: _cell(row[key]) for key, title in columns.items()} for row in rows]
     return tabulate(cells, headers="keys", tablefmt="github", disable_numparse=True)
+
+
+def _range(values: list[float], form: str) -> str:
+    low, high = form.format(min(values)), form.format(max(values))
+    return low if low == high else f"{low} to {high}"
 
 
 def _cell(value: Any) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 HOPS = (2, 3, 4, 5, 6)
-PROMPTS, MINI_BATCH, STEPS = 8, 2, 40
+PROMPTS, MINI_BATCH, STEPS = 8, 2, 30
 LEARNING_RATE = 5e-4
 TEST_EVERY = 10
 
@@ -42,6 +42,8 @@ def shared_overrides(data: Path, out: Path, seed: int) -> list[str]:
         f"{actor}.ppo_mini_batch_size={MINI_BATCH}",
         f"{actor}.ppo_micro_batch_size_per_gpu=32",
         f"{rollout}.log_prob_micro_batch_size_per_gpu=64",
+        # In fp32 the engine's log-probs are those that the trainer would compute: a forward pass less.
+        "algorithm.rollout_correction.bypass_mode=True",
         f"{rollout}.max_model_len=304",
         f"{rollout}.max_num_seqs=256",
         f"{rollout}.seed={seed}",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import random
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -12,6 +13,7 @@ from uuid import uuid4
 from verl.workers.rollout.replica import TokenOutput
 
 from benchmarks.rollout.agent import VOCABULARY
+from verl_atpo.platforms import cpu_platform_requested
 
 
 class VllmClient:
@@ -45,7 +47,13 @@ class VllmClient:
 
 @contextlib.asynccontextmanager
 async def vllm_server(model: Path, max_model_len: int, max_num_seqs: int) -> AsyncIterator[VllmClient]:
-    """A running vLLM engine in a process of its own; stopped at the end."""
+    """A running vLLM engine in a process of its own, set up as the platform's runs set it up; stopped at the end."""
+    on_cpu: dict[str, Any] = {}
+    if cpu_platform_requested():
+        from verl_atpo.platforms.cpu import ROLLOUT_ENV_DEFAULTS
+
+        os.environ.update({name: os.environ.get(name, value) for name, value in ROLLOUT_ENV_DEFAULTS.items()})
+        on_cpu = {"distributed_executor_backend": "uni", "dtype": "float32"}  # as in CPU_PRESET
     from vllm.engine.arg_utils import AsyncEngineArgs
     from vllm.v1.engine.async_llm import AsyncLLM
 
@@ -56,6 +64,7 @@ async def vllm_server(model: Path, max_model_len: int, max_num_seqs: int) -> Asy
         max_num_seqs=max_num_seqs,
         enable_prefix_caching=True,
         disable_log_stats=True,
+        **on_cpu,
     )
     engine = AsyncLLM.from_engine_args(arguments)
     try:
