@@ -14,6 +14,7 @@ from benchmarks.learning.curves import Run, common_tokens, paired, read_runs
 from benchmarks.learning.report import tables
 from benchmarks.learning.results import KEPT, record, result_file, write
 from benchmarks.learning.session import composed
+from benchmarks.report import PAGES, filled
 
 
 def metrics_file(folder: Path, tokens: list[float], accuracy: dict[int, float]) -> Path:
@@ -84,3 +85,10 @@ def test_the_tables_tell_of_every_arm_that_ran(tmp_path: Path) -> None:
     assert f"2 of {sum(len(arm.seeds) for arm in ARMS.values())} runs are done" in text
     assert "+25.0 (one seed)" in text
     assert ARMS["gspo"].title not in text
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_the_docs_say_what_the_result_files_say(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    assert "<!-- begin" in text
+    assert filled(text) == text, "run python -m benchmarks.report"
