@@ -8,6 +8,7 @@ block is not what the files say.
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import re
 from collections.abc import Callable
@@ -25,56 +26,55 @@ PLOTS = ROOT / "docs" / "results"
 _BLOCK = re.compile(r"(<!-- begin (?P<name>[\w-]+) -->\n).*?(<!-- end (?P=name) -->)", re.DOTALL)
 
 
-def rollout() -> str:
-    """Chains, trees and lock-step on one vLLM server."""
-    columns = {
-        "latency": "tools",
-        "schedule": "schedule",
-        "leaves_per_s": "leaves/s",
-        "tokens_per_s": "sampled tokens/s",
-        "tokens_per_leaf": "sampled tokens/leaf",
-        "tokens_per_s / chains": "tokens/s over chains",
-        "leaves_per_s / lock-step trees": "leaves/s over lock-step",
-    }
-    return _table(_read("rollout.json")["rows"], columns)
-
-
-def overhead() -> str:
-    """Our own work per turn, with an engine that answers at once."""
-    columns = {
-        "turns": "turns",
-        "prompts": "prompts",
-        "sampled turns": "sampled turns",
-        "trees, ms/turn": "trees, ms/turn",
-        "agent alone, ms/turn": "agent alone, ms/turn",
-        "ours, ms/turn": "ours, ms/turn",
-        "peak MB/prompt": "peak MB/prompt",
-    }
-    return _table(_read("rollout_overhead.json")["rows"], columns)
-
-
-def loss() -> str:
-    """The loss against the per-turn loop and against verl's GSPO."""
-    columns = {
-        "device": "device",
-        "dtype": "log-probs",
-        "rows": "rows",
-        "tokens": "tokens",
-        "turns": "turns/row",
-        "atpo_ms": "ms",
-        "faster_than_loop": "times faster than the loop",
-        "time_over_gspo": "time over gspo",
-        "memory_over_gspo": "peak memory over gspo",
-    }
-    return _table(_read("loss.json")["results"], columns)
+TABLES = {
+    "rollout": (
+        ("rollout.json", "rows"),
+        {
+            "latency": "tools",
+            "schedule": "schedule",
+            "leaves_per_s": "leaves/s",
+            "tokens_per_s": "sampled tokens/s",
+            "tokens_per_leaf": "sampled tokens/leaf",
+            "tokens_per_s / chains": "tokens/s over chains",
+            "leaves_per_s / lock-step trees": "leaves/s over lock-step",
+        },
+    ),
+    "overhead": (
+        ("rollout_overhead.json", "rows"),
+        {
+            "turns": "turns",
+            "prompts": "prompts",
+            "sampled turns": "sampled turns",
+            "trees, ms/turn": "trees, ms/turn",
+            "agent alone, ms/turn": "agent alone, ms/turn",
+            "ours, ms/turn": "ours, ms/turn",
+            "peak MB/prompt": "peak MB/prompt",
+        },
+    ),
+    "loss": (
+        ("loss.json", "results"),
+        {
+            "device": "device",
+            "dtype": "log-probs",
+            "rows": "rows",
+            "tokens": "tokens",
+            "turns": "turns/row",
+            "atpo_ms": "ms",
+            "faster_than_loop": "times faster than the loop",
+            "time_over_gspo": "time over gspo",
+            "memory_over_gspo": "peak memory over gspo",
+        },
+    ),
+}
+"""Block -> result file and the key of its rows, and their columns: key -> title."""
 
 
 def headlines() -> str:
     """What the README quotes."""
-    rows = {(row["latency"], row["schedule"]): row for row in _read("rollout.json")["rows"]}
+    rows = {(row["latency"], row["schedule"]): row for row in _rows(*TABLES["rollout"][0])}
     quiet, tailed, chains = rows["no latency", "trees"], rows["heavy-tailed", "trees"], rows["no latency", "chains"]
-    ours = [row["ours, ms/turn"] for row in _read("rollout_overhead.json")["rows"]]
-    losses = _read("loss.json")["results"]
+    ours = [row["ours, ms/turn"] for row in _rows(*TABLES["overhead"][0])]
+    losses = _rows(*TABLES["loss"][0])
     measured = {
         "trees: sampled tokens/s, over verl's chains": f"{quiet['tokens_per_s / chains']:.2f}",
         "trees: sampled tokens per leaf, over chains": f"{quiet['tokens_per_leaf'] / chains['tokens_per_leaf']:.2f}",
@@ -92,12 +92,16 @@ def learning_tables() -> str:
     return learning.tables(RESULTS / "learning")
 
 
+def _table(source: tuple[str, str], columns: dict[str, str]) -> str:
+    """The columns of a file's rows, by title, as a Markdown table."""
+    cells = [{title: _cell(row[key]) for key, title in columns.items()} for row in _rows(*source)]
+    return tabulate(cells, headers="keys", tablefmt="github", disable_numparse=True)
+
+
 BLOCKS: dict[str, Callable[[], str]] = {
     "headlines": headlines,
     "learning": learning_tables,
-    "rollout": rollout,
-    "overhead": overhead,
-    "loss": loss,
+    **{name: functools.partial(_table, *described) for name, described in TABLES.items()},
 }
 
 
@@ -125,14 +129,9 @@ def main() -> None:
         learning.draw(RESULTS / "learning", PLOTS / "learning.png")
 
 
-def _read(name: str) -> Any:
-    return json.loads((RESULTS / name).read_text())
-
-
-def _table(rows: list[dict[str, Any]], columns: dict[str, str]) -> str:
-    """The columns of the rows, by title, as a Markdown table."""
-    cells = [{title: _cell(row[key]) for key, title in columns.items()} for row in rows]
-    return tabulate(cells, headers="keys", tablefmt="github", disable_numparse=True)
+def _rows(file: str, key: str) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = json.loads((RESULTS / file).read_text())[key]
+    return rows
 
 
 def _range(values: list[float], form: str) -> str:

@@ -63,7 +63,7 @@ def compute_policy_loss_atpo(
     # max(-A s, -A clip(s)), in half the memory: only the bound beyond which A has nothing to gain any more holds.
     bounded = torch.where(advantages > 0, ratio.clamp(max=high), ratio.clamp(min=low))
     losses = -advantages * bounded
-    clipped = ((bounded != ratio) & (advantages != 0)).detach()
+    clipped = (bounded != ratio) & (advantages != 0)
     if rollout_is_weights is not None:
         losses = losses * torch.where(mask, rollout_is_weights, 0.0)
     loss = _aggregate(losses, turns, loss_agg_mode, config.global_batch_info)

@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+from verl.plugin.platform import get_platform
 from verl.workers.rollout.replica import TokenOutput
 
 from benchmarks.rollout.agent import VOCABULARY
 from verl_atpo.platforms import cpu_platform_requested
+from verl_atpo.platforms.cpu_preset import CPU_PRESET
 
 
 class VllmClient:
@@ -50,10 +52,9 @@ async def vllm_server(model: Path, max_model_len: int, max_num_seqs: int) -> Asy
     """A running vLLM engine in a process of its own, set up as the platform's runs set it up; stopped at the end."""
     on_cpu: dict[str, Any] = {}
     if cpu_platform_requested():
-        from verl_atpo.platforms.cpu import ROLLOUT_ENV_DEFAULTS
-
-        os.environ.update({name: os.environ.get(name, value) for name, value in ROLLOUT_ENV_DEFAULTS.items()})
-        on_cpu = {"distributed_executor_backend": "uni", "dtype": "float32"}  # as in CPU_PRESET
+        os.environ.update(get_platform().rollout_env_vars())
+        rollout = CPU_PRESET["actor_rollout_ref"]["rollout"]
+        on_cpu = {"dtype": rollout["dtype"], **rollout["engine_kwargs"]["vllm"]}
     from vllm.engine.arg_utils import AsyncEngineArgs
     from vllm.v1.engine.async_llm import AsyncLLM
 

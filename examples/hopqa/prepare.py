@@ -19,7 +19,7 @@ from transformers import Qwen3ForCausalLM
 from transformers.utils import logging as transformers_logging
 
 from examples.hopqa.chat import ChatCodec, build_tokenizer
-from examples.hopqa.demos import CARELESS, Demo, make_demos
+from examples.hopqa.demos import Demo, make_demos
 from examples.hopqa.lexicon import Lexicon, make_lexicon
 from examples.hopqa.model import build_model
 from examples.hopqa.questions import HOPS, read_questions, sample_questions, write_rows
@@ -55,7 +55,7 @@ def write_data(out: Path, train: World, held_out: World, seed: int, hops: Sequen
 def collect_demos(lexicon: Lexicon, codec: ChatCodec, held_out: World, seed: int, hops: Sequence[int]) -> list[Demo]:
     """Plays the demonstrations, with progress."""
     demos: list[Demo] = []
-    batches = make_demos(lexicon, codec, held_out, DEMO_WORLDS, DEMOS_PER_WORLD, seed, CARELESS, hops)
+    batches = make_demos(lexicon, codec, held_out, DEMO_WORLDS, DEMOS_PER_WORLD, seed, numbers=hops)
     for number, batch in enumerate(batches, start=1):
         demos += batch
         if number % 30 == 0:
