@@ -115,7 +115,10 @@ def main() -> None:
         (seed, [arm for arm in arms if not result_file(options.results, arm, seed).exists()])
         for seed, arms in plan(options.arms)
     ]
-    failures = asyncio.run(stoppable([(seed, arms) for seed, arms in missing if arms], options))
+    try:
+        failures = asyncio.run(stoppable([(seed, arms) for seed, arms in missing if arms], options))
+    except asyncio.CancelledError:
+        raise SystemExit(f"Stopped; {status(options)}, and the same command goes on from there") from None
     if failures:
         raise SystemExit("\n".join(map(str, failures)))
 

@@ -9,9 +9,11 @@ replay buffer, rollout workers and data order, and the weights and optimizer sta
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import functools
 import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -33,14 +35,32 @@ TaskRunner = TaskRunnerV1.__ray_metadata__.modified_class
 """verl's runner, without Ray's wrapper."""
 
 
+@dataclasses.dataclass(frozen=True)
+class ComposedRun:
+    """A run, ready to train.
+
+    Attributes:
+        arm, seed: which run.
+        config: verl's whole config.
+        metrics: file for verl's metrics.
+        result: file for what stays.
+    """
+
+    arm: str
+    seed: int
+    config: DictConfig
+    metrics: Path
+    result: Path
+
+
 class Session(TaskRunner):
     """In the place of verl's runner: trains one config after the other.
 
     Args:
-        runs: (config, file for verl's metrics, file for the result) of each.
+        runs: one after the other.
     """
 
-    def __init__(self, runs: list[tuple[DictConfig, Path, Path]]) -> None:
+    def __init__(self, runs: Sequence[ComposedRun]) -> None:
         super().__init__()
         self._runs = runs
 
@@ -55,16 +75,16 @@ class Session(TaskRunner):
             self.trainer.init()
             start = f"{config.trainer.default_local_dir}/start"
             self.trainer.actor_rollout_wg.save_checkpoint(start)
-            for config, metrics, result in self._runs:
-                self._train(config, start, metrics, result)
+            for run in self._runs:
+                self._train(run, start)
         finally:
             transfer_queue.close()
 
-    def _train(self, config: DictConfig, start: str, metrics: Path, result: Path) -> None:
+    def _train(self, run: ComposedRun, start: str) -> None:
         began, log = time.monotonic(), Tracking.log
-        self._reset(config, start)
-        metrics.parent.mkdir(parents=True, exist_ok=True)
-        os.environ["VERL_FILE_LOGGER_PATH"] = str(metrics)
+        self._reset(run.config, start)
+        run.metrics.parent.mkdir(parents=True, exist_ok=True)
+        os.environ["VERL_FILE_LOGGER_PATH"] = str(run.metrics)
         self.init_agent_loop_manager()
         try:
             self.trainer.fit(self.agent_loop_manager)
@@ -73,8 +93,8 @@ class Session(TaskRunner):
             Tracking.log = log  # the manager's wrapper goes with the manager
             for worker in self.agent_loop_manager.agent_loop_workers:
                 ray.kill(worker)
-        arm, seed = config.trainer.experiment_name.rsplit("_", 1)
-        write(record(arm, int(seed), ARMS[arm].overrides, metrics, time.monotonic() - began), result)
+        seconds = time.monotonic() - began
+        write(record(run.arm, run.seed, ARMS[run.arm].overrides, run.metrics, seconds), run.result)
 
     def _reset(self, config: DictConfig, start: str) -> None:
         """The state in which `main_ppo` would begin with this config."""
@@ -91,8 +111,8 @@ class Session(TaskRunner):
         trainer.on_init_end()  # sends the weights to the rollout
 
 
-def composed(arm: str, seed: int, work: Path) -> DictConfig:
-    """verl's whole config of a run, checked."""
+def composed(arm: str, seed: int, work: Path, results: Path) -> ComposedRun:
+    """A run with verl's whole config, checked."""
     out = work / f"{arm}_{seed}"
     overrides = [*shared_overrides(work / f"seed{seed}", out, seed), *ARMS[arm].overrides]
     config = compose_arguments([*overrides, f"trainer.experiment_name={arm}_{seed}"])
@@ -100,7 +120,7 @@ def composed(arm: str, seed: int, work: Path) -> DictConfig:
     check_config(config)
     config.transfer_queue.enable = True
     OmegaConf.resolve(config)
-    return config
+    return ComposedRun(arm, seed, config, out / "metrics.jsonl", result_file(results, arm, seed))
 
 
 def main() -> None:
@@ -111,14 +131,10 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, help="folder of models and logs")
     parser.add_argument("--results", type=Path, required=True, help="folder of result files")
     options = parser.parse_args()
-    seed, work = options.seed, options.work.absolute()
-    runs: list[tuple[Any, Path, Path]] = [
-        (composed(arm, seed, work), work / f"{arm}_{seed}" / "metrics.jsonl", result_file(options.results, arm, seed))
-        for arm in options.arms
-    ]
+    runs = [composed(arm, options.seed, options.work.absolute(), options.results) for arm in options.arms]
     # run_ppo makes its runner by `.remote()`, without arguments.
     runner: Any = SimpleNamespace(remote=lambda: ray.remote(num_cpus=1)(Session).remote(runs))
-    run_ppo(runs[0][0], task_runner_class=runner)
+    run_ppo(runs[0].config, task_runner_class=runner)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 HOPS = (2, 3, 4, 5, 6)
-PROMPTS, MINI_BATCH, STEPS = 8, 2, 30
+PROMPTS, MINI_BATCH, STEPS = 8, 2, 20
 LEARNING_RATE = 5e-4
 TEST_EVERY = 10
 
