@@ -26,19 +26,18 @@ PLOTS = ROOT / "docs" / "results"
 _BLOCK = re.compile(r"(<!-- begin (?P<name>[\w-]+) -->\n).*?(<!-- end (?P=name) -->)", re.DOTALL)
 
 
+_ROLLOUT = {
+    "latency": "tools",
+    "schedule": "schedule",
+    "leaves_per_s": "leaves/s",
+    "tokens_per_s": "sampled tokens/s",
+    "tokens_per_leaf": "sampled tokens/leaf",
+    "tokens_per_s / chains": "tokens/s over chains",
+    "leaves_per_s / lock-step trees": "leaves/s over lock-step",
+}
 TABLES = {
-    "rollout": (
-        ("rollout.json", "rows"),
-        {
-            "latency": "tools",
-            "schedule": "schedule",
-            "leaves_per_s": "leaves/s",
-            "tokens_per_s": "sampled tokens/s",
-            "tokens_per_leaf": "sampled tokens/leaf",
-            "tokens_per_s / chains": "tokens/s over chains",
-            "leaves_per_s / lock-step trees": "leaves/s over lock-step",
-        },
-    ),
+    "rollout": (("rollout.json", "rows"), _ROLLOUT),
+    "rollout-saturated": (("rollout_saturated.json", "rows"), _ROLLOUT),
     "overhead": (
         ("rollout_overhead.json", "rows"),
         {

@@ -2,6 +2,7 @@
 
     VERL_PLATFORM=cpu python -m benchmarks.rollout            # on a CPU; without the variable, on a GPU
     python -m benchmarks.rollout --model Qwen/Qwen3-4B ...
+    python -m benchmarks.rollout --prompts 24 --max-num-seqs 32 --out FILE  # more than the engine takes at once
 
 Writes ``benchmarks/results/rollout.json`` and prints a table. A repetition runs every schedule once, in random order,
 each from an empty prefix cache; figures are medians, ratios are medians of the ratios within a repetition.
@@ -57,7 +58,7 @@ async def compare(options: argparse.Namespace, model: Path) -> list[dict[str, An
         4 * workload.median_turn_tokens + workload.observation_tokens
     )
     records = []
-    async with vllm_server(model, max_model_len=longest + 8, max_num_seqs=256) as client:
+    async with vllm_server(model, max_model_len=longest + 8, max_num_seqs=options.max_num_seqs) as client:
         warm = Batch(2, config, workload, Latency())
         await trees(client, warm)
         for name, latency in LATENCIES.items():
@@ -96,6 +97,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.rollout", description=__doc__.splitlines()[0])
     parser.add_argument("--model", type=Path, help="checkpoint (default: a small random one)")
     parser.add_argument("--prompts", type=int, default=8)
+    parser.add_argument("--max-num-seqs", type=int, default=256, help="requests that the engine works on at a time")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--out", type=Path, default=RESULT)
     options = parser.parse_args()
@@ -103,7 +105,12 @@ def main() -> None:
         model = options.model or small_model(Path(folder))
         records = asyncio.run(compare(options, model))
     rows = summary(records)
-    settings = {"prompts": options.prompts, "repeats": options.repeats, "model": str(options.model or "small")}
+    settings = {
+        "prompts": options.prompts,
+        "max_num_seqs": options.max_num_seqs,
+        "repeats": options.repeats,
+        "model": str(options.model or "small"),
+    }
     machine = {"cpus": os.cpu_count(), "platform": os.environ.get("VERL_PLATFORM", "")}
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(
