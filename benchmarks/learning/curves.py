@@ -6,7 +6,7 @@ import dataclasses
 import json
 import math
 import statistics
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +24,7 @@ class Run:
         accuracy: of each validation, mean over the numbers of hops.
         last_by_source: accuracy of the last validation by data source.
         rewards, rewards_tokens: mean training reward of each step, tokens sampled up to its end.
-        clipped_share: mean over the steps, share of tokens whose gradient the clip removed.
+        means: mean over the steps of everything in `results.KEPT`; what an arm does not have is left out.
         training_s: seconds of all steps, without start-up.
     """
 
@@ -36,7 +36,7 @@ class Run:
     last_by_source: Mapping[str, float]
     rewards: tuple[float, ...]
     rewards_tokens: tuple[float, ...]
-    clipped_share: float
+    means: Mapping[str, float]
     training_s: float
 
     @classmethod
@@ -54,7 +54,7 @@ class Run:
             last_by_source=validation[-1]["accuracy"],
             rewards=tuple(kept["reward"]),
             rewards_tokens=tuple(float(each) for each in total[1:]),
-            clipped_share=statistics.fmean(kept["clipped_share"]),
+            means=_means(kept),
             training_s=sum(kept["seconds"]),
         )
 
@@ -67,6 +67,11 @@ class Run:
         inside = [each for each in self.tokens if each < tokens]
         heights = [self.accuracy_at(each) for each in (*inside, tokens)]
         return float(np.trapezoid(heights, (*inside, tokens)) / tokens)
+
+
+def _means(kept: Mapping[str, Sequence[float | None]]) -> dict[str, float]:
+    there = {name: [each for each in values if each is not None] for name, values in kept.items()}
+    return {name: statistics.fmean(values) for name, values in there.items() if values}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -29,6 +29,8 @@ def tables(folder: Path) -> str:
         comparison(runs, [OURS, *ABLATIONS, *SETTINGS, *CLIPS], budget),
         "Validation accuracy of the last step by number of hops, mean over seeds:",
         by_hops(runs),
+        "What happened in training, mean over steps and seeds:",
+        diagnostics(runs),
     ]
     return "\n\n".join(parts)
 
@@ -55,7 +57,6 @@ def comparison(runs: Sequence[Run], arms: Sequence[str], budget: float) -> str:
                 "AT²PO ahead at equal tokens": ahead(lambda run: run.accuracy_at(budget)),
                 "M tokens": f"{statistics.fmean(run.tokens[-1] for run in own) / 1e6:.2f}",
                 "minutes": f"{statistics.fmean(run.training_s for run in own) / 60:.1f}",
-                "clipped": f"{statistics.fmean(run.clipped_share for run in own):.1%}",
             }
         )
     return tabulate(rows, headers="keys", tablefmt="github", disable_numparse=True)
@@ -69,6 +70,32 @@ def by_hops(runs: Sequence[Run]) -> str:
         if own:
             sources = {each: f"{statistics.fmean(run[each] for run in own):.0%}" for each in sorted(own[0])}
             rows.append({"arm": ARMS[arm].title, "seeds": len(own), **sources})
+    return tabulate(rows, headers="keys", tablefmt="github", disable_numparse=True)
+
+
+DIAGNOSTICS = {
+    "clipped_share": ("tokens clipped", "{:.1%}"),
+    "gradient_norm": ("gradient norm", "{:.3f}"),
+    "equal_rewards_share": ("prompts without signal", "{:.0%}"),
+    "nodes_per_tree": ("turns per tree", "{:.0f}"),
+    "turns_per_row": ("turns per trajectory", "{:.1f}"),
+    "branched_turn": ("branched at turn", "{:.1f}"),
+    "branched_mean_nll": ("nats/token there", "{:.2f}"),
+}
+"""Kept metric -> its column and how it is written."""
+
+
+def diagnostics(runs: Sequence[Run]) -> str:
+    """Why arms differ: what the clip removed, how often all rewards of a prompt were equal, where trees branched."""
+    rows = []
+    for arm in ARMS:
+        own = [run.means for run in runs if run.arm == arm]
+        if own:
+            cells = {
+                title: form.format(statistics.fmean(means[key] for means in own)) if key in own[0] else ""
+                for key, (title, form) in DIAGNOSTICS.items()
+            }
+            rows.append({"arm": ARMS[arm].title, "seeds": len(own), **cells})
     return tabulate(rows, headers="keys", tablefmt="github", disable_numparse=True)
 
 
