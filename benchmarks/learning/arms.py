@@ -80,7 +80,9 @@ SETTINGS = {
 
 CLIPS = {
     f"{loss}_clip{high}": Arm(
-        f"{title}, clip {low}/{high}", (*arm, *_loss(loss, "seq-mean-token-mean", low, high)), ONE_SEED
+        f"{title}, clip {low}/{high}",
+        (*arm, *_loss(loss, "seq-mean-token-mean", low, high)),
+        SEEDS if high == 0.2 else ONE_SEED,  # GRPO's range, for a comparison with GRPO
     )
     for title, loss, arm in (("GSPO", "gspo", CHAINS + OUTCOME), ("AT²PO", "atpo", ()))
     for low, high in ((0.003, 0.004), (0.03, 0.04), (0.2, 0.2))
