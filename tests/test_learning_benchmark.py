@@ -85,6 +85,11 @@ def test_the_tables_tell_of_every_arm_that_ran(tmp_path: Path) -> None:
     assert f"2 of {sum(len(arm.seeds) for arm in ARMS.values())} runs are done" in text
     assert "+25.0 (one seed)" in text
     assert ARMS["gspo"].title not in text
+    assert "on the same seeds" not in text
+    add_run(tmp_path, "atpo_clip0.2", 0, 1.0)
+    add_run(tmp_path, "grpo", 1, 0.0)  # a seed that the wide clip range did not run on
+    assert "on the same seeds (0)" in (text := tables(tmp_path / "results"))
+    assert "+50.0 (one seed)" in text.partition("on the same seeds")[2]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

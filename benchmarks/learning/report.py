@@ -12,6 +12,7 @@ from benchmarks.learning.arms import ABLATIONS, ARMS, ATPO, BASELINES, CLIPS, MA
 from benchmarks.learning.curves import Difference, Run, common_tokens, mean_and_error, paired, read_runs
 
 (OURS,) = ATPO
+WIDE = "atpo_clip0.2"
 Curve = tuple[Sequence[float], Sequence[float]]
 
 
@@ -24,9 +25,10 @@ def tables(folder: Path) -> str:
     parts = [
         f"{len(runs)} of {sum(len(arm.seeds) for arm in ARMS.values())} runs are done. "
         f"All of them sampled at least {budget / 1e6:.2f} M tokens, where columns 3 and 4 compare them.",
-        comparison(runs, [*BASELINES, OURS], budget),
+        comparison(runs, [*BASELINES, OURS], budget, OURS),
         "Components, settings and clip ranges:",
-        comparison(runs, [OURS, *ABLATIONS, *SETTINGS, *CLIPS], budget),
+        comparison(runs, [OURS, *ABLATIONS, *SETTINGS, *CLIPS], budget, OURS),
+        *with_equal_clip(runs),
         "Validation accuracy of the last step by number of hops, mean over seeds:",
         by_hops(runs),
         "What happened in training, mean over steps and seeds:",
@@ -35,8 +37,24 @@ def tables(folder: Path) -> str:
     return "\n\n".join(parts)
 
 
-def comparison(runs: Sequence[Run], arms: Sequence[str], budget: float) -> str:
-    """One row per arm; differences are AT²PO minus the arm, over the seeds both have."""
+def with_equal_clip(runs: Sequence[Run]) -> list[str]:
+    """AT²PO with GRPO's clip range against the baselines, on the seeds it has; nothing if it has none."""
+    seeds = {run.seed for run in runs if run.arm == WIDE}
+    if not seeds:
+        return []
+    arms = [*BASELINES, "gspo_clip0.2", OURS, WIDE]
+    same = [run for run in runs if run.seed in seeds and run.arm in arms]
+    budget = common_tokens(same)
+    intro = (
+        "AT²PO with GRPO's clip range, 0.2/0.2, against the others on the same seeds "
+        f"({', '.join(map(str, sorted(seeds)))}), compared at {budget / 1e6:.2f} M tokens:"
+    )
+    return [intro, comparison(same, arms, budget, WIDE)]
+
+
+def comparison(runs: Sequence[Run], arms: Sequence[str], budget: float, ours: str) -> str:
+    """One row per arm; differences are `ours` minus the arm, over the seeds both have."""
+    title = ARMS[ours].title
     rows = []
     for arm in arms:
         own = [run for run in runs if run.arm == arm]
@@ -44,7 +62,7 @@ def comparison(runs: Sequence[Run], arms: Sequence[str], budget: float) -> str:
             continue
 
         def ahead(figure: Callable[[Run], float], arm: str = arm) -> str:
-            return "" if arm == OURS else _difference(paired(runs, OURS, arm, figure))
+            return "" if arm == ours else _difference(paired(runs, ours, arm, figure))
 
         rows.append(
             {
@@ -53,8 +71,8 @@ def comparison(runs: Sequence[Run], arms: Sequence[str], budget: float) -> str:
                 "mean accuracy on the way": _share([run.mean_accuracy_until(budget) for run in own]),
                 "accuracy at equal tokens": _share([run.accuracy_at(budget) for run in own]),
                 "after the last step": _share([run.accuracy[-1] for run in own]),
-                "AT²PO ahead on the way": ahead(lambda run: run.mean_accuracy_until(budget)),
-                "AT²PO ahead at equal tokens": ahead(lambda run: run.accuracy_at(budget)),
+                f"{title} ahead on the way": ahead(lambda run: run.mean_accuracy_until(budget)),
+                f"{title} ahead at equal tokens": ahead(lambda run: run.accuracy_at(budget)),
                 "M tokens": f"{statistics.fmean(run.tokens[-1] for run in own) / 1e6:.2f}",
                 "minutes": f"{statistics.fmean(run.training_s for run in own) / 60:.1f}",
             }
