@@ -72,10 +72,14 @@ def headlines() -> str:
     """What the README quotes."""
     rows = {(row["latency"], row["schedule"]): row for row in _rows(*TABLES["rollout"][0])}
     quiet, tailed, chains = rows["no latency", "trees"], rows["heavy-tailed", "trees"], rows["no latency", "chains"]
+    saturated = {(row["latency"], row["schedule"]): row for row in _rows(*TABLES["rollout-saturated"][0])}
     ours = [row["ours, ms/turn"] for row in _rows(*TABLES["overhead"][0])]
     losses = _rows(*TABLES["loss"][0])
     measured = {
-        "trees: sampled tokens/s, over verl's chains": f"{quiet['tokens_per_s / chains']:.2f}",
+        "trees: sampled tokens/s over verl's chains, idle engine": f"{quiet['tokens_per_s / chains']:.2f}",
+        "trees: sampled tokens/s over verl's chains, saturated engine": (
+            f"{saturated['no latency', 'trees']['tokens_per_s / chains']:.2f}"
+        ),
         "trees: sampled tokens per leaf, over chains": f"{quiet['tokens_per_leaf'] / chains['tokens_per_leaf']:.2f}",
         "trees: leaves/s with heavy-tailed tools, over lock-step": f"{tailed['leaves_per_s / lock-step trees']:.2f}",
         "our work per turn beside the engine, ms": _range(ours, "{:.2f}"),
