@@ -17,6 +17,7 @@ from typing import Any
 
 from tabulate import tabulate
 
+from benchmarks import smollm2
 from benchmarks.learning import report as learning
 
 ROOT = Path(__file__).parents[1]
@@ -104,6 +105,7 @@ def _table(source: tuple[str, str], columns: dict[str, str]) -> str:
 BLOCKS: dict[str, Callable[[], str]] = {
     "headlines": headlines,
     "learning": learning_tables,
+    "smollm2": smollm2.tables,
     **{name: functools.partial(_table, *described) for name, described in TABLES.items()},
 }
 

@@ -13,6 +13,8 @@ import pandas as pd
 import pytest
 from verl.tools.tool_registry import load_all_tools
 
+from benchmarks import smollm2
+from benchmarks.learning.results import KEPT
 from examples.paper_small.make_model import build_tokenizer
 from examples.smollm2 import model
 from examples.smollm2.arithmetic import LONGEST, evaluate
@@ -255,3 +257,29 @@ def test_a_tree_as_text() -> None:
         f"      <result>3</result>  The answer\\nis 3.   [round 1  {numbers}  reward 1]",
         "```",
     ]
+
+
+def test_what_the_docs_keep_of_a_run(tmp_path: Path) -> None:
+    run, kept = tmp_path / "out", tmp_path / "smollm2.json"
+    (run / "hydra" / ".hydra").mkdir(parents=True)
+    (run / "hydra" / ".hydra" / "overrides.yaml").write_text(f"[data.seed=7, 'data.val_files={run}/val.parquet']")
+    (run / "trees").mkdir()
+    (run / "trees" / "trees-1.jsonl").write_text(json.dumps(tree(1)) + "\n")
+    right = "val-core/smollm2_1step/acc/mean@1"
+    trained = [
+        (
+            step,
+            dict.fromkeys(KEPT.values(), 1.0) | {"critic/score/mean": step / 10} | ({right: 0.75} if step == 7 else {}),
+        )
+        for step in range(1, 8)
+    ]
+    metrics_file(run / "metrics_1.jsonl", (0, {right: 0.5}), *trained)
+    smollm2.keep(run, kept, tmp_path)
+    content = json.loads(kept.read_text())
+    assert content["seed"] == 7
+    assert content["overrides"] == ["data.seed=7", "data.val_files=OUT/val.parquet"]
+    assert content["seconds"] == 7.0
+    assert (tmp_path / "smollm2_trees.md").read_text() == (run / "trees.md").read_text()
+    lines = [line.replace(" ", "") for line in smollm2.tables(kept).split("\n")]
+    assert [line[:11] for line in lines if "to" in line[:4]] == ["|1to5|0.3|1", "|6to7|0.65|"]
+    assert lines[-2:] == ["|0|50%|", "|7|75%|"]
