@@ -38,11 +38,11 @@ def tables(folder: Path) -> str:
 
 
 def with_equal_clip(runs: Sequence[Run]) -> list[str]:
-    """AT²PO with GRPO's clip range against the baselines, on the seeds it has; nothing if it has none."""
+    """AT²PO with GRPO's clip range against the arms that have it too, on the seeds it has; nothing if it has none."""
     seeds = {run.seed for run in runs if run.arm == WIDE}
     if not seeds:
         return []
-    arms = [*BASELINES, "gspo_clip0.2", OURS, WIDE]
+    arms = [*BASELINES, "gspo_clip0.2", OURS, "atpo_token", WIDE]
     same = [run for run in runs if run.seed in seeds and run.arm in arms]
     budget = common_tokens(same)
     intro = (
