@@ -1,0 +1,45 @@
+"""Every test here leaves no process and no descriptor behind."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Iterator
+
+import psutil
+import pytest
+
+from tests.assets.sandbox import SECRET, STRONG, make_tool
+from verl_atpo.tools.python import PythonTool
+from verl_atpo.tools.python.config import Isolation
+from verl_atpo.tools.python.tool import NO_OUTPUT, Session
+
+
+@pytest.fixture(params=STRONG, ids=lambda each: each.value)
+def strong(request: pytest.FixtureRequest) -> Isolation:
+    return request.param
+
+
+@pytest.fixture(autouse=True)
+def nothing_remains() -> Iterator[None]:
+    """Afterwards this process has the children and descriptors that it had before."""
+    me = psutil.Process()
+    children, descriptors = me.children(recursive=True), me.num_fds()
+    yield
+    deadline = time.monotonic() + 5
+    while (me.children(recursive=True) != children or me.num_fds() > descriptors) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert me.children(recursive=True) == children
+    assert me.num_fds() <= descriptors
+
+
+@pytest.fixture
+async def attacked(strong: Isolation, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[tuple[PythonTool, Session]]:
+    monkeypatch.setenv("TRAINER_SECRET", SECRET)
+    tool = make_tool(strong)
+    session = await tool.open()
+    worker = session.interpreter._worker
+    assert await tool.call(session, "kept = 42") == NO_OUTPUT
+    yield tool, session
+    await tool.close(session)
+    await tool.close(session)  # is safe
+    assert not worker.is_running()
