@@ -7,6 +7,7 @@ import math
 from pathlib import Path
 
 import pytest
+from transformers import Qwen3ForCausalLM
 
 from benchmarks.learning.__main__ import plan
 from benchmarks.learning.arms import ARMS, MAIN
@@ -14,7 +15,9 @@ from benchmarks.learning.curves import Run, common_tokens, paired, read_runs
 from benchmarks.learning.report import tables
 from benchmarks.learning.results import KEPT, record, result_file, write
 from benchmarks.learning.session import composed
+from benchmarks.learning.task import HOPS, fingerprint, preparation, warm_start_file
 from benchmarks.report import PAGES, filled
+from examples.hopqa.prepare import prepare
 
 
 def metrics_file(folder: Path, tokens: list[float], accuracy: dict[int, float]) -> Path:
@@ -90,6 +93,14 @@ def test_the_tables_tell_of_every_arm_that_ran(tmp_path: Path) -> None:
     add_run(tmp_path, "grpo", 1, 0.0)  # a seed that the wide clip range did not run on
     assert "on the same seeds (0)" in (text := tables(tmp_path / "results"))
     assert "+50.0 (one seed)" in text.partition("on the same seeds")[2]
+
+
+def test_a_kept_warm_start_is_taken(tmp_path: Path) -> None:
+    assert str(warm_start_file(0)) in preparation(tmp_path, 0)
+    prepare(tmp_path, 0, HOPS, warm_start_file(0))
+    assert fingerprint(tmp_path / "model" / "model.safetensors") == fingerprint(warm_start_file(0))
+    model = Qwen3ForCausalLM.from_pretrained(tmp_path / "model")
+    assert model.generation_config.eos_token_id is not None
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from benchmarks.learning.arms import ARMS, MAIN
 from benchmarks.learning.results import result_file
-from benchmarks.learning.task import ROOT, preparation
+from benchmarks.learning.task import ROOT, keep_warm_start, preparation
 
 RESULTS = ROOT / "benchmarks" / "results" / "learning"
 
@@ -55,6 +55,7 @@ async def run_session(seed: int, arms: list[str], options: argparse.Namespace) -
     """World and warm start of a seed, unless they are there, then its runs."""
     data = options.work / f"seed{seed}"
     await call(preparation(data, seed), options.work / f"seed{seed}.log", {})
+    keep_warm_start(data, seed)
     command = [sys.executable, "-m", "benchmarks.learning.session", "--seed", str(seed), "--arms", *arms,
                "--work", str(options.work), "--results", str(options.results)]  # fmt: skip
     await call(command, options.work / f"session{seed}_{arms[0]}.log", {"HOPQA_DIR": str(data)})

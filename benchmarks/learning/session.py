@@ -28,7 +28,7 @@ from verl.workers.utils.losses import ppo_loss
 from benchmarks.budget.recipes import compose_arguments
 from benchmarks.learning.arms import ARMS
 from benchmarks.learning.results import record, result_file, write
-from benchmarks.learning.task import shared_overrides
+from benchmarks.learning.task import fingerprint, shared_overrides
 from verl_atpo.checks import check_config
 
 TaskRunner = TaskRunnerV1.__ray_metadata__.modified_class
@@ -93,8 +93,9 @@ class Session(TaskRunner):
             Tracking.log = log  # the manager's wrapper goes with the manager
             for worker in self.agent_loop_manager.agent_loop_workers:
                 ray.kill(worker)
-        seconds = time.monotonic() - began
-        write(record(run.arm, run.seed, ARMS[run.arm].overrides, run.metrics, seconds), run.result)
+        content = record(run.arm, run.seed, ARMS[run.arm].overrides, run.metrics, time.monotonic() - began)
+        content["warm_start"] = fingerprint(Path(run.config.actor_rollout_ref.model.path) / "model.safetensors")
+        write(content, run.result)
 
     def _reset(self, config: DictConfig, start: str) -> None:
         """The state in which `main_ppo` would begin with this config."""

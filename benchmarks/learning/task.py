@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -12,11 +14,34 @@ PROMPTS, MINI_BATCH, STEPS = 8, 2, 20
 LEARNING_RATE = 5e-4
 TEST_EVERY = 10
 
+WARM_STARTS = Path(__file__).parent / "warm_starts"
+"""Weights every run of a seed starts with. They are kept, for the same training ends elsewhere on another processor.
+Other `HOPS` or another model need new ones: remove them and the results.
+"""
+
+
+def warm_start_file(seed: int) -> Path:
+    """Where the warm-started weights of a seed are kept."""
+    return WARM_STARTS / f"seed{seed}.safetensors"
+
 
 def preparation(data: Path, seed: int) -> list[str]:
     """Command that makes world, questions and warm-started model of a seed; what is there already stays."""
-    numbers = [str(number) for number in HOPS]
-    return [sys.executable, "-m", "examples.hopqa.prepare", "--out", str(data), "--seed", str(seed), "--hops", *numbers]
+    command = [sys.executable, "-m", "examples.hopqa.prepare", "--out", str(data), "--seed", str(seed)]
+    kept = warm_start_file(seed)
+    return [*command, "--hops", *map(str, HOPS), *(["--weights", str(kept)] if kept.exists() else [])]
+
+
+def keep_warm_start(data: Path, seed: int) -> None:
+    """Keep the weights that :func:`preparation` trained, for later runs of this seed on any machine."""
+    if not (kept := warm_start_file(seed)).exists():
+        kept.parent.mkdir(exist_ok=True)
+        shutil.copyfile(data / "model" / "model.safetensors", kept)
+
+
+def fingerprint(weights: Path) -> str:
+    """First 16 hexadecimal digits of a file's SHA-256."""
+    return hashlib.sha256(weights.read_bytes()).hexdigest()[:16]
 
 
 def shared_overrides(data: Path, out: Path, seed: int) -> list[str]:

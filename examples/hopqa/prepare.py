@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_model
 from transformers import Qwen3ForCausalLM
 from transformers.utils import logging as transformers_logging
 
@@ -63,14 +64,20 @@ def collect_demos(lexicon: Lexicon, codec: ChatCodec, held_out: World, seed: int
     return demos
 
 
-def write_model(folder: Path, lexicon: Lexicon, held_out: World, seed: int, hops: Sequence[int]) -> None:
-    """Builds the tokenizer and the model, warm-starts the model and writes both."""
+def write_model(
+    folder: Path, lexicon: Lexicon, held_out: World, seed: int, hops: Sequence[int], weights: Path | None
+) -> None:
+    """Builds the tokenizer and the model, warm-starts the model (or takes such weights) and writes both."""
     tokenizer = build_tokenizer(lexicon)
     codec = ChatCodec(tokenizer)
     model = build_model(tokenizer, seed)
     say(f"model: {model.num_parameters():,} parameters, {len(tokenizer)} tokens in the vocabulary")
-    demos = collect_demos(lexicon, codec, held_out, seed, hops)
-    warm_start(model, lexicon, codec, demos, seed, lambda line: say(f"warm start: {line}"))
+    if weights is None:
+        demos = collect_demos(lexicon, codec, held_out, seed, hops)
+        warm_start(model, lexicon, codec, demos, seed, lambda line: say(f"warm start: {line}"))
+    else:
+        load_model(model, weights)
+        say(f"warm start: that of {weights}")
     tokenizer.save_pretrained(folder)
     model.save_pretrained(folder)  # the weights come last: their presence marks the stage as done
 
@@ -90,8 +97,14 @@ def write_accuracy(out: Path, lexicon: Lexicon) -> None:
     (out / "warm_start.json").write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
 
 
-def prepare(out: Path, seed: int, hops: Sequence[int] = HOPS) -> None:
+def prepare(out: Path, seed: int, hops: Sequence[int] = HOPS, weights: Path | None = None) -> None:
     """Runs the stages whose files are missing; questions and demonstrations are of these numbers of hops.
+
+    Args:
+        out: folder to write.
+        seed: seed of world, data and model.
+        hops: numbers of hops of the questions.
+        weights: `model.safetensors` of an earlier warm start to take; None: train.
 
     Raises:
         ValueError: the folder was made with another seed or other hops.
@@ -101,7 +114,7 @@ def prepare(out: Path, seed: int, hops: Sequence[int] = HOPS) -> None:
     model = out / "model"
     stages = (
         ("data", out / "val.parquet", lambda: write_data(out, train, held_out, seed, hops)),
-        ("model", model / "model.safetensors", lambda: write_model(model, lexicon, held_out, seed, hops)),
+        ("model", model / "model.safetensors", lambda: write_model(model, lexicon, held_out, seed, hops, weights)),
         ("accuracy", out / "warm_start.json", lambda: write_accuracy(out, lexicon)),
     )
     run_stages(out, f"seed {seed}, hops {' '.join(map(str, hops))}", stages, say)
@@ -133,9 +146,10 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
     parser.add_argument("--seed", type=int, default=0, help="seed of world, data and model")
     parser.add_argument("--hops", type=int, nargs="+", default=HOPS, help="numbers of hops of the questions")
+    parser.add_argument("--weights", type=Path, help="an earlier warm start's model.safetensors; without it: train")
     args = parser.parse_args()
     transformers_logging.disable_progress_bar()
-    prepare(args.out, args.seed, args.hops)
+    prepare(args.out, args.seed, args.hops, args.weights)
 
 
 if __name__ == "__main__":
