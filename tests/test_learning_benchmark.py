@@ -51,6 +51,7 @@ def test_every_run_is_planned_once_and_the_main_arms_come_first() -> None:
     runs = [(arm, seed) for seed, arms in sessions for arm in arms]
     assert sorted(runs) == sorted((name, seed) for name, arm in ARMS.items() for seed in arm.seeds)
     assert {arm for arm, _ in runs[: 5 * len(MAIN)]} == set(MAIN)
+    assert plan(["atpo", "atpo_random"], only={2, 4}) == [(2, ["atpo"]), (4, ["atpo"]), (2, ["atpo_random"])]
 
 
 def test_a_validation_stands_at_the_tokens_sampled_before_it(tmp_path: Path) -> None:

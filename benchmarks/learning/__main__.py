@@ -11,6 +11,7 @@ import asyncio
 import os
 import signal
 import sys
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from benchmarks.learning.arms import ARMS, MAIN
@@ -20,10 +21,15 @@ from benchmarks.learning.task import ROOT, keep_warm_start, preparation
 RESULTS = ROOT / "benchmarks" / "results" / "learning"
 
 
-def plan(arms: list[str]) -> list[tuple[int, list[str]]]:
-    """Sessions: a seed and its arms. The main arms come first, on all seeds, so that what is stopped is balanced."""
+def plan(arms: Sequence[str], only: Collection[int] | None = None) -> list[tuple[int, list[str]]]:
+    """Sessions: a seed and its arms. The main arms come first, on all seeds, so that what is stopped is balanced.
+
+    Args:
+        arms: which arms.
+        only: which seeds; None: all that the arms have.
+    """
     groups = [[arm for arm in arms if arm in MAIN], [arm for arm in arms if arm not in MAIN]]
-    seeds = sorted({seed for arm in arms for seed in ARMS[arm].seeds})
+    seeds = sorted({seed for arm in arms for seed in ARMS[arm].seeds if only is None or seed in only})
     sessions = [(seed, [arm for arm in group if seed in ARMS[arm].seeds]) for group in groups for seed in seeds]
     return [(seed, chosen) for seed, chosen in sessions if chosen]
 
@@ -88,7 +94,8 @@ async def watch(options: argparse.Namespace) -> None:
 
 def status(options: argparse.Namespace) -> str:
     """How many of all runs are done."""
-    files = [result_file(options.results, arm, seed) for seed, arms in plan(options.arms) for arm in arms]
+    sessions = plan(options.arms, options.seeds)
+    files = [result_file(options.results, arm, seed) for seed, arms in sessions for arm in arms]
     return f"{sum(file.exists() for file in files)} of {len(files)} runs are done"
 
 
@@ -103,6 +110,7 @@ def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.learning", description=__doc__.splitlines()[0])
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS), metavar="ARM", help=", ".join(ARMS))
+    parser.add_argument("--seeds", nargs="+", type=int, metavar="SEED", help="of the arms' seeds, these only")
     parser.add_argument("--parallel", type=int, default=2, help="sessions at a time; each keeps about a core busy")
     parser.add_argument("--work", type=Path, default=ROOT / "outputs" / "learning", help="folder of models and logs")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of result files")
@@ -114,7 +122,7 @@ def main() -> None:
         return
     missing = [
         (seed, [arm for arm in arms if not result_file(options.results, arm, seed).exists()])
-        for seed, arms in plan(options.arms)
+        for seed, arms in plan(options.arms, options.seeds)
     ]
     try:
         failures = asyncio.run(stoppable([(seed, arms) for seed, arms in missing if arms], options))
