@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from transformers import Qwen3ForCausalLM
 
-from benchmarks.learning.__main__ import plan
+from benchmarks.learning.__main__ import RESULTS, plan
 from benchmarks.learning.arms import ARMS, MAIN
 from benchmarks.learning.curves import Run, common_tokens, paired, read_runs
 from benchmarks.learning.report import tables
@@ -94,6 +94,13 @@ def test_the_tables_tell_of_every_arm_that_ran(tmp_path: Path) -> None:
     add_run(tmp_path, "grpo", 1, 0.0)  # a seed that the wide clip range did not run on
     assert "on the same seeds (0)" in (text := tables(tmp_path / "results"))
     assert "+50.0 (one seed)" in text.partition("on the same seeds")[2]
+
+
+def test_all_runs_of_a_seed_began_with_the_weights_that_are_kept() -> None:
+    records = [json.loads(file.read_text()) for file in RESULTS.glob("*.json")]
+    assert records
+    for each in records:
+        assert each["warm_start"] == fingerprint(warm_start_file(each["seed"])), (each["arm"], each["seed"])
 
 
 def test_a_kept_warm_start_is_taken(tmp_path: Path) -> None:

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Train SmolLM2-135M-Instruct to use a calculator: a real language model, real verl, Ray, vLLM and FSDP2, on a plain CPU.
 #
-#   bash examples/smollm2/run.sh                     # hours on 2 cores; stop it at any time, the same command goes on
-#   SEED=1 STEPS=20 bash examples/smollm2/run.sh     # other problems, fewer steps
+#   bash examples/smollm2/run.sh                     # half an hour on 2 cores; stopped, the same command goes on
+#   SEED=1 STEPS=100 bash examples/smollm2/run.sh    # other problems, more steps
 #   bash examples/smollm2/run.sh +atpo=chain ...     # further arguments go to main_ppo
 #   python -m examples.smollm2.report OUT            # where it is, while it runs
 set -euo pipefail
@@ -10,14 +10,14 @@ cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
 ########################### user block ###########################
 SEED=${SEED:-0}
-STEPS=${STEPS:-100}
+STEPS=${STEPS:-10}
 PROMPTS=${PROMPTS:-4}          # prompts a step; each grows one tree of CHAINS + 2 * BRANCHES leaves
 CHAINS=${CHAINS:-4}
 BRANCHES=${BRANCHES:-2}
 LR=${LR:-2e-5}
 TEMPERATURE=${TEMPERATURE:-1.0}
-SAVE_EVERY=${SAVE_EVERY:-5}    # steps; a checkpoint (weights and Adam's state, 3 x 0.54 GB) replaces the last one
-TEST_EVERY=${TEST_EVERY:-20}   # steps
+SAVE_EVERY=${SAVE_EVERY:-2}    # steps; a checkpoint (weights and Adam's state, 3 x 0.54 GB) replaces the last one
+TEST_EVERY=${TEST_EVERY:-5}    # steps
 OUT=${OUT:-outputs/smollm2_seed$SEED}
 ########################### end of user block ####################
 
