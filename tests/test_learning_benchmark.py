@@ -72,7 +72,7 @@ def test_arms_are_compared_seed_by_seed_where_all_have_sampled_as_much(tmp_path:
         add_run(tmp_path, "grpo", seed, theirs)
     add_run(tmp_path, "grpo", 3, 0.0)  # no partner
     runs = read_runs(tmp_path / "results")
-    assert common_tokens(runs) == 100.0
+    assert common_tokens(runs) == {0: 100.0, 1: 100.0, 2: 100.0, 3: 200.0}
     difference = paired(runs, "atpo", "grpo", lambda run: run.accuracy[-1])
     assert difference is not None
     assert (difference.seeds, difference.mean) == (3, pytest.approx(0.2))

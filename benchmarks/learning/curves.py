@@ -96,9 +96,12 @@ def read_runs(folder: Path) -> list[Run]:
     return sorted(map(Run.read, folder.glob("*.json")), key=lambda run: (run.arm, run.seed))
 
 
-def common_tokens(runs: Iterable[Run]) -> float:
-    """Tokens that every run has sampled: where arms are compared."""
-    return min(run.tokens[-1] for run in runs)
+def common_tokens(runs: Iterable[Run]) -> dict[int, float]:
+    """For each seed the tokens that all of its runs have sampled: where its arms are compared."""
+    common: dict[int, float] = {}
+    for run in runs:
+        common[run.seed] = min(run.tokens[-1], common.get(run.seed, math.inf))
+    return common
 
 
 def mean_and_error(values: list[float]) -> tuple[float, float | None]:

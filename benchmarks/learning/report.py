@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from tabulate import tabulate
@@ -21,13 +21,13 @@ def tables(folder: Path) -> str:
     runs = [run for run in read_runs(folder) if run.arm in ARMS]
     if not runs:
         return "No run is done yet."
-    budget = common_tokens(runs)
+    budgets = common_tokens(runs)
     parts = [
         f"{len(runs)} of {sum(len(arm.seeds) for arm in ARMS.values())} runs are done. "
-        f"All of them sampled at least {budget / 1e6:.2f} M tokens, where columns 3 and 4 compare them.",
-        comparison(runs, [*BASELINES, OURS], budget, OURS),
+        f"Columns 3 and 4 compare the runs of a seed at the tokens all of them have sampled: {_of_seeds(budgets)}.",
+        comparison(runs, [*BASELINES, OURS], budgets, OURS),
         "Components, settings and clip ranges:",
-        comparison(runs, [OURS, *ABLATIONS, *SETTINGS, *CLIPS], budget, OURS),
+        comparison(runs, [OURS, *ABLATIONS, *SETTINGS, *CLIPS], budgets, OURS),
         *with_equal_clip(runs),
         "Validation accuracy of the last step by number of hops, mean over seeds:",
         by_hops(runs),
@@ -44,16 +44,23 @@ def with_equal_clip(runs: Sequence[Run]) -> list[str]:
         return []
     arms = [*BASELINES, "gspo_clip0.2", OURS, "atpo_token", WIDE]
     same = [run for run in runs if run.seed in seeds and run.arm in arms]
-    budget = common_tokens(same)
+    budgets = common_tokens(same)
     intro = (
         "AT²PO with GRPO's clip range, 0.2/0.2, against the others on the same seeds "
-        f"({', '.join(map(str, sorted(seeds)))}), compared at {budget / 1e6:.2f} M tokens:"
+        f"({', '.join(map(str, sorted(seeds)))}), compared at {_of_seeds(budgets)}:"
     )
-    return [intro, comparison(same, arms, budget, WIDE)]
+    return [intro, comparison(same, arms, budgets, WIDE)]
 
 
-def comparison(runs: Sequence[Run], arms: Sequence[str], budget: float, ours: str) -> str:
-    """One row per arm; differences are `ours` minus the arm, over the seeds both have."""
+def comparison(runs: Sequence[Run], arms: Sequence[str], budgets: Mapping[int, float], ours: str) -> str:
+    """One row per arm, compared at each seed's tokens; differences are `ours` minus the arm, over the seeds of both."""
+
+    def on_the_way(run: Run) -> float:
+        return run.mean_accuracy_until(budgets[run.seed])
+
+    def at_equal_tokens(run: Run) -> float:
+        return run.accuracy_at(budgets[run.seed])
+
     title = ARMS[ours].title
     rows = []
     for arm in arms:
@@ -68,11 +75,11 @@ def comparison(runs: Sequence[Run], arms: Sequence[str], budget: float, ours: st
             {
                 "arm": ARMS[arm].title,
                 "seeds": len(own),
-                "mean accuracy on the way": _share([run.mean_accuracy_until(budget) for run in own]),
-                "accuracy at equal tokens": _share([run.accuracy_at(budget) for run in own]),
+                "mean accuracy on the way": _share([on_the_way(run) for run in own]),
+                "accuracy at equal tokens": _share([at_equal_tokens(run) for run in own]),
                 "after the last step": _share([run.accuracy[-1] for run in own]),
-                f"{title} ahead on the way": ahead(lambda run: run.mean_accuracy_until(budget)),
-                f"{title} ahead at equal tokens": ahead(lambda run: run.accuracy_at(budget)),
+                f"{title} ahead on the way": ahead(on_the_way),
+                f"{title} ahead at equal tokens": ahead(at_equal_tokens),
                 "M tokens": f"{statistics.fmean(run.tokens[-1] for run in own) / 1e6:.2f}",
                 "minutes": f"{statistics.fmean(run.training_s for run in own) / 60:.1f}",
             }
@@ -156,6 +163,11 @@ def _mean_curve(curves: Sequence[Curve]) -> Curve:
 
 def _millions(tokens: Sequence[float]) -> Sequence[float]:
     return [each / 1e6 for each in tokens]
+
+
+def _of_seeds(budgets: Mapping[int, float]) -> str:
+    each = ", ".join(f"{budgets[seed] / 1e6:.3f}" for seed in sorted(budgets))
+    return f"{each} M tokens (seed {', '.join(map(str, sorted(budgets)))})"
 
 
 def _share(values: list[float]) -> str:
