@@ -51,6 +51,16 @@ TABLES = {
             "peak MB/prompt": "peak MB/prompt",
         },
     ),
+    "credit": (
+        ("credit.json", "rows"),
+        {
+            "run": "run",
+            "trees": "trees with unequal rewards",
+            "shared": "trained tokens in shared turns",
+            "correlation": "correlation there",
+            "difference": "relative difference there",
+        },
+    ),
     "loss": (
         ("loss.json", "results"),
         {

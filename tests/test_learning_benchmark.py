@@ -11,6 +11,7 @@ from transformers import Qwen3ForCausalLM
 
 from benchmarks.learning.__main__ import RESULTS, plan
 from benchmarks.learning.arms import ARMS, MAIN
+from benchmarks.learning.credit import compare, shared_turns
 from benchmarks.learning.curves import Run, common_tokens, paired, read_runs
 from benchmarks.learning.report import tables
 from benchmarks.learning.results import KEPT, record, result_file, write
@@ -109,6 +110,21 @@ def test_a_kept_warm_start_is_taken(tmp_path: Path) -> None:
     assert fingerprint(tmp_path / "model" / "model.safetensors") == fingerprint(warm_start_file(0))
     model = Qwen3ForCausalLM.from_pretrained(tmp_path / "model")
     assert model.generation_config.eos_token_id is not None
+
+
+def test_turn_credit_is_compared_with_the_mean_over_the_leaves_of_a_shared_turn() -> None:
+    def node(index: int, parent: int, tokens: int, advantage: float, reward: float | None = None) -> dict[str, object]:
+        numbers = {"index": index, "parent": parent, "tokens": tokens, "advantage": advantage, "reward": reward}
+        return {**numbers, "is_leaf": reward is not None}
+
+    first = [node(1, 0, 10, 0.2), node(2, 1, 5, 1.0, reward=1.0), node(3, 1, 5, -1.0, reward=0.0)]
+    second = [node(4, 0, 30, 1.0), node(5, 4, 5, 1.0, reward=1.0), node(6, 4, 5, 0.0, reward=0.5)]
+    telling, silent = {"nodes": first + second}, {"nodes": [node(1, 0, 10, 0.0), node(2, 1, 5, 0.0, reward=1.0)]}
+    assert shared_turns(telling) == ([(0.2, 0.0, 20), (1.0, 0.5, 60)], 100)
+    figures = compare([telling, silent])
+    assert (figures["trees"], figures["shared"]) == (1, pytest.approx(0.8))
+    assert figures["correlation"] == pytest.approx(1.0)  # two points
+    assert figures["difference"] == pytest.approx(math.sqrt((0.2**2 * 20 + 0.5**2 * 60) / (0.5**2 * 60)))
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -56,6 +56,7 @@ def shared_overrides(data: Path, out: Path, seed: int) -> list[str]:
     return [
         *("+atpo=tree", "+sampler=quick"),
         *(["+platform=cpu"] if os.environ.get("VERL_PLATFORM") == "cpu" else []),
+        f"algorithm.atpo.dump_dir={out}/trees",
         f"data.train_files={data}/train.parquet",
         f"data.val_files={data}/val.parquet",
         f"data.train_batch_size={PROMPTS}",
