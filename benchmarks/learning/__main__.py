@@ -68,11 +68,14 @@ async def run_session(seed: int, arms: list[str], options: argparse.Namespace) -
 
 
 async def run_all(sessions: list[tuple[int, list[str]]], options: argparse.Namespace) -> list[Exception]:
-    """All sessions, some at a time; returns what went wrong."""
+    """All sessions, some at a time, without the runs that are done by then; returns what went wrong."""
     places = asyncio.Semaphore(options.parallel)
 
     async def placed(seed: int, arms: list[str]) -> None:
         async with places:
+            arms = [arm for arm in arms if not result_file(options.results, arm, seed).exists()]
+            if not arms:
+                return
             print(f"seed {seed}: {', '.join(arms)}", flush=True)
             await run_session(seed, arms, options)
 
@@ -120,12 +123,8 @@ def main() -> None:
     if options.status:
         print(status(options))
         return
-    missing = [
-        (seed, [arm for arm in arms if not result_file(options.results, arm, seed).exists()])
-        for seed, arms in plan(options.arms, options.seeds)
-    ]
     try:
-        failures = asyncio.run(stoppable([(seed, arms) for seed, arms in missing if arms], options))
+        failures = asyncio.run(stoppable(plan(options.arms, options.seeds), options))
     except asyncio.CancelledError:
         raise SystemExit(f"Stopped; {status(options)}, and the same command goes on from there") from None
     if failures:

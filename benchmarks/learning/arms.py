@@ -92,3 +92,14 @@ CLIPS = {
 
 ARMS = {**BASELINES, **ATPO, **ABLATIONS, **SETTINGS, **CLIPS}
 MAIN = tuple(name for name, arm in ARMS.items() if arm.seeds == MAIN_SEEDS)
+
+PARTS = (
+    ("a tree instead of chains", "tree_grpo", "grpo"),
+    ("entropy guidance instead of chance", "entropy_branching", "tree_grpo"),
+    ("entropy guidance instead of chance", "atpo", "atpo_random"),
+    ("turn-wise credit", "atpo_token", "entropy_branching"),
+    ("turn-wise credit", "atpo", "atpo_outcome"),
+    ("turn-level ratio instead of the token's", "atpo_clip0.2", "atpo_token"),
+    ("turn-level ratio instead of the sequence's", "atpo", "atpo_sequence"),
+)
+"""A part of the method, an arm that has it, and the one that differs in it alone."""

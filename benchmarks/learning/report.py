@@ -8,12 +8,13 @@ from pathlib import Path
 
 from tabulate import tabulate
 
-from benchmarks.learning.arms import ABLATIONS, ARMS, ATPO, BASELINES, CLIPS, MAIN, SETTINGS
+from benchmarks.learning.arms import ABLATIONS, ARMS, ATPO, BASELINES, CLIPS, MAIN, PARTS, SETTINGS
 from benchmarks.learning.curves import Difference, Run, common_tokens, mean_and_error, paired, read_runs
 
 (OURS,) = ATPO
 WIDE = "atpo_clip0.2"
 Curve = tuple[Sequence[float], Sequence[float]]
+Figure = Callable[[Run], float]
 
 
 def tables(folder: Path) -> str:
@@ -28,6 +29,8 @@ def tables(folder: Path) -> str:
         comparison(runs, [*BASELINES, OURS], budgets, OURS),
         "Components, settings and clip ranges:",
         comparison(runs, [OURS, *ABLATIONS, *SETTINGS, *CLIPS], budgets, OURS),
+        "What each part adds, paired by seed, in percentage points:",
+        parts_table(runs, budgets),
         *with_equal_clip(runs),
         "Validation accuracy of the last step by number of hops, mean over seeds:",
         by_hops(runs),
@@ -54,13 +57,7 @@ def with_equal_clip(runs: Sequence[Run]) -> list[str]:
 
 def comparison(runs: Sequence[Run], arms: Sequence[str], budgets: Mapping[int, float], ours: str) -> str:
     """One row per arm, compared at each seed's tokens; differences are `ours` minus the arm, over the seeds of both."""
-
-    def on_the_way(run: Run) -> float:
-        return run.mean_accuracy_until(budgets[run.seed])
-
-    def at_equal_tokens(run: Run) -> float:
-        return run.accuracy_at(budgets[run.seed])
-
+    on_the_way, at_equal_tokens = _figures(budgets)
     title = ARMS[ours].title
     rows = []
     for arm in arms:
@@ -68,7 +65,7 @@ def comparison(runs: Sequence[Run], arms: Sequence[str], budgets: Mapping[int, f
         if not own:
             continue
 
-        def ahead(figure: Callable[[Run], float], arm: str = arm) -> str:
+        def ahead(figure: Figure, arm: str = arm) -> str:
             return "" if arm == ours else _difference(paired(runs, ours, arm, figure))
 
         rows.append(
@@ -84,6 +81,23 @@ def comparison(runs: Sequence[Run], arms: Sequence[str], budgets: Mapping[int, f
                 "minutes": f"{statistics.fmean(run.training_s for run in own) / 60:.1f}",
             }
         )
+    return tabulate(rows, headers="keys", tablefmt="github", disable_numparse=True)
+
+
+def parts_table(runs: Sequence[Run], budgets: Mapping[int, float]) -> str:
+    """One row for each of `PARTS` whose two arms share a seed."""
+    on_the_way, at_equal_tokens = _figures(budgets)
+    figures: dict[str, Figure] = {
+        "on the way": on_the_way,
+        "at equal tokens": at_equal_tokens,
+        "after the last step": lambda run: run.accuracy[-1],
+    }
+    rows = []
+    for part, having, lacking in PARTS:
+        found = {name: paired(runs, having, lacking, figure) for name, figure in figures.items()}
+        if (first := found["on the way"]) is not None:
+            pair = {"part": part, "with it": ARMS[having].title, "without": ARMS[lacking].title, "seeds": first.seeds}
+            rows.append(pair | {name: _difference(difference) for name, difference in found.items()})
     return tabulate(rows, headers="keys", tablefmt="github", disable_numparse=True)
 
 
@@ -163,6 +177,11 @@ def _mean_curve(curves: Sequence[Curve]) -> Curve:
 
 def _millions(tokens: Sequence[float]) -> Sequence[float]:
     return [each / 1e6 for each in tokens]
+
+
+def _figures(budgets: Mapping[int, float]) -> tuple[Figure, Figure]:
+    """Mean accuracy on the way to, and accuracy at, the tokens of a run's seed."""
+    return lambda run: run.mean_accuracy_until(budgets[run.seed]), lambda run: run.accuracy_at(budgets[run.seed])
 
 
 def _of_seeds(budgets: Mapping[int, float]) -> str:
