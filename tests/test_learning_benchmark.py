@@ -121,7 +121,9 @@ def test_turn_credit_is_compared_with_the_mean_over_the_leaves_of_a_shared_turn(
     second = [node(4, 0, 30, 1.0), node(5, 4, 5, 1.0, reward=1.0), node(6, 4, 5, 0.0, reward=0.5)]
     telling, silent = {"nodes": first + second}, {"nodes": [node(1, 0, 10, 0.0), node(2, 1, 5, 0.0, reward=1.0)]}
     assert shared_turns(telling) == ([(0.2, 0.0, 20), (1.0, 0.5, 60)], 100)
+    assert compare([silent]) is None
     figures = compare([telling, silent])
+    assert figures is not None
     assert (figures["trees"], figures["shared"]) == (1, pytest.approx(0.8))
     assert figures["correlation"] == pytest.approx(1.0)  # two points
     assert figures["difference"] == pytest.approx(math.sqrt((0.2**2 * 20 + 0.5**2 * 60) / (0.5**2 * 60)))

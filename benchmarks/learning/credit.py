@@ -5,7 +5,7 @@ these leaves, which at an importance ratio of 1 is their mean; turn-wise credit 
 the two differ by how far a shared turn's advantage is from the mean over its leaves, and in nothing else: a turn that
 only one leaf passes through has that leaf's advantage in both.
 
-Reads the trees of all runs in the folder that dumped them and writes `benchmarks/results/credit.json`.
+Reads the trees of all finished runs in the folder and writes `benchmarks/results/credit.json`.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from benchmarks.learning.task import ROOT
 from examples.tree_picture import read_trees
 
 RESULT = ROOT / "benchmarks" / "results" / "credit.json"
+FINISHED = ROOT / "benchmarks" / "results" / "learning"
 
 
 def shared_turns(tree: dict[str, Any]) -> tuple[list[tuple[float, float, int]], int]:
@@ -49,16 +50,20 @@ def shared_turns(tree: dict[str, Any]) -> tuple[list[tuple[float, float, int]], 
     return shared, sum(trained.values())
 
 
-def compare(trees: Iterable[dict[str, Any]]) -> dict[str, float]:
+def compare(trees: Iterable[dict[str, Any]]) -> dict[str, float] | None:
     """What a run's trees with unequal rewards say; everything is weighted with trained tokens.
 
     Returns:
         ``trees``: how many; ``shared``: share of trained tokens in shared turns; ``correlation`` of their advantages
-        under the two kinds of credit; ``difference``: its root mean square over that of trajectory credit's.
+        under the two kinds of credit; ``difference``: its root mean square over that of trajectory credit's. None if
+        no turn is shared: chains.
     """
     telling = [tree for tree in trees if len({node["reward"] for node in tree["nodes"] if node["is_leaf"]}) > 1]
     found = [shared_turns(tree) for tree in telling]
-    ours, theirs, weights = np.array([turn for turns, _ in found for turn in turns]).T
+    turns = [turn for shared, _ in found for turn in shared]
+    if not turns:
+        return None
+    ours, theirs, weights = np.array(turns).T
     covariance = np.cov(ours, theirs, aweights=weights)
     return {
         "trees": len(telling),
@@ -75,8 +80,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.learning.credit", description=__doc__.splitlines()[0])
     parser.add_argument("runs", type=Path, help="folder of runs with `trees` in them")
     options = parser.parse_args()
-    folders = sorted(options.runs.glob("*/trees"))
-    rows = [{"run": folder.parent.name, **compare(read_trees(folder))} for folder in folders]
+    runs = sorted({file.parents[1] for file in options.runs.glob("*/trees/trees-*.jsonl")})
+    found = {run.name: compare(read_trees(run / "trees")) for run in runs if (FINISHED / f"{run.name}.json").exists()}
+    rows = [{"run": name, **figures} for name, figures in found.items() if figures]
     write({"rows": rows}, RESULT)
     print(json.dumps(rows, indent=2))
 
