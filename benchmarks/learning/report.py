@@ -40,6 +40,13 @@ def tables(folder: Path) -> str:
     return "\n\n".join(parts)
 
 
+def ahead_at_equal_tokens(folder: Path, other: str) -> str:
+    """AT²PO minus another arm, in percentage points."""
+    runs = [run for run in read_runs(folder) if run.arm in ARMS]
+    _, at_equal_tokens = _figures(common_tokens(runs))
+    return _difference(paired(runs, OURS, other, at_equal_tokens))
+
+
 def with_equal_clip(runs: Sequence[Run]) -> list[str]:
     """AT²PO with GRPO's clip range against the arms that have it too, on the seeds it has; nothing if it has none."""
     seeds = {run.seed for run in runs if run.arm == WIDE}
