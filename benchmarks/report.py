@@ -19,7 +19,6 @@ from tabulate import tabulate
 
 from benchmarks import smollm2
 from benchmarks.learning import report as learning
-from benchmarks.learning.arms import ARMS, MAIN
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -87,14 +86,7 @@ def headlines() -> str:
     saturated = {(row["latency"], row["schedule"]): row for row in _rows(*TABLES["rollout-saturated"][0])}
     ours = [row["ours, ms/turn"] for row in _rows(*TABLES["overhead"][0])]
     losses = _rows(*TABLES["loss"][0])
-    accuracies = {
-        f"HopQA, accuracy at equal tokens: AT²PO minus {ARMS[arm].title}, points": learning.ahead_at_equal_tokens(
-            RESULTS / "learning", arm
-        )
-        for arm in MAIN
-        if arm != learning.OURS
-    }
-    measured = accuracies | {
+    measured = learning.headlines(RESULTS / "learning") | {
         "trees: sampled tokens/s over verl's chains, idle engine": f"{quiet['tokens_per_s / chains']:.2f}",
         "trees: sampled tokens/s over verl's chains, saturated engine": (
             f"{saturated['no latency', 'trees']['tokens_per_s / chains']:.2f}"

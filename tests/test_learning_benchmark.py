@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 from transformers import Qwen3ForCausalLM
 
-from benchmarks.learning.__main__ import RESULTS, plan
+from benchmarks.learning.__main__ import plan
 from benchmarks.learning.arms import ARMS, MAIN
 from benchmarks.learning.credit import compare, shared_turns
 from benchmarks.learning.curves import Run, common_tokens, paired, read_runs
 from benchmarks.learning.report import tables
-from benchmarks.learning.results import KEPT, record, result_file, write
+from benchmarks.learning.results import KEPT, RESULTS, record, result_file, write
 from benchmarks.learning.session import composed
 from benchmarks.learning.task import HOPS, fingerprint, preparation, warm_start_file
 from benchmarks.report import PAGES, filled

@@ -15,10 +15,8 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from benchmarks.learning.arms import ARMS, MAIN
-from benchmarks.learning.results import result_file
+from benchmarks.learning.results import RESULTS, result_file
 from benchmarks.learning.task import ROOT, keep_warm_start, preparation
-
-RESULTS = ROOT / "benchmarks" / "results" / "learning"
 
 
 def plan(arms: Sequence[str], only: Collection[int] | None = None) -> list[tuple[int, list[str]]]:

@@ -102,4 +102,4 @@ PARTS = (
     ("turn-level ratio instead of the token's", "atpo_clip0.2", "atpo_token"),
     ("turn-level ratio instead of the sequence's", "atpo", "atpo_sequence"),
 )
-"""A part of the method, an arm that has it, and the one that differs in it alone."""
+"""A part of the method, an arm that has it, and the nearest one that lacks it."""

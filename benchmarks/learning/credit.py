@@ -19,12 +19,11 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.learning.results import write
+from benchmarks.learning.results import RESULTS, write
 from benchmarks.learning.task import ROOT
 from examples.tree_picture import read_trees
 
 RESULT = ROOT / "benchmarks" / "results" / "credit.json"
-FINISHED = ROOT / "benchmarks" / "results" / "learning"
 
 
 def shared_turns(tree: dict[str, Any]) -> tuple[list[tuple[float, float, int]], int]:
@@ -81,7 +80,7 @@ def main() -> None:
     parser.add_argument("runs", type=Path, help="folder of runs with `trees` in them")
     options = parser.parse_args()
     runs = sorted({file.parents[1] for file in options.runs.glob("*/trees/trees-*.jsonl")})
-    found = {run.name: compare(read_trees(run / "trees")) for run in runs if (FINISHED / f"{run.name}.json").exists()}
+    found = {run.name: compare(read_trees(run / "trees")) for run in runs if (RESULTS / f"{run.name}.json").exists()}
     rows = [{"run": name, **figures} for name, figures in found.items() if figures]
     write({"rows": rows}, RESULT)
     print(json.dumps(rows, indent=2))

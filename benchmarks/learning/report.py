@@ -19,7 +19,7 @@ Figure = Callable[[Run], float]
 
 def tables(folder: Path) -> str:
     """All tables, in Markdown."""
-    runs = [run for run in read_runs(folder) if run.arm in ARMS]
+    runs = _runs(folder)
     if not runs:
         return "No run is done yet."
     budgets = common_tokens(runs)
@@ -40,11 +40,17 @@ def tables(folder: Path) -> str:
     return "\n\n".join(parts)
 
 
-def ahead_at_equal_tokens(folder: Path, other: str) -> str:
-    """AT²PO minus another arm, in percentage points."""
-    runs = [run for run in read_runs(folder) if run.arm in ARMS]
+def headlines(folder: Path) -> dict[str, str]:
+    """AT²PO minus each other main arm, in percentage points, by what it is called."""
+    runs = _runs(folder)
     _, at_equal_tokens = _figures(common_tokens(runs))
-    return _difference(paired(runs, OURS, other, at_equal_tokens))
+    return {
+        f"HopQA, accuracy at equal tokens: AT²PO minus {ARMS[arm].title}, points": _difference(
+            paired(runs, OURS, arm, at_equal_tokens)
+        )
+        for arm in MAIN
+        if arm != OURS
+    }
 
 
 def with_equal_clip(runs: Sequence[Run]) -> list[str]:
@@ -184,6 +190,11 @@ def _mean_curve(curves: Sequence[Curve]) -> Curve:
 
 def _millions(tokens: Sequence[float]) -> Sequence[float]:
     return [each / 1e6 for each in tokens]
+
+
+def _runs(folder: Path) -> list[Run]:
+    """Finished runs of the arms that there are."""
+    return [run for run in read_runs(folder) if run.arm in ARMS]
 
 
 def _figures(budgets: Mapping[int, float]) -> tuple[Figure, Figure]:

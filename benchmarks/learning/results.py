@@ -7,7 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.learning.task import ROOT
 from examples.metrics import accuracies, read_steps
+
+RESULTS = ROOT / "benchmarks" / "results" / "learning"
 
 KEPT = {
     "sampled_tokens": "atpo/sampled_tokens",
