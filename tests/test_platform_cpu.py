@@ -70,15 +70,32 @@ result["registered_later"] = "cpu" in PlatformRegistry.registered_names()
 result["detected"] = platform_manager._detect_platform_name()
 """
 
+# What verl names its weight-transfer socket after, as driver and worker see it, while another cluster is up.
+JOB_IDS = """
+import ray, verl
+ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False)
+@ray.remote
+def seen_by_worker():
+    import verl
+    return ray.get_runtime_context().get_job_id()
+print(ray.get_runtime_context().get_job_id(), ray.get(seen_by_worker.remote()), flush=True)
+input()
+"""
+
 PRINT = "print(json.dumps(result))"
+
+
+def environment(platform: str | None) -> dict[str, str]:
+    """This process's, with ``VERL_PLATFORM`` set to ``platform`` (None: unset)."""
+    inherited = {k: v for k, v in os.environ.items() if k not in ("VERL_PLATFORM", "VERL_ENGINE_DEVICE")}
+    return inherited if platform is None else {**inherited, "VERL_PLATFORM": platform}
 
 
 def run_python(code: str, platform: str | None) -> str:
     """Run ``code`` in a fresh interpreter with ``VERL_PLATFORM`` set to ``platform`` (None: unset); its stdout."""
-    environment = {k: v for k, v in os.environ.items() if k not in ("VERL_PLATFORM", "VERL_ENGINE_DEVICE")}
-    if platform is not None:
-        environment["VERL_PLATFORM"] = platform
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=180)
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment(platform), capture_output=True, text=True, timeout=180
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -126,6 +143,17 @@ class TestChoice:
             "heavy": [],
             "registered_later": True,
         }
+
+    def test_two_clusters_on_one_machine_have_different_job_ids(self):
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+        command = [sys.executable, "-c", JOB_IDS]
+        runs = [subprocess.Popen(command, env=environment("cpu"), **pipes) for _ in range(2)]
+        seen = [run.stdout.readline().split() for run in runs]
+        for run in runs:
+            run.communicate("\n", timeout=60)
+        assert [len(ids) for ids in seen] == [2, 2]
+        assert all(driver == worker for driver, worker in seen)
+        assert seen[0] != seen[1]
 
     def test_importing_the_platform_before_verl(self):
         # The import of verl inside cpu.py runs verl's plugins, which come back to the half-imported cpu.py.

@@ -1,7 +1,7 @@
 """The learning comparison: `VERL_PLATFORM=cpu python -m benchmarks.learning` (without the variable: on a GPU).
 
 Runs every arm and seed that has no file in `benchmarks/results/learning/` yet, the runs of a seed in one session, two
-sessions at a time. It may be stopped (Ctrl-C or TERM) and started again. `--status` says what is done.
+sessions at a time on a CPU. It may be stopped (Ctrl-C or TERM) and started again. `--status` says what is done.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from pathlib import Path
 from benchmarks.learning.arms import ARMS, MAIN
 from benchmarks.learning.results import RESULTS, result_file
 from benchmarks.learning.task import ROOT, keep_warm_start, preparation
+from verl_atpo.platforms import cpu_platform_requested
 
 
 def plan(arms: Sequence[str], only: Collection[int] | None = None) -> list[tuple[int, list[str]]]:
@@ -112,7 +113,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.learning", description=__doc__.splitlines()[0])
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS), metavar="ARM", help=", ".join(ARMS))
     parser.add_argument("--seeds", nargs="+", type=int, metavar="SEED", help="of the arms' seeds, these only")
-    parser.add_argument("--parallel", type=int, default=2, help="sessions at a time; each keeps about a core busy")
+    parser.add_argument(
+        "--parallel",
+        type=int,
+        default=2 if cpu_platform_requested() else 1,
+        help="sessions at a time: on a CPU 2, each keeps a core busy; on GPUs 1, for there two Ray clusters on one "
+        "machine would meet on verl's weight-transfer socket",
+    )
     parser.add_argument("--work", type=Path, default=ROOT / "outputs" / "learning", help="folder of models and logs")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of result files")
     parser.add_argument("--status", action="store_true", help="say what is done, run nothing")

@@ -53,7 +53,7 @@ class Arm:
     seeds: tuple[int, ...]
 
 
-MAIN_SEEDS, SEEDS, ONE_SEED = (0, 1, 2, 3, 4), (0, 1, 2), (0,)
+MAIN_SEEDS, SEEDS, FEW_SEEDS = (0, 1, 2, 3, 4), (0, 1, 2), (0, 1)
 
 BASELINES = {
     "grpo": Arm("GRPO", CHAINS + OUTCOME + TOKEN_RATIO, MAIN_SEEDS),
@@ -70,28 +70,28 @@ ABLATIONS = {
     "atpo_sequence": Arm("AT²PO, sequence-level loss", SEQUENCE_RATIO, SEEDS),
 }
 SETTINGS = {
-    f"atpo_{value}": Arm(f"AT²PO, {setting}={value}", (*TURN_RATIO, f"algorithm.atpo.{key}={value}"), ONE_SEED)
+    f"atpo_{value}": Arm(f"AT²PO, {setting}={value}", (*TURN_RATIO, f"algorithm.atpo.{key}={value}"), FEW_SEEDS)
     for setting, key, values in (
         ("backup", "credit.backup", ("child_mean", "leaf_mean")),
         ("advantage", "credit.advantage", ("diff_parent", "diff_global", "diff_localglobal")),
     )
     for value in values
-} | {"atpo_alpha0": Arm("AT²PO, alpha=0", (*TURN_RATIO, "algorithm.atpo.expansion.penalty=0"), ONE_SEED)}
+} | {"atpo_alpha0": Arm("AT²PO, alpha=0", (*TURN_RATIO, "algorithm.atpo.expansion.penalty=0"), FEW_SEEDS)}
 
 CLIPS = {
     f"{loss}_clip{high}": Arm(
         f"{title}, clip {low}/{high}",
         (*arm, *_loss(loss, "seq-mean-token-mean", low, high)),
-        SEEDS if high == 0.2 else ONE_SEED,  # GRPO's range, for a comparison with GRPO
+        seeds,
     )
     for title, loss, arm in (("GSPO", "gspo", CHAINS + OUTCOME), ("AT²PO", "atpo", ()))
-    for low, high in ((0.003, 0.004), (0.03, 0.04), (0.2, 0.2))
+    for low, high, seeds in ((0.003, 0.004, SEEDS), (0.03, 0.04, MAIN_SEEDS), (0.2, 0.2, SEEDS))
     if (loss, high) != ("atpo", 0.004)  # the arm itself
 }
 """Wider clip ranges than the published ones, which were chosen for models a thousand times larger."""
 
 ARMS = {**BASELINES, **ATPO, **ABLATIONS, **SETTINGS, **CLIPS}
-MAIN = tuple(name for name, arm in ARMS.items() if arm.seeds == MAIN_SEEDS)
+MAIN = tuple(name for name, arm in {**BASELINES, **ATPO}.items() if arm.seeds == MAIN_SEEDS)
 
 PARTS = (
     ("a tree instead of chains", "tree_grpo", "grpo"),

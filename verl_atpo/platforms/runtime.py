@@ -1,4 +1,4 @@
-"""Run-time helpers of the CPU platform: process-group backend, vLLM's distribution name, verl's engine choice.
+"""Run-time helpers of the CPU platform: process-group backend, job id, vLLM's distribution name, verl's engine choice.
 
 The table of everything that changes, with reasons, is in the package docstring. Every helper is idempotent, and none is
 installed unless :func:`install` is called (``activate_if_requested`` does that for ``VERL_PLATFORM=cpu`` only).
@@ -12,6 +12,7 @@ from importlib.metadata import Distribution, DistributionFinder, distributions
 from typing import Any
 
 import torch.distributed
+from ray.runtime_context import RuntimeContext
 
 ENGINE_DEVICE_ENV = "VERL_ENGINE_DEVICE"
 ENGINE_DEVICE = "cuda"
@@ -25,6 +26,7 @@ def install() -> None:
     os.environ.setdefault(ENGINE_DEVICE_ENV, ENGINE_DEVICE)
     install_vllm_distribution()
     wrap_init_process_group()
+    wrap_job_id()
 
 
 def wrap_init_process_group() -> None:
@@ -43,6 +45,26 @@ def wrap_init_process_group() -> None:
 
     setattr(init_process_group, _MARK, True)
     torch.distributed.init_process_group = init_process_group
+
+
+def wrap_job_id() -> None:
+    """Make Ray's ``RuntimeContext.get_job_id`` differ between the clusters of a machine: ``01000000-PORT``.
+
+    verl names the socket that takes new weights to vLLM after the job id, and in every cluster the first job has the
+    same one: two runs side by side would connect to each other's, and hang or sample from the other's weights. PORT is
+    that of the cluster's control service, which no two clusters of a machine share.
+    """
+    context: Any = RuntimeContext
+    original = context.get_job_id
+    if hasattr(original, _MARK):
+        return
+
+    @functools.wraps(original)
+    def get_job_id(self: RuntimeContext) -> str:
+        return f"{original(self)}-{self.gcs_address.rpartition(':')[2]}"
+
+    setattr(get_job_id, _MARK, True)
+    context.get_job_id = get_job_id
 
 
 class VllmCpuFinder(DistributionFinder):
