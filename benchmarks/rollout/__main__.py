@@ -25,26 +25,27 @@ from tabulate import tabulate
 
 from benchmarks.rollout.agent import Latency, Workload
 from benchmarks.rollout.engine import VllmClient, vllm_server
-from benchmarks.rollout.schedules import Batch, chains, lock_step_trees, trees
+from benchmarks.rollout.schedules import SCHEDULES, Batch, trees
 from verl_atpo.config import AtpoConfig
 
 RESULT = Path(__file__).parents[1] / "results" / "rollout.json"
-SCHEDULES = {"chains": chains, "trees": trees, "lock-step trees": lock_step_trees}
 LATENCIES = {
     "no latency": Latency(),
     "constant": Latency(median_s=0.1),
     "heavy-tailed": Latency(median_s=0.1, sigma=0.5, tail_share=0.01),
+    "slow, heavy-tailed": Latency(median_s=0.3, sigma=0.5, tail_share=0.01),
 }
 
 
 async def measure(client: VllmClient, batch: Batch, schedule: str) -> dict[str, float]:
-    """One schedule, once."""
+    """One schedule, once. `busy` is the CPU time of this process, in which everything but the engine runs, a second."""
     await client.forget()
-    before, started = client.sampled_tokens, time.perf_counter()
+    before, started, cpu = client.sampled_tokens, time.perf_counter(), time.process_time()
     leaves = await SCHEDULES[schedule](client, batch)
     seconds, sampled = time.perf_counter() - started, client.sampled_tokens - before
     return {
         "seconds": seconds,
+        "busy": (time.process_time() - cpu) / seconds,
         "leaves_per_s": leaves / seconds,
         "tokens_per_s": sampled / seconds,
         "tokens_per_leaf": sampled / leaves,
@@ -79,7 +80,7 @@ def summary(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
         for schedule in SCHEDULES:
             runs = [each for each in records if (each["latency"], each["schedule"]) == (latency, schedule)]
             row: dict[str, Any] = {"latency": latency, "schedule": schedule}
-            for figure in ("seconds", "leaves_per_s", "tokens_per_s", "tokens_per_leaf"):
+            for figure in ("seconds", "busy", "leaves_per_s", "tokens_per_s", "tokens_per_leaf"):
                 row[figure] = statistics.median(run[figure] for run in runs)
             for other, figure in (("chains", "tokens_per_s"), ("lock-step trees", "leaves_per_s")):
                 base = {

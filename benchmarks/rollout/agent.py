@@ -8,6 +8,7 @@ import math
 import random
 from collections.abc import Awaitable, Callable
 from typing import Any
+from uuid import uuid4
 
 from verl.experimental.agent_loop import AgentLoopOutput
 from verl.tools.function_tool import FunctionTool
@@ -95,10 +96,10 @@ async def run(
         rng: for lengths of turns.
         pause: awaited after every generation and every tool call: the barrier of a lock-step schedule.
     """
-    context, mask = list(prompt), []
+    request_id, context, mask = uuid4().hex, list(prompt), []
     for turn in range(1, workload.max_turns + 1):
         parameters = {"temperature": 1.0, "max_tokens": workload.turn_tokens(rng)}
-        output = await client.generate("own", prompt_ids=context, sampling_params=parameters)
+        output = await client.generate(request_id, prompt_ids=context, sampling_params=parameters)
         await pause()
         context = context + output.token_ids
         mask += [1] * len(output.token_ids)

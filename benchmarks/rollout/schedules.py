@@ -91,6 +91,10 @@ async def lock_step_trees(client: Any, batch: Batch) -> int:
     return sum(len(tree.leaves) for tree in await grow(client, batch, Barrier()))
 
 
+SCHEDULES = {"chains": chains, "trees": trees, "lock-step trees": lock_step_trees}
+"""By the name that tables give them."""
+
+
 async def grow(client: Any, batch: Batch, barrier: Barrier | None = None) -> Sequence[GrownTree]:
     """One tree per prompt."""
     tools_config = dataclasses.replace(batch.config.tools, max_observation_tokens=None)  # observations are no text

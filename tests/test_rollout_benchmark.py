@@ -1,0 +1,63 @@
+"""The rollout benchmark's simulation: an engine's seconds, and the three schedules on a virtual clock."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from aiotools import VirtualClock
+
+from benchmarks.rollout.agent import Latency, Workload
+from benchmarks.rollout.scale import simulate
+from benchmarks.rollout.schedules import SCHEDULES, Batch
+from benchmarks.rollout.simulated import EngineSpeed, SimulatedEngine, SimulatedFleet
+from verl_atpo.config import AtpoConfig, ExpansionConfig
+
+SPEED = EngineSpeed(step_s=1.0, sequence_s=0.1, prefill_s=0.01, max_num_seqs=1)
+SMALL = AtpoConfig(expansion=ExpansionConfig(initial_chains=3, branches_per_round=2, rounds=2))
+
+
+async def test_an_engine_takes_a_step_a_token_and_prefills_what_it_has_not_cached():
+    with VirtualClock().patch_loop():
+        engine, clock = SimulatedEngine(SPEED), asyncio.get_running_loop()
+        # 20 tokens to prefill, then two steps of 1 + 0.1 s.
+        await engine.sample(list(range(20)), [7, 7])
+        assert clock.time() == pytest.approx(0.2 + 2 * 1.1)
+        # One block of 16 tokens is cached; the second request waits for the only place, with 20 tokens to prefill.
+        before = clock.time()
+        await asyncio.gather(engine.sample(list(range(20)), [7]), engine.sample([50] * 20, [7]))
+        assert clock.time() - before == pytest.approx((0.04 + 1.1) + (0.2 + 1.1))
+        assert engine.busy_s == pytest.approx(clock.time())
+        assert engine.load == 0
+
+
+async def test_a_request_id_stays_with_its_engine_and_new_ones_spread():
+    with VirtualClock().patch_loop():
+        fleet = SimulatedFleet(2, SPEED)
+        parameters = {"max_tokens": 1}
+        asked = [fleet.generate(name, prompt_ids=[1], sampling_params=parameters) for name in ("a", "b")]
+        running = asyncio.gather(*asked)
+        await asyncio.sleep(0)
+        assert [engine.load for engine in fleet.engines] == [1, 1]
+        await running
+        await fleet.generate("a", prompt_ids=[1], sampling_params=parameters)
+        assert fleet.engines[0].busy_s == pytest.approx(2 * fleet.engines[1].busy_s)
+        assert fleet.sampled_tokens == 3
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_trees_are_done_before_trees_in_lock_step(seed: int):
+    batch = Batch(4, SMALL, Workload(median_turn_tokens=8), Latency(median_s=0.5, sigma=0.5, tail_share=0.1), seed)
+    figures = {schedule: asyncio.run(simulate(schedule, batch, 1, EngineSpeed())) for schedule in SCHEDULES}
+    leaves = 4 * SMALL.expansion.leaves
+    for each in figures.values():
+        assert each["leaves_per_s"] == pytest.approx(leaves / each["seconds"])
+        assert 0 < each["busy"] <= 1.001
+    assert figures["trees"]["seconds"] < figures["lock-step trees"]["seconds"]
+    assert figures["trees"]["tokens_per_leaf"] < figures["chains"]["tokens_per_leaf"]
+
+
+def test_the_same_seed_gives_the_same_figures():
+    batch = Batch(2, SMALL, Workload(median_turn_tokens=8), Latency(median_s=0.1), seed=5)
+    first, second = (asyncio.run(simulate("trees", batch, 2)) for _ in range(2))
+    assert first == second
