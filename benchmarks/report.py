@@ -35,7 +35,6 @@ _ROLLOUT = {
     "tokens_per_leaf": "sampled tokens/leaf",
     "tokens_per_s / chains": "tokens/s over chains",
     "leaves_per_s / lock-step trees": "leaves/s over lock-step",
-    "busy": "rollout process busy",
 }
 TABLES = {
     "rollout": (("rollout.json", "rows"), _ROLLOUT),
