@@ -91,9 +91,9 @@ def test_the_tables_tell_of_every_arm_that_ran(tmp_path: Path) -> None:
     assert "+25.0 (one seed)" in text
     assert ARMS["gspo"].title not in text
     assert "on the same seeds" not in text
-    add_run(tmp_path, "atpo_clip0.2", 0, 1.0)
+    add_run(tmp_path, "atpo_clip0.04", 0, 1.0)
     add_run(tmp_path, "grpo", 1, 0.0)  # a seed that the wide clip range did not run on
-    assert "on the same seeds (0)" in (text := tables(tmp_path / "results"))
+    assert "0.000 M tokens (seed 0):" in (text := tables(tmp_path / "results"))
     assert "+50.0 (one seed)" in text.partition("on the same seeds")[2]
 
 

@@ -101,5 +101,7 @@ PARTS = (
     ("turn-wise credit", "atpo", "atpo_outcome"),
     ("turn-level ratio instead of the token's", "atpo_clip0.2", "atpo_token"),
     ("turn-level ratio instead of the sequence's", "atpo", "atpo_sequence"),
+    ("clip 0.03/0.04 instead of 0.003/0.004", "atpo_clip0.04", "atpo"),
+    ("clip 0.03/0.04 instead of 0.0003/0.0004", "gspo_clip0.04", "gspo"),
 )
 """A part of the method, an arm that has it, and the nearest one that lacks it."""
