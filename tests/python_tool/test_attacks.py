@@ -38,7 +38,7 @@ ATTACKS: dict[str, tuple[str, str, bool]] = {
     "program": ("import os\nos.execv('/bin/sh', ['sh'])", DENIED, False),
     "subprocess": ("import subprocess\nsubprocess.run(['/bin/ls'])", DENIED, False),
     "daemon": ("import os\nif os.fork() == 0:\n    os.setsid()\n    while True: pass", DENIED, False),
-    "memory bomb": ("x = []\nwhile True: x.append('a' * 10**7)", "MemoryError", False),
+    "memory bomb": ("x = []\nwhile True: x.append(bytes(10**7))", "MemoryError", False),
     "memory at once": ("bytearray(10**12)", "MemoryError", False),
     "more memory": ("import resource\nresource.setrlimit(resource.RLIMIT_AS, (-1, -1))", "ValueError: .*", False),
     "memory outside the limit": ("import os\nos.memfd_create('x')", DENIED, False),
