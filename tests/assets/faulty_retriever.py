@@ -34,7 +34,9 @@ def main(port: int, counts_file: Path) -> None:
         queries = (await request.json())["queries"]
         kind = rng.choice(list(FAULTS)) if rng.random() < FAULTY_SHARE else "fine"
         counts[kind] += 1
-        counts_file.write_text(json.dumps(counts))
+        unfinished = counts_file.with_suffix(".part")  # the test kills this server at any time
+        unfinished.write_text(json.dumps(counts))
+        unfinished.replace(counts_file)
         return await FAULTS.get(kind, fine)(request, queries)
 
     app = web.Application()
