@@ -50,6 +50,7 @@ TABLES = {
             "tokens_per_s / chains": "tokens/s over chains",
             "leaves_per_s / chains": "leaves/s over chains",
             "leaves_per_s / lock-step trees": "leaves/s over lock-step",
+            "leaves_per_s, one round / chains": "one round of 12: leaves/s over chains",
         },
     ),
     "overhead": (
@@ -98,6 +99,8 @@ def headlines() -> str:
     quiet, tailed, chains = rows["no latency", "trees"], rows["heavy-tailed", "trees"], rows["no latency", "chains"]
     saturated = {(row["latency"], row["schedule"]): row for row in _rows(*TABLES["rollout-saturated"][0])}
     ours = [row["ours, ms/turn"] for row in _rows(*TABLES["overhead"][0])]
+    scale = _rows(*TABLES["rollout-scale"][0])
+    scale_tailed = [row for row in scale if row["tools"].startswith("heavy-tailed")]
     losses = _rows(*TABLES["loss"][0])
     measured = learning.headlines(RESULTS / "learning") | {
         "trees: sampled tokens/s over verl's chains, idle engine": f"{quiet['tokens_per_s / chains']:.2f}",
@@ -106,6 +109,12 @@ def headlines() -> str:
         ),
         "trees: sampled tokens per leaf, over chains": f"{quiet['tokens_per_leaf'] / chains['tokens_per_leaf']:.2f}",
         "trees: leaves/s with heavy-tailed tools, over lock-step": f"{tailed['leaves_per_s / lock-step trees']:.2f}",
+        "the same at the paper's scale, simulated": _range(
+            [row["leaves_per_s / lock-step trees"] for row in scale_tailed], "{:.2f}"
+        ),
+        "trees: leaves/s over chains at the paper's scale, simulated": _range(
+            [row["leaves_per_s / chains"] for row in scale], "{:.2f}"
+        ),
         "our work per turn beside the engine, ms": _range(ours, "{:.2f}"),
         "loss: times faster than a loop over turns": _range([row["faster_than_loop"] for row in losses], "{:.0f}"),
         "loss: time over verl's `gspo`": _range([row["time_over_gspo"] for row in losses], "{:.2f}"),

@@ -12,7 +12,7 @@ from benchmarks.learning.arms import ABLATIONS, ARMS, ATPO, BASELINES, CLIPS, MA
 from benchmarks.learning.curves import Difference, Run, common_tokens, mean_and_error, paired, read_runs
 
 (OURS,) = ATPO
-WIDER = "atpo_clip0.04"
+WIDER, WIDER_AGAINST = "atpo_clip0.04", ("grpo", "gspo_clip0.04", "tree_grpo")
 Curve = tuple[Sequence[float], Sequence[float]]
 Figure = Callable[[Run], float]
 
@@ -41,28 +41,32 @@ def tables(folder: Path) -> str:
 
 
 def headlines(folder: Path) -> dict[str, str]:
-    """AT²PO minus each other main arm, in percentage points, by what it is called."""
+    """AT²PO, with its own and with a wider clip range, minus main arms, in percentage points, by what it is called."""
     runs = _runs(folder)
-    _, at_equal_tokens = _figures(common_tokens(runs))
-    return {
-        f"HopQA, accuracy at equal tokens: AT²PO minus {ARMS[arm].title}, points": _difference(
-            paired(runs, OURS, arm, at_equal_tokens)
-        )
-        for arm in MAIN
-        if arm != OURS
-    }
+    of_wider = _compared_with_wider(runs)
+    groups = ((OURS, [arm for arm in MAIN if arm != OURS], runs), (WIDER, WIDER_AGAINST, of_wider))
+    found = {}
+    for ours, others, group in groups:
+        _, at_equal_tokens = _figures(common_tokens(group))
+        for arm in others:
+            name = f"HopQA, accuracy at equal tokens, points: {ARMS[ours].title} minus {ARMS[arm].title}"
+            found[name] = _difference(paired(group, ours, arm, at_equal_tokens))
+    return found
 
 
 def with_wider_clip(runs: Sequence[Run]) -> list[str]:
-    """AT²PO with a clip range for small models against the main arms, on the seeds it has; nothing if it has none."""
-    seeds = {run.seed for run in runs if run.arm == WIDER}
-    if not seeds:
+    """AT²PO with a clip range for small models against others, on the seeds it has; nothing if it has none."""
+    same = _compared_with_wider(runs)
+    if not same:
         return []
-    arms = [*(arm for arm in MAIN if arm != OURS), "gspo_clip0.04", OURS, WIDER]
-    same = [run for run in runs if run.seed in seeds and run.arm in arms]
     budgets = common_tokens(same)
-    intro = f"{ARMS[WIDER].title}, against the main arms on the same seeds, compared at {_of_seeds(budgets)}:"
-    return [intro, comparison(same, arms, budgets, WIDER)]
+    intro = f"{ARMS[WIDER].title}, against others on the same seeds, compared at {_of_seeds(budgets)}:"
+    return [intro, comparison(same, [*WIDER_AGAINST, OURS, WIDER], budgets, WIDER)]
+
+
+def _compared_with_wider(runs: Sequence[Run]) -> list[Run]:
+    seeds = {run.seed for run in runs if run.arm == WIDER}
+    return [run for run in runs if run.seed in seeds and run.arm in (*WIDER_AGAINST, OURS, WIDER)]
 
 
 def comparison(runs: Sequence[Run], arms: Sequence[str], budgets: Mapping[int, float], ours: str) -> str:
@@ -84,9 +88,10 @@ def comparison(runs: Sequence[Run], arms: Sequence[str], budgets: Mapping[int, f
                 "seeds": len(own),
                 "mean accuracy on the way": _share([on_the_way(run) for run in own]),
                 "accuracy at equal tokens": _share([at_equal_tokens(run) for run in own]),
-                "after the last step": _share([run.accuracy[-1] for run in own]),
+                "after the last step": _share([_last(run) for run in own]),
                 f"{title} ahead on the way": ahead(on_the_way),
                 f"{title} ahead at equal tokens": ahead(at_equal_tokens),
+                f"{title} ahead after the last step": ahead(_last),
                 "M tokens": f"{statistics.fmean(run.tokens[-1] for run in own) / 1e6:.2f}",
                 "minutes": f"{statistics.fmean(run.training_s for run in own) / 60:.1f}",
             }
@@ -100,7 +105,7 @@ def parts_table(runs: Sequence[Run], budgets: Mapping[int, float]) -> str:
     figures: dict[str, Figure] = {
         "on the way": on_the_way,
         "at equal tokens": at_equal_tokens,
-        "after the last step": lambda run: run.accuracy[-1],
+        "after the last step": _last,
     }
     rows = []
     for part, having, lacking in PARTS:
@@ -197,6 +202,11 @@ def _runs(folder: Path) -> list[Run]:
 def _figures(budgets: Mapping[int, float]) -> tuple[Figure, Figure]:
     """Mean accuracy on the way to, and accuracy at, the tokens of a run's seed."""
     return lambda run: run.mean_accuracy_until(budgets[run.seed]), lambda run: run.accuracy_at(budgets[run.seed])
+
+
+def _last(run: Run) -> float:
+    """Accuracy after the last step: arms compared at equal steps and trajectories, not tokens."""
+    return run.accuracy[-1]
 
 
 def _of_seeds(budgets: Mapping[int, float]) -> str:

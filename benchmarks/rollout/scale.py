@@ -27,6 +27,8 @@ PROMPTS, SEEDS = 64, (0, 1, 2)
 ENGINES = (8, 2, 1)
 SPEED = EngineSpeed()
 WORKLOAD = Workload(prompt_tokens=500, median_turn_tokens=150, observation_tokens=300)
+ONE_ROUND = dataclasses.replace(PAPER, expansion=dataclasses.replace(PAPER.expansion, branches_per_round=12, rounds=1))
+"""As many leaves, with a wait less."""
 LATENCIES = {
     "no latency": Latency(),
     "constant, 0.3 s": Latency(median_s=0.3),
@@ -55,10 +57,12 @@ def compare(engines: int, name: str) -> dict[str, Any]:
     runs = []
     for seed in SEEDS:
         batch = Batch(PROMPTS, PAPER, WORKLOAD, LATENCIES[name], seed=seed)
-        runs.append({schedule: asyncio.run(simulate(schedule, batch, engines)) for schedule in SCHEDULES})
+        run = {schedule: asyncio.run(simulate(schedule, batch, engines)) for schedule in SCHEDULES}
+        run["one round"] = asyncio.run(simulate("trees", dataclasses.replace(batch, config=ONE_ROUND), engines))
+        runs.append(run)
 
-    def ratio(figure: str, other: str) -> float:
-        return statistics.median(run["trees"][figure] / run[other][figure] for run in runs)
+    def ratio(figure: str, other: str, ours: str = "trees") -> float:
+        return statistics.median(run[ours][figure] / run[other][figure] for run in runs)
 
     row = {
         "engines": engines,
@@ -69,6 +73,7 @@ def compare(engines: int, name: str) -> dict[str, Any]:
         "tokens_per_s / chains": ratio("tokens_per_s", "chains"),
         "leaves_per_s / chains": ratio("leaves_per_s", "chains"),
         "leaves_per_s / lock-step trees": ratio("leaves_per_s", "lock-step trees"),
+        "leaves_per_s, one round / chains": ratio("leaves_per_s", "chains", "one round"),
     }
     print(row, flush=True)
     return row
