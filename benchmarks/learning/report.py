@@ -153,6 +153,10 @@ def diagnostics(runs: Sequence[Run]) -> str:
     return tabulate(rows, headers="keys", tablefmt="github", disable_numparse=True)
 
 
+DRAWN = {"grpo": "C0", "gspo": "C1", "gspo_clip0.04": "C1--", "tree_grpo": "C2", "atpo": "C3", WIDER: "C3--"}
+"""Arm -> how its curve looks."""
+
+
 def draw(folder: Path, out: Path) -> None:
     """Validation accuracy over sampled tokens and over steps, and training reward over tokens, as a PNG."""
     import matplotlib
@@ -168,17 +172,16 @@ def draw(folder: Path, out: Path) -> None:
         ("sampled tokens, M", "training reward", lambda run: (_millions(run.rewards_tokens), run.rewards)),
     )
     for axis, (across, up, curve) in zip(axes, panels, strict=True):
-        for number, arm in enumerate(MAIN):
+        for arm, look in DRAWN.items():
             curves = [curve(run) for run in runs if run.arm == arm]
             for x, y in curves:
-                axis.plot(x, y, color=f"C{number}", lw=0.5, alpha=0.3)
+                axis.plot(x, y, look, lw=0.5, alpha=0.2)
             if curves:
                 title = f"{ARMS[arm].title} ({len(curves)} seeds)"
-                axis.plot(
-                    *_mean_curve(curves), color=f"C{number}", lw=2, marker="." if len(x) < 20 else "", label=title
-                )
+                axis.plot(*_mean_curve(curves), look, lw=2, marker="." if len(x) < 20 else "", label=title)
         axis.set(xlabel=across, ylabel=up)
     axes[0].legend()
+    axes[1].xaxis.get_major_locator().set_params(integer=True)
     out.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(out, dpi=110)
     plt.close(figure)
