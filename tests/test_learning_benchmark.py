@@ -11,7 +11,7 @@ from transformers import Qwen3ForCausalLM
 
 from benchmarks.learning.__main__ import plan
 from benchmarks.learning.arms import ARMS, MAIN
-from benchmarks.learning.credit import compare, shared_turns
+from benchmarks.learning.credit import compare, shared_turns, trains_on_values
 from benchmarks.learning.curves import Run, common_tokens, paired, read_runs
 from benchmarks.learning.report import tables
 from benchmarks.learning.results import KEPT, RESULTS, record, result_file, write
@@ -127,6 +127,13 @@ def test_turn_credit_is_compared_with_the_mean_over_the_leaves_of_a_shared_turn(
     assert (figures["trees"], figures["shared"]) == (1, pytest.approx(0.8))
     assert figures["correlation"] == pytest.approx(1.0)  # two points
     assert figures["difference"] == pytest.approx(math.sqrt((0.2**2 * 20 + 0.5**2 * 60) / (0.5**2 * 60)))
+
+
+def test_credit_is_compared_in_finished_runs_on_values_only(tmp_path: Path) -> None:
+    add_run(tmp_path, "atpo", 0, 0.5)
+    add_run(tmp_path, "atpo_diff_parent", 0, 0.5)
+    finished = [arm for arm in ARMS if trains_on_values(result_file(tmp_path / "results", arm, 0))]
+    assert finished == ["atpo"]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -5,7 +5,8 @@ these leaves, which at an importance ratio of 1 is their mean; turn-wise credit 
 the two differ by how far a shared turn's advantage is from the mean over its leaves, and in nothing else: a turn that
 only one leaf passes through has that leaf's advantage in both.
 
-Reads the trees of all finished runs in the folder and writes `benchmarks/results/credit.json`.
+Reads the trees of all finished runs in the folder whose turns' advantage is their value, and puts what it finds into
+`benchmarks/results/credit.json`, beside what is there of runs that were dumped elsewhere.
 """
 
 from __future__ import annotations
@@ -79,11 +80,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.learning.credit", description=__doc__.splitlines()[0])
     parser.add_argument("runs", type=Path, help="folder of runs with `trees` in them")
     options = parser.parse_args()
-    runs = sorted({file.parents[1] for file in options.runs.glob("*/trees/trees-*.jsonl")})
-    found = {run.name: compare(read_trees(run / "trees")) for run in runs if (RESULTS / f"{run.name}.json").exists()}
-    rows = [{"run": name, **figures} for name, figures in found.items() if figures]
-    write({"rows": rows}, RESULT)
+    rows = {row["run"]: row for row in json.loads(RESULT.read_text())["rows"]} if RESULT.exists() else {}
+    for run in {file.parents[1] for file in options.runs.glob("*/trees/trees-*.jsonl")}:
+        if trains_on_values(RESULTS / f"{run.name}.json") and (figures := compare(read_trees(run / "trees"))):
+            rows[run.name] = {"run": run.name, **figures}
+    write({"rows": [rows[name] for name in sorted(rows)]}, RESULT)
     print(json.dumps(rows, indent=2))
+
+
+def trains_on_values(result: Path) -> bool:
+    """Whether a run is finished, and has a turn's value for its advantage."""
+    if not result.exists():
+        return False
+    return not any("credit.advantage" in override for override in json.loads(result.read_text())["overrides"])
 
 
 if __name__ == "__main__":
