@@ -35,9 +35,10 @@ _ROLLOUT = {
     "tokens_per_leaf": "sampled tokens/leaf",
     "tokens_per_s / chains": "tokens/s over chains",
     "leaves_per_s / lock-step trees": "leaves/s over lock-step",
+    "busy": "rollout process busy",
 }
 TABLES = {
-    "rollout": (("rollout.json", "rows"), _ROLLOUT | {"busy": "rollout process busy"}),
+    "rollout": (("rollout.json", "rows"), _ROLLOUT),
     "rollout-saturated": (("rollout_saturated.json", "rows"), _ROLLOUT),
     "rollout-scale": (
         ("rollout_scale.json", "rows"),
