@@ -12,6 +12,7 @@ import argparse
 import dataclasses
 import functools
 import os
+import shutil
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -84,6 +85,7 @@ class Session(TaskRunner):
         began, log = time.monotonic(), Tracking.log
         self._reset(run.config, start)
         run.metrics.parent.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(run.config.algorithm.atpo.dump_dir, ignore_errors=True)  # trees of a try that was stopped
         os.environ["VERL_FILE_LOGGER_PATH"] = str(run.metrics)
         self.init_agent_loop_manager()
         try:

@@ -23,17 +23,17 @@ from typing import Any
 
 from tabulate import tabulate
 
-from benchmarks.rollout.agent import Latency, Workload
+from benchmarks.rollout.agent import Latency, Workload, heavy_tailed
 from benchmarks.rollout.engine import VllmClient, vllm_server
-from benchmarks.rollout.schedules import SCHEDULES, Batch, trees
+from benchmarks.rollout.schedules import SCHEDULES, Batch, speeds, trees
 from verl_atpo.config import AtpoConfig
 
 RESULT = Path(__file__).parents[1] / "results" / "rollout.json"
 LATENCIES = {
     "no latency": Latency(),
     "constant": Latency(median_s=0.1),
-    "heavy-tailed": Latency(median_s=0.1, sigma=0.5, tail_share=0.01),
-    "slow, heavy-tailed": Latency(median_s=0.3, sigma=0.5, tail_share=0.01),
+    "heavy-tailed": heavy_tailed(0.1),
+    "slow, heavy-tailed": heavy_tailed(0.3),
 }
 
 
@@ -43,13 +43,7 @@ async def measure(client: VllmClient, batch: Batch, schedule: str) -> dict[str, 
     before, started, cpu = client.sampled_tokens, time.perf_counter(), time.process_time()
     leaves = await SCHEDULES[schedule](client, batch)
     seconds, sampled = time.perf_counter() - started, client.sampled_tokens - before
-    return {
-        "seconds": seconds,
-        "busy": (time.process_time() - cpu) / seconds,
-        "leaves_per_s": leaves / seconds,
-        "tokens_per_s": sampled / seconds,
-        "tokens_per_leaf": sampled / leaves,
-    }
+    return {**speeds(leaves, sampled, seconds), "busy": (time.process_time() - cpu) / seconds}
 
 
 async def compare(options: argparse.Namespace, model: Path) -> list[dict[str, Any]]:

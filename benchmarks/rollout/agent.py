@@ -73,6 +73,11 @@ class Latency:
         return seconds * (self.tail_factor if rng.random() < self.tail_share else 1.0)
 
 
+def heavy_tailed(median_s: float) -> Latency:
+    """A tool that varies, and takes 30 times its median once in a hundred calls."""
+    return Latency(median_s=median_s, sigma=0.5, tail_share=0.01)
+
+
 def tool(workload: Workload, latency: Latency, rng: random.Random) -> FunctionTool:
     """Answers with tokens made from its argument, after a while."""
 

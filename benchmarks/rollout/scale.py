@@ -17,9 +17,9 @@ from typing import Any
 from aiotools import VirtualClock
 from tabulate import tabulate
 
-from benchmarks.rollout.agent import Latency, Workload
+from benchmarks.rollout.agent import Latency, Workload, heavy_tailed
 from benchmarks.rollout.overhead import PAPER
-from benchmarks.rollout.schedules import SCHEDULES, Batch
+from benchmarks.rollout.schedules import SCHEDULES, Batch, speeds
 from benchmarks.rollout.simulated import EngineSpeed, SimulatedFleet
 
 RESULT = Path(__file__).parents[1] / "results" / "rollout_scale.json"
@@ -32,8 +32,8 @@ ONE_ROUND = dataclasses.replace(PAPER, expansion=dataclasses.replace(PAPER.expan
 LATENCIES = {
     "no latency": Latency(),
     "constant, 0.3 s": Latency(median_s=0.3),
-    "heavy-tailed, 0.1 s": Latency(median_s=0.1, sigma=0.5, tail_share=0.01),
-    "heavy-tailed, 0.3 s": Latency(median_s=0.3, sigma=0.5, tail_share=0.01),
+    "heavy-tailed, 0.1 s": heavy_tailed(0.1),
+    "heavy-tailed, 0.3 s": heavy_tailed(0.3),
 }
 
 
@@ -43,13 +43,8 @@ async def simulate(schedule: str, batch: Batch, engines: int, speed: EngineSpeed
         fleet = SimulatedFleet(engines, speed, batch.seed)
         leaves = await SCHEDULES[schedule](fleet, batch)
         seconds = asyncio.get_running_loop().time()
-    return {
-        "seconds": seconds,
-        "leaves_per_s": leaves / seconds,
-        "tokens_per_s": fleet.sampled_tokens / seconds,
-        "tokens_per_leaf": fleet.sampled_tokens / leaves,
-        "busy": statistics.fmean(engine.busy_s for engine in fleet.engines) / seconds,
-    }
+    busy = statistics.fmean(engine.busy_s for engine in fleet.engines) / seconds
+    return {**speeds(leaves, fleet.sampled_tokens, seconds), "busy": busy}
 
 
 def compare(engines: int, name: str) -> dict[str, Any]:

@@ -95,6 +95,16 @@ SCHEDULES = {"chains": chains, "trees": trees, "lock-step trees": lock_step_tree
 """By the name that tables give them."""
 
 
+def speeds(leaves: int, sampled_tokens: int, seconds: float) -> dict[str, float]:
+    """What is told of a schedule that took so long."""
+    return {
+        "seconds": seconds,
+        "leaves_per_s": leaves / seconds,
+        "tokens_per_s": sampled_tokens / seconds,
+        "tokens_per_leaf": sampled_tokens / leaves,
+    }
+
+
 async def grow(client: Any, batch: Batch, barrier: Barrier | None = None) -> Sequence[GrownTree]:
     """One tree per prompt."""
     tools_config = dataclasses.replace(batch.config.tools, max_observation_tokens=None)  # observations are no text
