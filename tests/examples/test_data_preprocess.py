@@ -25,7 +25,7 @@ from tests.assets.tiny_model import write_model
 from verl_atpo.rewards.qa import compute_score
 from verl_atpo.rewards.response import format_error
 
-DATA = Path(__file__).parents[1].parent / "shared" / "data"
+DATA = Path(__file__).parents[2].parent / "shared" / "data"
 TRAIN_SPLITS = {"hotpotqa": "train", "nq": "train"}
 
 

@@ -19,7 +19,7 @@ from verl_atpo.checks import check_tool_files
 from verl_atpo.rollout.replay import BranchSession
 from verl_atpo.rollout.tool_session import ToolSession
 
-GUIDE = Path(__file__).parents[1] / "examples" / "custom_environment" / "README.md"
+GUIDE = Path(__file__).parents[2] / "examples" / "custom_environment" / "README.md"
 MOST_LINES = 40
 
 

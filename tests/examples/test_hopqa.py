@@ -22,7 +22,7 @@ from examples.hopqa.reward import compute_score
 from examples.hopqa.schema import RELATION_NAMES, RELATIONS
 from examples.hopqa.world import World, make_split_worlds
 
-SEARCH_TOOL = Path(__file__).parents[1] / "examples" / "hopqa" / "search_tool.py"
+SEARCH_TOOL = Path(__file__).parents[2] / "examples" / "hopqa" / "search_tool.py"
 PERFECT = Habits(wrong_relation=0.0, half_name=0.0, hasty={}, overrun=0.0)
 
 

@@ -35,7 +35,7 @@ from verl_atpo.rollout.replay import BranchSession, Generation
 from verl_atpo.rollout.tool_session import ToolSession
 from verl_atpo.tools import Branching
 
-YAML = Path(__file__).parents[1] / "examples" / "text_world" / "tool.yaml"
+YAML = Path(__file__).parents[2] / "examples" / "text_world" / "tool.yaml"
 RUN = (YAML.parent / "run.sh").read_text()
 MAX_PROMPT, MAX_RESPONSE = (int(re.search(rf"max_{part}_length=(\d+)", RUN)[1]) for part in ("prompt", "response"))
 

@@ -25,7 +25,7 @@ from verl_atpo.settings import ConfigError
 from verl_atpo.tools import Branching
 from verl_atpo.tools.python import PythonTool
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 RUN = (ROOT / "examples" / "python_sandbox" / "run.sh").read_text()
 MAX_PROMPT, MAX_RESPONSE = (int(re.search(rf"max_{part}_length=(\d+)", RUN)[1]) for part in ("prompt", "response"))
 TOOLS = ROOT / re.search(r"TOOLS:-([\w/.]+)", RUN)[1]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 DATA = ROOT.parent / "shared" / "data"
 QUESTIONS, CORPUS = DATA / "multihop_mini_questions.jsonl", DATA / "multihop_mini_corpus.jsonl"
 

@@ -17,7 +17,7 @@ from benchmarks.retriever.data import MINI_CORPUS, MINI_QUESTIONS, minilm_folder
 from benchmarks.retriever.quality import Quality, measure
 from verl_atpo.retriever.corpus import Corpus
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize(("method", "floor"), [("bm25", 0.45), ("dense", 0.39)])

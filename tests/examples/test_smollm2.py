@@ -24,7 +24,7 @@ from examples.smollm2.report import join_metrics, report, tree_text, trees_befor
 from examples.smollm2.reward import compute_score, final_answer
 from verl_atpo.tools.tag_agent import TagToolParser
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 RUN = (ROOT / "examples" / "smollm2" / "run.sh").read_text()
 CALL = re.compile(r"<calc>(.*?)</calc>")
 
