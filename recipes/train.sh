@@ -198,7 +198,7 @@ fi
 
 for file in "$TRAIN_FILE" "$VAL_FILE"; do
     [[ -f $file ]] || die "$file is missing; make it with
-    python -m examples.data_preprocess.prepare --out $DATA_DIR --style $STYLE
+    python -m recipes.data.prepare --out $DATA_DIR --style $STYLE
   or set DATA_DIR to where it is"
 done
 [[ -z $CHECKPOINT || -d $CHECKPOINT/actor ]] || die "CHECKPOINT=$CHECKPOINT holds no actor/: expected .../global_step_N"

@@ -13,10 +13,10 @@ from pathlib import Path
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from examples.data_preprocess.prompts import PROMPTS, build_messages
 from examples.hopqa.demos import Demo
 from examples.hopqa.model import build_model
 from examples.hopqa.warm_start import TrainSettings, collate, train
+from recipes.data.prompts import PROMPTS, build_messages
 
 PAD, START, END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
 CONTEXT, STEPS, ROWS = 2048, 200, 4

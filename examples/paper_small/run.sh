@@ -3,7 +3,7 @@
 # passages -> recipes/train.sh with a tiny model -> recipes/evaluate.sh -> a table per benchmark. Nothing is learned
 # here, the model is far too small; it shows that every part fits the next.
 #
-#   QUESTIONS=q.jsonl CORPUS=c.jsonl bash examples/paper_small/run.sh      # schemas: examples/data_preprocess/README.md
+#   QUESTIONS=q.jsonl CORPUS=c.jsonl bash examples/paper_small/run.sh      # schemas: recipes/data/README.md
 #   METHOD=grpo STYLE=tools bash examples/paper_small/run.sh trainer.save_freq=1 ...
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
@@ -28,7 +28,7 @@ files=(--file "hotpotqa:train=$QUESTIONS")
 for benchmark in hotpotqa 2wikimultihopqa musique; do
     files+=(--file "$benchmark:dev=$QUESTIONS")
 done
-"$PYTHON" -m examples.data_preprocess.prepare --out "$folder/data" --style "$STYLE" --task multihop "${files[@]}"
+"$PYTHON" -m recipes.data.prepare --out "$folder/data" --style "$STYLE" --task multihop "${files[@]}"
 
 echo "== 2/5  a tiny model that knows the format"
 "$PYTHON" -m examples.paper_small.make_model --questions "$QUESTIONS" --corpus "$CORPUS" --style "$STYLE" --out "$folder/model"

@@ -1,4 +1,4 @@
-"""Makes verl data files of the seven benchmarks: `python -m examples.data_preprocess.prepare --out DIR`.
+"""Makes verl data files of the seven benchmarks: `python -m recipes.data.prepare --out DIR`.
 
 DIR then holds `train_multihop.parquet`, `train_singlehop.parquet` and `test.parquet`. A file that was made with the
 same arguments from the same sources is left as it is.
@@ -15,12 +15,12 @@ from typing import Any
 
 from tqdm import tqdm
 
-from examples.data_preprocess.benchmarks import BENCHMARKS, TRAIN_BENCHMARKS, select_benchmarks
-from examples.data_preprocess.plan import Output, plan_outputs
-from examples.data_preprocess.prompts import PROMPTS
-from examples.data_preprocess.questions import Question, parse_questions
-from examples.data_preprocess.rows import build_row, read_stamp, write_rows
-from examples.data_preprocess.sources import Source
+from recipes.data.benchmarks import BENCHMARKS, TRAIN_BENCHMARKS, select_benchmarks
+from recipes.data.plan import Output, plan_outputs
+from recipes.data.prompts import PROMPTS
+from recipes.data.questions import Question, parse_questions
+from recipes.data.rows import build_row, read_stamp, write_rows
+from recipes.data.sources import Source
 
 
 def sample(questions: Iterable[Question], size: int, seed: str) -> list[Question]:

@@ -12,8 +12,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from examples.data_preprocess.prompts import build_messages
-from examples.data_preprocess.questions import Question
+from recipes.data.prompts import build_messages
+from recipes.data.questions import Question
 
 SCHEMA = pa.schema(
     {

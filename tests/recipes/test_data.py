@@ -15,12 +15,12 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 from transformers import AutoTokenizer
 
-from examples.data_preprocess.benchmarks import BENCHMARKS
-from examples.data_preprocess.prepare import parse_arguments, prepare, sample
-from examples.data_preprocess.prompts import PROMPTS, build_messages
-from examples.data_preprocess.questions import Question, SchemaError, parse_questions
-from examples.data_preprocess.rows import SCHEMA, build_row, read_stamp, write_rows
-from examples.data_preprocess.sources import Source
+from recipes.data.benchmarks import BENCHMARKS
+from recipes.data.prepare import parse_arguments, prepare, sample
+from recipes.data.prompts import PROMPTS, build_messages
+from recipes.data.questions import Question, SchemaError, parse_questions
+from recipes.data.rows import SCHEMA, build_row, read_stamp, write_rows
+from recipes.data.sources import Source
 from tests.assets.tiny_model import write_model
 from verl_atpo.rewards.qa import compute_score
 from verl_atpo.rewards.response import format_error
@@ -198,7 +198,7 @@ def test_an_address_is_read_as_a_file_is(folder: Path) -> None:
 
 
 def test_the_hub_is_the_default_source(monkeypatch: pytest.MonkeyPatch, folder: Path, tmp_path: Path) -> None:
-    monkeypatch.setattr("examples.data_preprocess.sources.HUB", folder.as_uri())
+    monkeypatch.setattr("recipes.data.sources.HUB", folder.as_uri())
     files = run(tmp_path / "out", "--task", "bamboogle")
     assert sources_of(files["test.parquet"]) == {"bamboogle": 7}
     stamp = read_stamp(tmp_path / "out" / "test.parquet")

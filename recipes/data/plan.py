@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from examples.data_preprocess.benchmarks import BENCHMARKS, TRAIN_BENCHMARKS, Benchmark
-from examples.data_preprocess.sources import Source, find_source, parse_file_option
+from recipes.data.benchmarks import BENCHMARKS, TRAIN_BENCHMARKS, Benchmark
+from recipes.data.sources import Source, find_source, parse_file_option
 
 TEST_FILE = "test.parquet"
 
