@@ -23,7 +23,7 @@ from tabulate import tabulate
 from verl.trainer.ppo.core_algos import agg_loss, compute_policy_loss_gspo
 from verl.workers.config import ActorConfig
 
-from verl_atpo.policy_loss import clip_range, compute_policy_loss_atpo
+from verl_atpo.method.loss import clip_range, compute_policy_loss_atpo
 
 Batch = dict[str, torch.Tensor]
 RESULT = Path(__file__).parent / "results" / "loss.json"

@@ -15,11 +15,11 @@ from verl.trainer.config import AlgoConfig
 from verl.trainer.ppo.core_algos import compute_grpo_outcome_advantage
 
 from tests.assets.trees import Row, random_tree, rows_of
-from verl_atpo import advantage
-from verl_atpo.advantage import compute_atpo_advantage
 from verl_atpo.config import AdvantageMode, Backup, ConfigError, Normalize
-from verl_atpo.credit import node_advantages, node_values, normalize_rewards, shape_token_rewards
-from verl_atpo.tree import ROOT, TurnTree
+from verl_atpo.method import estimator as advantage
+from verl_atpo.method.credit import node_advantages, node_values, normalize_rewards, shape_token_rewards
+from verl_atpo.method.estimator import compute_atpo_advantage
+from verl_atpo.method.tree import ROOT, TurnTree
 
 seeds = st.integers(0, 10**6)
 modes = st.sampled_from(list(AdvantageMode))
@@ -271,7 +271,7 @@ def test_verls_own_settings_object_and_none():
 
 def test_plain_chains_say_once_what_turns_the_tree_on(caplog):
     advantage._say_how_to_grow_trees.cache_clear()
-    with caplog.at_level(logging.WARNING, logger="verl_atpo.advantage"):
+    with caplog.at_level(logging.WARNING, logger="verl_atpo.method.estimator"):
         estimate(TREE_REWARDS, TREE_MASK, ["t"] * 3)
         assert not caplog.records
         for _ in range(2):

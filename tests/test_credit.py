@@ -11,14 +11,14 @@ from hypothesis import strategies as st
 
 from tests.assets.trees import random_tree, rows_of
 from verl_atpo.config import AdvantageMode, Backup, Normalize
-from verl_atpo.credit import (
+from verl_atpo.method.credit import (
     TINY,
     node_advantages,
     node_values,
     normalize_rewards,
     shape_token_rewards,
 )
-from verl_atpo.tree import ROOT, TurnTree
+from verl_atpo.method.tree import ROOT, TurnTree
 
 seeds = st.integers(0, 10**6)
 backups = st.sampled_from(list(Backup))

@@ -14,8 +14,8 @@ import random
 import pytest
 
 from verl_atpo.config import ConfigError, ExpansionConfig, Penalty
-from verl_atpo.expansion import STRATEGIES, register_strategy, select_turns, uncertainty_score
-from verl_atpo.tree import ROOT, TurnTree
+from verl_atpo.method.expansion import STRATEGIES, register_strategy, select_turns, uncertainty_score
+from verl_atpo.method.tree import ROOT, TurnTree
 
 
 def example() -> TurnTree:
@@ -87,7 +87,7 @@ def test_unknown_strategy_names_the_known_ones():
 
 
 def test_a_registered_strategy_is_used_and_its_name_is_taken(monkeypatch):
-    monkeypatch.setattr("verl_atpo.expansion.STRATEGIES", registry := dict(STRATEGIES))
+    monkeypatch.setattr("verl_atpo.method.expansion.STRATEGIES", registry := dict(STRATEGIES))
 
     @register_strategy("deepest")
     def deepest(tree, candidates, config, rng):

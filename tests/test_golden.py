@@ -17,12 +17,12 @@ import torch
 from verl.workers.config import ActorConfig
 
 from tests.assets.trees import rows_of
-from verl_atpo.advantage import compute_atpo_advantage
 from verl_atpo.config import AdvantageMode, Backup, ExpansionConfig, Normalize, Penalty
-from verl_atpo.credit import node_advantages, node_values, normalize_rewards
-from verl_atpo.expansion import select_turns
-from verl_atpo.policy_loss import compute_policy_loss_atpo
-from verl_atpo.tree import TurnTree
+from verl_atpo.method.credit import node_advantages, node_values, normalize_rewards
+from verl_atpo.method.estimator import compute_atpo_advantage
+from verl_atpo.method.expansion import select_turns
+from verl_atpo.method.loss import compute_policy_loss_atpo
+from verl_atpo.method.tree import TurnTree
 
 FOLDER = Path(os.environ.get("ATPO_GOLDEN_DIR") or Path(__file__).parent / "golden")
 TOLERANCE = {"rel": 1e-6, "abs": 1e-6}

@@ -13,8 +13,8 @@ import verl
 from hydra.core.config_store import ConfigStore
 from verl.trainer.ppo import core_algos
 
-assert core_algos.get_adv_estimator_fn("atpo").__module__ == "verl_atpo.advantage"
-assert core_algos.get_policy_loss_fn("atpo").__module__ == "verl_atpo.policy_loss"
+assert core_algos.get_adv_estimator_fn("atpo").__module__ == "verl_atpo.method.estimator"
+assert core_algos.get_policy_loss_fn("atpo").__module__ == "verl_atpo.method.loss"
 store = ConfigStore.instance()
 assert store.list("atpo") == ["chain.yaml", "paper.yaml", "tree.yaml"], store.list("atpo")
 assert store.list("platform") == ["cpu.yaml"]

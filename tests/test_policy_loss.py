@@ -13,7 +13,7 @@ from verl.trainer.ppo.core_algos import agg_loss, compute_policy_loss_gspo, comp
 from verl.workers.config import ActorConfig
 
 from benchmarks.loss import loop_loss, make_batch, turns_of_row
-from verl_atpo.policy_loss import Turns, compute_policy_loss_atpo
+from verl_atpo.method.loss import Turns, compute_policy_loss_atpo
 
 MODES = ["seq-mean-token-mean", "token-mean", "seq-mean-token-sum", "seq-mean-token-sum-norm", "token-sum"]
 each_mode = pytest.mark.parametrize("mode", MODES)

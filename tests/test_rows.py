@@ -13,7 +13,6 @@ from verl.experimental.agent_loop import AgentLoopOutput
 
 from examples.tree_picture import most_telling, page, read_trees
 from tests.assets.fakes import PROMPT, FakeEngine, FakeLoop, run_branch_with
-from verl_atpo.advantage import compute_atpo_advantage
 from verl_atpo.config import (
     AdvantageMode,
     AtpoConfig,
@@ -23,7 +22,8 @@ from verl_atpo.config import (
     GrowthConfig,
     SharedTurns,
 )
-from verl_atpo.credit import node_advantages, node_values, reward_statistics
+from verl_atpo.method.credit import node_advantages, node_values, reward_statistics
+from verl_atpo.method.estimator import compute_atpo_advantage
 from verl_atpo.rollout.dump import TreeDump
 from verl_atpo.rollout.grower import GrownTree, TreeGrower
 from verl_atpo.rollout.metrics import add_to_tracking

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.assets.trees import random_tree
-from verl_atpo.tree import ROOT, TurnTree
+from verl_atpo.method.tree import ROOT, TurnTree
 
 
 def two_chains() -> TurnTree:
@@ -65,7 +65,7 @@ def test_every_path_climbs_to_the_root_and_leaves_have_no_children(seed):
 
 def test_the_pure_core_imports_nothing_heavy():
     check = (
-        "import sys, verl_atpo, verl_atpo.config, verl_atpo.tree, verl_atpo.expansion, verl_atpo.credit;"
+        "import sys, verl_atpo, verl_atpo.config, verl_atpo.method.tree, verl_atpo.method.expansion, verl_atpo.method.credit;"
         "print(sorted({'torch', 'ray', 'verl', 'vllm', 'numpy', 'omegaconf', 'hydra'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True)

@@ -14,7 +14,7 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 
 from verl_atpo.config import ROOT_KEY, AtpoConfig, ConfigError
-from verl_atpo.expansion import strategy_named
+from verl_atpo.method.expansion import strategy_named
 
 MANAGER = "verl_atpo.rollout.TreeAgentLoopManager"
 SINGLE_TURN = "single_turn_agent"

@@ -7,8 +7,8 @@ import random
 from collections.abc import Sequence
 
 from verl_atpo.config import Backup
-from verl_atpo.credit import node_values, shape_token_rewards
-from verl_atpo.tree import ROOT, TurnTree
+from verl_atpo.method.credit import node_values, shape_token_rewards
+from verl_atpo.method.tree import ROOT, TurnTree
 
 REWARDS = (0.0, 0.0, 1.0, 0.5, 1 / 3, -0.7)
 

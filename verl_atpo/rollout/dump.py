@@ -11,9 +11,9 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from verl_atpo.config import CreditConfig
-from verl_atpo.credit import node_advantages, node_values, reward_statistics
+from verl_atpo.method.credit import node_advantages, node_values, reward_statistics
+from verl_atpo.method.tree import ROOT
 from verl_atpo.rollout.grower import GrownTree
-from verl_atpo.tree import ROOT
 
 
 class TreeDump:

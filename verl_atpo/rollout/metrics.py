@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 from verl.utils.tracking import Tracking
 
+from verl_atpo.method.tree import ROOT
 from verl_atpo.rollout.grower import GrownTree
 from verl_atpo.tools.guard import CallCounts
-from verl_atpo.tree import ROOT
 
 PREFIX = "atpo"
 STEP_METRIC = "training/global_step"

@@ -9,9 +9,9 @@ import torch
 from verl.experimental.agent_loop import AgentLoopOutput
 
 from verl_atpo.config import CreditConfig, SharedTurns
-from verl_atpo.credit import node_values, shape_token_rewards
+from verl_atpo.method.credit import node_values, shape_token_rewards
+from verl_atpo.method.tree import ROOT
 from verl_atpo.rollout.grower import GrownTree
-from verl_atpo.tree import ROOT
 
 
 class LeafOutput(AgentLoopOutput):

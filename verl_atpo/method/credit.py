@@ -13,7 +13,7 @@ import struct
 from collections.abc import Sequence
 
 from verl_atpo.config import AdvantageMode, Backup, Normalize
-from verl_atpo.tree import ROOT, TurnTree
+from verl_atpo.method.tree import ROOT, TurnTree
 
 EPSILON = 1e-6
 """Added to the standard deviation before dividing by it."""
@@ -118,7 +118,7 @@ def shape_token_rewards(
     so neither the storage as float32 nor the number of turns adds up errors.
 
     Token 0 is never 0 (a root value of 0 is written as :data:`TINY`, which token 1 takes off again): that is how
-    :mod:`verl_atpo.advantage` tells a tree's row from a chain's.
+    :mod:`verl_atpo.method.estimator` tells a tree's row from a chain's.
 
     Args:
         turn_values: raw (not normalised) values V_1 .. V_n of the trajectory's turns; the last is the outcome reward.

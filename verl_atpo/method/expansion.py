@@ -18,7 +18,7 @@ from collections.abc import Callable
 from typing import TypeAlias
 
 from verl_atpo.config import ROOT_KEY, ConfigError, ExpansionConfig, Penalty
-from verl_atpo.tree import ROOT, TurnTree
+from verl_atpo.method.tree import ROOT, TurnTree
 
 Strategy: TypeAlias = Callable[[TurnTree, list[int], ExpansionConfig, random.Random], list[int]]
 
@@ -64,7 +64,7 @@ def select_turns(tree: TurnTree, k: int, config: ExpansionConfig, rng: random.Ra
         rng: source of randomness of strategies that need one.
 
     Returns:
-        ``k`` node indices; :data:`~verl_atpo.tree.ROOT` stands for a fresh chain.
+        ``k`` node indices; :data:`~verl_atpo.method.tree.ROOT` stands for a fresh chain.
 
     Raises:
         ConfigError: ``config.strategy`` is not registered.

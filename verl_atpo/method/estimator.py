@@ -1,7 +1,7 @@
 """The advantage estimator ``atpo``: every turn's tokens get the advantage of their turn. torch, nothing of verl.
 
 verl's trainer hands an estimator token-level rewards, mask, uids and settings, so the values of a tree arrive
-inside the rewards (:func:`verl_atpo.credit.shape_token_rewards`) and are read back here:
+inside the rewards (:func:`verl_atpo.method.credit.shape_token_rewards`) and are read back here:
 
 - a row whose token 0 is not 0 comes from a tree: token 0 is the root's value, and the running sum at a turn's first
   token (turn 1: at token 1) is the turn's value;
@@ -23,7 +23,7 @@ import torch
 from omegaconf import OmegaConf
 
 from verl_atpo.config import ROOT_KEY, AdvantageMode, AtpoConfig, ConfigError, CreditConfig, Normalize
-from verl_atpo.credit import EPSILON, TINY
+from verl_atpo.method.credit import EPSILON, TINY
 
 logger = logging.getLogger(__name__)
 
@@ -138,7 +138,7 @@ def _root_values(
 def _group_statistics(
     outcome: torch.Tensor, group: torch.Tensor, normalize: Normalize
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Offset and scale of each group, (G,); :func:`verl_atpo.credit.reward_statistics` for all groups at once."""
+    """Offset and scale of each group, (G,); :func:`verl_atpo.method.credit.reward_statistics` for all groups at once."""
     mean = _group_mean(outcome, group)
     if normalize is Normalize.NONE:
         return torch.zeros_like(mean), torch.ones_like(mean)
