@@ -13,10 +13,10 @@ from verl.experimental.agent_loop import AgentLoopOutput
 
 from tests.assets.fakes import PROMPT, STOP, FakeEngine, guard
 from verl_atpo.config import AtpoConfig, CreditConfig, ExpansionConfig, GrowthConfig
+from verl_atpo.replay.client import BranchSession, Generation
+from verl_atpo.replay.tools import ToolSession
 from verl_atpo.rollout.grower import Branch, GrownTree, TreeGrower
-from verl_atpo.rollout.replay import BranchSession, Generation
 from verl_atpo.rollout.rows import leaf_outputs
-from verl_atpo.rollout.tool_session import ToolSession
 from verl_atpo.tools import StatefulTool, ToolOutage, TransientToolError
 
 TURNS = 4

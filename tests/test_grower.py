@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from tests.assets.fakes import FakeEngine, FakeLoop, run_branch_with
 from verl_atpo.config import AtpoConfig, ConfigError, ExpansionConfig, GrowthConfig
 from verl_atpo.method.tree import ROOT
+from verl_atpo.replay.guard import CallCounts
 from verl_atpo.rollout.grower import GrownTree, TreeGrower
 from verl_atpo.rollout.metrics import WorkerStats, step_metrics, tree_stats
-from verl_atpo.tools.guard import CallCounts
 
 
 def _config(chains: int = 3, branches: int = 2, rounds: int = 2, **growth: float) -> AtpoConfig:

@@ -10,8 +10,8 @@ from verl.tools.schemas import ToolResponse
 
 from tests.assets.fakes import guard
 from verl_atpo.config import ObservationCut
+from verl_atpo.replay.guard import CallCounts, is_transient
 from verl_atpo.tools import ToolOutage, TransientToolError
-from verl_atpo.tools.guard import CallCounts, is_transient
 
 
 def failing(times: int, error: Exception):

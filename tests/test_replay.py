@@ -8,8 +8,8 @@ import pytest
 from verl.tools.function_tool import FunctionTool
 
 from tests.assets.fakes import PROMPT, SCHEMA, FakeEngine, FakeLoop, wrap
-from verl_atpo.rollout.replay import BranchSession
-from verl_atpo.rollout.turns import ContextRewrittenError, group_turns, turn_starts
+from verl_atpo.replay.client import BranchSession
+from verl_atpo.replay.turns import ContextRewrittenError, group_turns, turn_starts
 
 
 async def _chain(engine: FakeEngine, loop: FakeLoop) -> tuple[BranchSession, object]:

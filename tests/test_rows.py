@@ -24,11 +24,11 @@ from verl_atpo.config import (
 )
 from verl_atpo.method.credit import node_advantages, node_values, reward_statistics
 from verl_atpo.method.estimator import compute_atpo_advantage
+from verl_atpo.replay.turns import policy_text
 from verl_atpo.rollout.dump import TreeDump
 from verl_atpo.rollout.grower import GrownTree, TreeGrower
 from verl_atpo.rollout.metrics import add_to_tracking
 from verl_atpo.rollout.rows import leaf_outputs
-from verl_atpo.rollout.turns import policy_text
 
 
 async def grow(seed: int = 0, stop: float = 0.3) -> GrownTree:

@@ -14,11 +14,11 @@ from verl.tools.function_tool import FunctionTool
 from verl.tools.schemas import ToolResponse
 
 from tests.assets.fakes import PROMPT, SCHEMA, FakeEngine, guard
-from verl_atpo.rollout.replay import BranchSession, Generation
-from verl_atpo.rollout.tool_session import ToolSession
+from verl_atpo.replay.client import BranchSession, Generation
+from verl_atpo.replay.guard import CallMemo
+from verl_atpo.replay.tools import ToolSession
 from verl_atpo.tools import Branching, StatefulTool, ToolOutage, TransientToolError
 from verl_atpo.tools.branching import branching_of
-from verl_atpo.tools.guard import CallMemo
 
 
 class Counter(StatefulTool):

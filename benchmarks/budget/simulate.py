@@ -12,8 +12,8 @@ from verl.experimental.agent_loop import AgentLoopOutput
 from verl.workers.rollout.replica import TokenOutput
 
 from verl_atpo.config import AtpoConfig
+from verl_atpo.replay.client import BranchSession, Generation
 from verl_atpo.rollout.grower import Branch, TreeGrower
-from verl_atpo.rollout.replay import BranchSession, Generation
 
 OBSERVATION, STOP = 1, 2
 FIRST_ID = 10

@@ -10,10 +10,10 @@ from typing import Any
 
 from benchmarks.rollout.agent import Latency, Pause, Workload, no_pause, run, tool
 from verl_atpo.config import AtpoConfig
+from verl_atpo.replay.client import BranchSession, Generation
+from verl_atpo.replay.guard import ToolGuard
+from verl_atpo.replay.tools import ToolSession
 from verl_atpo.rollout.grower import Branch, GrownTree, TreeGrower
-from verl_atpo.rollout.replay import BranchSession, Generation
-from verl_atpo.rollout.tool_session import ToolSession
-from verl_atpo.tools.guard import ToolGuard
 
 
 class NoTokenizer:

@@ -12,10 +12,10 @@ from verl.tools.schemas import OpenAIFunctionToolSchema
 from verl.workers.rollout.replica import TokenOutput
 
 from verl_atpo.config import ToolConfig
+from verl_atpo.replay.client import BranchSession, Generation
+from verl_atpo.replay.guard import ToolGuard
+from verl_atpo.replay.tools import ToolSession
 from verl_atpo.rollout.grower import Branch
-from verl_atpo.rollout.replay import BranchSession, Generation
-from verl_atpo.rollout.tool_session import ToolSession
-from verl_atpo.tools.guard import ToolGuard
 
 PROMPT = [1, 2, 3]
 STOP = 99

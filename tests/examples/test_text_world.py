@@ -31,8 +31,8 @@ from examples.text_world.player import CAREFUL, CARELESS, play
 from examples.text_world.reward import compute_score
 from examples.text_world.tool import WorldTool
 from tests.assets.fakes import guard
-from verl_atpo.rollout.replay import BranchSession, Generation
-from verl_atpo.rollout.tool_session import ToolSession
+from verl_atpo.replay.client import BranchSession, Generation
+from verl_atpo.replay.tools import ToolSession
 from verl_atpo.tools import Branching
 
 YAML = Path(__file__).parents[2] / "examples" / "text_world" / "tool.yaml"

@@ -16,8 +16,8 @@ from typing import Any
 from verl_atpo.config import AtpoConfig, ConfigError
 from verl_atpo.method.expansion import select_turns
 from verl_atpo.method.tree import ROOT, TurnTree
-from verl_atpo.rollout.replay import BranchSession, Generation
-from verl_atpo.rollout.turns import ContextRewrittenError, Turn, group_turns, turn_starts
+from verl_atpo.replay.client import BranchSession, Generation
+from verl_atpo.replay.turns import ContextRewrittenError, Turn, group_turns, turn_starts
 
 logger = logging.getLogger(__name__)
 

@@ -15,8 +15,8 @@ import numpy as np
 from verl.utils.tracking import Tracking
 
 from verl_atpo.method.tree import ROOT
+from verl_atpo.replay.guard import CallCounts
 from verl_atpo.rollout.grower import GrownTree
-from verl_atpo.tools.guard import CallCounts
 
 PREFIX = "atpo"
 STEP_METRIC = "training/global_step"

@@ -25,16 +25,16 @@ from verl.trainer.ppo.v1.agent_loop_tq import AgentLoopWorkerTQ
 
 from verl_atpo.checks import check_config
 from verl_atpo.config import ConfigError, Memoize
+from verl_atpo.replay.client import BranchSession, Generation
+from verl_atpo.replay.guard import CallMemo, ToolGuard
+from verl_atpo.replay.tools import ToolSession
+from verl_atpo.replay.turns import policy_text
 from verl_atpo.rollout.data_checks import check_rows
 from verl_atpo.rollout.dump import TreeDump
 from verl_atpo.rollout.grower import Branch, TreeGrower
 from verl_atpo.rollout.metrics import WorkerStats, tree_stats
-from verl_atpo.rollout.replay import BranchSession, Generation
 from verl_atpo.rollout.rows import leaf_outputs
-from verl_atpo.rollout.tool_session import ToolSession
-from verl_atpo.rollout.turns import policy_text
 from verl_atpo.tools.branching import ToolOutage
-from verl_atpo.tools.guard import CallMemo, ToolGuard
 
 logger = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerBase
 from verl.experimental.agent_loop import AgentLoopOutput
 
 from verl_atpo.config import ConfigError
-from verl_atpo.rollout.replay import Generation
+from verl_atpo.replay.client import Generation
 
 
 @dataclasses.dataclass(frozen=True)

@@ -22,9 +22,9 @@ from verl.tools.function_tool import FunctionTool, normalize_function_tool_retur
 from verl.tools.schemas import ToolResponse
 
 from verl_atpo.config import OnOutage
-from verl_atpo.rollout.replay import BranchSession, ToolCall
+from verl_atpo.replay.client import BranchSession, ToolCall
+from verl_atpo.replay.guard import CallCounts, CallMemo, Live, ToolGuard
 from verl_atpo.tools.branching import Branching, ToolOutage, branching_of
-from verl_atpo.tools.guard import CallCounts, CallMemo, Live, ToolGuard
 from verl_atpo.tools.stateful import StatefulTool, run
 
 logger = logging.getLogger(__name__)
