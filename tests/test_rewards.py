@@ -17,7 +17,7 @@ from verl_atpo.rewards.observations import Style, split_turns
 from verl_atpo.rewards.qa import compute_score
 from verl_atpo.rewards.response import extract_answer, format_error, last_boxed
 from verl_atpo.rewards.text import exact_match, f1_score, golden_answers, normalise
-from verl_atpo.tools.neutralise import neutralise
+from verl_atpo.tools.text import neutralise
 
 DATA = Path(__file__).parents[1].parent / "shared" / "data"
 ANSWER = r"<answer>It is \boxed{Paris}.</answer>"

@@ -34,9 +34,9 @@ from tests.assets.search_servers import (
     status,
 )
 from verl_atpo.retriever.client import Passage, parse_result
-from verl_atpo.tools.branching import Branching, ToolOutage, branching_of
-from verl_atpo.tools.neutralise import STRUCTURE_TAGS, neutralise
+from verl_atpo.tools.contract import Branching, ToolOutage, branching_of
 from verl_atpo.tools.search import NOTHING_FOUND, SearchConfig, SearchTool, observation
+from verl_atpo.tools.text import STRUCTURE_TAGS, neutralise
 
 YAML = Path(__file__).parents[1] / "verl_atpo" / "tools" / "search.yaml"
 

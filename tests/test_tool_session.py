@@ -18,7 +18,7 @@ from verl_atpo.replay.client import BranchSession, Generation
 from verl_atpo.replay.guard import CallMemo
 from verl_atpo.replay.tools import ToolSession
 from verl_atpo.tools import Branching, StatefulTool, ToolOutage, TransientToolError
-from verl_atpo.tools.branching import branching_of
+from verl_atpo.tools.contract import branching_of
 
 
 class Counter(StatefulTool):

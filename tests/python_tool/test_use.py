@@ -16,7 +16,7 @@ from tests.assets.sandbox import KILLED, OVER_CPU, make_tool, opened, still_work
 from verl_atpo.replay.client import BranchSession, Generation
 from verl_atpo.replay.tools import ToolSession
 from verl_atpo.tools import Branching
-from verl_atpo.tools.branching import branching_of
+from verl_atpo.tools.contract import branching_of
 from verl_atpo.tools.python.config import Isolation
 from verl_atpo.tools.python.tool import FRESH, LOST, NO_OUTPUT
 

@@ -18,7 +18,7 @@ from transformers import PreTrainedTokenizerBase
 from verl.tools.schemas import ToolResponse
 
 from verl_atpo.config import ObservationCut, ToolConfig
-from verl_atpo.tools.branching import ToolOutage, TransientToolError
+from verl_atpo.tools.contract import ToolOutage, TransientToolError
 
 logger = logging.getLogger(__name__)
 

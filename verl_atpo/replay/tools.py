@@ -24,7 +24,7 @@ from verl.tools.schemas import ToolResponse
 from verl_atpo.config import OnOutage
 from verl_atpo.replay.client import BranchSession, ToolCall
 from verl_atpo.replay.guard import CallCounts, CallMemo, Live, ToolGuard
-from verl_atpo.tools.branching import Branching, ToolOutage, branching_of
+from verl_atpo.tools.contract import Branching, ToolOutage, branching_of
 from verl_atpo.tools.stateful import StatefulTool, run
 
 logger = logging.getLogger(__name__)

@@ -34,7 +34,7 @@ from verl_atpo.rollout.dump import TreeDump
 from verl_atpo.rollout.grower import Branch, TreeGrower
 from verl_atpo.rollout.metrics import WorkerStats, tree_stats
 from verl_atpo.rollout.rows import leaf_outputs
-from verl_atpo.tools.branching import ToolOutage
+from verl_atpo.tools.contract import ToolOutage
 
 logger = logging.getLogger(__name__)
 

@@ -18,8 +18,8 @@ from verl.utils.rollout_trace import rollout_trace_op
 
 from verl_atpo.retriever.client import Passage, RetrieverClient, RetrieverError
 from verl_atpo.settings import read, require
-from verl_atpo.tools.branching import Branching, ToolOutage
-from verl_atpo.tools.neutralise import neutralise
+from verl_atpo.tools.contract import Branching, ToolOutage
+from verl_atpo.tools.text import neutralise
 
 NOTHING_FOUND = "Nothing found."
 ENDPOINT = "/retrieve"

@@ -16,7 +16,7 @@ from verl.tools.base_tool import BaseTool
 from verl.tools.function_tool import normalize_function_tool_return
 from verl.tools.schemas import OpenAIFunctionToolSchema, ToolResponse
 
-from verl_atpo.tools.branching import Branching
+from verl_atpo.tools.contract import Branching
 
 logger = logging.getLogger(__name__)
 

@@ -18,7 +18,7 @@ import time
 import psutil
 from async_timeout import timeout
 
-from verl_atpo.tools.branching import ToolOutage
+from verl_atpo.tools.contract import ToolOutage
 from verl_atpo.tools.python.config import Isolation, PythonConfig
 from verl_atpo.tools.python.isolation import READY, WORKING_FOLDER, Sandbox
 from verl_atpo.tools.python.process import Process
