@@ -6,9 +6,9 @@ import pytest
 from omegaconf import OmegaConf
 from verl.utils.tensordict_utils import list_of_dict_to_tensordict
 
-from verl_atpo.checks import check_tool_files
 from verl_atpo.config import ConfigError
-from verl_atpo.rollout.data_checks import check_rows
+from verl_atpo.startup.checks import check_tool_files
+from verl_atpo.startup.data_checks import check_rows
 
 MULTI_TURN = "actor_rollout_ref.rollout.multi_turn"
 

@@ -11,8 +11,8 @@ from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
 from verl.utils.import_utils import load_extern_object
 
-from verl_atpo.checks import check_agent_names, check_config
 from verl_atpo.config import AtpoConfig, ConfigError, ToolConfig
+from verl_atpo.startup.checks import check_agent_names, check_config
 
 
 def composed(*overrides: str):

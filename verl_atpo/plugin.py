@@ -18,12 +18,12 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 from verl.trainer.ppo.core_algos import POLICY_LOSS_REGISTRY, register_adv_est, register_policy_loss
 
-from verl_atpo.checks import check_config
 from verl_atpo.config import ConfigError
 from verl_atpo.method.estimator import compute_atpo_advantage
 from verl_atpo.method.loss import compute_policy_loss_atpo
 from verl_atpo.platforms import activate_if_requested
-from verl_atpo.presets import register_presets
+from verl_atpo.startup.checks import check_config
+from verl_atpo.startup.presets import register_presets
 
 logger = logging.getLogger("verl_atpo")
 

@@ -15,8 +15,8 @@ from omegaconf import DictConfig
 
 from benchmarks.budget.recipes import METHODS, compose_arguments, recipe_arguments
 from benchmarks.budget.simulate import Sampled, TurnLengths, sample_prompt
-from verl_atpo.checks import MANAGER, check_config
 from verl_atpo.config import AtpoConfig, ExpansionConfig
+from verl_atpo.startup.checks import MANAGER, check_config
 
 SCRIPT = "qwen3_4b_multihop.sh"
 COLUMNS = ("leaves", "sampled_tokens", "trained_tokens", "context_tokens", "tool_calls")

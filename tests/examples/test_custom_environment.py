@@ -15,9 +15,9 @@ from verl.tools.tool_registry import load_all_tools
 from verl.utils.import_utils import load_extern_object
 
 from tests.assets.fakes import PROMPT, FakeEngine, guard
-from verl_atpo.checks import check_tool_files
 from verl_atpo.replay.client import BranchSession
 from verl_atpo.replay.tools import ToolSession
+from verl_atpo.startup.checks import check_tool_files
 
 GUIDE = Path(__file__).parents[2] / "examples" / "custom_environment" / "README.md"
 MOST_LINES = 40

@@ -24,10 +24,10 @@ from benchmarks.budget.__main__ import rollout_of, table
 from benchmarks.budget.recipes import METHODS, RECIPES, compose_arguments, recipe_arguments
 from benchmarks.budget.simulate import TurnLengths, sample_prompt
 from tests.assets.fakes import FakeEngine, FakeLoop, run_branch_with
-from verl_atpo.checks import MANAGER, check_config
 from verl_atpo.config import AtpoConfig, CreditConfig, ExpansionConfig
 from verl_atpo.rollout.grower import TreeGrower
 from verl_atpo.rollout.rows import leaf_outputs
+from verl_atpo.startup.checks import MANAGER, check_config
 
 MODELS = {
     "qwen3_4b_multihop.sh": ("Qwen/Qwen3-4B", "multihop"),

@@ -9,10 +9,10 @@ from omegaconf import DictConfig
 from tensordict import TensorDict
 from verl.trainer.ppo.v1 import AgentLoopManagerTQ
 
-from verl_atpo.checks import check_agent_names, check_config
 from verl_atpo.rollout.metrics import WorkerStats, add_to_tracking, step_metrics
 from verl_atpo.rollout.watch import WorkerWatch
 from verl_atpo.rollout.worker import TreeAgentLoopWorker
+from verl_atpo.startup.checks import check_agent_names, check_config
 
 
 class TreeAgentLoopManager(AgentLoopManagerTQ):

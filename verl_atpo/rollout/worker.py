@@ -23,17 +23,17 @@ from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt,
 from verl.experimental.agent_loop import AgentLoopOutput
 from verl.trainer.ppo.v1.agent_loop_tq import AgentLoopWorkerTQ
 
-from verl_atpo.checks import check_config
 from verl_atpo.config import ConfigError, Memoize
 from verl_atpo.replay.client import BranchSession, Generation
 from verl_atpo.replay.guard import CallMemo, ToolGuard
 from verl_atpo.replay.tools import ToolSession
 from verl_atpo.replay.turns import policy_text
-from verl_atpo.rollout.data_checks import check_rows
 from verl_atpo.rollout.dump import TreeDump
 from verl_atpo.rollout.grower import Branch, TreeGrower
 from verl_atpo.rollout.metrics import WorkerStats, tree_stats
 from verl_atpo.rollout.rows import leaf_outputs
+from verl_atpo.startup.checks import check_config
+from verl_atpo.startup.data_checks import check_rows
 from verl_atpo.tools.contract import ToolOutage
 
 logger = logging.getLogger(__name__)

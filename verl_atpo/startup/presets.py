@@ -21,9 +21,9 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
 
 from verl_atpo import agent_presets
-from verl_atpo.checks import MANAGER
 from verl_atpo.config import AtpoConfig, CreditConfig, ExpansionConfig, Penalty
 from verl_atpo.platforms.cpu_preset import CPU_PRESET, QUICK_SAMPLER_PRESET, register_resolver
+from verl_atpo.startup.checks import MANAGER
 
 LEAVES = "${atpo.leaves:${algorithm.atpo.expansion}}"
 """``rollout.n`` of the tree presets: follows M, K and L when they are overridden."""
