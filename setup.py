@@ -74,7 +74,7 @@ VLLM_CPU = [
     "watchfiles",
     "xgrammar>=0.2.1,<1.0.0",
 ]
-# The search server: `python -m verl_atpo.retriever`.
+# The search server: `python -m verl_atpo.search_qa.retriever`.
 RETRIEVER = [
     "bm25s",
     "PyStemmer",

@@ -21,4 +21,4 @@ export METHOD=react VAL_SAMPLES=-1 METRICS=$OUT/metrics.jsonl LOGGER='["console"
 export TRAIN_FILE=$DATA_DIR/test.parquet VAL_FILE=$DATA_DIR/test.parquet # main_ppo opens a training file in any case
 
 bash "$(dirname "${BASH_SOURCE[0]}")/train.sh" "$@"
-[[ -n ${DRY_RUN:-} ]] || "${PYTHON:-python}" -m verl_atpo.evaluation "$METRICS" --test "$VAL_FILE" --out "$OUT"
+[[ -n ${DRY_RUN:-} ]] || "${PYTHON:-python}" -m verl_atpo.search_qa.evaluation "$METRICS" --test "$VAL_FILE" --out "$OUT"

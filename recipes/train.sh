@@ -208,7 +208,7 @@ if [[ -z ${SKIP_SERVER_CHECK:-} ]]; then
     # A Search-R1 server has no /health: 404 says that it is there.
     status=$(curl --silent --output /dev/null --max-time 10 --write-out '%{http_code}' "$SEARCH_URL/health" || true)
     [[ $status == 200 || $status == 404 ]] || die "no search server at $SEARCH_URL (/health answered $status); start one,
-    python -m verl_atpo.retriever --corpus CORPUS.jsonl
+    python -m verl_atpo.search_qa.retriever --corpus CORPUS.jsonl
   set SEARCH_URL to where it is (every node must reach it), or skip this check with SKIP_SERVER_CHECK=1"
 fi
 

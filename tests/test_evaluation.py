@@ -7,7 +7,7 @@ import json
 import pandas as pd
 import pytest
 
-from verl_atpo.evaluation import EvaluationError, averages, last_validation, main
+from verl_atpo.search_qa.evaluation import EvaluationError, averages, last_validation, main
 
 
 def record(step: int, **scores: dict[str, float]) -> str:

@@ -26,14 +26,14 @@ pytest.importorskip("fastapi")
 
 from benchmarks.retriever.data import MINI_CORPUS, minilm_folder
 from benchmarks.retriever.process import ServerProcess, running_server
-from verl_atpo.retriever import bm25
-from verl_atpo.retriever.__main__ import main
-from verl_atpo.retriever.artifacts import build_once
-from verl_atpo.retriever.batching import Batcher
-from verl_atpo.retriever.bm25 import Bm25Index, Bm25Settings
-from verl_atpo.retriever.client import RetrieverClient
-from verl_atpo.retriever.corpus import Corpus, CorpusError
-from verl_atpo.retriever.server import ServerSettings
+from verl_atpo.search_qa.retriever import bm25
+from verl_atpo.search_qa.retriever.__main__ import main
+from verl_atpo.search_qa.retriever.artifacts import build_once
+from verl_atpo.search_qa.retriever.batching import Batcher
+from verl_atpo.search_qa.retriever.bm25 import Bm25Index, Bm25Settings
+from verl_atpo.search_qa.retriever.client import RetrieverClient
+from verl_atpo.search_qa.retriever.corpus import Corpus, CorpusError
+from verl_atpo.search_qa.retriever.server import ServerSettings
 
 PASSAGES = [
     '"Llama"\nThe llama is a domesticated South American camelid.',
@@ -241,7 +241,7 @@ def test_an_unknown_language_is_refused(corpus: Corpus, tmp_path: Path, words: d
 def test_e5_models_get_their_prefixes(
     model: str, given: dict[str, str], expected: tuple[str | None, str | None]
 ) -> None:
-    dense = pytest.importorskip("verl_atpo.retriever.dense")
+    dense = pytest.importorskip("verl_atpo.search_qa.retriever.dense")
     assert dense.DenseSettings(model=model, **given).prefixes() == expected
 
 
@@ -259,7 +259,7 @@ def minilm() -> str:
 def test_dense_search_finds_by_meaning(minilm: str, tmp_path: Path, factory: str) -> None:
     import faiss
 
-    from verl_atpo.retriever.dense import DenseIndex, DenseSettings
+    from verl_atpo.search_qa.retriever.dense import DenseIndex, DenseSettings
 
     texts = [*PASSAGES, *(f'"Number {n}"\nThe number {n} is followed by {n + 1}.' for n in range(100))]
     corpus = Corpus(write_corpus(tmp_path, texts), tmp_path / "index")

@@ -13,10 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from verl_atpo.rewards.observations import Style, split_turns
-from verl_atpo.rewards.qa import compute_score
-from verl_atpo.rewards.response import extract_answer, format_error, last_boxed
-from verl_atpo.rewards.text import exact_match, f1_score, golden_answers, normalise
+from verl_atpo.search_qa.rewards.observations import Style, split_turns
+from verl_atpo.search_qa.rewards.qa import compute_score
+from verl_atpo.search_qa.rewards.response import extract_answer, format_error, last_boxed
+from verl_atpo.search_qa.rewards.text import exact_match, f1_score, golden_answers, normalise
 from verl_atpo.tools.text import neutralise
 
 DATA = Path(__file__).parents[1].parent / "shared" / "data"
@@ -414,7 +414,11 @@ def test_unknown_settings_are_refused(settings: dict, message: str) -> None:
 def test_verl_loads_it_by_config() -> None:
     from verl.trainer.ppo.reward import get_custom_reward_fn
 
-    function = {"path": "pkg://verl_atpo.rewards.qa", "name": "compute_score", "reward_kwargs": {"metric": "f1"}}
+    function = {
+        "path": "pkg://verl_atpo.search_qa.rewards.qa",
+        "name": "compute_score",
+        "reward_kwargs": {"metric": "f1"},
+    }
     reward = get_custom_reward_fn(OmegaConf.create({"reward": {"custom_reward_function": function}}))
     result = reward(
         data_source="nq",
@@ -428,5 +432,5 @@ def test_verl_loads_it_by_config() -> None:
 
 
 def test_it_needs_the_standard_library_only() -> None:
-    code = "import sys, verl_atpo.rewards.qa; assert not {'torch', 'ray', 'verl', 'numpy', 'vllm'} & set(sys.modules)"
+    code = "import sys, verl_atpo.search_qa.rewards.qa; assert not {'torch', 'ray', 'verl', 'numpy', 'vllm'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -33,9 +33,9 @@ from tests.assets.search_servers import (
     slow,
     status,
 )
-from verl_atpo.retriever.client import Passage, parse_result
+from verl_atpo.search_qa.retriever.client import Passage, parse_result
+from verl_atpo.search_qa.search_tool import NOTHING_FOUND, SearchConfig, SearchTool, observation
 from verl_atpo.tools.contract import Branching, ToolOutage, branching_of
-from verl_atpo.tools.search import NOTHING_FOUND, SearchConfig, SearchTool, observation
 from verl_atpo.tools.text import STRUCTURE_TAGS, neutralise
 
 YAML = Path(__file__).parents[1] / "verl_atpo" / "tools" / "search.yaml"
@@ -310,7 +310,7 @@ async def test_connections_are_used_again() -> None:
 async def test_a_process_ends_without_a_word_about_open_connections(ending: str) -> None:
     script = """
         import asyncio, sys, threading
-        from verl_atpo.retriever.client import RetrieverClient
+        from verl_atpo.search_qa.retriever.client import RetrieverClient
 
         async def ask():
             print((await client.retrieve("q")).passages[0].id)
@@ -389,11 +389,11 @@ def test_a_fresh_process_that_loads_it_by_verls_way_has_one_branching_class() ->
     script = f"""
         import sys
         from verl.tools.tool_registry import initialize_tools_from_config
-        assert "verl_atpo.tools.search" not in sys.modules
+        assert "verl_atpo.search_qa.search_tool" not in sys.modules
         (tool,) = initialize_tools_from_config({str(YAML)!r})
         from verl_atpo.tools import Branching, ToolOutage
-        from verl_atpo.tools.search import SearchTool
-        import verl_atpo.tools.search as module
+        from verl_atpo.search_qa.search_tool import SearchTool
+        import verl_atpo.search_qa.search_tool as module
         assert type(tool) is SearchTool and tool.branching is Branching.STATELESS and module.ToolOutage is ToolOutage
     """
     started = time.monotonic()

@@ -8,7 +8,7 @@ import pytest
 from verl.tools.schemas import OpenAIFunctionToolSchema
 
 from examples.paper_small.make_model import build_tokenizer
-from verl_atpo.tools.tag_agent import TagAgentLoop, TagToolParser, tag_argument
+from verl_atpo.search_qa.tag_agent import TagAgentLoop, TagToolParser, tag_argument
 
 TEXT = "<think>a</think> <search>q</search>"
 

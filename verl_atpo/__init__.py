@@ -11,8 +11,8 @@ The map, from the paper to the code:
 | ATPO objective | ``policy_loss.py`` | ``compute_policy_loss_atpo``, policy loss ``atpo`` |
 | rollout | ``rollout/`` | ``TreeAgentLoopManager`` |
 | tools and environments | ``tools/`` | ``StatefulTool``, ``SearchTool``, ``PythonTool`` |
-| retrieval | ``retriever/`` | ``python -m verl_atpo.retriever`` |
-| reward, evaluation | ``rewards/``, ``evaluation.py`` | ``compute_score``, ``python -m verl_atpo.evaluation`` |
+| retrieval | ``retriever/`` | ``python -m verl_atpo.search_qa.retriever`` |
+| reward, evaluation | ``rewards/``, ``evaluation.py`` | ``compute_score``, ``python -m verl_atpo.search_qa.evaluation`` |
 | hyper-parameters | ``config.py``, ``presets.py`` | ``AtpoConfig``, ``+atpo=tree`` / ``paper`` / ``chain`` |
 
 verl finds the package through its entry point ``verl.plugins`` (``plugin.py``); nothing has to be imported by hand.

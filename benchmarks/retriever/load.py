@@ -27,8 +27,8 @@ import psutil
 
 from benchmarks.retriever.data import MINI_CORPUS, MINI_QUESTIONS, minilm_folder, read_questions, write_made_up_corpus
 from benchmarks.retriever.process import ServerProcess, running_server
-from verl_atpo.retriever.client import RetrieverClient, RetrieverError
-from verl_atpo.tools.search import SearchConfig
+from verl_atpo.search_qa.retriever.client import RetrieverClient, RetrieverError
+from verl_atpo.search_qa.search_tool import SearchConfig
 
 PAPERS_AGENTS = 64 * 22
 _HEALTH_PERIOD_S = 0.2

@@ -17,7 +17,7 @@ _LONGEST_STOP_S = 60.0
 
 
 class ServerProcess:
-    """``python -m verl_atpo.retriever`` on a loopback port that the system chooses.
+    """``python -m verl_atpo.search_qa.retriever`` on a loopback port that the system chooses.
 
     Attributes:
         url: where it serves, once it is ready.
@@ -31,7 +31,7 @@ class ServerProcess:
             RuntimeError: it ended, or was not ready in time; with the end of its log.
         """
         self._log = tempfile.NamedTemporaryFile(suffix=".log")  # noqa: SIM115 (lives as long as the process)
-        command = [sys.executable, "-m", "verl_atpo.retriever", "--port", "0", *arguments]
+        command = [sys.executable, "-m", "verl_atpo.search_qa.retriever", "--port", "0", *arguments]
         self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=self._log)
         self.url = ""
         deadline = time.monotonic() + ready_s

@@ -10,9 +10,9 @@ import tempfile
 from pathlib import Path
 
 from benchmarks.retriever.data import MINI_CORPUS, MINI_QUESTIONS, minilm_folder, read_questions
-from verl_atpo.retriever.bm25 import Bm25Index, Bm25Settings
-from verl_atpo.retriever.corpus import Corpus
-from verl_atpo.retriever.index import PassageIndex
+from verl_atpo.search_qa.retriever.bm25 import Bm25Index, Bm25Settings
+from verl_atpo.search_qa.retriever.corpus import Corpus
+from verl_atpo.search_qa.retriever.index import PassageIndex
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +49,7 @@ def open_index(method: str, corpus: Corpus, index_dir: Path, model: str) -> Pass
     """The index of a method with its default settings."""
     if method == "bm25":
         return Bm25Index(corpus, index_dir, Bm25Settings())
-    from verl_atpo.retriever.dense import DenseIndex, DenseSettings
+    from verl_atpo.search_qa.retriever.dense import DenseIndex, DenseSettings
 
     return DenseIndex(corpus, index_dir, DenseSettings(model=model, device="cpu"))
 

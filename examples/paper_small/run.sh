@@ -37,7 +37,7 @@ echo "== 3/5  retriever server (log: $folder/retriever.log)"
 port=$("$PYTHON" -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
 export SEARCH_URL=http://127.0.0.1:$port
 # shellcheck disable=SC2086 # RETRIEVER_ARGS is a list of words
-"$PYTHON" -m verl_atpo.retriever --corpus "$CORPUS" --index-dir "$folder/index" --method "$RETRIEVER" --port "$port" \
+"$PYTHON" -m verl_atpo.search_qa.retriever --corpus "$CORPUS" --index-dir "$folder/index" --method "$RETRIEVER" --port "$port" \
     $RETRIEVER_ARGS >"$folder/retriever.log" 2>&1 </dev/null &
 server=$!
 trap 'kill "$server" 2>/dev/null || true' EXIT

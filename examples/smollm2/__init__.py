@@ -11,5 +11,5 @@
 | `report.py` | command line: metrics of all starts, learning curve, trees before and after as text |
 | `run.sh` | all of it, training included; a stopped run goes on |
 
-Calls are written as the paper's tags, by `verl_atpo.tools.tag_agent`.
+Calls are written as the paper's tags, by `verl_atpo.search_qa.tag_agent`.
 """

@@ -55,7 +55,7 @@ class Problem:
 
     @property
     def solution(self) -> str:
-        """The response of an agent that works out one step a call, in the words of `verl_atpo.tools.tag_agent`."""
+        """The response of an agent that works out one step a call, in the words of `verl_atpo.search_qa.tag_agent`."""
         text = ""
         for before, (operator, number), after in zip((self.start, *self.values), self.steps, self.values, strict=False):
             text += f"<calc>{before} {operator} {number}</calc>\n<result>\n{after}\n</result>\n"

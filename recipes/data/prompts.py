@@ -1,6 +1,6 @@
 r"""The system messages of the two prompt styles; the question alone is the user message.
 
-They ask for exactly what ``verl_atpo.rewards`` checks. All are raw strings: in any other, the ``\b`` of ``\boxed`` is
+They ask for exactly what ``verl_atpo.search_qa.rewards`` checks. All are raw strings: in any other, the ``\b`` of ``\boxed`` is
 a backspace, and the prompt no longer names the box that the reward looks for.
 """
 

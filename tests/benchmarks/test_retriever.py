@@ -15,7 +15,7 @@ pytest.importorskip("Stemmer")
 
 from benchmarks.retriever.data import MINI_CORPUS, MINI_QUESTIONS, minilm_folder
 from benchmarks.retriever.quality import Quality, measure
-from verl_atpo.retriever.corpus import Corpus
+from verl_atpo.search_qa.retriever.corpus import Corpus
 
 ROOT = Path(__file__).parents[2]
 

@@ -22,7 +22,7 @@ from examples.smollm2.prepare import TRAIN_PER_STEP, VAL_PER_STEP, write_data
 from examples.smollm2.problems import EXAMPLES, LARGEST, STEPS, TRAINED_STEPS, Problem, sample_problem, stream
 from examples.smollm2.report import join_metrics, report, tree_text, trees_before_and_after
 from examples.smollm2.reward import compute_score, final_answer
-from verl_atpo.tools.tag_agent import TagToolParser
+from verl_atpo.search_qa.tag_agent import TagToolParser
 
 ROOT = Path(__file__).parents[2]
 RUN = (ROOT / "examples" / "smollm2" / "run.sh").read_text()

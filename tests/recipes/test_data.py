@@ -22,8 +22,8 @@ from recipes.data.questions import Question, SchemaError, parse_questions
 from recipes.data.rows import SCHEMA, build_row, read_stamp, write_rows
 from recipes.data.sources import Source
 from tests.assets.tiny_model import write_model
-from verl_atpo.rewards.qa import compute_score
-from verl_atpo.rewards.response import format_error
+from verl_atpo.search_qa.rewards.qa import compute_score
+from verl_atpo.search_qa.rewards.response import format_error
 
 DATA = Path(__file__).parents[2].parent / "shared" / "data"
 TRAIN_SPLITS = {"hotpotqa": "train", "nq": "train"}

@@ -103,7 +103,7 @@ def test_engines_and_styles_compose(method, engine, style):
     assert rollout.name == engine
     assert rollout.agent.default_agent_loop == {"tools": "tool_agent", "tags": "tag_agent"}[style]
     assert f"qa_{style}" in config.data.train_files
-    assert config.reward.custom_reward_function.path == "pkg://verl_atpo.rewards.qa"
+    assert config.reward.custom_reward_function.path == "pkg://verl_atpo.search_qa.rewards.qa"
 
 
 LOSSES = {  # loss mode, clip low, clip high, aggregation, KL loss, groups filtered
@@ -222,7 +222,7 @@ def test_the_search_server_is_asked_first(ready, server, status, starts):
         assert ran.stdout.startswith("-m verl.trainer.main_ppo model_engine=dp")
     else:
         assert f"no search server at {url} (/health answered {status or '000'})" in ran.stderr
-        assert "python -m verl_atpo.retriever" in ran.stderr
+        assert "python -m verl_atpo.search_qa.retriever" in ran.stderr
 
 
 def test_evaluation_reads_what_validation_logged(ready):
@@ -230,7 +230,7 @@ def test_evaluation_reads_what_validation_logged(ready):
     validation, evaluation = ran.stdout.splitlines()
     out, data = ready["OUT"], ready["DATA_DIR"]
     assert f"VERL_FILE_LOGGER_PATH={out}/metrics.jsonl" in validation
-    assert evaluation == f"-m verl_atpo.evaluation {out}/metrics.jsonl --test {data}/test.parquet --out {out}"
+    assert evaluation == f"-m verl_atpo.search_qa.evaluation {out}/metrics.jsonl --test {data}/test.parquet --out {out}"
 
 
 def test_grpo_on_a_trees_rows_is_credit_per_trajectory():

@@ -20,9 +20,9 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
 
-from verl_atpo import agent_presets
 from verl_atpo.config import AtpoConfig, CreditConfig, ExpansionConfig, Penalty
 from verl_atpo.platforms.cpu_preset import CPU_PRESET, QUICK_SAMPLER_PRESET, register_resolver
+from verl_atpo.search_qa import presets as agent_presets
 from verl_atpo.startup.checks import MANAGER
 
 LEAVES = "${atpo.leaves:${algorithm.atpo.expansion}}"

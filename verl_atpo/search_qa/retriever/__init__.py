@@ -1,4 +1,4 @@
-"""Passage retrieval over HTTP: ``python -m verl_atpo.retriever --corpus corpus.jsonl`` (docs/retriever.md).
+"""Passage retrieval over HTTP: ``python -m verl_atpo.search_qa.retriever --corpus corpus.jsonl`` (docs/retriever.md).
 
     corpus.py     the passages: JSON lines, memory-mapped
     artifacts.py  a folder that is built once and used again

@@ -19,7 +19,7 @@ from typing import Any
 import aiohttp
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_exponential, wait_random
 
-from verl_atpo.retriever.batching import Batcher
+from verl_atpo.search_qa.retriever.batching import Batcher
 
 LONGEST_BACKOFF_S = 10.0
 _SHOWN_CHARS = 200

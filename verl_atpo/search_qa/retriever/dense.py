@@ -13,9 +13,9 @@ import faiss
 import numpy as np
 from sentence_transformers import SentenceTransformer
 
-from verl_atpo.retriever.artifacts import build_once
-from verl_atpo.retriever.corpus import Corpus
-from verl_atpo.retriever.index import Hit
+from verl_atpo.search_qa.retriever.artifacts import build_once
+from verl_atpo.search_qa.retriever.corpus import Corpus
+from verl_atpo.search_qa.retriever.index import Hit
 
 logger = logging.getLogger(__name__)
 

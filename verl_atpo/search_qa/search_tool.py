@@ -1,7 +1,7 @@
 """The ``search`` tool: passages from a retriever server, for verl's agent loop.
 
-Setting: ``actor_rollout_ref.rollout.multi_turn.tool_config_path=.../verl_atpo/tools/search.yaml``. It speaks to
-``python -m verl_atpo.retriever`` and to any server with Search-R1's interface (docs/retriever.md).
+Setting: ``actor_rollout_ref.rollout.multi_turn.tool_config_path=.../verl_atpo/search_qa/search.yaml``. It speaks to
+``python -m verl_atpo.search_qa.retriever`` and to any server with Search-R1's interface (docs/retriever.md).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from verl.tools.base_tool import BaseTool
 from verl.tools.schemas import OpenAIFunctionToolSchema, ToolResponse
 from verl.utils.rollout_trace import rollout_trace_op
 
-from verl_atpo.retriever.client import Passage, RetrieverClient, RetrieverError
+from verl_atpo.search_qa.retriever.client import Passage, RetrieverClient, RetrieverError
 from verl_atpo.settings import read, require
 from verl_atpo.tools.contract import Branching, ToolOutage
 from verl_atpo.tools.text import neutralise
@@ -93,7 +93,7 @@ class SearchTool(BaseTool):
 
     def __init__(self, config: dict[str, Any], tool_schema: OpenAIFunctionToolSchema | None) -> None:
         if tool_schema is None:
-            raise ValueError("search.tool_schema is missing: take the one of verl_atpo/tools/search.yaml")
+            raise ValueError("search.tool_schema is missing: take the one of verl_atpo/search_qa/search.yaml")
         super().__init__(config, tool_schema)
         self.settings = read(SearchConfig, {key: value for key, value in config.items() if key != "type"}, "search")
         self._client = RetrieverClient(

@@ -13,9 +13,9 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 
-from verl_atpo.retriever.batching import Batcher
-from verl_atpo.retriever.corpus import Corpus
-from verl_atpo.retriever.index import Hit, PassageIndex
+from verl_atpo.search_qa.retriever.batching import Batcher
+from verl_atpo.search_qa.retriever.corpus import Corpus
+from verl_atpo.search_qa.retriever.index import Hit, PassageIndex
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from verl_atpo.rewards.observations import Style, split_turns
-from verl_atpo.rewards.response import extract_answer, turns_error
-from verl_atpo.rewards.text import exact_match, f1_score, golden_answers
+from verl_atpo.search_qa.rewards.observations import Style, split_turns
+from verl_atpo.search_qa.rewards.response import extract_answer, turns_error
+from verl_atpo.search_qa.rewards.text import exact_match, f1_score, golden_answers
 
 _METRICS: dict[str, Callable[[str, Iterable[str]], float]] = {"em": exact_match, "f1": f1_score}
 _VERL_ARGUMENTS = frozenset({"reward_router_address", "reward_model_tokenizer"})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from verl_atpo.rewards.observations import Style, call_tag, split_turns
+from verl_atpo.search_qa.rewards.observations import Style, call_tag, split_turns
 
 _TAG = re.compile(r"<(/?)(think|search|answer|result|tool_call|tool_response)>")
 _OBSERVATION_TAGS = frozenset({"result", "tool_response"})

@@ -1,4 +1,4 @@
-"""``python -m verl_atpo.retriever --corpus corpus.jsonl``: builds the index if need be, then serves it."""
+"""``python -m verl_atpo.search_qa.retriever --corpus corpus.jsonl``: builds the index if need be, then serves it."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from types import FrameType
 
 import uvicorn
 
-from verl_atpo.retriever.corpus import Corpus
-from verl_atpo.retriever.index import PassageIndex
-from verl_atpo.retriever.server import ServerSettings, create_app
+from verl_atpo.search_qa.retriever.corpus import Corpus
+from verl_atpo.search_qa.retriever.index import PassageIndex
+from verl_atpo.search_qa.retriever.server import ServerSettings, create_app
 
-logger = logging.getLogger("verl_atpo.retriever")
+logger = logging.getLogger("verl_atpo.search_qa.retriever")
 
 _GRACE_S = 30
 _KEEP_ALIVE_S = 120  # longer than clients keep idle connections, or requests meet a connection that is being closed
@@ -71,11 +71,11 @@ def _raise_file_limit() -> None:
 
 def _index(corpus: Corpus, options: argparse.Namespace) -> PassageIndex:
     if options.method == "bm25":
-        from verl_atpo.retriever.bm25 import Bm25Index, Bm25Settings
+        from verl_atpo.search_qa.retriever.bm25 import Bm25Index, Bm25Settings
 
         words = Bm25Settings(stemmer=_or_none(options.stemmer), stopwords=_or_none(options.stopwords))
         return Bm25Index(corpus, _index_dir(options), words)
-    from verl_atpo.retriever.dense import DenseIndex, DenseSettings  # torch: seconds to import
+    from verl_atpo.search_qa.retriever.dense import DenseIndex, DenseSettings  # torch: seconds to import
 
     vectors = DenseSettings(
         model=options.model,
@@ -113,7 +113,7 @@ def _or_none(name: str) -> str | None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m verl_atpo.retriever",
+        prog="python -m verl_atpo.search_qa.retriever",
         description="Serves passage retrieval over HTTP (docs/retriever.md).",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )

@@ -1,6 +1,6 @@
 """The paper's table from one validation of verl.
 
-    python -m verl_atpo.evaluation METRICS.jsonl --test test.parquet --out DIR
+    python -m verl_atpo.search_qa.evaluation METRICS.jsonl --test test.parquet --out DIR
 
 ``METRICS.jsonl`` is what verl's ``file`` logger wrote (``VERL_FILE_LOGGER_PATH``); the test set says how many questions
 each benchmark has. Writes ``table.md`` and ``table.json``, with the settings that made the numbers.
@@ -167,7 +167,9 @@ def _listed(versions: Mapping[str, str | None]) -> str:
 
 def main(arguments: list[str] | None = None) -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(prog="python -m verl_atpo.evaluation", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m verl_atpo.search_qa.evaluation", description=__doc__.splitlines()[0]
+    )
     parser.add_argument("metrics", type=Path, help="what verl's file logger wrote")
     parser.add_argument("--test", type=Path, required=True, help="test set of the validation, parquet")
     parser.add_argument("--out", type=Path, required=True, help="folder for table.md and table.json")
@@ -177,7 +179,7 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         result = evaluate(options.metrics, options.test, options.step, options.hydra or options.out / "hydra")
     except (EvaluationError, OSError) as error:
-        parser.exit(2, f"verl_atpo.evaluation: {error}\n")
+        parser.exit(2, f"verl_atpo.search_qa.evaluation: {error}\n")
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / "table.json").write_text(json.dumps(result, indent=1) + "\n")
     table = markdown(result)

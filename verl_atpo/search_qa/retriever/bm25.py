@@ -11,9 +11,9 @@ import bm25s
 import Stemmer
 from bm25s.tokenization import Tokenizer
 
-from verl_atpo.retriever.artifacts import build_once
-from verl_atpo.retriever.corpus import Corpus
-from verl_atpo.retriever.index import Hit
+from verl_atpo.search_qa.retriever.artifacts import build_once
+from verl_atpo.search_qa.retriever.corpus import Corpus
+from verl_atpo.search_qa.retriever.index import Hit
 
 COMPILE_FROM = 50_000
 """Passages from which on compiled code (where numba is installed) is worth the seconds that compiling takes."""

@@ -39,7 +39,7 @@ def _agent(loop: str, format: str, **agent: str) -> dict[str, Any]:
 
 def _score(metric: str, malformed_score: float | None) -> dict[str, Any]:
     settings = {"metric": metric, "malformed_score": malformed_score, "style": f"${{{RESOLVER}:{FORMAT}}}"}
-    function = {"path": "pkg://verl_atpo.rewards.qa", "name": "compute_score", "reward_kwargs": settings}
+    function = {"path": "pkg://verl_atpo.search_qa.rewards.qa", "name": "compute_score", "reward_kwargs": settings}
     return {"reward": {"custom_reward_function": function}}
 
 

@@ -10,7 +10,7 @@ r"""Rewards of question answering; the standard library is all they need.
 
 A recipe names the reward by config::
 
-    reward.custom_reward_function.path=pkg://verl_atpo.rewards.qa
+    reward.custom_reward_function.path=pkg://verl_atpo.search_qa.rewards.qa
     reward.custom_reward_function.name=compute_score
     +reward.custom_reward_function.reward_kwargs.style=tools
 """

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from verl_atpo.retriever.artifacts import build_once, file_fingerprint
+from verl_atpo.search_qa.retriever.artifacts import build_once, file_fingerprint
 
 _OFFSETS = "offsets.npy"
 
