@@ -101,7 +101,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10,<3.13",
     packages=find_packages(include=["verl_atpo", "verl_atpo.*"]),
-    package_data={"verl_atpo": ["tested_versions.json", "py.typed", "tools/*.yaml"]},
+    package_data={"verl_atpo": ["tested_versions.json", "py.typed", "tools/*.yaml", "search_qa/*.yaml"]},
     install_requires=[
         f"verl=={TESTED['verl']}",
         "aiohttp",

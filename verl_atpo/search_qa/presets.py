@@ -17,7 +17,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-TOOLS = Path(__file__).parent / "tools"
+HERE = Path(__file__).parent
 RESOLVER = "atpo.answer_style"
 FORMAT = "${actor_rollout_ref.rollout.multi_turn.format}"
 STYLES = {"atpo_tags": "tags", "hermes": "tools"}
@@ -28,7 +28,7 @@ def _agent(loop: str, format: str, **agent: str) -> dict[str, Any]:
     multi_turn = {
         "enable": True,
         "format": format,
-        "tool_config_path": str(TOOLS / "search.yaml"),
+        "tool_config_path": str(HERE / "search.yaml"),
         # Characters; verl's default of 256 cuts off most of three passages. algorithm.atpo.tools bounds tokens.
         "max_tool_response_length": 16384,
     }
@@ -50,7 +50,7 @@ def register_resolver() -> None:
 
 AGENT_PRESETS: dict[str, dict[str, Any]] = {
     "search": _agent("tool_agent", "hermes"),
-    "search_tags": _agent("tag_agent", "atpo_tags", agent_loop_config_path=str(TOOLS / "tag_agent.yaml")),
+    "search_tags": _agent("tag_agent", "atpo_tags", agent_loop_config_path=str(HERE / "tag_agent.yaml")),
 }
 
 SCORE_PRESETS: dict[str, dict[str, Any]] = {
