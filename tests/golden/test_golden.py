@@ -24,7 +24,7 @@ from verl_atpo.method.expansion import select_turns
 from verl_atpo.method.loss import compute_policy_loss_atpo
 from verl_atpo.method.tree import TurnTree
 
-FOLDER = Path(os.environ.get("ATPO_GOLDEN_DIR") or Path(__file__).parent / "golden")
+FOLDER = Path(os.environ.get("ATPO_GOLDEN_DIR") or Path(__file__).parent)
 TOLERANCE = {"rel": 1e-6, "abs": 1e-6}
 MODES = {"node_value": AdvantageMode.VALUE} | {mode.value: mode for mode in list(AdvantageMode)[1:]}
 

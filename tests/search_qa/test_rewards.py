@@ -19,7 +19,7 @@ from verl_atpo.search_qa.rewards.response import extract_answer, format_error, l
 from verl_atpo.search_qa.rewards.text import exact_match, f1_score, golden_answers, normalise
 from verl_atpo.tools.text import neutralise
 
-DATA = Path(__file__).parents[1].parent / "shared" / "data"
+DATA = Path(__file__).parents[2].parent / "shared" / "data"
 ANSWER = r"<answer>It is \boxed{Paris}.</answer>"
 TAGS = f"<think>a</think>\n<search>q</search>\n<result>\nfound\n</result>\n<think>b</think>\n{ANSWER}"
 TOOLS = (

@@ -38,7 +38,7 @@ from verl_atpo.search_qa.search_tool import NOTHING_FOUND, SearchConfig, SearchT
 from verl_atpo.tools.contract import Branching, ToolOutage, branching_of
 from verl_atpo.tools.text import STRUCTURE_TAGS, neutralise
 
-YAML = Path(__file__).parents[1] / "verl_atpo" / "tools" / "search.yaml"
+YAML = Path(__file__).parents[2] / "verl_atpo" / "search_qa" / "search.yaml"
 
 
 def make_tool(**config: Any) -> SearchTool:
