@@ -4,16 +4,19 @@ The map, from the paper to the code:
 
 | paper | file | public name |
 |---|---|---|
-| entropy-guided tree expansion | ``expansion.py`` | ``select_turns``, ``register_strategy`` |
-| the turn tree | ``tree.py`` | ``TurnTree`` |
-| turn-wise credit assignment | ``credit.py`` | ``node_values``, ``node_advantages`` |
-| advantage of a turn | ``advantage.py`` | ``compute_atpo_advantage``, estimator ``atpo`` |
-| ATPO objective | ``policy_loss.py`` | ``compute_policy_loss_atpo``, policy loss ``atpo`` |
-| rollout | ``rollout/`` | ``TreeAgentLoopManager`` |
-| tools and environments | ``tools/`` | ``StatefulTool``, ``SearchTool``, ``PythonTool`` |
-| retrieval | ``retriever/`` | ``python -m verl_atpo.search_qa.retriever`` |
-| reward, evaluation | ``rewards/``, ``evaluation.py`` | ``compute_score``, ``python -m verl_atpo.search_qa.evaluation`` |
-| hyper-parameters | ``config.py``, ``presets.py`` | ``AtpoConfig``, ``+atpo=tree`` / ``paper`` / ``chain`` |
+| the turn tree | ``method/tree.py`` | ``TurnTree`` |
+| entropy-guided tree expansion | ``method/expansion.py`` | ``select_turns``, ``register_strategy`` |
+| turn-wise credit assignment | ``method/credit.py`` | ``node_values``, ``node_advantages`` |
+| advantage of a turn | ``method/estimator.py`` | ``compute_atpo_advantage``, estimator ``atpo`` |
+| ATPO objective | ``method/loss.py`` | ``compute_policy_loss_atpo``, policy loss ``atpo`` |
+| tree rollout | ``replay/`` (one branch), ``rollout/`` (one tree) | ``TreeAgentLoopManager`` |
+| tools and environments | ``tools/`` | ``StatefulTool``, ``PythonTool`` |
+| the paper's search agent, its reward and retriever | ``search_qa/`` | ``SearchTool``, ``compute_score`` |
+| hyper-parameters | ``config.py``, ``startup/presets.py`` | ``AtpoConfig``, ``+atpo=tree`` / ``paper`` / ``chain`` |
 
 verl finds the package through its entry point ``verl.plugins`` (``plugin.py``); nothing has to be imported by hand.
 """
+
+from verl_atpo.moved import refuse_old_names
+
+refuse_old_names()

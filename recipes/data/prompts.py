@@ -1,7 +1,7 @@
 r"""The system messages of the two prompt styles; the question alone is the user message.
 
-They ask for exactly what ``verl_atpo.search_qa.rewards`` checks. All are raw strings: in any other, the ``\b`` of ``\boxed`` is
-a backspace, and the prompt no longer names the box that the reward looks for.
+They ask for exactly what ``verl_atpo.search_qa.rewards`` checks. All are raw strings: in any other, the ``\b`` of
+``\boxed`` is a backspace, and the prompt no longer names the box that the reward looks for.
 """
 
 from __future__ import annotations

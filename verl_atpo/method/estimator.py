@@ -138,7 +138,7 @@ def _root_values(
 def _group_statistics(
     outcome: torch.Tensor, group: torch.Tensor, normalize: Normalize
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Offset and scale of each group, (G,); :func:`verl_atpo.method.credit.reward_statistics` for all groups at once."""
+    """Offset and scale of each group, (G,); as :func:`~verl_atpo.method.credit.reward_statistics` for one."""
     mean = _group_mean(outcome, group)
     if normalize is Normalize.NONE:
         return torch.zeros_like(mean), torch.ones_like(mean)
