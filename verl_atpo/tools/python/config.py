@@ -37,6 +37,7 @@ class PythonConfig:
         disk_mb: size of its working folder, which lives in memory, in MiB; 0 for none. Only with bubblewrap.
         files: files and folders that it may make there.
         open_files: file descriptors.
+        niceness: how far it stands back behind the trainer for the CPU, as ``nice`` has it.
         output_bytes: longest output of a call, in UTF-8; of a longer one the middle is left out.
         seed: of every source of randomness in Python, and of string hashes; equal calls see equal numbers.
     """
@@ -51,6 +52,7 @@ class PythonConfig:
     disk_mb: int = 16
     files: int = 1000
     open_files: int = 64
+    niceness: int = 5
     output_bytes: int = 8000
     seed: int = 0
 
@@ -62,4 +64,5 @@ class PythonConfig:
         for name, minimum in least.items():
             value = getattr(self, name)
             require(value >= minimum, f"python.{name}", value, f"an integer of at least {minimum}")
+        require(0 <= self.niceness <= 19, "python.niceness", self.niceness, "an integer from 0 to 19")
         require(0 <= self.seed < 2**32, "python.seed", self.seed, "an integer from 0 to 4294967295")

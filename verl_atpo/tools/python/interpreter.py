@@ -15,20 +15,25 @@ import secrets
 import signal
 import time
 
-import psutil
 from async_timeout import timeout
 
 from verl_atpo.tools.contract import ToolOutage
 from verl_atpo.tools.python.config import Isolation, PythonConfig
 from verl_atpo.tools.python.isolation import READY, WORKING_FOLDER, Sandbox
 from verl_atpo.tools.python.process import Process
+from verl_atpo.tools.python.watched import WatchedProcess
+from verl_atpo.tools.python.worker import Output
 
 logger = logging.getLogger(__name__)
 
-POLL_S = 0.5
+POLL_S = 0.1
 REPLY_BYTES_PER_BYTE = 6
 """A byte of output takes at most this much in JSON, as an escaped control character."""
 REPLY_FRAME_BYTES = 1000
+MOST_STRAY_LINES = 100
+"""Lines that are no reply to the call; each costs the event loop some microseconds."""
+LEFT_OUT_BYTES = 60
+"""What the note about output left out may add to it."""
 END_S = 2.0
 """How long an interpreter that closed its channel may take to end."""
 SHELL_SIGNAL_BASE = 128
@@ -44,12 +49,12 @@ class Interpreter:
 
     Args:
         process: the child; with bubblewrap, the one that waits for the interpreter.
-        worker: the interpreter.
+        worker: the interpreter itself.
         config: limits.
         isolation: what keeps it in.
     """
 
-    def __init__(self, process: Process, worker: psutil.Process, config: PythonConfig, isolation: Isolation) -> None:
+    def __init__(self, process: Process, worker: WatchedProcess, config: PythonConfig, isolation: Isolation) -> None:
         self._process = process
         self._worker = worker
         self._config = config
@@ -65,31 +70,29 @@ class Interpreter:
         Raises:
             ToolOutage: it did not start.
         """
-        bubblewrap = sandbox.isolation is Isolation.BUBBLEWRAP
-        information, end = os.pipe()
-        os.set_blocking(information, False)
-        program, *arguments = sandbox.command
         process: Process | None = None
-        try:
-            process = await Process.start(
-                [program, *(["--info-fd", str(end)] if bubblewrap else []), *arguments],
-                env=sandbox.environment,
-                cwd="/proc" if sandbox.isolation is Isolation.LIMITS_ONLY else "/",  # nothing can be made there
-                pass_fds=[end] if bubblewrap else [],
-                limit=_longest_reply(config),
-            )
-            async with timeout(config.start_s):  # wait_for of Python 3.10 and 3.11 can lose a cancellation
-                if await process.stdout.readline() != READY:
-                    raise OSError("it ended before it was ready")
-            return cls(process, _worker(process, information), config, sandbox.isolation)
-        except BaseException as error:
-            said = await _discard(process, information)
-            if isinstance(error, (OSError, asyncio.TimeoutError, psutil.Error)):
-                raise ToolOutage(f"The Python sandbox could not be started: {error!r} {said}") from error
-            raise
-        finally:
-            os.close(information)
-            os.close(end)
+        with contextlib.ExitStack() as open_files:
+            try:
+                information, end = os.pipe()
+                open_files.callback(os.close, information)
+                open_files.callback(os.close, end)
+                os.set_blocking(information, False)
+                process = await Process.start(
+                    _command(sandbox, end),
+                    env=sandbox.environment,
+                    cwd="/proc" if sandbox.isolation is Isolation.LIMITS_ONLY else "/",  # nothing can be made there
+                    pass_fds=[end] if sandbox.isolation is Isolation.BUBBLEWRAP else [],
+                    limit=_longest_reply(config),
+                )
+                async with timeout(config.start_s):  # wait_for of Python 3.10 and 3.11 can lose a cancellation
+                    if await process.stdout.readline() != READY:
+                        raise OSError("it ended before it was ready")
+                return cls(process, _worker(process, information, sandbox, config), config, sandbox.isolation)
+            except BaseException as error:
+                said = "" if process is None else await _discard(process)
+                if isinstance(error, (OSError, asyncio.TimeoutError)):
+                    raise ToolOutage(f"The Python sandbox could not be started: {error!r} {said}") from error
+                raise
 
     @property
     def closed(self) -> bool:
@@ -101,17 +104,21 @@ class Interpreter:
 
         Raises:
             InterpreterLost: it went over a limit, or ended, and was killed.
+            ToolOutage: this machine failed; it was killed.
         """
         nonce = secrets.token_hex(16)
         try:
-            self._worker.resume()
+            self._worker.send(signal.SIGCONT)
             self._process.write(json.dumps({"nonce": nonce, "code": code}).encode() + b"\n")
             output = await self._watched(nonce)
-            self._worker.suspend()  # nothing runs between calls
+            self._worker.send(signal.SIGSTOP)  # nothing runs between calls
             self._check_files()
             return output
-        except psutil.NoSuchProcess:
+        except ProcessLookupError:
             raise InterpreterLost(await self._end()) from None
+        except OSError as error:
+            self.kill()
+            raise ToolOutage(f"The Python sandbox failed: {error!r}") from error
         except BaseException:
             self.kill()
             raise
@@ -125,8 +132,7 @@ class Interpreter:
     def kill(self) -> None:
         """Kill it at once; :meth:`close` still has to be awaited."""
         if self._reaping is None:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                self._worker.kill()
+            self._worker.kill()
             if not self._sealed:
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(self._process.pid, signal.SIGKILL)
@@ -139,12 +145,14 @@ class Interpreter:
             await asyncio.wait_for(self._process.communicate(), END_S if not self._sealed else None)
         except asyncio.TimeoutError:
             logger.error("Code that ran with limits only left processes behind that hold its channel open.")
+        finally:
+            self._worker.close()
 
     async def _watched(self, nonce: str) -> str:
         """The reply, unless the interpreter takes too long for it."""
         reply = self._reply = asyncio.ensure_future(self._read_reply(nonce))
         limits = self._config
-        started, cpu_before = time.monotonic(), self._cpu_s()
+        started, cpu_before = time.monotonic(), self._worker.cpu_s()
         try:
             while True:
                 left = started + limits.wall_s - time.monotonic()
@@ -154,14 +162,14 @@ class Interpreter:
                 if left <= 0:
                     raise InterpreterLost(f"The code ran longer than {limits.wall_s:g} s and was stopped.")
                 self._check_files()
-                if self._cpu_s() - cpu_before > limits.cpu_s:
+                if self._worker.cpu_s() - cpu_before > limits.cpu_s:
                     raise InterpreterLost(f"The code used more than {limits.cpu_s:g} s of CPU time and was stopped.")
         finally:
             reply.cancel()
 
     async def _read_reply(self, nonce: str) -> str:
         received = 0
-        while received < _longest_reply(self._config):
+        for _ in range(MOST_STRAY_LINES):
             try:
                 line = await self._process.stdout.readline()
             except ValueError:  # longer than any reply
@@ -169,11 +177,13 @@ class Interpreter:
             if not line:
                 raise InterpreterLost(await self._end())
             received += len(line)
+            if received > _longest_reply(self._config):
+                break
             with contextlib.suppress(ValueError, RecursionError):
                 message = json.loads(line)
                 output = message.get("output") if isinstance(message, dict) and message.get("nonce") == nonce else None
                 if isinstance(output, str):
-                    return output.encode("utf-8", "replace").decode()
+                    return _bounded(output, self._config.output_bytes)
         raise InterpreterLost("The code wrote to file descriptors that are not its own, and was stopped.")
 
     async def _end(self) -> str:
@@ -187,10 +197,6 @@ class Interpreter:
         with contextlib.suppress(ValueError):
             return f"The interpreter crashed ({signal.Signals(number).name})."
         return f"The interpreter ended with exit code {code}."
-
-    def _cpu_s(self) -> float:
-        times = self._worker.cpu_times()
-        return times.user + times.system
 
     def _check_files(self) -> None:
         """Small files fill memory that the folder's size does not count."""
@@ -207,19 +213,37 @@ def _longest_reply(config: PythonConfig) -> int:
     return config.output_bytes * REPLY_BYTES_PER_BYTE + REPLY_FRAME_BYTES
 
 
-def _worker(process: Process, information: int) -> psutil.Process:
+def _bounded(output: str, size: int) -> str:
+    """``output`` in valid Unicode and not longer than an honest interpreter would have made it."""
+    data = output.encode("utf-8", "replace")
+    if len(data) <= size + LEFT_OUT_BYTES:
+        return data.decode()
+    kept = Output(size)
+    kept.write(data)
+    return kept.text()
+
+
+def _command(sandbox: Sandbox, information: int) -> list[str]:
+    """Program and arguments; bwrap tells of its child on ``information``."""
+    program, *arguments = sandbox.command
+    tell = ["--info-fd", str(information)] if sandbox.isolation is Isolation.BUBBLEWRAP else []
+    return [program, *tell, *arguments]
+
+
+def _worker(process: Process, information: int, sandbox: Sandbox, config: PythonConfig) -> WatchedProcess:
     """The interpreter itself: with bubblewrap, the child that this has told of, else the process."""
+    told = sandbox.isolation is Isolation.BUBBLEWRAP
+    worker = WatchedProcess(json.loads(os.read(information, 10_000))["child-pid"] if told else process.pid)
     try:
-        return psutil.Process(json.loads(os.read(information, 10_000))["child-pid"])
-    except BlockingIOError:
-        return psutil.Process(process.pid)
+        worker.stand_back(config.niceness)
+    except BaseException:
+        worker.close()
+        raise
+    return worker
 
 
-async def _discard(process: Process | None, information: int) -> str:
-    """Kill a process that did not start as it should; returns its last words."""
-    if process is None:
-        return ""
-    with contextlib.suppress(psutil.NoSuchProcess):
-        _worker(process, information).kill()
+async def _discard(process: Process) -> str:
+    """Kill a process that did not start as it should, and with it what it started; returns its last words."""
+    process.kill()
     _, errors = await asyncio.shield(asyncio.ensure_future(process.communicate()))
     return errors.decode(errors="replace").strip()[-500:]

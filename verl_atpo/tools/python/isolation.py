@@ -25,6 +25,7 @@ logger = logging.getLogger(__name__)
 WORKER = Path(__file__).with_name("worker.py")
 WORKING_FOLDER = "/sandbox"
 READY = b"ready\n"
+NO_NAME = ("--hostname", "sandbox")
 DEVICES = ("/dev/null", "/dev/urandom")
 SYSTEM = ("/lib", "/lib32", "/lib64", "/usr/lib", "/usr/lib32", "/usr/lib64", "/usr/local/lib", "/etc/ld.so.cache")
 LAYOUT = """
@@ -112,6 +113,7 @@ def _sandbox(isolation: Isolation, config: PythonConfig) -> Sandbox:
         "memory_mb": config.memory_mb,
         "disk_mb": config.disk_mb,
         "open_files": config.open_files,
+        "niceness": config.niceness,
         "output_bytes": config.output_bytes,
         "seed": config.seed,
         "landlock": None,
@@ -163,7 +165,7 @@ def _bwrap() -> str:
 def _bwrap_options(executable: str, paths: tuple[str, ...], disk_mb: int) -> list[str]:
     """An empty root with what Python needs to read, and one folder to write to."""
     real = os.path.realpath(executable)
-    options = ["--unshare-all", "--die-with-parent", "--new-session", "--as-pid-1", "--cap-drop", "ALL"]
+    options = ["--unshare-all", "--die-with-parent", "--new-session", "--as-pid-1", "--cap-drop", "ALL", *NO_NAME]
     for path in (*paths, real):
         options += ["--ro-bind", path, path]
     for path in DEVICES:

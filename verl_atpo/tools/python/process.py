@@ -51,17 +51,16 @@ class Process:
         Raises:
             OSError: it cannot be started.
         """
-        pairs = [socket.socketpair() for _ in ("stdin", "stdout", "stderr")]
-        ours, theirs = zip(*pairs, strict=True)
+        ours, theirs = _pairs(3)
         theirs[0].shutdown(socket.SHUT_WR)  # one way only, as a pipe
         for each in theirs[1:]:
             each.shutdown(socket.SHUT_RD)
         try:
             popen = subprocess.Popen(
                 command,
-                stdin=theirs[0],
-                stdout=theirs[1],
-                stderr=theirs[2],
+                stdin=theirs[0].fileno(),
+                stdout=theirs[1].fileno(),
+                stderr=theirs[2].fileno(),
                 env=env,
                 cwd=cwd,
                 pass_fds=pass_fds,
@@ -100,6 +99,10 @@ class Process:
         """Exit code, negative for a signal; None while it runs."""
         return self._popen.poll()
 
+    def kill(self) -> None:
+        """Kill it, if it has not ended."""
+        self._popen.kill()
+
     def write(self, data: bytes) -> None:
         """Send to its standard input; what a process that has ended cannot read is lost."""
         self._streams[0].write(data)
@@ -121,6 +124,21 @@ class Process:
             return output, errors
         finally:
             self._disconnect()
+
+
+def _pairs(count: int) -> tuple[list[socket.socket], list[socket.socket]]:
+    """Pairs of sockets: the one ends, and the other ends. All or none."""
+    ours: list[socket.socket] = []
+    theirs: list[socket.socket] = []
+    try:
+        for _ in range(count):
+            one, other = socket.socketpair()
+            ours.append(one)
+            theirs.append(other)
+    except OSError:
+        _close([*ours, *theirs])
+        raise
+    return ours, theirs
 
 
 def _close(sockets: Sequence[socket.socket]) -> None:

@@ -1,8 +1,9 @@
 """The system calls that model-written code may make: what one thread needs to compute and to use files it may see.
 
 Everything else fails with ``EPERM``, above all: new processes and threads, programs, sockets other than a stream pair,
-signals to anyone, other processes' memory, rights and times of files, kernel objects that no limit counts, resource
-limits, capabilities, and whatever kernels to come will add.
+their options, descriptors sent through them, signals to anyone, other processes' memory, rights and times of files,
+kernel objects that no limit counts, resource limits, capabilities, and whatever kernels to come will add. What writes
+files out to a disk succeeds and does nothing: the only files that can be changed live in memory.
 """
 
 from __future__ import annotations
@@ -11,23 +12,23 @@ import errno
 import functools
 import socket
 import tempfile
+from collections.abc import Sequence
+from typing import Any
 
 _FILES = (
     "read write readv writev pread64 pwrite64 preadv pwritev lseek close close_range dup dup2 dup3 pipe "
     "pipe2 open openat openat2 creat stat fstat lstat newfstatat fstatat64 statx access faccessat "
     "faccessat2 statfs fstatfs readlink readlinkat getdents getdents64 getcwd chdir fchdir umask mkdir "
-    "mkdirat rmdir unlink unlinkat rename renameat renameat2 ftruncate fallocate fsync fdatasync "
-    "fadvise64"
+    "mkdirat rmdir unlink unlinkat rename renameat renameat2 ftruncate fallocate"
 )
 _WAITING = (
     "epoll_create epoll_create1 epoll_ctl epoll_wait epoll_pwait epoll_pwait2 poll ppoll select pselect6 "
-    "sendto sendmsg recvfrom recvmsg shutdown getsockopt setsockopt getsockname getpeername alarm "
-    "setitimer getitimer pause clock_nanosleep nanosleep wait4 waitid restart_syscall"
+    "shutdown getsockname getpeername alarm setitimer getitimer pause clock_nanosleep nanosleep wait4 waitid "
+    "restart_syscall"
 )
 _MEMORY_AND_SIGNALS = (
-    "mmap mprotect munmap mremap brk madvise msync mincore futex futex_waitv set_robust_list "
-    "get_robust_list set_tid_address rseq membarrier rt_sigaction rt_sigprocmask rt_sigreturn "
-    "rt_sigpending rt_sigsuspend rt_sigtimedwait sigaltstack exit exit_group"
+    "mmap mprotect munmap mremap brk futex futex_waitv set_robust_list get_robust_list set_tid_address rseq "
+    "rt_sigaction rt_sigprocmask rt_sigreturn rt_sigpending rt_sigsuspend rt_sigtimedwait sigaltstack exit exit_group"
 )
 _ASKING = (
     "getpid gettid getppid getuid geteuid getgid getegid getgroups getresuid getresgid getpgrp getpgid "
@@ -36,12 +37,20 @@ _ASKING = (
 )
 ALLOWED = tuple(" ".join((_FILES, _WAITING, _MEMORY_AND_SIGNALS, _ASKING)).split())
 
+WITHOUT_EFFECT = ("fsync", "fdatasync", "msync")
+"""They succeed and do nothing: no disk is under the working folder, and libraries are not the code's to sync."""
+
 _FCNTL = (0, 1, 2, 3, 4, 1030)
 """F_DUPFD, F_GETFD, F_SETFD, F_GETFL, F_SETFL, F_DUPFD_CLOEXEC; above all not F_SETOWN, which sends signals."""
 _IOCTL = (0x5401, 0x541B, 0x5421, 0x5450, 0x5451)
 """TCGETS (isatty), FIONREAD, FIONBIO, FIONCLEX, FIOCLEX."""
+_MADVISE = (0, 1, 2, 3, 4, 8, 14, 15, 16, 17)
+"""NORMAL to DONTNEED, FREE, HUGEPAGE, NOHUGEPAGE, DONTDUMP, DODUMP; not those that push libraries out of memory."""
 _SOCKET_TYPE = 0xF
 """The bits of a socket's type besides SOCK_NONBLOCK and SOCK_CLOEXEC."""
+_MESSAGE_FLAGS = socket.MSG_PEEK | socket.MSG_DONTWAIT | socket.MSG_WAITALL | socket.MSG_NOSIGNAL
+_SOCKET_QUESTIONS = (socket.SO_TYPE, socket.SO_ERROR, socket.SO_PROTOCOL, socket.SO_DOMAIN)
+_ALL_BITS = 0xFFFFFFFF
 
 
 @functools.cache
@@ -57,22 +66,48 @@ def compiled_filter() -> bytes:
     except RuntimeError as error:  # so it says that it found no libseccomp
         raise ImportError(str(error)) from error
 
-    refuse = pyseccomp.SyscallFilter(pyseccomp.ERRNO(errno.EPERM))
-    allow = pyseccomp.ALLOW
-    for name in ALLOWED:
+    rules = pyseccomp.SyscallFilter(pyseccomp.ERRNO(errno.EPERM))
+    for name in (*ALLOWED, *WITHOUT_EFFECT):
         if pyseccomp.resolve_syscall(pyseccomp.Arch.NATIVE, name) != -1:  # else older than the system call
-            refuse.add_rule(allow, name)
-    for command in _FCNTL:
-        refuse.add_rule(allow, "fcntl", pyseccomp.Arg(1, pyseccomp.EQ, command))
-    for request in _IOCTL:
-        refuse.add_rule(allow, "ioctl", pyseccomp.Arg(1, pyseccomp.EQ, request))
-    # A pair of datagram sockets could send to any socket that has a name.
-    pair = pyseccomp.Arg(1, pyseccomp.MASKED_EQ, _SOCKET_TYPE, socket.SOCK_STREAM)
-    refuse.add_rule(allow, "socketpair", pyseccomp.Arg(0, pyseccomp.EQ, socket.AF_UNIX), pair)
+            rules.add_rule(pyseccomp.ALLOW if name in ALLOWED else pyseccomp.ERRNO(0), name)
+    for name, place, values in (("fcntl", 1, _FCNTL), ("ioctl", 1, _IOCTL), ("madvise", 2, _MADVISE)):
+        _allow_values(rules, name, place, values)
+    _allow_sockets(rules)
     # Reading one's own limits, not setting them.
     own, reading = pyseccomp.Arg(0, pyseccomp.EQ, 0), pyseccomp.Arg(2, pyseccomp.EQ, 0)
-    refuse.add_rule(allow, "prlimit64", own, reading)
+    rules.add_rule(pyseccomp.ALLOW, "prlimit64", own, reading)
     with tempfile.TemporaryFile() as file:
-        refuse.export_bpf(file)
+        rules.export_bpf(file)
         file.seek(0)
         return file.read()
+
+
+def _allow_values(rules: Any, name: str, place: int, values: Sequence[int]) -> None:
+    """Allow a system call whose argument at ``place`` is one of ``values``."""
+    import pyseccomp
+
+    for value in values:
+        rules.add_rule(pyseccomp.ALLOW, name, pyseccomp.Arg(place, pyseccomp.EQ, value))
+
+
+def _allow_sockets(rules: Any) -> None:
+    """Stream pairs, as event loops wake themselves with, and plain bytes through them.
+
+    A pair of datagram sockets could send to any socket that has a name. Options can raise buffers, which hold memory
+    that no limit counts; messages can carry descriptors, and with them sockets beyond the limit of open files.
+    """
+    import pyseccomp
+
+    local = pyseccomp.Arg(0, pyseccomp.EQ, socket.AF_UNIX)
+    rules.add_rule(
+        pyseccomp.ALLOW,
+        "socketpair",
+        local,
+        pyseccomp.Arg(1, pyseccomp.MASKED_EQ, _SOCKET_TYPE, socket.SOCK_STREAM),
+    )
+    plain = pyseccomp.Arg(3, pyseccomp.MASKED_EQ, _ALL_BITS & ~_MESSAGE_FLAGS, 0)
+    for name in ("sendto", "recvfrom"):
+        rules.add_rule(pyseccomp.ALLOW, name, plain)
+    for question in _SOCKET_QUESTIONS:
+        of_socket = pyseccomp.Arg(1, pyseccomp.EQ, socket.SOL_SOCKET)
+        rules.add_rule(pyseccomp.ALLOW, "getsockopt", of_socket, pyseccomp.Arg(2, pyseccomp.EQ, question))

@@ -32,7 +32,8 @@ FORBIDDEN_FILE = "/etc/passwd"
 
 
 def limit(settings: dict[str, typing.Any]) -> None:
-    """Resource limits; nothing can raise them again."""
+    """Resource limits and niceness; nothing can raise them again."""
+    os.nice(settings["niceness"])
     memory, disk = settings["memory_mb"] << 20, settings["disk_mb"] << 20
     for name, value in [
         (resource.RLIMIT_AS, memory),
@@ -175,14 +176,23 @@ class Session:
 
 
 def described(error: BaseException) -> str:
-    """A traceback without the frames of this file and of libraries."""
+    """The traceback; of an exception that the model made so that it has none, its type."""
+    try:
+        return _own_traceback(error)
+    except BaseException:  # attributes of any type and methods that raise: the model's error like any other
+        return f"An exception of {type.__repr__(type(error))}, which cannot be shown\n"
+
+
+def _own_traceback(error: BaseException) -> str:
+    """The traceback without the frames of this file and of libraries."""
     shown = traceback.TracebackException.from_exception(error)
     pending: list[traceback.TracebackException] = [shown]
     while pending:
         each = pending.pop()
         own = [frame for frame in each.stack if frame.filename.startswith("<call ")]
         each.stack = traceback.StackSummary.from_list(own)
-        pending += [other for other in (each.__cause__, each.__context__) if other is not None]
+        others = (each.__cause__, each.__context__, *(getattr(each, "exceptions", None) or ()))  # groups since 3.11
+        pending += [other for other in others if other is not None]
     return "".join(shown.format())
 
 

@@ -1,0 +1,69 @@
+"""The interpreter's process, held so that watching and killing it needs no further file descriptor.
+
+With bubblewrap it is a grandchild, so its number could be another's once it has ended. A descriptor of the process
+(``pidfd``) never is, and is there when a killed interpreter matters most: when no descriptor is left to open ``/proc``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+from pathlib import Path
+
+OOM_SCORE = 1000
+"""The most there is: where memory is short, the system kills model-written code before anything of the trainer's."""
+
+
+class WatchedProcess:
+    """A process that is not trusted.
+
+    Args:
+        pid: of a process that has not been reaped.
+
+    Raises:
+        OSError: it has ended, or no file descriptor is left.
+    """
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self._descriptor = os.pidfd_open(pid)
+
+    def send(self, number: signal.Signals) -> None:
+        """Send a signal.
+
+        Raises:
+            ProcessLookupError: the process has ended.
+        """
+        signal.pidfd_send_signal(self._descriptor, number)
+
+    def kill(self) -> None:
+        """Kill it, if it has not ended."""
+        with contextlib.suppress(ProcessLookupError):
+            self.send(signal.SIGKILL)
+
+    def cpu_s(self) -> float:
+        """Seconds of CPU that it has used; 0 when it has ended."""
+        clock = ~self.pid << 3 | 2  # the kernel's name of a process' CPU clock, as clock_getcpuclockid(3) makes it
+        with contextlib.suppress(OSError):
+            return time.clock_gettime(clock)
+        return 0.0
+
+    def stand_back(self, niceness: int) -> None:
+        """Let the system kill it first when memory is short, and give its session that niceness too.
+
+        Where the scheduler weighs sessions against each other (autogroup) a process' own niceness counts only within
+        its session; without privileges the kernel takes few such requests a second, so some are refused.
+
+        Raises:
+            OSError: it has ended, or no file descriptor is left.
+        """
+        folder = Path(f"/proc/{self.pid}")
+        (folder / "oom_score_adj").write_text(str(OOM_SCORE))
+        with contextlib.suppress(FileNotFoundError, BlockingIOError, PermissionError):
+            (folder / "autogroup").write_text(str(niceness))
+
+    def close(self) -> None:
+        """Give the descriptor back; nothing can be done with it after that."""
+        os.close(self._descriptor)
