@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.learning.task import ROOT
-from examples.metrics import accuracies, read_steps
+from examples.kit.metrics import accuracies, read_steps
 
 RESULTS = ROOT / "benchmarks" / "results" / "learning"
 

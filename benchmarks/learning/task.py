@@ -79,7 +79,7 @@ def shared_overrides(data: Path, out: Path, seed: int) -> list[str]:
         f"{rollout}.multi_turn.function_tool_path={ROOT}/examples/hopqa/search_tool.py",
         f"{rollout}.val_kwargs.do_sample=True",
         f"{rollout}.val_kwargs.temperature=1.0",
-        f"reward.custom_reward_function.path={ROOT}/examples/hopqa/reward.py",
+        f"reward.custom_reward_function.path={ROOT}/examples/kit/answer_reward.py",
         "reward.custom_reward_function.name=compute_score",
         f"trainer.total_training_steps={STEPS}",
         "trainer.total_epochs=1000",

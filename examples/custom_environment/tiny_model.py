@@ -8,10 +8,10 @@ import random
 from collections.abc import Iterator
 from pathlib import Path
 
-from examples.hopqa.chat import OBSERVATION_CLOSE, OBSERVATION_OPEN, ChatFormat, word_tokenizer
 from examples.hopqa.demos import Demo
-from examples.hopqa.model import build_model
-from examples.hopqa.warm_start import Batch, TrainSettings, collate, train
+from examples.kit.chat import OBSERVATION_CLOSE, OBSERVATION_OPEN, ChatFormat, word_tokenizer
+from examples.kit.model import build_model
+from examples.kit.training import Batch, TrainSettings, collate, train
 
 NUMBERS, GUESSES = range(1, 16), 4
 STEPS, ROWS = 150, 32

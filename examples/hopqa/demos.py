@@ -10,11 +10,11 @@ import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from examples.hopqa.chat import ChatCodec
 from examples.hopqa.lexicon import Lexicon
 from examples.hopqa.questions import HOPS, Question, sample_question
 from examples.hopqa.retrieval import SearchIndex
 from examples.hopqa.world import TRAIN_SIZES, World, make_world
+from examples.kit.chat import ChatCodec
 
 
 @dataclass(frozen=True)

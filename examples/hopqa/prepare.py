@@ -19,15 +19,15 @@ from safetensors.torch import load_model
 from transformers import Qwen3ForCausalLM
 from transformers.utils import logging as transformers_logging
 
-from examples.hopqa.chat import ChatCodec, build_tokenizer
 from examples.hopqa.demos import Demo, make_demos
 from examples.hopqa.lexicon import Lexicon, make_lexicon
-from examples.hopqa.model import build_model
 from examples.hopqa.questions import HOPS, read_questions, sample_questions, write_rows
 from examples.hopqa.retrieval import SearchIndex
 from examples.hopqa.sampler import measure, sample_conversations
-from examples.hopqa.warm_start import warm_start
 from examples.hopqa.world import World, make_split_worlds
+from examples.kit.chat import ChatCodec, build_tokenizer
+from examples.kit.model import build_model
+from examples.kit.training import warm_start
 
 TRAIN_PER_HOP, VAL_PER_HOP = 400, 64
 DEMO_WORLDS, DEMOS_PER_WORLD = 180, 80

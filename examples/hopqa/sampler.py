@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 import torch
 from transformers import Qwen3ForCausalLM
 
-from examples.hopqa.chat import ChatCodec, FinalTurn
 from examples.hopqa.questions import Question
 from examples.hopqa.retrieval import SearchIndex
-from examples.hopqa.reward import compute_score
+from examples.kit.answer_reward import compute_score
+from examples.kit.chat import ChatCodec, FinalTurn
 
 MAX_TURNS = 6
 MAX_TURN_TOKENS = 16

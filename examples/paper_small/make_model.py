@@ -14,8 +14,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from examples.hopqa.demos import Demo
-from examples.hopqa.model import build_model
-from examples.hopqa.warm_start import TrainSettings, collate, train
+from examples.kit.model import build_model
+from examples.kit.training import TrainSettings, collate, train
 from recipes.data.prompts import PROMPTS, build_messages
 
 PAD, START, END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"

@@ -1,4 +1,4 @@
-"""The tokenizer and the chat format: those of `examples.hopqa.chat` with the words of this example.
+"""The tokenizer and the chat format: those of `examples.kit.chat` with the words of this example.
 
 A number of up to three digits is one token, whatever stands around it; so is a name. A fourth digit is a token of its
 own. What the model reads is therefore made of the tokens that it writes, and copying them is all that it has to do.
@@ -9,7 +9,7 @@ from __future__ import annotations
 from tokenizers import decoders
 from transformers import PreTrainedTokenizerFast
 
-from examples.hopqa.chat import (
+from examples.kit.chat import (
     ANSWER_CLOSE,
     ANSWER_OPEN,
     CALL_CLOSE,

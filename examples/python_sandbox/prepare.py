@@ -13,9 +13,9 @@ from pathlib import Path
 
 from transformers.utils import logging as transformers_logging
 
-from examples.hopqa.model import build_model
 from examples.hopqa.prepare import run_stages
-from examples.hopqa.warm_start import TrainSettings, demo_batches, train
+from examples.kit.model import build_model
+from examples.kit.training import TrainSettings, demo_batches, train
 from examples.python_sandbox.chat import PythonChat, build_tokenizer
 from examples.python_sandbox.demos import make_demos
 from examples.python_sandbox.problems import STEPS, sample_problems, write_rows

@@ -14,8 +14,8 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from examples.hopqa.summary import draw_curve, table
-from examples.metrics import accuracies, read_steps
+from examples.kit.metrics import accuracies, read_steps
+from examples.kit.summary import draw_curve, table
 from examples.tree_picture import read_trees
 
 _QUESTION = "<|im_start|>user\n"

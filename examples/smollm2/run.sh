@@ -103,7 +103,7 @@ VERL_PLATFORM=cpu VERL_FILE_LOGGER_PATH=$METRICS PYTHONPATH=$PWD \
     >>"$OUT/train.log" 2>&1 </dev/null &
 run=$!
 trap 'kill "$run" 2>/dev/null || true' INT TERM
-"$python" -m examples.watch "$METRICS" --pid "$run"
+"$python" -m examples.kit.watch "$METRICS" --pid "$run"
 if ! wait "$run"; then
     tail -n 40 "$OUT/train.log" >&2
     echo "Training ended early; the whole log is $OUT/train.log, the same command goes on from the last checkpoint" >&2

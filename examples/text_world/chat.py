@@ -1,10 +1,10 @@
-"""The chat format of the world: one token a word, a call in a few tokens; see `examples/hopqa/chat.py`."""
+"""The chat format of the world: one token a word, a call in a few tokens; see `examples/kit/chat.py`."""
 
 from __future__ import annotations
 
 from transformers import PreTrainedTokenizerFast
 
-from examples.hopqa.chat import CALL_CLOSE, END, OBSERVATION_CLOSE, OBSERVATION_OPEN, ChatFormat, word_tokenizer
+from examples.kit.chat import CALL_CLOSE, END, OBSERVATION_CLOSE, OBSERVATION_OPEN, ChatFormat, word_tokenizer
 from examples.text_world.engine import NOTHING_HAPPENS, SOLVED, VERBS
 from examples.text_world.games import CONTAINERS, OBJECTS, ROOMS
 

@@ -15,9 +15,9 @@ from pathlib import Path
 from transformers import Qwen3ForCausalLM
 from transformers.utils import logging as transformers_logging
 
-from examples.hopqa.model import build_model
 from examples.hopqa.prepare import run_stages
-from examples.hopqa.warm_start import TrainSettings, demo_batches, train
+from examples.kit.model import build_model
+from examples.kit.training import TrainSettings, demo_batches, train
 from examples.text_world.chat import WorldChat, build_tokenizer
 from examples.text_world.demos import make_demos
 from examples.text_world.games import draw_games, read_games, write_rows

@@ -76,7 +76,7 @@ VERL_PLATFORM=cpu OMP_NUM_THREADS=1 VERL_FILE_LOGGER_PATH=$OUT/metrics.jsonl PYT
     >"$OUT/train.log" 2>&1 </dev/null &
 run=$!
 trap 'kill "$run" 2>/dev/null || true' INT TERM
-"$python" -m examples.watch "$OUT/metrics.jsonl" --pid "$run"
+"$python" -m examples.kit.watch "$OUT/metrics.jsonl" --pid "$run"
 if ! wait "$run"; then
     tail -n 40 "$OUT/train.log" >&2
     echo "Training failed; the whole log is $OUT/train.log" >&2
@@ -84,7 +84,7 @@ if ! wait "$run"; then
 fi
 
 echo "== 3/3  what it learned (success in games it never trained on, by number of rooms)"
-"$python" -m examples.hopqa.summary "$OUT/metrics.jsonl" "$OUT/learning_curve.png" --title "Text world"
+"$python" -m examples.kit.summary "$OUT/metrics.jsonl" "$OUT/learning_curve.png" --title "Text world"
 "$python" -m examples.tree_picture "$OUT/trees" "$OUT/tree.html"
 echo
 echo "learning curve: $OUT/learning_curve.png"

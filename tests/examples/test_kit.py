@@ -8,9 +8,9 @@ import sys
 
 import pytest
 
-from examples.hopqa import summary
-from examples.metrics import accuracies, mean_accuracy, read_steps
-from examples.watch import line, watch
+from examples.kit import summary
+from examples.kit.metrics import accuracies, mean_accuracy, read_steps
+from examples.kit.watch import line, watch
 
 STEPS = [
     {"step": 0, "data": {"val-core/hopqa_1hop/acc/mean@1": 0.5, "val-core/hopqa_2hop/acc/mean@1": 0.25}},

@@ -16,7 +16,7 @@ from verl.tools.tool_registry import load_all_tools
 
 pytest.importorskip("bm25s")
 
-from examples.hopqa.reward import compute_score
+from examples.kit.answer_reward import compute_score
 from examples.python_sandbox.chat import PythonChat, build_tokenizer
 from examples.python_sandbox.demos import CARELESS, Demonstrator, Habits, make_demos
 from examples.python_sandbox.prepare import write_data

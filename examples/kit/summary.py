@@ -1,6 +1,6 @@
 """What an example shows at its end: accuracy before and after by data source, and the learning curve.
 
-python -m examples.hopqa.summary METRICS.jsonl CURVE.png --title HopQA
+python -m examples.kit.summary METRICS.jsonl CURVE.png --title HopQA
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from examples.metrics import accuracies, mean_accuracy, read_steps
+from examples.kit.metrics import accuracies, mean_accuracy, read_steps
 
 
 def table(before: dict[str, float], after: dict[str, float]) -> str:

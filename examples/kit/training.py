@@ -14,10 +14,10 @@ from torch.nn.functional import cross_entropy
 from torch.nn.utils import clip_grad_norm_
 from transformers import Qwen3ForCausalLM
 
-from examples.hopqa.chat import ChatCodec
 from examples.hopqa.demos import Demo
 from examples.hopqa.lexicon import Lexicon
 from examples.hopqa.schema import RELATION_NAMES
+from examples.kit.chat import ChatCodec
 
 IGNORED = -100
 _DRILL_FACTS = 8

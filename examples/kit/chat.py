@@ -17,8 +17,8 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 from transformers import PreTrainedTokenizerFast
 
 from examples.hopqa.lexicon import Lexicon
-from examples.hopqa.reward import final_answer
 from examples.hopqa.schema import RELATION_NAMES, Kind
+from examples.kit.answer_reward import final_answer
 
 PAD, START, END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
 CALL_OPEN, CALL_CLOSE = '<tool_call>\n{"name": "search", "arguments": {"query": "', '"}}\n</tool_call>'

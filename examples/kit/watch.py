@@ -1,6 +1,6 @@
 """Follow a verl run from outside: one short line per step, until the process ends.
 
-python -m examples.watch METRICS.jsonl --pid PID
+python -m examples.kit.watch METRICS.jsonl --pid PID
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 import psutil
 
-from examples.metrics import mean_accuracy, read_steps
+from examples.kit.metrics import mean_accuracy, read_steps
 
 
 def line(step: int, data: dict[str, Any], minutes: float) -> str:
