@@ -8,12 +8,11 @@
 | `questions.py` | questions of 1 to 4 hops, verl rows |
 | `retrieval.py` | BM25 over the passages |
 | `search_tool.py` | the `search` function tool that verl loads |
-| `reward.py` | the exact-match reward that verl loads |
-| `chat.py`, `chat_template.jinja` | tokenizer, chat format |
+| `chat.py` | tokenizer, chat format |
 | `demos.py` | imperfect demonstrations |
-| `model.py` | the model |
-| `warm_start.py` | its supervised phase |
+| `warm_start.py` | the model's supervised phase |
 | `sampler.py` | batched sampling with the tool, accuracy by hops |
 | `prepare.py` | command line: everything above, in stages |
-| `summary.py` | accuracy before and after training, learning curve |
+
+`examples/quickstart.sh` trains it. What other examples share with it is in `examples.kit`.
 """

@@ -10,11 +10,12 @@ import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from examples.hopqa.chat import ChatCodec
 from examples.hopqa.lexicon import Lexicon
 from examples.hopqa.questions import HOPS, Question, sample_question
 from examples.hopqa.retrieval import SearchIndex
 from examples.hopqa.world import TRAIN_SIZES, World, make_world
-from examples.kit.chat import ChatCodec
+from examples.kit.demo import Demo, Transcript
 
 
 @dataclass(frozen=True)
@@ -37,19 +38,6 @@ class Habits:
 CARELESS = Habits(wrong_relation=0.12, half_name=0.06, hasty={1: 0.2, 2: 0.55, 3: 0.2}, overrun=0.12)
 
 
-@dataclass(frozen=True)
-class Demo:
-    """One conversation.
-
-    Attributes:
-        ids: token ids, the prompt first.
-        sampled: True for the tokens of the demonstrator's turns; same length as `ids`.
-    """
-
-    ids: tuple[int, ...]
-    sampled: tuple[bool, ...]
-
-
 class Demonstrator:
     """Answers questions about one world through its search index, with the given habits."""
 
@@ -65,22 +53,21 @@ class Demonstrator:
         A turn reads out the relation to follow and the name it leads to ("mayor Drelos Vain"), then
         searches for that name or answers with it. The first turn has nothing to read yet.
         """
-        ids = self._codec.prompt(question.text)
-        sampled = [False] * len(ids)
+        transcript = Transcript()
+        transcript.read(self._codec.prompt(question.text))
         thought, name, done = "", question.path[0], 0
         while done == 0 or not self._stops(done, question.hops):
             query = self._write_name(name)
-            turn, text = self._codec.call(thought, query), self._index.search(query)
-            observation = self._codec.observation(text)
-            ids += [*turn, *observation]
-            sampled += [True] * len(turn) + [False] * len(observation)
-            facts = self._by_passage[text].facts
+            found = self._index.search(query)
+            transcript.write(self._codec.call(thought, query))
+            transcript.read(self._codec.observation(found))
+            facts = self._by_passage[found].facts
             relation = self._choose_relation(list(facts), question, done)
             name = facts[relation]
             thought = f"{relation} {name}"
             done += 1
-        turn = self._codec.answer(thought, name)
-        return Demo((*ids, *turn), (*sampled, *[True] * len(turn)))
+        transcript.write(self._codec.answer(thought, name))
+        return transcript.demo()
 
     def _choose_relation(self, offered: list[str], question: Question, done: int) -> str:
         planned = question.relations[done] if done < question.hops else None

@@ -7,37 +7,29 @@ A stage whose files are there is skipped.
 
 from __future__ import annotations
 
-import argparse
 import json
 import random
-import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_model
 from transformers import Qwen3ForCausalLM
-from transformers.utils import logging as transformers_logging
 
-from examples.hopqa.demos import Demo, make_demos
+from examples.hopqa.chat import ChatCodec, build_tokenizer
+from examples.hopqa.demos import make_demos
 from examples.hopqa.lexicon import Lexicon, make_lexicon
 from examples.hopqa.questions import HOPS, read_questions, sample_questions, write_rows
 from examples.hopqa.retrieval import SearchIndex
 from examples.hopqa.sampler import measure, sample_conversations
+from examples.hopqa.warm_start import warm_start
 from examples.hopqa.world import World, make_split_worlds
-from examples.kit.chat import ChatCodec, build_tokenizer
+from examples.kit.demo import Demo
 from examples.kit.model import build_model
-from examples.kit.training import warm_start
+from examples.kit.stages import Stage, parser, run_stages, save, say
 
 TRAIN_PER_HOP, VAL_PER_HOP = 400, 64
 DEMO_WORLDS, DEMOS_PER_WORLD = 180, 80
-
-Stages = Iterable[tuple[str, Path, Callable[[], None]]]
-
-
-def say(text: str) -> None:
-    """Progress for a person at the terminal."""
-    print(f"[hopqa] {text}", flush=True)
 
 
 def write_data(out: Path, train: World, held_out: World, seed: int, hops: Sequence[int]) -> None:
@@ -78,8 +70,7 @@ def write_model(
     else:
         load_model(model, weights)
         say(f"warm start: that of {weights}")
-    tokenizer.save_pretrained(folder)
-    model.save_pretrained(folder)  # the weights come last: their presence marks the stage as done
+    save(model, tokenizer, folder)
 
 
 def write_accuracy(out: Path, lexicon: Lexicon) -> None:
@@ -113,43 +104,20 @@ def prepare(out: Path, seed: int, hops: Sequence[int] = HOPS, weights: Path | No
     train, held_out = make_split_worlds(lexicon, seed)
     model = out / "model"
     stages = (
-        ("data", out / "val.parquet", lambda: write_data(out, train, held_out, seed, hops)),
-        ("model", model / "model.safetensors", lambda: write_model(model, lexicon, held_out, seed, hops, weights)),
-        ("accuracy", out / "warm_start.json", lambda: write_accuracy(out, lexicon)),
+        Stage("data", out / "val.parquet", lambda: write_data(out, train, held_out, seed, hops)),
+        Stage("model", model / "model.safetensors", lambda: write_model(model, lexicon, held_out, seed, hops, weights)),
+        Stage("accuracy", out / "warm_start.json", lambda: write_accuracy(out, lexicon)),
     )
-    run_stages(out, f"seed {seed}, hops {' '.join(map(str, hops))}", stages, say)
-
-
-def run_stages(out: Path, settings: str, stages: Stages, say: Callable[[str], None]) -> None:
-    """Runs the stages, (name, last file, what makes it), whose last file is missing; a folder keeps to its settings."""
-    out.mkdir(parents=True, exist_ok=True)
-    _check_settings(out / "settings", settings)
-    for name, last_file, run in stages:
-        if last_file.exists():
-            say(f"stage {name}: already there")
-            continue
-        started = time.monotonic()
-        say(f"stage {name}")
-        run()
-        say(f"stage {name}: done in {time.monotonic() - started:.0f} s")
-
-
-def _check_settings(file: Path, settings: str) -> None:
-    if file.exists() and (found := file.read_text(encoding="utf-8").strip()) != settings:
-        raise ValueError(f"got {settings}, but {file.parent} was made with {found}; choose another --out")
-    file.write_text(f"{settings}\n", encoding="utf-8")
+    run_stages(out, f"seed {seed}, hops {' '.join(map(str, hops))}", stages)
 
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--out", type=Path, required=True, help="folder to write")
-    parser.add_argument("--seed", type=int, default=0, help="seed of world, data and model")
-    parser.add_argument("--hops", type=int, nargs="+", default=HOPS, help="numbers of hops of the questions")
-    parser.add_argument("--weights", type=Path, help="an earlier warm start's model.safetensors; without it: train")
-    args = parser.parse_args()
-    transformers_logging.disable_progress_bar()
-    prepare(args.out, args.seed, args.hops, args.weights)
+    command = parser(__doc__)
+    command.add_argument("--hops", type=int, nargs="+", default=HOPS, help="numbers of hops of the questions")
+    command.add_argument("--weights", type=Path, help="an earlier warm start's model.safetensors; without it: train")
+    options = command.parse_args()
+    prepare(options.out, options.seed, options.hops, options.weights)
 
 
 if __name__ == "__main__":

@@ -5,16 +5,15 @@ from __future__ import annotations
 from collections import defaultdict
 from dataclasses import dataclass, field
 
-import torch
 from transformers import Qwen3ForCausalLM
 
+from examples.hopqa.chat import ChatCodec, FinalTurn
 from examples.hopqa.questions import Question
 from examples.hopqa.retrieval import SearchIndex
 from examples.kit.answer_reward import compute_score
-from examples.kit.chat import ChatCodec, FinalTurn
+from examples.kit.sampling import sample_turns
 
 MAX_TURNS = 6
-MAX_TURN_TOKENS = 16
 MAX_RESPONSE_TOKENS = 192
 
 
@@ -34,19 +33,6 @@ class Conversation:
     sampled: list[bool] = field(default_factory=list)
     turns: int = 0
     score: float = 0.0
-
-
-@torch.inference_mode()
-def sample_turns(model: Qwen3ForCausalLM, prompts: list[list[int]], temperature: float) -> list[list[int]]:
-    """Samples one turn for each prompt, up to its end token or `MAX_TURN_TOKENS`; temperature 0 is greedy."""
-    pad, end = model.config.pad_token_id, model.config.eos_token_id
-    width = max(map(len, prompts))
-    ids = torch.tensor([[pad] * (width - len(p)) + p for p in prompts])
-    mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts])
-    options = {"do_sample": True, "temperature": temperature, "top_k": 0} if temperature > 0 else {"do_sample": False}
-    output = model.generate(input_ids=ids, attention_mask=mask, max_new_tokens=MAX_TURN_TOKENS, **options)  # type: ignore[misc]
-    turns = output[:, width:].tolist()
-    return [turn[: turn.index(end) + 1] if end in turn else turn for turn in turns]
 
 
 def sample_conversations(

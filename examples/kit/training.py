@@ -1,8 +1,7 @@
-"""The warm start: a drill in reading facts, then next-token prediction on the demonstrations' turns."""
+"""The warm start: next-token prediction on the demonstrations' turns."""
 
 from __future__ import annotations
 
-import itertools
 import math
 import random
 import time
@@ -14,13 +13,9 @@ from torch.nn.functional import cross_entropy
 from torch.nn.utils import clip_grad_norm_
 from transformers import Qwen3ForCausalLM
 
-from examples.hopqa.demos import Demo
-from examples.hopqa.lexicon import Lexicon
-from examples.hopqa.schema import RELATION_NAMES
-from examples.kit.chat import ChatCodec
+from examples.kit.demo import Demo
 
 IGNORED = -100
-_DRILL_FACTS = 8
 
 Batch = tuple[torch.Tensor, torch.Tensor]
 
@@ -30,14 +25,11 @@ class TrainSettings:
     """Settings of the supervised phase.
 
     Attributes:
-        drill_steps, drill_batch_size: length of the drill and rows of its batches.
-        batch_size: conversations a step after it; one epoch.
+        batch_size: conversations a step.
         learning_rate: peak, for Muon (the matrices) and AdamW (embeddings and norms) alike.
         warmup_steps: linear rise; the last 30 % of all steps fall linearly to a twentieth.
     """
 
-    drill_steps: int = 150
-    drill_batch_size: int = 32
     batch_size: int = 16
     learning_rate: float = 0.012
     warmup_steps: int = 40
@@ -60,26 +52,6 @@ def collate(demos: list[Demo], pad_id: int) -> Batch:
     return ids, labels
 
 
-def drill_batches(lexicon: Lexicon, codec: ChatCodec, steps: int, rows: int, rng: random.Random) -> Iterator[Batch]:
-    """Yields batches of made-up facts ("mayor NAME author NAME ...") said twice, in another order the second time.
-
-    Only the names of the second time are labelled: they can be known from the first.
-    """
-    for _ in range(steps):
-        batch = []
-        for _ in range(rows):
-            facts = [
-                (codec.encode(relation), codec.encode(f"{rng.choice(lexicon.firsts)} {rng.choice(lexicon.seconds)}"))
-                for relation in rng.sample(RELATION_NAMES, _DRILL_FACTS)
-            ]
-            again = rng.sample(facts, _DRILL_FACTS)
-            ids = [token for relation, name in facts + again for token in relation + name]
-            labels = [IGNORED] * (len(ids) // 2)
-            labels += [label for relation, name in again for label in [IGNORED] * len(relation) + name]
-            batch.append((ids, labels))
-        yield torch.tensor([ids for ids, _ in batch]), torch.tensor([labels for _, labels in batch])
-
-
 def demo_batches(demos: list[Demo], size: int, pad_id: int, rng: random.Random) -> Iterator[Batch]:
     """Yields every demonstration once, in batches of similar length and random order."""
     shuffled = rng.sample(demos, len(demos))
@@ -90,32 +62,25 @@ def demo_batches(demos: list[Demo], size: int, pad_id: int, rng: random.Random) 
         yield from (collate(chunk, pad_id) for chunk in chunks)
 
 
-def warm_start(
+def imitate(
     model: Qwen3ForCausalLM,
-    lexicon: Lexicon,
-    codec: ChatCodec,
     demos: list[Demo],
     seed: int,
     report: Callable[[str], None],
     settings: TrainSettings | None = None,
 ) -> None:
-    """Trains the model in place: the drill, then the demonstrations.
+    """Trains the model in place on all demonstrations, once.
 
     Args:
         model: the fresh model.
-        lexicon: words for the drill.
-        codec: the chat format.
         demos: the conversations, any order.
-        seed: seed of the drill and of the order.
+        seed: seed of the order.
         report: gets a progress line every 50 steps.
-        settings: batch sizes and schedule; the defaults if None.
+        settings: batch size and schedule; the defaults if None.
     """
     settings = settings or TrainSettings()
-    rng = random.Random(f"warm-start-{seed}")
-    drill = drill_batches(lexicon, codec, settings.drill_steps, settings.drill_batch_size, rng)
-    steps = settings.drill_steps + math.ceil(len(demos) / settings.batch_size)
-    batches = demo_batches(demos, settings.batch_size, codec.tokenizer.pad_token_id, rng)
-    train(model, itertools.chain(drill, batches), steps, report, settings)
+    batches = demo_batches(demos, settings.batch_size, model.config.pad_token_id, random.Random(f"warm-start-{seed}"))
+    train(model, batches, math.ceil(len(demos) / settings.batch_size), report, settings)
 
 
 def train(

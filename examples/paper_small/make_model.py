@@ -5,20 +5,19 @@ python -m examples.paper_small.make_model --questions q.jsonl --corpus c.jsonl -
 
 from __future__ import annotations
 
-import argparse
 import json
 import random
 from pathlib import Path
 
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from examples.hopqa.demos import Demo
+from examples.kit.demo import Demo, Transcript
 from examples.kit.model import build_model
+from examples.kit.stages import parser, save, say
+from examples.kit.tokenizer import END, START, text_tokenizer
 from examples.kit.training import TrainSettings, collate, train
 from recipes.data.prompts import PROMPTS, build_messages
 
-PAD, START, END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
 CONTEXT, STEPS, ROWS = 2048, 200, 4
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
@@ -28,22 +27,6 @@ CHAT_TEMPLATE = (
     "{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
-
-
-def build_tokenizer(lines: list[str]) -> PreTrainedTokenizerFast:
-    """A byte-level BPE of the corpus."""
-    core = Tokenizer(models.BPE())
-    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    core.decoder = decoders.ByteLevel()
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    special = [PAD, START, END]
-    core.train_from_iterator(
-        lines,
-        trainers.BpeTrainer(vocab_size=4096, special_tokens=special, initial_alphabet=alphabet, show_progress=False),
-    )
-    return PreTrainedTokenizerFast(
-        tokenizer_object=core, eos_token=END, pad_token=PAD, chat_template=CHAT_TEMPLATE, model_max_length=CONTEXT
-    )
 
 
 def parts(style: str, query: str, found: str, answer: str) -> list[tuple[str, bool]]:
@@ -75,36 +58,31 @@ def demonstrations(
         prompt = tokenizer.apply_chat_template(
             build_messages(question["question"], style), add_generation_prompt=True, tokenize=False
         )
-        ids: list[int] = []
-        sampled: list[bool] = []
+        transcript = Transcript()
         for text, own in [(prompt, False), *parts(style, titles[0], found, question["golden_answers"][0])]:
-            tokens = tokenizer(text, add_special_tokens=False)["input_ids"]
-            ids += tokens
-            sampled += [own] * len(tokens)
-        demos.append(Demo(tuple(ids), tuple(sampled)))
+            (transcript.write if own else transcript.read)(tokenizer(text, add_special_tokens=False)["input_ids"])
+        demos.append(transcript.demo())
     return demos
 
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(prog="python -m examples.paper_small.make_model", description=__doc__)
-    parser.add_argument("--questions", type=Path, required=True, help="JSONL with metadata.context_titles")
-    parser.add_argument("--corpus", type=Path, required=True, help="JSONL with contents")
-    parser.add_argument("--style", choices=sorted(PROMPTS), default="tags")
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
+    command = parser(__doc__)
+    command.add_argument("--questions", type=Path, required=True, help="JSONL with metadata.context_titles")
+    command.add_argument("--corpus", type=Path, required=True, help="JSONL with contents")
+    command.add_argument("--style", choices=sorted(PROMPTS), default="tags")
+    options = command.parse_args()
     questions = [json.loads(line) for line in options.questions.read_text(encoding="utf-8").splitlines()]
     corpus = [json.loads(line)["contents"] for line in options.corpus.read_text(encoding="utf-8").splitlines()]
-    tokenizer = build_tokenizer([*corpus, *PROMPTS.values(), *(question["question"] for question in questions)])
+    texts = [*corpus, *PROMPTS.values(), *(question["question"] for question in questions)]
+    tokenizer = text_tokenizer(texts, CHAT_TEMPLATE, CONTEXT)
     model = build_model(tokenizer, options.seed)
     model.config.max_position_embeddings = CONTEXT
     demos, rng = demonstrations(tokenizer, questions, corpus, options.style), random.Random(options.seed)
     batches = (collate(rng.sample(demos, min(ROWS, len(demos))), tokenizer.pad_token_id) for _ in range(STEPS))
-    train(model, batches, STEPS, print, TrainSettings())
-    model.save_pretrained(options.out)
-    tokenizer.save_pretrained(options.out)
-    print(f"{sum(p.numel() for p in model.parameters()):,} parameters, in {options.out}")
+    train(model, batches, STEPS, say, TrainSettings())
+    save(model, tokenizer, options.out)
+    say(f"{model.num_parameters():,} parameters, in {options.out}")
 
 
 if __name__ == "__main__":

@@ -8,5 +8,5 @@
 | `prepare.py` | command line: data and a warm-started model |
 | `run.sh` | all of it, training included |
 
-The tool is `verl_atpo.tools.python`; model, warm start, reward and tables are those of `examples.hopqa`.
+The tool is `verl_atpo.tools.python`; model, training, reward and tables are those of `examples.kit`.
 """

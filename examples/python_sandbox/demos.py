@@ -7,7 +7,7 @@ import random
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from examples.hopqa.demos import Demo
+from examples.kit.demo import Demo, Transcript
 from examples.python_sandbox.chat import PythonChat
 from examples.python_sandbox.problems import OPERATIONS, Problem, Statement, stream
 from verl_atpo.tools.python.tool import NO_OUTPUT
@@ -41,23 +41,22 @@ class Demonstrator:
     def demonstrate(self, problem: Problem) -> Demo:
         """Plays one conversation to its answer: a call for each sentence, and one that shows the price asked for."""
         prices: dict[str, int] = {}
-        ids = self._codec.prompt(problem.text)
-        sampled = [False] * len(ids)
+        transcript = Transcript()
+        transcript.read(self._codec.prompt(problem.text))
         for done, planned in enumerate(problem.statements):
             if self._errs(self._habits.hasty.get(done - 1, 0.0)):
                 break
             statement = self._write(planned, list(prices))
             prices[statement.name] = self._work_out(statement, prices)
-            self._add_call(ids, sampled, f"{statement.name} = {statement.expression}", NO_OUTPUT)
+            self._add_call(transcript, f"{statement.name} = {statement.expression}", NO_OUTPUT)
         asked, price = next(reversed(prices.items()))
-        self._add_call(ids, sampled, asked, str(price))
-        turn = self._codec.answer("", str(price))
-        return Demo((*ids, *turn), (*sampled, *[True] * len(turn)))
+        self._add_call(transcript, asked, str(price))
+        transcript.write(self._codec.answer("", str(price)))
+        return transcript.demo()
 
-    def _add_call(self, ids: list[int], sampled: list[bool], code: str, observed: str) -> None:
-        turn, observation = self._codec.call("", code), self._codec.observation(observed)
-        ids += [*turn, *observation]
-        sampled += [True] * len(turn) + [False] * len(observation)
+    def _add_call(self, transcript: Transcript, code: str, observed: str) -> None:
+        transcript.write(self._codec.call("", code))
+        transcript.read(self._codec.observation(observed))
 
     def _write(self, statement: Statement, known: list[str]) -> Statement:
         """The sentence as it is put into code."""

@@ -6,27 +6,18 @@ folder). What is there already is not made again.
 
 from __future__ import annotations
 
-import argparse
-import math
 import random
 from pathlib import Path
 
-from transformers.utils import logging as transformers_logging
-
-from examples.hopqa.prepare import run_stages
 from examples.kit.model import build_model
-from examples.kit.training import TrainSettings, demo_batches, train
+from examples.kit.stages import Stage, parser, run_stages, save, say
+from examples.kit.training import imitate
 from examples.python_sandbox.chat import PythonChat, build_tokenizer
 from examples.python_sandbox.demos import make_demos
 from examples.python_sandbox.problems import STEPS, sample_problems, write_rows
 
 TRAIN_PER_STEP, VAL_PER_STEP = 400, 64
 DEMOS = 14400
-
-
-def say(text: str) -> None:
-    """Progress for a person at the terminal."""
-    print(f"[python] {text}", flush=True)
 
 
 def write_data(out: Path, seed: int) -> None:
@@ -46,32 +37,19 @@ def write_model(folder: Path, seed: int) -> None:
     say(f"model: {model.num_parameters():,} parameters, {len(tokenizer)} tokens in the vocabulary")
     demos = list(make_demos(PythonChat(tokenizer), DEMOS, seed))
     say(f"{len(demos)} demonstrations")
-    settings = TrainSettings(drill_steps=0)
-    rng = random.Random(f"warm-start-{seed}")
-    batches = demo_batches(demos, settings.batch_size, tokenizer.pad_token_id, rng)
-    steps = math.ceil(len(demos) / settings.batch_size)
-    train(model, batches, steps, lambda line: say(f"warm start: {line}"), settings)
-    tokenizer.save_pretrained(folder)
-    model.save_pretrained(folder)  # the weights come last: their presence marks the model as done
-
-
-def prepare(out: Path, seed: int) -> None:
-    """Runs the stages whose files are missing."""
-    stages = (
-        ("data", out / "val.parquet", lambda: write_data(out, seed)),
-        ("model", out / "model" / "model.safetensors", lambda: write_model(out / "model", seed)),
-    )
-    run_stages(out, f"seed {seed}", stages, say)
+    imitate(model, demos, seed, lambda line: say(f"warm start: {line}"))
+    save(model, tokenizer, folder)
 
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--out", type=Path, required=True, help="folder to write")
-    parser.add_argument("--seed", type=int, default=0, help="seed of data and model")
-    args = parser.parse_args()
-    transformers_logging.disable_progress_bar()
-    prepare(args.out, args.seed)
+    options = parser(__doc__).parse_args()
+    out, seed = options.out, options.seed
+    stages = (
+        Stage("data", out / "val.parquet", lambda: write_data(out, seed)),
+        Stage("model", out / "model" / "model.safetensors", lambda: write_model(out / "model", seed)),
+    )
+    run_stages(out, f"seed {seed}", stages)
 
 
 if __name__ == "__main__":

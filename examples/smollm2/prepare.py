@@ -6,22 +6,14 @@ folder). What is there already is not made again.
 
 from __future__ import annotations
 
-import argparse
 from itertools import islice
 from pathlib import Path
 
-from transformers.utils import logging as transformers_logging
-
-from examples.hopqa.prepare import run_stages
+from examples.kit.stages import Stage, parser, run_stages, say
 from examples.smollm2.model import write_model
 from examples.smollm2.problems import STEPS, TRAINED_STEPS, stream, write_rows
 
 TRAIN_PER_STEP, VAL_PER_STEP = 1000, 32
-
-
-def say(text: str) -> None:
-    """Progress for a person at the terminal."""
-    print(f"[smollm2] {text}", flush=True)
 
 
 def write_data(out: Path, seed: int) -> None:
@@ -34,27 +26,19 @@ def write_data(out: Path, seed: int) -> None:
     say(f"{len(train)} training problems, {len(held_out)} validation problems")
 
 
-def prepare(out: Path, seed: int) -> None:
-    """Runs the stages whose files are missing."""
+def main() -> None:
+    """Command line."""
+    options = parser(__doc__).parse_args()
+    out, seed = options.out, options.seed
 
     def make_model() -> None:
         say(f"model: {write_model(out / 'model').num_parameters():,} parameters")
 
     stages = (
-        ("data", out / "val.parquet", lambda: write_data(out, seed)),
-        ("model", out / "model" / "model.safetensors", make_model),
+        Stage("data", out / "val.parquet", lambda: write_data(out, seed)),
+        Stage("model", out / "model" / "model.safetensors", make_model),
     )
-    run_stages(out, f"seed {seed}", stages, say)
-
-
-def main() -> None:
-    """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--out", type=Path, required=True, help="folder to write")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the problems")
-    args = parser.parse_args()
-    transformers_logging.disable_progress_bar()
-    prepare(args.out, args.seed)
+    run_stages(out, f"seed {seed}", stages)
 
 
 if __name__ == "__main__":

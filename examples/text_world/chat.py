@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from transformers import PreTrainedTokenizerFast
 
-from examples.kit.chat import CALL_CLOSE, END, OBSERVATION_CLOSE, OBSERVATION_OPEN, ChatFormat, word_tokenizer
+from examples.kit.chat import ChatFormat
+from examples.kit.tokenizer import END
 from examples.text_world.engine import NOTHING_HAPPENS, SOLVED, VERBS
 from examples.text_world.games import CONTAINERS, OBJECTS, ROOMS
 
 DONE = "done"
-_CALL_OPEN = '<tool_call>\n{"name": "world", "arguments": {"action": "'
 _PHRASES = ("Put the in with closed empty doors:", "find bring", "system user assistant tool", "x, x.")
 
 
@@ -26,5 +26,4 @@ class WorldChat(ChatFormat):
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
     """Trains the tokenizer."""
-    words = [ROOMS, CONTAINERS, OBJECTS, *VERBS, *_PHRASES, NOTHING_HAPPENS, SOLVED, DONE]
-    return word_tokenizer(words, ("\n", _CALL_OPEN, CALL_CLOSE, OBSERVATION_OPEN, OBSERVATION_CLOSE))
+    return WorldChat.tokenizer_of([ROOMS, CONTAINERS, OBJECTS, *VERBS, *_PHRASES, NOTHING_HAPPENS, SOLVED, DONE])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from examples.hopqa.demos import Demo
+from examples.kit.demo import Demo, Transcript
 from examples.text_world.chat import WorldChat
 from examples.text_world.engine import Game
 from examples.text_world.games import LEVELS, MAX_ACTIONS, draw_game, prompt
@@ -14,16 +14,14 @@ from examples.text_world.player import CARELESS, Habits, play
 def demonstrate(game: Game, chat: WorldChat, habits: Habits, rng: random.Random) -> Demo:
     """Plays one game; a game that ends, solved or given up, ends with a turn that says so."""
     played = play(game, habits, rng, MAX_ACTIONS)
-    ids = chat.prompt(prompt(game))
-    sampled = [False] * len(ids)
+    transcript = Transcript()
+    transcript.read(chat.prompt(prompt(game)))
     for thought, action, observation in zip(played.thoughts, played.actions, played.observations, strict=True):
-        turn, seen = chat.call(thought, action), chat.observation(observation)
-        ids += [*turn, *seen]
-        sampled += [True] * len(turn) + [False] * len(seen)
+        transcript.write(chat.call(thought, action))
+        transcript.read(chat.observation(observation))
     if played.ended:
-        turn = chat.done()
-        ids, sampled = [*ids, *turn], [*sampled, *[True] * len(turn)]
-    return Demo(tuple(ids), tuple(sampled))
+        transcript.write(chat.done())
+    return transcript.demo()
 
 
 def make_demos(chat: WorldChat, count: int, taken: frozenset[str], seed: int, habits: Habits = CARELESS) -> list[Demo]:

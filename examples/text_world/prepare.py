@@ -6,18 +6,15 @@ folder) and `warm_start.json` (success before reinforcement learning). A stage w
 
 from __future__ import annotations
 
-import argparse
 import json
-import math
 import random
 from pathlib import Path
 
 from transformers import Qwen3ForCausalLM
-from transformers.utils import logging as transformers_logging
 
-from examples.hopqa.prepare import run_stages
 from examples.kit.model import build_model
-from examples.kit.training import TrainSettings, demo_batches, train
+from examples.kit.stages import Stage, parser, run_stages, save, say
+from examples.kit.training import imitate
 from examples.text_world.chat import WorldChat, build_tokenizer
 from examples.text_world.demos import make_demos
 from examples.text_world.games import draw_games, read_games, write_rows
@@ -25,12 +22,6 @@ from examples.text_world.sampler import measure
 
 TRAIN_PER_LEVEL, VAL_PER_LEVEL = 500, 64
 DEMOS = 14400
-SETTINGS = TrainSettings(batch_size=16)
-
-
-def say(text: str) -> None:
-    """Progress for a person at the terminal."""
-    print(f"[text_world] {text}", flush=True)
 
 
 def write_data(out: Path, seed: int) -> None:
@@ -51,11 +42,8 @@ def write_model(out: Path, seed: int) -> None:
     held_out = frozenset(game.to_json() for game in read_games(out / "val.parquet"))
     demos = make_demos(WorldChat(tokenizer), DEMOS, held_out, seed)
     say(f"{len(demos)} demonstrations")
-    batches = demo_batches(demos, SETTINGS.batch_size, tokenizer.pad_token_id, random.Random(f"warm-start-{seed}"))
-    steps = math.ceil(len(demos) / SETTINGS.batch_size)
-    train(model, batches, steps, lambda line: say(f"warm start: {line}"), SETTINGS)
-    tokenizer.save_pretrained(out / "model")
-    model.save_pretrained(out / "model")  # the weights come last: their presence marks the stage as done
+    imitate(model, demos, seed, lambda line: say(f"warm start: {line}"))
+    save(model, tokenizer, out / "model")
 
 
 def write_success(out: Path) -> None:
@@ -68,18 +56,14 @@ def write_success(out: Path) -> None:
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--out", type=Path, required=True, help="folder to write")
-    parser.add_argument("--seed", type=int, default=0, help="seed of games, demonstrations and model")
-    arguments = parser.parse_args()
-    out, seed = arguments.out, arguments.seed
-    transformers_logging.disable_progress_bar()
+    options = parser(__doc__).parse_args()
+    out, seed = options.out, options.seed
     stages = (
-        ("data", out / "val.parquet", lambda: write_data(out, seed)),
-        ("model", out / "model" / "model.safetensors", lambda: write_model(out, seed)),
-        ("success", out / "warm_start.json", lambda: write_success(out)),
+        Stage("data", out / "val.parquet", lambda: write_data(out, seed)),
+        Stage("model", out / "model" / "model.safetensors", lambda: write_model(out, seed)),
+        Stage("success", out / "warm_start.json", lambda: write_success(out)),
     )
-    run_stages(out, f"seed {seed}", stages, say)
+    run_stages(out, f"seed {seed}", stages)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ import pytest
 
 pytest.importorskip("bm25s")
 
+from examples.hopqa.chat import ChatCodec, FinalTurn, ToolCall, build_tokenizer
 from examples.hopqa.demos import CARELESS, Demonstrator, Habits
 from examples.hopqa.lexicon import Lexicon, make_lexicon
 from examples.hopqa.questions import HOPS, Question, read_questions, sample_questions, write_rows
@@ -20,7 +21,6 @@ from examples.hopqa.retrieval import NOTHING_FOUND, SearchIndex
 from examples.hopqa.schema import RELATION_NAMES, RELATIONS
 from examples.hopqa.world import World, make_split_worlds
 from examples.kit.answer_reward import compute_score
-from examples.kit.chat import ChatCodec, FinalTurn, ToolCall, build_tokenizer
 
 SEARCH_TOOL = Path(__file__).parents[2] / "examples" / "hopqa" / "search_tool.py"
 PERFECT = Habits(wrong_relation=0.0, half_name=0.0, hasty={}, overrun=0.0)

@@ -15,7 +15,7 @@ from verl.tools.tool_registry import load_all_tools
 
 from benchmarks import smollm2
 from benchmarks.learning.results import KEPT
-from examples.paper_small.make_model import build_tokenizer
+from examples.kit.tokenizer import text_tokenizer
 from examples.smollm2 import model
 from examples.smollm2.arithmetic import LONGEST, evaluate
 from examples.smollm2.prepare import TRAIN_PER_STEP, VAL_PER_STEP, write_data
@@ -104,7 +104,7 @@ def test_the_examples_look_as_agent_and_tool_write_them(problem: Problem) -> Non
 
 
 def test_the_chat_template_renders_messages_and_nothing_else() -> None:
-    tokenizer = model.prepare_tokenizer(build_tokenizer(["What is 2 + 3?"]))
+    tokenizer = model.prepare_tokenizer(text_tokenizer(["What is 2 + 3?"]))
     messages = [
         {"role": "user", "content": "a"},
         {"role": "assistant", "content": "b"},
@@ -137,7 +137,7 @@ def load_calc():
 
 def test_the_tool_is_called_by_its_tag() -> None:
     tool = load_calc()
-    tokenizer = build_tokenizer(["<calc>25 * 14</calc>"])
+    tokenizer = text_tokenizer(["<calc>25 * 14</calc>"])
     ids = tokenizer("<calc> 25 * 14 </calc>")["input_ids"]
     _, (call,) = asyncio.run(TagToolParser(tokenizer).extract_tool_calls(ids, [tool.tool_schema]))
     assert asyncio.run(tool.call(json.loads(call.arguments))) == "350"

@@ -7,7 +7,7 @@ import json
 import pytest
 from verl.tools.schemas import OpenAIFunctionToolSchema
 
-from examples.paper_small.make_model import build_tokenizer
+from examples.kit.tokenizer import text_tokenizer
 from verl_atpo.search_qa.tag_agent import TagAgentLoop, TagToolParser, tag_argument
 
 TEXT = "<think>a</think> <search>q</search>"
@@ -22,7 +22,7 @@ def schema(name: str, *arguments: str, required: list[str] | None = None) -> Ope
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    return build_tokenizer([TEXT])
+    return text_tokenizer([TEXT])
 
 
 @pytest.mark.parametrize(
