@@ -19,6 +19,7 @@ from verl.tools.schemas import ToolResponse
 
 from verl_atpo.config import ObservationCut, ToolConfig
 from verl_atpo.tools.contract import ToolOutage, TransientToolError
+from verl_atpo.tools.text import without_tokens
 
 logger = logging.getLogger(__name__)
 
@@ -114,7 +115,7 @@ class ToolGuard:
         self.config = config
         self.totals = CallCounts()
         self._tokenizer = tokenizer
-        self._special = sorted(set(tokenizer.all_special_tokens), key=len, reverse=True)
+        self._special = tuple(tokenizer.all_special_tokens)
         limit = config.concurrency
         self._slots: dict[str, asyncio.Semaphore] | None = (
             None if limit is None else collections.defaultdict(lambda: asyncio.Semaphore(limit))
@@ -180,8 +181,7 @@ class ToolGuard:
     def text(self, text: str) -> str:
         """``text`` without live special tokens, cut to its limit; halves of surrogates become ?."""
         text = text.encode(errors="replace").decode()
-        for token in self._special:
-            text = text.replace(token, token[:1] + "\u200b" + token[1:])
+        text = without_tokens(text, self._special)
         limit = self.config.max_observation_tokens
         if limit is None or len(text.encode()) <= limit:  # a token is a byte or more
             return text

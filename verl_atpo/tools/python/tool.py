@@ -17,6 +17,7 @@ from verl_atpo.tools.python.config import PythonConfig
 from verl_atpo.tools.python.interpreter import Interpreter, InterpreterLost
 from verl_atpo.tools.python.isolation import find_sandbox
 from verl_atpo.tools.stateful import StatefulTool
+from verl_atpo.tools.text import neutralise
 
 NO_OUTPUT = "(no output)"
 LOST = "Its variables are lost; the next call starts a new interpreter."
@@ -79,8 +80,9 @@ class PythonTool(StatefulTool):
         except InterpreterLost as lost:
             await state.interpreter.close()
             return f"{note}{lost} {LOST}"
+        output = neutralise(output.rstrip("\n"))
         # Addresses differ from process to process, and a replay should show what the first run showed.
-        return note + (ADDRESS.sub("at 0x...", output).rstrip("\n") or NO_OUTPUT)
+        return note + (ADDRESS.sub("at 0x...", output) or NO_OUTPUT)
 
     async def close(self, state: Session) -> None:  # type: ignore[override]
         """Kill the interpreter and wait until nothing is left of it."""
