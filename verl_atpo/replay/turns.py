@@ -13,6 +13,9 @@ from verl.experimental.agent_loop import AgentLoopOutput
 from verl_atpo.config import ConfigError
 from verl_atpo.replay.client import Generation
 
+OLDEST_VERSION, NEWEST_VERSION = "min_global_steps", "max_global_steps"
+"""verl's extra fields of a generation and of a row: the training steps whose weights sampled it."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Turn:
@@ -50,6 +53,22 @@ class Turn:
         if not log_probs:
             raise EmptyTurnError("The engine returned a turn without tokens (request aborted?).")
         return -sum(log_probs) / len(log_probs)
+
+    @property
+    def versions(self) -> tuple[int, int] | None:
+        """Oldest and newest version of the weights that sampled it; None where the engine does not say.
+
+        They differ where an asynchronous trainer stopped the generation for new weights and let it go on with them.
+        """
+        return versions([self])
+
+
+def versions(turns: Sequence[Turn]) -> tuple[int, int] | None:
+    """Oldest and newest version of the weights that sampled the turns; None where the engine does not say."""
+    fields = [generation.output.extra_fields for turn in turns for generation in turn.generations]
+    oldest = [version for each in fields if (version := each.get(OLDEST_VERSION)) is not None]
+    newest = [version for each in fields if (version := each.get(NEWEST_VERSION)) is not None]
+    return (min(oldest), max(newest)) if oldest and newest else None
 
 
 class EmptyTurnError(RuntimeError):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import secrets
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,9 @@ from verl_atpo.rollout.grower import GrownTree
 
 
 class TreeDump:
-    """Appends trees to ``<folder>/trees-<process id>.jsonl``; every worker process has its own file.
+    """Appends trees to ``<folder>/trees-<host>-<process id>-<random>.jsonl``; every worker has a file of its own.
+
+    A process id alone is not enough: workers on several nodes write to one folder, and so do a run and its resumption.
 
     Args:
         folder: made when missing.
@@ -25,7 +29,7 @@ class TreeDump:
     """
 
     def __init__(self, folder: str, tokenizer: PreTrainedTokenizerBase) -> None:
-        self._path = Path(folder) / f"trees-{os.getpid()}.jsonl"
+        self._path = Path(folder) / f"trees-{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}.jsonl"
         self._path.parent.mkdir(parents=True, exist_ok=True)
         self._tokenizer = tokenizer
         self._lock = asyncio.Lock()
@@ -56,7 +60,8 @@ class TreeDump:
     def describe(self, grown: GrownTree, credit: CreditConfig) -> dict[str, Any]:
         """The tree as plain data: its prompt, and one entry per turn.
 
-        ``value`` is on the scale of the reward, ``advantage`` is what the estimator gives the turn's tokens.
+        ``value`` is on the scale of the reward, ``advantage`` is what the estimator gives the turn's tokens,
+        ``versions`` are the oldest and the newest version of the weights that sampled the turn.
         """
         tree = grown.tree
         values = node_values(tree, credit.backup)
@@ -74,6 +79,7 @@ class TreeDump:
                 "text": self._text(grown.turns[node.index].token_ids),
                 "tokens": len(grown.turns[node.index].token_ids),
                 "mean_nll": node.mean_nll,
+                "versions": grown.turns[node.index].versions,
                 "is_leaf": node.is_leaf,
                 "reward": node.reward,
                 "value": values[node.index],

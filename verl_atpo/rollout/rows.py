@@ -11,7 +11,8 @@ from verl.experimental.agent_loop import AgentLoopOutput
 from verl_atpo.config import CreditConfig, SharedTurns
 from verl_atpo.method.credit import node_values, shape_token_rewards
 from verl_atpo.method.tree import ROOT
-from verl_atpo.rollout.grower import GrownTree
+from verl_atpo.replay.turns import NEWEST_VERSION, OLDEST_VERSION, versions
+from verl_atpo.rollout.grower import Branch, GrownTree
 
 
 class LeafOutput(AgentLoopOutput):
@@ -42,8 +43,17 @@ def leaf_outputs(grown: GrownTree, credit: CreditConfig) -> Iterator[LeafOutput]
         turn_values = [value for node in path if (value := values[node]) is not None]
         rewards = shape_token_rewards(turn_values, starts, root_value, len(output.response_ids))
         fields = {name: getattr(output, name) for name in output.model_fields_set}
-        fields["extra_fields"] = output.extra_fields  # filled in place, which does not mark it as set
+        fields["extra_fields"] = {**output.extra_fields, **_versions(leaf.branch)}
         if credit.shared_turns is SharedTurns.ONCE:
             own = starts[len(path) - leaf.own_turns]
             fields["response_mask"] = [0] * own + output.response_mask[own:]
         yield LeafOutput(**fields, token_rewards=rewards)
+
+
+def _versions(branch: Branch) -> dict[str, int]:
+    """verl's fields for the versions of the weights that sampled a trajectory, shared turns included.
+
+    Its asynchronous trainers need them in every row, and not every agent loop hands on what the engine said.
+    """
+    found = versions(branch.turns)
+    return {} if found is None else dict(zip((OLDEST_VERSION, NEWEST_VERSION), found, strict=True))
