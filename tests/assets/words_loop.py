@@ -39,5 +39,5 @@ class WordsLoop(AgentLoopBase):
             response_logprobs=log_probs,
             num_turns=2 * TURNS,
             metrics={},
-            extra_fields={"min_global_steps": 0, "max_global_steps": 0},
+            extra_fields={"turn_scores": []},
         )

