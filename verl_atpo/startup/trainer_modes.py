@@ -1,0 +1,70 @@
+"""Start-up checks of verl's trainer modes: what verl would refuse, or stumble over, once Ray and models are up."""
+
+from __future__ import annotations
+
+import logging
+import os
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from verl_atpo.config import ConfigError
+
+MODES = ("sync", "colocate_async", "separate_async")
+MODE = "trainer.v1.trainer_mode"
+ROLLOUT = "actor_rollout_ref.rollout"
+
+
+def check_trainer_mode(config: DictConfig) -> None:
+    """Check what ``trainer.v1.trainer_mode`` needs of the rest of verl's config.
+
+    Raises:
+        ConfigError: names the setting, its value and the remedy.
+    """
+    mode = _get(config, MODE)
+    if mode is None:  # verl's legacy trainer, or a part of a config
+        return
+    if mode not in MODES:
+        raise ConfigError(f"{MODE}={mode} cannot work: expected one of {', '.join(MODES)}.")
+    if mode == "separate_async":
+        _check_separate(config)
+
+
+def _check_separate(config: DictConfig) -> None:
+    sync = "trainer.v1.separate_async.parameter_sync_step"
+    prompts, mini_batch, steps = (
+        _get(config, key) for key in ("data.train_batch_size", "actor_rollout_ref.actor.ppo_mini_batch_size", sync)
+    )
+    if prompts != mini_batch * steps:
+        raise _refusal(
+            f"data.train_batch_size={prompts}",
+            f"it has to be {sync} * ppo_mini_batch_size = {steps} * {mini_batch}; set one of the three",
+        )
+    for key in ("nnodes", "n_gpus_per_node"):
+        if not _get(config, f"{ROLLOUT}.{key}"):
+            raise _refusal(
+                f"{ROLLOUT}.{key}={_get(config, f'{ROLLOUT}.{key}')}",
+                "the rollout has devices of its own; set how many, beside those of the trainer",
+            )
+    backend = f"{ROLLOUT}.checkpoint_engine.backend"
+    if _get(config, backend) == "naive":
+        raise _refusal(f"{backend}=naive", "weights have to change devices; set nccl, or gloo with +platform=cpu")
+    if _get(config, "actor_rollout_ref.hybrid_engine") is False and _verl_logs_information():
+        raise _refusal(
+            "actor_rollout_ref.hybrid_engine=False",
+            "verl 0.9.1 raises TypeError in the line that logs it; set it to True, or "
+            "VERL_LOGGING_LEVEL=WARNING in the environment",
+        )
+
+
+def _verl_logs_information() -> bool:
+    level = logging.getLevelName(os.environ.get("VERL_LOGGING_LEVEL", "INFO"))
+    return not isinstance(level, int) or level <= logging.INFO
+
+
+def _refusal(got: str, remedy: str) -> ConfigError:
+    return ConfigError(f"{got} cannot work with {MODE}=separate_async: {remedy}.")
+
+
+def _get(config: DictConfig, key: str) -> Any:
+    return OmegaConf.select(config, key)
