@@ -1,0 +1,212 @@
+"""The picture of a tree: SVG that is the same on the page, in an exported file and in a paper.
+
+Every group of a turn carries ``data-node``, every fold mark ``data-fold``: that is what a click on the page finds.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Collection, Mapping
+from typing import Any
+from xml.etree.ElementTree import Element, SubElement, tostring
+
+from verl_atpo.view import legend
+from verl_atpo.view.colors import ColorBy, Scale, scale_of, shade
+from verl_atpo.view.layout import ROOT, Layout, Place, lay_out
+from verl_atpo.view.svg import CHARACTER, FAINT, INK, LINE, PICKED, SMALL, badge, box, number, picture, text
+from verl_atpo.view.text import columns, headline, visible, without_template, wrap
+
+MARGIN, LEGEND = 12, 46
+
+
+@dataclasses.dataclass(frozen=True)
+class Style:
+    """Measures of a picture, in pixels.
+
+    Attributes:
+        width: of a turn's box.
+        height: of a turn's box.
+        gap: between columns.
+        between: between rows.
+        lines: of text in a box.
+        root: width of the prompt's box.
+    """
+
+    width: int = 188
+    height: int = 50
+    gap: int = 26
+    between: int = 8
+    lines: int = 2
+    root: int = 74
+
+    @property
+    def characters(self) -> int:
+        """Columns of text that fit into a line."""
+        return int((self.width - 20) / CHARACTER)
+
+
+def style_for(layout: Layout, headlines: Collection[str]) -> Style:
+    """Narrow boxes where a tree is deep, and one line of text where no turn says more or there are many leaves."""
+    style = Style(width=148, gap=22) if layout.columns > 6 else Style()
+    longest = max((sum(map(columns, words)) for words in headlines), default=0)
+    if layout.rows > 18 or longest <= style.characters:
+        return dataclasses.replace(style, height=36, between=6, lines=1)
+    return style
+
+
+class _Picture:
+    """One drawing in the making."""
+
+    def __init__(
+        self, record: Mapping[str, Any], folded: Collection[int], by: ColorBy, selected: int | None, links: bool
+    ) -> None:
+        self.links = links
+        self.record = record
+        self.nodes = {node["index"]: node for node in record.get("nodes") or []}
+        template = record.get("template") or []
+        self.headlines = {
+            index: headline(without_template(node.get("text", ""), template)) for index, node in self.nodes.items()
+        }
+        self.layout = lay_out(list(self.nodes.values()), folded)
+        self.style = style = style_for(self.layout, self.headlines.values())
+        self.scale: Scale = scale_of(record, by)
+        self.selected = selected
+        self.picks = Counter(record.get("picked") or [])
+        self.rewards = [node["reward"] for node in self.nodes.values() if node.get("reward") is not None]
+        columns = 2 * MARGIN + style.root + (self.layout.columns - 1) * (style.width + style.gap) + 44
+        rows = MARGIN + LEGEND + self.layout.rows * (style.height + style.between)
+        self.svg = picture(max(columns, legend.WIDTH), rows)
+        SubElement(self.svg, "title").text = f"Tree {record.get('uid', '')}, step {record.get('global_step', '')}"
+
+    def left(self, column: int) -> float:
+        style = self.style
+        return MARGIN if column == 0 else MARGIN + style.root + style.gap + (column - 1) * (style.width + style.gap)
+
+    def top(self, row: float) -> float:
+        return LEGEND + row * (self.style.height + self.style.between)
+
+    def draw(self) -> Element:
+        legend.draw(self.svg, self.scale, MARGIN)
+        self._columns()
+        for place in self.layout.places.values():
+            if place.parent >= 0:
+                self._edge(self.layout.places[place.parent], place)
+        for place in self.layout.places.values():
+            self._root(place) if place.index == ROOT else self._turn(place)
+        return self.svg
+
+    def _columns(self) -> None:
+        for column in range(1, self.layout.columns):
+            text(self.svg, self.left(column), LEGEND - 7, f"turn {column}", fill=FAINT, size=SMALL)
+
+    def _edge(self, parent: Place, child: Place) -> None:
+        style, half = self.style, self.style.height / 2
+        start = self.left(parent.column) + (style.root if parent.index == ROOT else style.width)
+        x, y = self.left(child.column), self.top(child.row) + half
+        from_y, bend = self.top(parent.row) + half, (x - start) / 2
+        path = f"M{start:.1f} {from_y:.1f}C{start + bend:.1f} {from_y:.1f} {x - bend:.1f} {y:.1f} {x:.1f} {y:.1f}"
+        grown = self.nodes[child.index]["round"] > 0
+        dash = {"stroke-dasharray": "4 3"} if grown else {}
+        SubElement(self.svg, "path", {"d": path, "fill": "none", "stroke": LINE, "stroke-width": "1.2", **dash})
+
+    def _group(self, place: Place, hint: str) -> Element:
+        parent = self.svg
+        if self.links and place.index != ROOT:
+            parent = SubElement(self.svg, "a", {"href": f"#turn-{place.index}"})
+        group = SubElement(parent, "g", {
+            "transform": f"translate({self.left(place.column):.1f} {self.top(place.row):.1f})",
+            "data-node": str(place.index), "class": "turn",
+        })  # fmt: skip
+        SubElement(group, "title").text = hint
+        return group
+
+    def _root(self, place: Place) -> None:
+        style = self.style
+        value = self.record.get("root_value")
+        group = self._group(place, visible(self.record.get("prompt", ""))[:400])
+        box(group, style.root, style.height, "#f8fafc", INK if place.index == self.selected else LINE, 1.2)
+        text(group, 9, style.height / 2 - 3, "prompt", weight="600")
+        text(group, 9, style.height / 2 + 11, number("V", value), fill=FAINT, size=SMALL)
+        self._fold(group, place, style.root)
+
+    def _turn(self, place: Place) -> None:
+        node, style = self.nodes[place.index], self.style
+        colors = self.scale.shade(node)
+        words = self.headlines[place.index]
+        group = self._group(place, words[:400])
+        if place.index == self.selected:
+            SubElement(group, "rect", {
+                "x": "-3", "y": "-3", "width": str(style.width + 6), "height": str(style.height + 6), "rx": "9",
+                "fill": "none", "stroke": PICKED, "stroke-width": "2.5",
+            })  # fmt: skip
+        box(group, style.width, style.height, colors.fill, colors.edge, 1.3, dashed=node["round"] > 0)
+        SubElement(group, "rect", {"width": "5", "height": str(style.height), "rx": "2.5", "fill": colors.edge})
+        inner = SubElement(group, "svg", {"x": "12", "width": str(style.width - 18), "height": str(style.height)})
+        for line, part in enumerate(wrap(words, style.characters, style.lines)):
+            text(inner, 0, 14 + 13 * line, part)
+        measures = [
+            number("A", node.get("advantage"), sign=True), number("V", node.get("value")),
+            number("nll", node.get("mean_nll")),
+        ]  # fmt: skip
+        text(inner, 0, style.height - 6, "\u2002".join(measures), fill="#475569", size=SMALL)
+        if times := self.picks.get(place.index):
+            badge(group, style.width - 10, 0, f"{times}\u00d7" if times > 1 else "◆", PICKED)
+        self._leaf(group, node)
+        self._fold(group, place, style.width)
+
+    def _leaf(self, group: Element, node: Mapping[str, Any]) -> None:
+        if not node.get("is_leaf"):
+            return
+        style = self.style
+        reward = node.get("reward")
+        low, high = min(self.rewards, default=0.0), max(self.rewards, default=0.0)
+        strength = None if reward is None else 0.0 if low == high else 2 * (reward - low) / (high - low) - 1
+        colors = shade(strength, ColorBy.VALUE)
+        words = "?" if reward is None else f"{reward:.3g}"
+        width = 14 + CHARACTER * len(words)
+        pill = SubElement(group, "g", {"transform": f"translate({style.width + 6} {style.height / 2 - 9:.1f})"})
+        SubElement(pill, "rect", {
+            "width": f"{width:.0f}", "height": "18", "rx": "9", "fill": colors.fill, "stroke": colors.edge,
+        })  # fmt: skip
+        text(pill, width / 2, 12.5, words, weight="600", anchor="middle")
+
+    def _fold(self, group: Element, place: Place, width: int) -> None:
+        if self.links:
+            return
+        if place.hidden:
+            mark, words = f"{place.hidden_leaves} ▸", f"unfold {place.hidden} turns, {place.hidden_leaves} leaves"
+        elif any(each.parent == place.index for each in self.layout.places.values()):
+            mark, words = "▾", "fold"
+        else:
+            return
+        size = 20 if mark == "▾" else 34
+        button = SubElement(group, "g", {
+            "data-fold": str(place.index), "class": "fold",
+            "transform": f"translate({width - (8 if size == 20 else 0)} {self.style.height / 2 - 8:.1f})",
+        })  # fmt: skip
+        SubElement(button, "title").text = words
+        SubElement(button, "rect", {
+            "width": str(size - 4), "height": "16", "rx": "8", "fill": "#ffffff", "stroke": LINE,
+        })  # fmt: skip
+        text(button, (size - 4) / 2, 11.5, mark, fill=FAINT, size=SMALL, anchor="middle")
+
+
+def draw_tree(
+    record: Mapping[str, Any],
+    *,
+    folded: Collection[int] = (),
+    by: ColorBy = ColorBy.ADVANTAGE,
+    selected: int | None = None,
+    links: bool = False,
+) -> str:
+    """A tree as SVG.
+
+    Args:
+        record: the tree.
+        folded: nodes whose children are left out.
+        by: what colours show.
+        selected: node with a ring around it.
+        links: for a page of its own: turns link to ``#turn-<node>``, and nothing can be folded.
+    """
+    return tostring(_Picture(record, folded, by, selected, links).draw(), encoding="unicode")
