@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jinja2
 from markupsafe import Markup
@@ -17,6 +17,7 @@ from verl_atpo.view.row import branch_of
 from verl_atpo.view.text import visible, without_template
 from verl_atpo.view.timeline import draw_timeline
 
+T = TypeVar("T", bound=Mapping[str, Any])
 SUFFIXES = (".html", ".svg", ".png")
 
 _TEMPLATES = jinja2.Environment(
@@ -84,14 +85,14 @@ def write(record: Mapping[str, Any], path: Path, by: ColorBy = ColorBy.ADVANTAGE
             raise ValueError(f"{path} ends in {other!r}: expected one of {', '.join(SUFFIXES)}.")
 
 
-def most_telling(trees: Iterable[Mapping[str, Any]]) -> Mapping[str, Any]:
+def most_telling(trees: Iterable[T]) -> T:
     """The tree whose turns differ most in value from the ones before, the latest of equals.
 
     Raises:
         ValueError: there are no trees.
     """
 
-    def spread(tree: Mapping[str, Any]) -> float:
+    def spread(tree: T) -> float:
         values = {node["index"]: node.get("value") for node in tree["nodes"]}
         steps = [(values[node["index"]], values.get(node["parent"])) for node in tree["nodes"]]
         return sum(abs(value - before) for value, before in steps if value is not None and before is not None)

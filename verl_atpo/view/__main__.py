@@ -1,0 +1,114 @@
+"""Look at the trees of a run in the browser, or write one tree to a file.
+
+python -m verl_atpo.view outputs/run                        # live while training runs, offline afterwards
+python -m verl_atpo.view outputs/run --export tree.html     # or .svg, .png: the most telling tree, or --tree UID
+python -m verl_atpo.view --demo                             # a made-up run
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import secrets
+import socket
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from verl_atpo.view.colors import ColorBy
+from verl_atpo.view.export import SUFFIXES, most_telling, write
+from verl_atpo.view.filters import Filters
+from verl_atpo.view.gate import is_loopback
+from verl_atpo.view.index import TreeIndex
+from verl_atpo.view.run import Run
+
+TRIED = 300
+"""Trees that the most telling one is chosen from: the latest with different rewards."""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry point of ``verl-atpo-view`` and ``python -m verl_atpo.view``."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if options.demo:
+        options.folder = _demo()
+    if options.folder is None:
+        parser.error("name a run's folder, or look around with --demo")
+    if not options.folder.is_dir():
+        parser.error(f"{options.folder} is no folder: name that of a run, or its algorithm.atpo.dump_dir")
+    if options.export:
+        _export(parser, options)
+    else:
+        _serve(parser, options)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="verl-atpo-view", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("folder", type=Path, nargs="?", help="a run's folder, or the dump_dir in it")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen at; any but a local one needs a token")
+    parser.add_argument("--port", type=int, default=8093, help="0 takes a free one")
+    parser.add_argument("--token", help="what a visitor has to bring; made up for an address that is not local")
+    parser.add_argument("--metrics", type=Path, help="file of verl's logger `file`, if it is not in the folder")
+    parser.add_argument("--cache", type=Path, help="folder for the index (default: in the user's cache)")
+    parser.add_argument("--no-browser", action="store_true", help="open none")
+    parser.add_argument("--export", type=Path, help=f"write one tree instead: {', '.join(SUFFIXES)}")
+    parser.add_argument("--tree", help="uid of the tree to export (default: the most telling one)")
+    parser.add_argument("--by", choices=[by.value for by in ColorBy], default="advantage", help="colours of an export")
+    parser.add_argument("--demo", action="store_true", help="a made-up run")
+    return parser
+
+
+def _demo() -> Path:
+    from verl_atpo.view.demo import write_demo
+
+    folder = Path(tempfile.mkdtemp(prefix="verl_atpo_demo_"))
+    write_demo(folder)
+    return folder
+
+
+def _export(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    if options.export.suffix not in SUFFIXES:
+        parser.error(f"--export {options.export}: expected a name that ends in {', '.join(SUFFIXES)}")
+    index = TreeIndex(options.folder, options.cache)
+    index.update()
+    if options.tree:
+        row = index.by_uid(options.tree)
+        if row is None:
+            parser.error(f"no tree {options.tree} in {options.folder}")
+        record = index.record(row)
+    else:
+        rows = index.find(Filters(outcome="mixed"), TRIED) or index.find(Filters(), 1)
+        if not rows:
+            parser.error(f"no trees in {options.folder}: run with algorithm.atpo.dump_dir={options.folder}")
+        record = most_telling([index.record(row) for row in rows])
+    write(record, options.export, ColorBy(options.by))
+
+
+def _serve(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    try:
+        from verl_atpo.view.server import serve
+    except ImportError as error:
+        parser.exit(1, f"The viewer needs the extra `view`: pip install 'verl-atpo[view]' ({error})\n")
+    token = options.token
+    if token is None and not is_loopback(options.host):
+        token = secrets.token_urlsafe(16)
+    port = options.port or _free_port(options.host)
+    address = f"http://{options.host}:{port}/" + (f"?token={token}" if token else "")
+    print(f"Trees of {options.folder}: {address}  (Ctrl+C ends it)", flush=True)
+    if "SSH_CONNECTION" in os.environ and is_loopback(options.host):
+        print(f"From your own machine: ssh -L {port}:localhost:{port} ... and open the same address there.", flush=True)
+    show = not options.no_browser and "SSH_CONNECTION" not in os.environ
+    serve(Run(options.folder, options.cache, options.metrics), options.host, port, token, show)
+
+
+def _free_port(host: str) -> int:
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        probe.bind((host, 0))
+        return int(probe.getsockname()[1])
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
