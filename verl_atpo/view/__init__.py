@@ -10,7 +10,7 @@
 | ``export.py`` | one self-contained HTML page, SVG, PNG |
 | ``server.py``, ``overview.py``, ``tree_page.py``, ``panel.py``, ``prompt_page.py`` | the pages |
 | ``loggers.py`` | the same trees in wandb and TensorBoard |
-| ``demo.py`` | a made-up run, to look around before there is a real one |
+| ``demo.py``, ``demo_tree.py`` | a made-up run, to look around before there is a real one |
 
 Nothing here imports torch, ray, verl or vllm, so that a laptop shows what a cluster trained.
 """

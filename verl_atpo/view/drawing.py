@@ -77,7 +77,7 @@ class _Picture:
         columns = 2 * MARGIN + style.root + (self.layout.columns - 1) * (style.width + style.gap) + 44
         rows = MARGIN + LEGEND + self.layout.rows * (style.height + style.between)
         self.svg = picture(max(columns, legend.WIDTH), rows)
-        SubElement(self.svg, "title").text = f"Tree {record.get('uid', '')}, step {record.get('global_step', '')}"
+        SubElement(self.svg, "title").text = visible(f"Tree {record.get('uid')}, step {record.get('global_step')}")
 
     def left(self, column: int) -> float:
         style = self.style

@@ -8,7 +8,7 @@ from verl_atpo.view.colors import ColorBy, Scale, shade
 from verl_atpo.view.svg import FAINT, LINE, PICKED, SMALL, badge, box, text
 
 NAMES = {ColorBy.ADVANTAGE: "advantage A", ColorBy.VALUE: "value V", ColorBy.NLL: "mean NLL, nats/token"}
-WIDTH = 700
+WIDTH = 760
 """Pixels that a legend takes."""
 
 

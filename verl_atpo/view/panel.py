@@ -64,7 +64,7 @@ class Panel:
     def _numbers(self, node: Mapping[str, Any]) -> None:
         shown = {
             "advantage": _signed(node.get("advantage")), "value": _plain(node.get("value")),
-            "mean NLL": _plain(node.get("mean_nll")), "tokens": node.get("tokens"),
+            "NLL": _plain(node.get("mean_nll")), "tokens": node.get("tokens"),
             "reward": _plain(node.get("reward")), "round": node.get("round"),
             "generation": _seconds(node.get("generation_s")), "tools": _seconds(node.get("tool_s")),
         }  # fmt: skip
@@ -137,7 +137,9 @@ class Siblings:
             ):
                 block(f"<span class='dot' style='background:{shade(each).edge}'></span>")
                 ui.label(words).classes("grow text-caption")
-                ui.label(f"V {_plain(each.get('value')) or '?'}").classes("text-caption text-weight-bold")
+                ui.label(f"V {_plain(each.get('value')) or '?'}").classes("text-caption text-weight-bold").style(
+                    "white-space: nowrap"
+                )
                 ui.button(icon="arrow_forward", on_click=lambda each=each: panel.select(each["index"])).props(
                     "flat dense size=xs"
                 )

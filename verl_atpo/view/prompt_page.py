@@ -41,10 +41,11 @@ def prompt_page(run: Run, key: str) -> None:
         ui.label(f"{len(records)} trees, steps {rows[0].summary['step']} to {rows[-1].summary['step']}").classes(
             "faint"
         )
-    with ui.element("div").classes("panel"):
-        ui.echart(charts.options("", curves(records), list(curves(records)))).style("height: 240px").props(
-            "data-part=curves"
-        )
+    columns = "display: grid; grid-template-columns: repeat(auto-fit, minmax(300px, 1fr))"
+    with ui.element("div").classes("panel").style(columns):
+        for name, points in curves(records).items():
+            chart = ui.echart(charts.options(name, {name: points}, [name]))
+            chart.style("height: 190px").props("data-part=curve")
     with ui.element("div").classes("panel"):
         ui.label("Trees (a dot is a turn, its colour the value)").classes("label")
         with ui.row().style("gap: 14px"):

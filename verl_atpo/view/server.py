@@ -15,7 +15,7 @@ from verl_atpo.view.frame import frame
 from verl_atpo.view.gate import Gate
 from verl_atpo.view.overview import Overview
 from verl_atpo.view.prompt_page import prompt_page
-from verl_atpo.view.record import Record, summarize
+from verl_atpo.view.record import Record, prompt_key, summarize
 from verl_atpo.view.run import Run
 from verl_atpo.view.tree_page import TreePage
 
@@ -70,7 +70,7 @@ def _pages(run: Run) -> None:
     def overview(request: Request) -> None:
         Overview(run, Filters.from_query(request.query_params))
 
-    @ui.page("/tree/{uid}")
+    @ui.page("/tree/{uid:path}")
     def tree(uid: str, request: Request) -> None:
         record = find(run, uid)
         if record is None:
@@ -86,14 +86,14 @@ def _pages(run: Run) -> None:
 
 
 def _exports(run: Run) -> None:
-    @app.get("/export/{uid}.{suffix}")
-    def download(uid: str, suffix: str, by: str = ColorBy.ADVANTAGE.value) -> Response:
+    @app.get("/export/{suffix}/{uid:path}")
+    def download(suffix: str, uid: str, by: str = ColorBy.ADVANTAGE.value) -> Response:
         record = find(run, uid)
         if record is None or suffix not in MEDIA:
             raise HTTPException(404, "no such tree, or no such kind of file")
         color = ColorBy(by) if by in set(ColorBy) else ColorBy.ADVANTAGE
         made = EXPORTS[suffix](record, color)
-        name = f"tree-step{record['global_step']}-{uid[:8]}.{suffix}"
+        name = f"tree-step{record['global_step']}-{prompt_key(uid)[:8]}.{suffix}"
         headers = {
             "Content-Disposition": f"attachment; filename*=UTF-8''{quote(name)}",
             "X-Content-Type-Options": "nosniff",

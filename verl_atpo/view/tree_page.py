@@ -144,7 +144,7 @@ class TreePage:
         ui.link("table", f"/?{query}" if query else "/")
 
     def _export(self, suffix: str) -> str:
-        return f"/export/{quote(self.record['uid'], safe='')}.{suffix}?by={self.state.by.value}"
+        return f"/export/{suffix}/{quote(self.record['uid'], safe='')}?by={self.state.by.value}"
 
     def _tools(self) -> None:
         state, small = self.state, "flat dense no-caps size=sm"

@@ -1,0 +1,332 @@
+"""The viewer in a real browser: open, filter, search, unfold, compare, export, follow a dump that grows."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.view.conftest import Viewer, answers, wait_until
+from verl_atpo.view.demo import demo_trees, write_demo
+from verl_atpo.view.files import read_trees
+from verl_atpo.view.layout import ROOT
+from verl_atpo.view.record import Record, summarize
+
+
+CLICK = """
+const found = [...document.querySelectorAll(arguments[0])].find(each => each.getClientRects().length);
+if (found) found.dispatchEvent(new MouseEvent("click", {bubbles: true, cancelable: true}));
+return Boolean(found);
+"""
+
+
+class Page:
+    """What a test does in the browser; every look waits until there is something to see."""
+
+    def __init__(self, browser: Any, address: str) -> None:
+        self.browser, self.address = browser, address
+
+    def open(self, path: str) -> Page:
+        self.browser.get(self.address + path)
+        return self
+
+    def all(self, selector: str) -> list[Any]:
+        from selenium.webdriver.common.by import By
+
+        return list(self.browser.find_elements(By.CSS_SELECTOR, selector))
+
+    def one(self, selector: str) -> Any:
+        return wait_until(lambda: [each for each in self.all(selector) if each.is_displayed()])[0]
+
+    def text(self, selector: str) -> str:
+        return self.look(
+            "return [...document.querySelectorAll(arguments[0])].map(e => e.innerText).join('\\n')", selector
+        )
+
+    def look(self, script: str, *arguments: Any) -> Any:
+        return self.browser.execute_script(script, *arguments)
+
+    def says(self, selector: str, words: str) -> None:
+        wait_until(lambda: words in self.text(selector), 30)
+
+    def click(self, selector: str) -> None:
+        wait_until(lambda: self.look(CLICK, selector))
+
+    def key(self, keys: str) -> None:
+        from selenium.webdriver.common.action_chains import ActionChains
+
+        ActionChains(self.browser).send_keys(keys).perform()
+
+    def turns(self) -> list[int]:
+        return list(self.look("return [...document.querySelectorAll('[data-node]')].map(e => Number(e.dataset.node))"))
+
+
+@pytest.fixture
+def page(chromium: Any, viewer: Viewer) -> Page:
+    return Page(chromium, viewer.address)
+
+
+@pytest.fixture(scope="module")
+def trees(demo_folder: Path) -> list[Record]:
+    return read_trees(demo_folder)
+
+
+def mixed(trees: list[Record]) -> Record:
+    """A tree with everything to look at, at the last step that has one."""
+    return next(
+        tree for tree in reversed(trees) if tree["summary"]["outcome"] == "mixed" and tree["summary"]["depth"] > 3
+    )
+
+
+def rows(page: Page) -> list[str]:
+    return [row for row in page.text(".tree-table tbody").split("\n") if row]
+
+
+def test_the_overview_shows_curves_and_trees(page: Page, trees: list[Record]) -> None:
+    page.open("/").says("[data-part=count]", f"80 of {len(trees)} trees")
+    page.says(".tree-table", "mixed")
+    assert len(page.all(".tree-table tbody tr")) == 25
+    wait_until(lambda: len(page.all("canvas")) >= 4)
+
+
+def test_filters_narrow_the_table_and_go_into_the_address(page: Page, trees: list[Record]) -> None:
+    wanted = [
+        tree for tree in trees
+        if tree["summary"]["outcome"] == "mixed" and tree["summary"]["tool_errors"] and tree["global_step"] >= 5
+    ]  # fmt: skip
+    page.open("/").says("[data-part=count]", "80 of 80")
+    page.click("[data-part=outcome] button:nth-child(2)")
+    page.one("[data-part=step_from]").send_keys("5")
+    page.click("[data-part=troubles]")
+    page.click(".q-menu .q-item")
+    page.says("[data-part=count]", f"{len(wanted)} of 80 trees")
+    wait_until(lambda: "troubles=tool_errors" in page.browser.current_url)
+    page.browser.refresh()
+    page.says("[data-part=count]", f"{len(wanted)} of 80 trees")
+
+
+def test_search_looks_through_turns(page: Page, trees: list[Record]) -> None:
+    wanted = [tree for tree in trees if any('query": "Lin Aoki' in node["text"] for node in tree["nodes"])]
+    page.open("/").says("[data-part=count]", "80 of 80")
+    page.key("/")
+    wait_until(lambda: page.look("return document.activeElement.tagName") == "INPUT")
+    page.key('"query Lin Aoki"')
+    page.says("[data-part=count]", f"{len(wanted)} of 80 trees")
+    assert 0 < len(wanted) < 80
+
+
+def test_sorting_is_done_over_all_trees(page: Page, trees: list[Record]) -> None:
+    deepest = max(tree["summary"]["seconds"] or 0 for tree in trees)
+    page.open("/").says("[data-part=count]", "80 of 80")
+    wait_until(
+        lambda: f"{deepest:.1f}" in page.text(".tree-table tbody") or page.click(".tree-table th:last-child"), 30
+    )
+    assert f"{deepest:.1f}" in page.text(".tree-table tbody tr:first-child")
+
+
+def test_a_tree_opens_with_the_turn_that_lost_a_point(page: Page, trees: list[Record]) -> None:
+    tree = mixed(trees)
+    page.open(f"/tree/{tree['uid']}").says("[data-part=selected]", "Turn 1, node 1")
+    assert set(page.turns()) == {ROOT, *(node["index"] for node in tree["nodes"])}
+    lost = next(node for node in tree["nodes"] if node["reward"] == 0.0)
+    page.click(f"[data-node='{lost['index']}']")
+    page.says("[data-part=selected]", f"node {lost['index']}")
+    page.says("[data-part=sampled]", lost["text"].split("\n")[-1].removesuffix("<|im_end|>"))
+    page.says("[data-part=panel]", f"{lost['advantage']:+.2f}")
+    assert "<|im_end|>" not in page.text("[data-part=sampled]")
+
+
+def test_why_a_turn_was_picked_is_said(page: Page, trees: list[Record]) -> None:
+    tree = mixed(trees)
+    pick = next(
+        branch["picked"] for branch in tree["branches"] if branch["picked"] and branch["picked"]["node"] != ROOT
+    )
+    page.open(f"/tree/{tree['uid']}?node={pick['node']}")
+    page.says("[data-part=why]", f"score {pick['score']:.3f}, penalty {pick['penalty']:.3f}, rank {pick['rank']} of")
+
+
+def test_folding_is_kept_in_the_address(page: Page, trees: list[Record]) -> None:
+    tree = mixed(trees)
+    inner = next(node["index"] for node in tree["nodes"] if not node["is_leaf"])
+    page.open(f"/tree/{tree['uid']}").says("[data-part=selected]", "node 1")
+    page.click(f"[data-fold='{inner}']")
+    wait_until(lambda: len(page.turns()) < len(tree["nodes"]) + 1)
+    few = page.turns()
+    wait_until(lambda: f"fold={inner}" in page.browser.current_url)
+    page.browser.refresh()
+    wait_until(lambda: page.turns() == few)
+    page.key("u")
+    wait_until(lambda: len(page.turns()) == len(tree["nodes"]) + 1)
+
+
+def test_keys_lead_through_turns_and_trees(page: Page, trees: list[Record]) -> None:
+    order = [tree["uid"] for tree in sorted(trees, key=lambda tree: tree["global_step"])]
+    page.open(f"/tree/{order[40]}?order=up").says("[data-part=selected]", "node 1")
+    from selenium.webdriver.common.keys import Keys
+
+    page.key(Keys.ARROW_DOWN)
+    wait_until(lambda: "node 1\n" not in page.text("[data-part=selected]") + "\n")
+    page.key("j")
+    wait_until(lambda: order[41] in page.browser.current_url)
+    page.says("[data-part=selected]", "node")
+    page.key("k")
+    wait_until(lambda: order[40] in page.browser.current_url)
+    page.says("[data-part=selected]", "node")
+    page.key("m")
+    after = next(tree["uid"] for tree in trees[41:] if tree["summary"]["outcome"] == "mixed")
+    wait_until(lambda: after in page.browser.current_url)
+
+
+def test_siblings_are_shown_as_a_diff(page: Page, trees: list[Record]) -> None:
+    tree = mixed(trees)
+    first, *others = [node for node in tree["nodes"] if node["parent"] == ROOT]
+    page.open(f"/tree/{tree['uid']}?node={first['index']}").says("[data-part=siblings]", str(len(others)))
+    page.click("[data-part=siblings]")
+    wait_until(lambda: page.text("[data-part=diff] del") and page.text("[data-part=diff] ins"))
+    page.click(f"[data-part=sibling-{others[-1]['index']}]")
+    page.says("[data-part=diff]", f"NODE {others[-1]['index']}")
+
+
+def test_token_nll_is_shown_on_demand(page: Page, trees: list[Record]) -> None:
+    page.open(f"/tree/{mixed(trees)['uid']}").says("[data-part=selected]", "node 1")
+    assert not page.all("[data-part=sampled] span[title]")
+    page.key("h")
+    wait_until(lambda: page.all("[data-part=sampled] span[title$=nats]"))
+
+
+def test_the_row_of_the_trainer_the_branches_and_the_rest(page: Page, trees: list[Record]) -> None:
+    tree = mixed(trees)
+    page.open(f"/tree/{tree['uid']}").says("[data-part=timeline]", "branch 15")
+    page.click("[data-part=tab-rows]")
+    page.says("[data-part=segments]", "turn of node 1")
+    assert f"{tree['nodes'][0]['advantage']:+.4f}" in page.text("[data-part=segments]")
+    page.click("[data-part=tab-branches]")
+    page.says("[data-part=branches]", "answer_words")
+    page.click("[data-part=tab-record]")
+    page.says("[data-part=record]", '"hops"')
+
+
+def test_a_prompt_over_time(page: Page, trees: list[Record]) -> None:
+    tree = mixed(trees)
+    same = [each for each in trees if each["prompt"] == tree["prompt"]]
+    page.open(f"/tree/{tree['uid']}")
+    page.click("[data-part=over-time]")
+    wait_until(lambda: len(page.all("[data-part=stamp]")) == len(same) > 1)
+    page.says("[data-part=first-turns]", f"step {same[0]['global_step']}")
+
+
+def test_exports_are_files(page: Page, trees: list[Record], tmp_path: Path) -> None:
+    tree = mixed(trees)
+    page.browser.execute_cdp_cmd("Browser.setDownloadBehavior", {"behavior": "allow", "downloadPath": str(tmp_path)})
+    page.open(f"/tree/{tree['uid']}").says("[data-part=selected]", "node 1")
+    page.click("[data-part=export]")
+    page.click(".q-menu .q-item:nth-child(1)")
+    (file,) = wait_until(lambda: list(tmp_path.glob("tree-step*.html")))
+    page.browser.get(file.as_uri())
+    wait_until(lambda: len(page.all("details")) == len(tree["nodes"]))
+    page.click(f"a[href='#turn-{tree['nodes'][-1]['index']}']")
+    wait_until(lambda: page.all(f"details:target#turn-{tree['nodes'][-1]['index']}"))
+
+
+def test_nothing_is_fetched_from_elsewhere_and_nothing_goes_wrong(page: Page, trees: list[Record]) -> None:
+    page.browser.get_log("performance"), page.browser.get_log("browser")
+    for path in ("/", f"/tree/{mixed(trees)['uid']}", f"/prompt/{mixed(trees)['summary']['prompt_key']}"):
+        page.open(path).says("header", "80 trees")
+    entries = [json.loads(entry["message"])["message"] for entry in page.browser.get_log("performance")]
+    sent = [entry["params"]["request"]["url"] for entry in entries if entry["method"] == "Network.requestWillBeSent"]
+    assert len(sent) > 20 and all(url.startswith((page.address, "data:", "blob:")) for url in sent)
+    assert [entry["message"] for entry in page.browser.get_log("browser") if entry["level"] == "SEVERE"] == []
+
+
+def test_what_a_model_wrote_is_text(chromium: Any, open_viewer: Callable[..., Viewer], tmp_path: Path) -> None:
+    evil = (
+        "<script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\">"
+        "{{constructor.constructor('document.title=\"owned\"')()}} **bold** [link](javascript:alert(1)) \x1b[31m \u202e"
+    )
+    record = next(demo_trees(1))
+    for node in record["nodes"]:
+        node.update(text=evil, observation=evil, tool_calls=[{"name": evil, "error": evil, "made": True}])
+        del node["token_chars"]
+    record["nodes"][1]["text"] = evil + "y" * 100_000
+    record.update(
+        prompt=evil, ground_truth=evil, data_source=evil, extra_info={evil: evil}, failed=evil, uid="u/?#<b>&"
+    )
+    record["branches"][0]["reward_extra"] = {evil: evil}
+    record["summary"] = summarize(record)
+    (tmp_path / "trees-1.jsonl").write_text(json.dumps(record) + "\n")
+    viewer = open_viewer(tmp_path)
+    page = Page(chromium, viewer.address)
+    page.open("/").says(".tree-table", "<script>document")
+    page.click(".tree-table tbody a")
+    page.says("[data-part=failed]", "onerror")
+    page.says(
+        "[data-part=sampled]",
+        "{{constructor.constructor('document.title=\"owned\"')()}} **bold** [link](javascript:alert(1)) ␛[31m ⟨RLO⟩",
+    )
+    page.click("[data-node='2']")
+    page.says("[data-part=panel]", "characters are not shown")
+    page.click("[data-node='1']")
+    page.says("[data-part=selected]", "node 1")
+    page.click("[data-part=siblings]")
+    page.says("[data-part=diff]", "<img src=x")
+    for tab in ("rows", "branches", "record"):
+        page.click(f"[data-part=tab-{tab}]")
+        page.says(".q-tab-panels", "onerror=")
+    page.click("[data-part=over-time]")
+    page.says("[data-part=first-turns]", "<script>")
+    assert "owned" not in page.browser.title
+    assert not page.all("img[src=x], pre b, a[href^=javascript]")
+
+
+def test_a_dump_that_grows_is_followed(chromium: Any, open_viewer: Callable[..., Viewer], tmp_path: Path) -> None:
+    trees = [json.dumps(tree, ensure_ascii=False) + "\n" for tree in demo_trees(12)]
+    path = tmp_path / "trees-1.jsonl"
+    page = Page(chromium, open_viewer(tmp_path).address)
+    page.open("/").says("[data-part=count]", "0 of 0 trees")
+    path.write_text("".join(trees[:3]) + trees[3][:100])
+    page.says("[data-part=count]", "3 of 3 trees")
+    with path.open("a") as file:
+        file.write(trees[3][100:] + "".join(trees[4:]))
+    page.says("[data-part=count]", "12 of 12 trees")
+    (tmp_path / "metrics.jsonl").write_text(json.dumps({"step": 1, "data": {"critic/score/mean": 0.5}}) + "\n")
+    wait_until(lambda: page.look(
+        "return [...document.querySelectorAll('canvas')].length > 0 && window.echarts !== null"))  # fmt: skip
+
+
+def test_a_visitor_from_elsewhere_needs_the_token(
+    chromium: Any, open_viewer: Callable[..., Viewer], tmp_path: Path
+) -> None:
+    write_demo(tmp_path, 4)
+    viewer = open_viewer(tmp_path, "--token", "secret")
+    page = Page(chromium, viewer.address)
+    page.open("/").says("body", "needs its token")
+    page.open("/?token=secret").says("[data-part=count]", "4 of 4 trees")
+    page.open("/").says("[data-part=count]", "4 of 4 trees")
+    page.browser.delete_all_cookies()
+
+
+def test_an_unknown_tree_is_said_to_be_none(page: Page) -> None:
+    page.open("/tree/nobody").says("body", "No tree nobody is in this run")
+    page.open("/prompt/nobody").says("body", "No tree of this prompt")
+    assert answers(f"{page.address}/export/html/nobody")
+
+
+def test_many_visitors_at_once(viewer: Viewer, trees: list[Record]) -> None:
+    import urllib.request
+
+    found: list[int] = []
+
+    def visit(uid: str) -> None:
+        with urllib.request.urlopen(f"{viewer.address}/tree/{uid}", timeout=60) as answer:
+            found.append(len(answer.read()))
+
+    threads = [threading.Thread(target=visit, args=[tree["uid"]]) for tree in trees[:12]]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(found) == 12 and min(found) > 10_000
