@@ -84,7 +84,8 @@ fi
 
 echo "== 3/3  what it learned (validation accuracy on entities it never trained on, by number of hops)"
 "$python" -m examples.kit.summary "$OUT/metrics.jsonl" "$OUT/learning_curve.png"
-"$python" -m examples.tree_picture "$OUT/trees" "$OUT/tree.html"
+"$python" -m verl_atpo.view "$OUT" --export "$OUT/tree.html"
 echo
 echo "learning curve: $OUT/learning_curve.png"
 echo "one tree:       $OUT/tree.html"
+echo "every tree:     $python -m verl_atpo.view $OUT   (in the browser)"

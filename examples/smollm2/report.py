@@ -16,7 +16,7 @@ from typing import Any
 
 from examples.kit.metrics import accuracies, read_steps
 from examples.kit.summary import draw_curve, table
-from examples.tree_picture import read_trees
+from verl_atpo.view.files import read_trees
 
 _QUESTION = "<|im_start|>user\n"
 _END = "<|im_end|>"

@@ -112,8 +112,9 @@ fi
 
 echo "== 3/3  what it learned (validation accuracy on problems it never trained on, by number of steps)"
 "$python" -m examples.smollm2.report "$OUT"
-"$python" -m examples.tree_picture "$OUT/trees" "$OUT/tree.html"
+"$python" -m verl_atpo.view "$OUT" --export "$OUT/tree.html"
 echo
 echo "learning curve:        $OUT/learning_curve.png"
 echo "three trees each:      $OUT/trees.md"
 echo "one tree as a picture: $OUT/tree.html"
+echo "every tree:            $python -m verl_atpo.view $OUT   (in the browser)"

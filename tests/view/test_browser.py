@@ -16,7 +16,6 @@ from verl_atpo.view.files import read_trees
 from verl_atpo.view.layout import ROOT
 from verl_atpo.view.record import Record, summarize
 
-
 CLICK = """
 const found = [...document.querySelectorAll(arguments[0])].find(each => each.getClientRects().length);
 if (found) found.dispatchEvent(new MouseEvent("click", {bubbles: true, cancelable: true}));

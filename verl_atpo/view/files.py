@@ -79,7 +79,7 @@ def read(folder: Path, line: Line) -> Record:
     with (folder / line.file).open("rb") as file:
         file.seek(line.offset)
         record = json.loads(file.read(line.length))
-    if not isinstance(record, dict) or "uid" not in record:
+    if not isinstance(record, dict) or "nodes" not in record:
         raise ValueError(f"no tree at byte {line.offset} of {line.file}: the file has been overwritten, reload.")
     return Record(**record)
 
