@@ -17,6 +17,7 @@ import yaml
 from tabulate import tabulate
 
 from benchmarks.learning.results import record, write
+from examples.kit.summary import read_run
 from examples.smollm2.report import report
 
 ROOT = Path(__file__).parents[1]
@@ -48,7 +49,7 @@ def keep(run: Path, result: Path = RESULT, pages: Path = PAGES) -> None:
     overrides = yaml.safe_load((run / "hydra" / ".hydra" / "overrides.yaml").read_text(encoding="utf-8"))
     named = [override.replace(str(run.resolve()), "OUT") for override in overrides]
     seed = next(int(override.partition("=")[2]) for override in overrides if override.startswith("data.seed="))
-    content = record("smollm2", seed, named, run / "metrics.jsonl", 0.0)
+    content = record("smollm2", seed, named, read_run(run), 0.0)
     content["seconds"] = round(sum(content["steps"]["seconds"]), 1)
     write(content, result)
     pages.mkdir(parents=True, exist_ok=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.learning.task import ROOT
-from examples.kit.metrics import accuracies, read_steps
+from verl_atpo.metrics_file import Steps, accuracies
 
 RESULTS = ROOT / "benchmarks" / "results" / "learning"
 
@@ -33,16 +33,15 @@ def result_file(results: Path, arm: str, seed: int) -> Path:
     return results.absolute() / f"{arm}_{seed}.json"
 
 
-def record(arm: str, seed: int, overrides: Sequence[str], metrics: Path, seconds: float) -> dict[str, Any]:
+def record(arm: str, seed: int, overrides: Sequence[str], steps: Steps, seconds: float) -> dict[str, Any]:
     """What is kept of a run: its settings, a list of values for each of `KEPT`, and the validations.
 
     Args:
         arm, seed: which run.
         overrides: what the arm sets.
-        metrics: what verl's logger wrote.
+        steps: what verl's logger wrote.
         seconds: wall clock of the run, validations included.
     """
-    steps = read_steps(metrics)
     trained = [data for _, data in steps if "critic/score/mean" in data]
     return {
         "arm": arm,

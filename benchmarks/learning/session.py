@@ -30,6 +30,7 @@ from benchmarks.budget.recipes import compose_arguments
 from benchmarks.learning.arms import ARMS
 from benchmarks.learning.results import record, result_file, write
 from benchmarks.learning.task import fingerprint, shared_overrides
+from verl_atpo.metrics_file import read_steps
 from verl_atpo.startup.checks import check_config
 
 TaskRunner = TaskRunnerV1.__ray_metadata__.modified_class
@@ -95,7 +96,7 @@ class Session(TaskRunner):
             Tracking.log = log  # the manager's wrapper goes with the manager
             for worker in self.agent_loop_manager.agent_loop_workers:
                 ray.kill(worker)
-        content = record(run.arm, run.seed, ARMS[run.arm].overrides, run.metrics, time.monotonic() - began)
+        content = record(run.arm, run.seed, ARMS[run.arm].overrides, read_steps(run.metrics), time.monotonic() - began)
         content["warm_start"] = fingerprint(Path(run.config.actor_rollout_ref.model.path) / "model.safetensors")
         write(content, run.result)
 

@@ -119,9 +119,10 @@ def small_model(folder: Path) -> Path:
     import torch
     from transformers import Qwen3Config, Qwen3ForCausalLM
 
-    from tests.assets.tiny_model import write_model
+    from examples.kit.tokenizer import word_tokenizer
 
-    write_model(folder)  # for its tokenizer
+    tokenizer = word_tokenizer(["user assistant tool"])
+    tokenizer.save_pretrained(folder)
     torch.manual_seed(0)
     config = Qwen3Config(
         vocab_size=4096,
@@ -133,8 +134,8 @@ def small_model(folder: Path) -> Path:
         head_dim=64,
         max_position_embeddings=2048,
         bos_token_id=None,
-        eos_token_id=2,
-        pad_token_id=0,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
         dtype="float32",
     )
     Qwen3ForCausalLM(config).save_pretrained(folder)

@@ -1,6 +1,8 @@
-"""What an example shows at its end: accuracy before and after by data source, and the learning curve.
+"""What an example shows, at its end or while it goes on: accuracy before and after, and the learning curve.
 
-python -m examples.kit.summary METRICS.jsonl CURVE.png --title HopQA
+    python -m examples.kit.summary OUT --title HopQA
+
+Reads `metrics*.jsonl`, a file for each start of the run; writes `learning_curve.png` and `summary.json` beside them.
 """
 
 from __future__ import annotations
@@ -8,9 +10,8 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
-from typing import Any
 
-from examples.kit.metrics import accuracies, mean_accuracy, read_steps
+from verl_atpo.metrics_file import Steps, accuracies, mean_accuracy, read_steps
 
 
 def table(before: dict[str, float], after: dict[str, float]) -> str:
@@ -27,7 +28,7 @@ def _short(source: str) -> str:
     return source.rpartition("_")[2]
 
 
-def draw_curve(steps: list[tuple[int, dict[str, Any]]], out: Path, title: str) -> None:
+def draw_curve(steps: Steps, out: Path, title: str) -> None:
     """Training reward and validation accuracy over steps, as a PNG."""
     import matplotlib
 
@@ -49,20 +50,47 @@ def draw_curve(steps: list[tuple[int, dict[str, Any]]], out: Path, title: str) -
     figure.savefig(out, dpi=150)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("metrics", type=Path, help="file of verl's logger `file`")
-    parser.add_argument("curve", type=Path, help="PNG to write")
-    parser.add_argument("--title", default="HopQA", help="name of the example")
-    arguments = parser.parse_args()
-    steps = read_steps(arguments.metrics)
-    validated = [data for _, data in steps if accuracies(data)]
+def read_run(folder: Path) -> Steps:
+    """The steps of all starts of a run.
+
+    Raises:
+        FileNotFoundError: no step has been trained yet.
+    """
+    steps = read_steps(*sorted(folder.glob("metrics*.jsonl")))
+    if not any("critic/score/mean" in data for _, data in steps):
+        raise FileNotFoundError(f"no step of training in {folder}/metrics*.jsonl yet")
+    return steps
+
+
+def summarise(steps: Steps, folder: Path, title: str) -> str:
+    """Draws the curve and writes the summary; returns the table of accuracies, or how far the run is.
+
+    Args:
+        steps: of :func:`read_run`.
+        folder: where the files go.
+        title: name of the example.
+    """
+    draw_curve(steps, folder / "learning_curve.png", title)
+    validated = [(step, found) for step, data in steps if (found := accuracies(data))]
     if len(validated) < 2:
-        raise SystemExit(f"{arguments.metrics} holds {len(validated)} validations, expected one before and one after.")
-    before, after = accuracies(validated[0]), accuracies(validated[-1])
-    draw_curve(steps, arguments.curve, arguments.title)
-    print(table(before, after))
-    arguments.metrics.with_name("summary.json").write_text(json.dumps({"before": before, "after": after}, indent=2))
+        return f"step {steps[-1][0]}, {len(validated)} validations so far"
+    (first, before), (last, after) = validated[0], validated[-1]
+    (folder / "summary.json").write_text(json.dumps({"before": before, "after": after}, indent=2) + "\n")
+    return f"validation at step {first} and at step {last}\n{table(before, after)}"
+
+
+def parser(module_doc: str | None) -> argparse.ArgumentParser:
+    """The command line of a report on a run."""
+    made = argparse.ArgumentParser(description=(module_doc or "").splitlines()[0])
+    made.add_argument("folder", type=Path, help="OUT of the run script")
+    made.add_argument("--title", default="", help="name of the example, for the curve")
+    return made
+
+
+def main() -> None:
+    """Command line."""
+    options = parser(__doc__).parse_args()
+    print(summarise(read_run(options.folder), options.folder, options.title))
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from typing import Any
 
 import psutil
 
-from examples.kit.metrics import mean_accuracy, read_steps
+from verl_atpo.metrics_file import mean_accuracy, read_steps
 
 
 def line(step: int, data: dict[str, Any], minutes: float) -> str:

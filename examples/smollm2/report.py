@@ -1,40 +1,23 @@
-"""What a run came to, at its end or while it goes on: `python -m examples.smollm2.report DIR`.
+"""What a run came to, at its end or while it goes on: `python -m examples.smollm2.report OUT`.
 
-A run that was stopped and went on has a file of metrics for each start, `metrics_*.jsonl`. This joins them in
-`metrics.jsonl`, draws `learning_curve.png`, prints validation accuracy before and after, and writes `trees.md`: the
-first trees of the first step and of the last, as text.
+Beside what every example shows (`examples.kit.summary`) it writes `trees.md`: the first trees of the first step and of
+the last, as text.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from examples.kit.metrics import accuracies, read_steps
-from examples.kit.summary import draw_curve, table
+from examples.kit.summary import parser, read_run, summarise
 from verl_atpo.view.files import read_trees
+
+TITLE = "SmolLM2-135M with a calculator"
 
 _QUESTION = "<|im_start|>user\n"
 _END = "<|im_end|>"
-
-Steps = list[tuple[int, dict[str, Any]]]
-
-
-def join_metrics(files: Iterable[Path]) -> Steps:
-    """Metrics of all starts, by step.
-
-    Args:
-        files: in the order of the starts; a step that two starts logged counts as the later one logged it.
-    """
-    steps: dict[int, dict[str, Any]] = {}
-    for file in files:
-        for step, data in read_steps(file):
-            steps[step] = {**steps.get(step, {}), **data}
-    return sorted(steps.items())
 
 
 def trees_before_and_after(trees: list[dict[str, Any]], count: int) -> list[dict[str, Any]]:
@@ -75,34 +58,31 @@ def _one_line(text: str) -> str:
     return text.strip("\n").replace("\n", "\\n") + ("  " if text.endswith("</result>\n") else "")
 
 
-def report(folder: Path, count: int = 3) -> str:
-    """Writes the files named above; returns the table of accuracies, or what is there yet.
+def write_trees(folder: Path, count: int = 3) -> Path:
+    """Writes `trees.md`: `count` trees of the first step and of the last; returns the file."""
+    file = folder / "trees.md"
+    trees = trees_before_and_after(read_trees(folder / "trees"), count)
+    file.write_text("\n\n".join(map(tree_text, trees)) + "\n", encoding="utf-8")
+    return file
+
+
+def report(folder: Path, count: int = 3, title: str = TITLE) -> str:
+    """Writes curve, summary and trees; returns what there is to say.
 
     Raises:
         FileNotFoundError: no step has been trained yet.
     """
-    steps = join_metrics(sorted(folder.glob("metrics_*.jsonl")))
-    if not any("critic/score/mean" in data for _, data in steps):
-        raise FileNotFoundError(f"no step of training in {folder}/metrics_*.jsonl yet")
-    lines = [json.dumps({"step": step, "data": data}) for step, data in steps]
-    (folder / "metrics.jsonl").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-    trees = trees_before_and_after(read_trees(folder / "trees"), count)
-    (folder / "trees.md").write_text("\n\n".join(map(tree_text, trees)) + "\n", encoding="utf-8")
-    validated = [(step, found) for step, data in steps if (found := accuracies(data))]
-    draw_curve(steps, folder / "learning_curve.png", "SmolLM2-135M with a calculator")
-    if len(validated) < 2:
-        return f"{len(steps)} steps, {len(validated)} validations so far"
-    (first, before), (last, after) = validated[0], validated[-1]
-    return f"validation accuracy, step {first} and step {last}\n{table(before, after)}"
+    said = summarise(read_run(folder), folder, title)
+    return f"{said}\n\nsome trees of the first and the last step: {write_trees(folder, count)}"
 
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("folder", type=Path, help="OUT of run.sh")
-    parser.add_argument("--trees", type=int, default=3, help="how many trees of the first step and of the last")
-    args = parser.parse_args()
-    print(report(args.folder, args.trees))
+    command = parser(__doc__)
+    command.add_argument("--trees", type=int, default=3, help="how many trees of the first step and of the last")
+    command.set_defaults(title=TITLE)
+    options = command.parse_args()
+    print(report(options.folder, options.trees, options.title))
 
 
 if __name__ == "__main__":

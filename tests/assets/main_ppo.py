@@ -14,6 +14,7 @@ import pandas as pd
 import psutil
 
 from tests.assets.tiny_model import write_model
+from verl_atpo.metrics_file import read_steps
 
 ROOT = Path(__file__).parents[2]
 ASSETS = ROOT / "tests" / "assets"
@@ -93,8 +94,7 @@ class Run:
 
     def steps(self) -> list[dict[str, Any]]:
         """What verl logged so far."""
-        file = self.folder / "metrics.jsonl"
-        return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+        return [{"step": step, "data": data} for step, data in read_steps(self.folder / "metrics.jsonl")]
 
     def wait_for_step(self, step: int) -> None:
         """Until ``step`` has been logged."""

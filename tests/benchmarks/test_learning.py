@@ -19,6 +19,7 @@ from benchmarks.learning.session import composed
 from benchmarks.learning.task import HOPS, fingerprint, preparation, warm_start_file
 from benchmarks.report import PAGES, filled
 from examples.hopqa.prepare import prepare
+from verl_atpo.metrics_file import read_steps
 
 
 def metrics_file(folder: Path, tokens: list[float], accuracy: dict[int, float]) -> Path:
@@ -37,7 +38,7 @@ def metrics_file(folder: Path, tokens: list[float], accuracy: dict[int, float]) 
 def add_run(folder: Path, arm: str, seed: int, last: float, tokens: float = 100.0) -> None:
     """A run of two steps, validated before and after."""
     metrics = metrics_file(folder, [tokens, tokens], {0: 0.0, 2: last})
-    write(record(arm, seed, ARMS[arm].overrides, metrics, 1.0), result_file(folder / "results", arm, seed))
+    write(record(arm, seed, ARMS[arm].overrides, read_steps(metrics), 1.0), result_file(folder / "results", arm, seed))
 
 
 @pytest.mark.parametrize("arm", ARMS)
@@ -58,7 +59,7 @@ def test_every_run_is_planned_once_and_the_main_arms_come_first() -> None:
 def test_a_validation_stands_at_the_tokens_sampled_before_it(tmp_path: Path) -> None:
     file = result_file(tmp_path, "atpo", 0)
     metrics = metrics_file(tmp_path, [10.0, 20.0, 30.0], {0: 0.1, 2: 0.3, 3: 0.6})
-    write(record("atpo", 0, (), metrics, 1.0), file)
+    write(record("atpo", 0, (), read_steps(metrics), 1.0), file)
     run = Run.read(file)
     assert run.tokens == (0.0, 30.0, 60.0)
     assert run.accuracy == (0.1, 0.3, 0.6)

@@ -9,8 +9,8 @@ import sys
 import pytest
 
 from examples.kit import summary
-from examples.kit.metrics import accuracies, mean_accuracy, read_steps
 from examples.kit.watch import line, watch
+from verl_atpo.metrics_file import accuracies, mean_accuracy, read_steps
 
 STEPS = [
     {"step": 0, "data": {"val-core/hopqa_1hop/acc/mean@1": 0.5, "val-core/hopqa_2hop/acc/mean@1": 0.25}},
@@ -46,23 +46,34 @@ def test_accuracy_by_source_and_mean():
 
 
 def test_summary_shows_the_change_and_draws_the_curve(metrics, monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["summary", str(metrics), str(metrics.with_name("curve.png"))])
+    monkeypatch.setattr(sys, "argv", ["summary", str(metrics.parent), "--title", "HopQA"])
     summary.main()
     rows = [row.split() for row in capsys.readouterr().out.splitlines()]
-    assert rows[1:] == [
+    assert rows[0] == ["validation", "at", "step", "0", "and", "at", "step", "2"]
+    assert rows[2:] == [
         ["1hop", "50.0%", "100.0%", "+50.0"],
         ["2hop", "25.0%", "75.0%", "+50.0"],
         ["mean", "37.5%", "87.5%", "+50.0"],
     ]
-    assert metrics.with_name("curve.png").read_bytes().startswith(b"\x89PNG")
+    assert metrics.with_name("learning_curve.png").read_bytes().startswith(b"\x89PNG")
     assert json.loads(metrics.with_name("summary.json").read_text())["after"]["hopqa_1hop"] == 1.0
 
 
-def test_summary_of_a_run_without_two_validations_says_so(metrics, monkeypatch):
-    metrics.write_text(json.dumps(STEPS[0]) + "\n")
-    monkeypatch.setattr(sys, "argv", ["summary", str(metrics), "curve.png"])
-    with pytest.raises(SystemExit, match="holds 1 validations"):
-        summary.main()
+def test_summary_of_a_run_that_goes_on_says_how_far_it_is(metrics):
+    with pytest.raises(FileNotFoundError, match="no step of training"):
+        metrics.write_text(json.dumps(STEPS[0]) + "\n")
+        summary.read_run(metrics.parent)
+    metrics.write_text("".join(json.dumps(step) + "\n" for step in STEPS[:2]))
+    assert summary.summarise(summary.read_run(metrics.parent), metrics.parent, "") == "step 1, 1 validations so far"
+
+
+def test_a_step_that_was_done_twice_counts_as_the_later_start_logged_it(tmp_path):
+    starts = [[(0, {"v": 0.1}), (1, {"r": 0.2}), (2, {"r": 0.3})], [(2, {"r": 0.4}), (3, {"r": 0.5})]]
+    for name, steps in zip("ab", starts, strict=True):
+        lines = [json.dumps({"step": step, "data": data}) + "\n" for step, data in steps]
+        (tmp_path / name).write_text("".join(lines))
+    joined = read_steps(tmp_path / "a", tmp_path / "b")
+    assert joined == [(0, {"v": 0.1}), (1, {"r": 0.2}), (2, {"r": 0.4}), (3, {"r": 0.5})]
 
 
 def test_watch_follows_until_the_process_ends(metrics, capsys):

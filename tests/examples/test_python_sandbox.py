@@ -21,14 +21,14 @@ from examples.python_sandbox.chat import PythonChat, build_tokenizer
 from examples.python_sandbox.demos import CARELESS, Demonstrator, Habits, make_demos
 from examples.python_sandbox.prepare import write_data
 from examples.python_sandbox.problems import LARGEST, NAMES, STEPS, Problem, Statement, sample_problem, sample_problems
+from tests.assets.run_scripts import ROOT, settings_of
 from verl_atpo.settings import ConfigError
 from verl_atpo.tools import Branching
 from verl_atpo.tools.python import PythonTool
 
-ROOT = Path(__file__).parents[2]
-RUN = (ROOT / "examples" / "python_sandbox" / "run.sh").read_text()
-MAX_PROMPT, MAX_RESPONSE = (int(re.search(rf"max_{part}_length=(\d+)", RUN)[1]) for part in ("prompt", "response"))
-TOOLS = ROOT / re.search(r"TOOLS:-([\w/.]+)", RUN)[1]
+RUN = settings_of("python_sandbox")
+MAX_PROMPT, MAX_RESPONSE = int(RUN["data.max_prompt_length"]), int(RUN["data.max_response_length"])
+TOOLS = ROOT / RUN["actor_rollout_ref.rollout.multi_turn.tool_config_path"]
 PERFECT = Habits(wrong_operation=0.0, wrong_name=0.0, hasty={})
 
 

@@ -20,12 +20,11 @@ from examples.smollm2 import model
 from examples.smollm2.arithmetic import LONGEST, evaluate
 from examples.smollm2.prepare import TRAIN_PER_STEP, VAL_PER_STEP, write_data
 from examples.smollm2.problems import EXAMPLES, LARGEST, STEPS, TRAINED_STEPS, Problem, sample_problem, stream
-from examples.smollm2.report import join_metrics, report, tree_text, trees_before_and_after
+from examples.smollm2.report import report, tree_text, trees_before_and_after
 from examples.smollm2.reward import compute_score, final_answer
+from tests.assets.run_scripts import ROOT, settings_of
 from verl_atpo.search_qa.tag_agent import TagToolParser
 
-ROOT = Path(__file__).parents[2]
-RUN = (ROOT / "examples" / "smollm2" / "run.sh").read_text()
 CALL = re.compile(r"<calc>(.*?)</calc>")
 
 
@@ -130,7 +129,7 @@ def test_without_the_package_the_error_names_the_remedy(monkeypatch: pytest.Monk
 
 def load_calc():
     """The tool as verl loads it, from the file that the script names."""
-    path = ROOT / re.search(r"function_tool_path=([\w/.]+)", RUN)[1]
+    path = ROOT / settings_of("smollm2")["actor_rollout_ref.rollout.multi_turn.function_tool_path"]
     (tool,) = load_all_tools(tool_config_path=None, function_tool_path=str(path))
     return tool
 
@@ -205,12 +204,6 @@ def test_scores() -> None:
 def metrics_file(path: Path, *steps: tuple[int, dict[str, float]]) -> Path:
     path.write_text("".join(json.dumps({"step": step, "data": data}) + "\n" for step, data in steps))
     return path
-
-
-def test_a_step_that_was_done_twice_counts_as_the_later_start_logged_it(tmp_path: Path) -> None:
-    first = metrics_file(tmp_path / "a", (0, {"v": 0.1}), (1, {"r": 0.2}), (2, {"r": 0.3}))
-    second = metrics_file(tmp_path / "b", (2, {"r": 0.4}), (3, {"r": 0.5}))
-    assert join_metrics([first, second]) == [(0, {"v": 0.1}), (1, {"r": 0.2}), (2, {"r": 0.4}), (3, {"r": 0.5})]
 
 
 def test_a_report_before_the_first_step_says_so(tmp_path: Path) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import json
 import random
-import re
 from pathlib import Path
 from typing import Any
 
@@ -31,13 +30,14 @@ from examples.text_world.player import CAREFUL, CARELESS, play
 from examples.text_world.reward import compute_score
 from examples.text_world.tool import WorldTool
 from tests.assets.fakes import guard
+from tests.assets.run_scripts import settings_of
 from verl_atpo.replay.client import BranchSession, Generation
 from verl_atpo.replay.tools import ToolSession
 from verl_atpo.tools import Branching
 
 YAML = Path(__file__).parents[2] / "examples" / "text_world" / "tool.yaml"
-RUN = (YAML.parent / "run.sh").read_text()
-MAX_PROMPT, MAX_RESPONSE = (int(re.search(rf"max_{part}_length=(\d+)", RUN)[1]) for part in ("prompt", "response"))
+RUN = settings_of("text_world")
+MAX_PROMPT, MAX_RESPONSE = int(RUN["data.max_prompt_length"]), int(RUN["data.max_response_length"])
 
 GAME = Game(
     doors={"hall": ["attic"], "attic": ["hall"]},
@@ -291,7 +291,8 @@ def calls(chat: WorldChat, *actions: str) -> list[list[int]]:
 
 
 def test_the_run_allows_the_actions_that_games_are_made_for() -> None:
-    assert f"max_assistant_turns={MAX_ACTIONS + 1} " in RUN  # verl does not act on the last turn
+    turns = int(RUN["actor_rollout_ref.rollout.multi_turn.max_assistant_turns"])
+    assert turns == MAX_ACTIONS + 1  # verl does not act on the last turn
 
 
 def test_the_tool_loads_through_verl() -> None:

@@ -7,6 +7,7 @@ import json
 import pandas as pd
 import pytest
 
+from verl_atpo.metrics_file import read_steps
 from verl_atpo.search_qa.evaluation import EvaluationError, averages, last_validation, main
 
 
@@ -27,8 +28,9 @@ def record(step: int, **scores: dict[str, float]) -> str:
 @pytest.fixture
 def files(tmp_path):
     (tmp_path / "metrics.jsonl").write_text(
-        "\n".join(
-            [
+        "".join(
+            f"{line}\n"
+            for line in [
                 record(0, hotpotqa=(0.0, 0.1), twowikimultihopqa=(0.0, 0.2), nq=(0.0, 0.3)),
                 json.dumps({"step": 1, "data": {"actor/loss": 1.0}}),
                 record(2, hotpotqa=(0.2, 0.4), twowikimultihopqa=(0.4, 0.5), nq=(0.5, 0.6)),
@@ -62,10 +64,10 @@ def test_the_table(files, capsys):
 
 
 def test_another_step_can_be_asked_for(files):
-    lines = (files / "metrics.jsonl").read_text().splitlines()
-    assert last_validation(lines, 0)[1]["nq"]["f1"] == 0.3
+    steps = read_steps(files / "metrics.jsonl")
+    assert last_validation(steps, 0)[1]["nq"]["f1"] == 0.3
     with pytest.raises(EvaluationError, match="no validation at step 1"):
-        last_validation(lines, 1)
+        last_validation(steps, 1)
 
 
 def test_a_test_set_that_was_not_validated_is_refused(files, capsys):

@@ -11,14 +11,15 @@ from __future__ import annotations
 import argparse
 import importlib.metadata
 import json
-import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 from omegaconf import OmegaConf
 from tabulate import tabulate
+
+from verl_atpo.metrics_file import Steps, read_steps, validation_means
 
 GROUPS = {
     "multi-hop": ("hotpotqa", "2wikimultihopqa", "musique", "bamboogle"),
@@ -27,15 +28,13 @@ GROUPS = {
 MEASURES = {"em": "acc", "f1": "f1", "answered": "answered", "well_formed": "format_ok", "em_finished": "em"}
 """Name in the table -> name in verl's metrics. Only ``acc`` counts failed trajectories, as wrong."""
 
-_METRIC = re.compile(r"val-(?:core|aux)/(?P<source>.+)/(?P<name>[^/]+)/mean@(?P<samples>\d+)")
-
 
 class EvaluationError(ValueError):
     """Metrics and test set do not fit together; the message says where and what to do."""
 
 
-def last_validation(lines: Iterable[str], step: int | None = None) -> tuple[int, dict[str, dict[str, float]]]:
-    """The latest validation in verl's metrics file, or that of ``step``.
+def last_validation(steps: Steps, step: int | None = None) -> tuple[int, dict[str, dict[str, float]]]:
+    """The latest validation among verl's metrics, or that of ``step``.
 
     Returns:
         Training step, and benchmark -> measure (see ``MEASURES``) -> mean over its questions.
@@ -43,23 +42,15 @@ def last_validation(lines: Iterable[str], step: int | None = None) -> tuple[int,
     Raises:
         EvaluationError: there is none.
     """
-    found: tuple[int, dict[str, dict[str, float]]] | None = None
-    for line in lines:
-        record = json.loads(line)
-        scores: dict[str, dict[str, float]] = {}
-        for key, value in record["data"].items():
-            metric = _METRIC.fullmatch(key)
-            for measure, name in MEASURES.items():
-                if metric and metric["name"] == name:
-                    scores.setdefault(metric["source"], {})[measure] = float(value)
-        if scores and step in (None, record["step"]):
-            found = record["step"], scores
-    if found is None:
-        wanted = "no validation" if step is None else f"no validation at step {step}"
-        raise EvaluationError(
-            f"The metrics hold {wanted}; run verl with trainer.val_only=True or trainer.test_freq > 0."
-        )
-    return found
+    for number, data in reversed(steps):
+        scores = {
+            source: {measure: means[name] for measure, name in MEASURES.items() if name in means}
+            for source, means in validation_means(data).items()
+        }
+        if any(scores.values()) and step in (None, number):
+            return number, {source: measured for source, measured in scores.items() if measured}
+    wanted = "no validation" if step is None else f"no validation at step {step}"
+    raise EvaluationError(f"The metrics hold {wanted}; run verl with trainer.val_only=True or trainer.test_freq > 0.")
 
 
 def questions_per_benchmark(test: Path) -> dict[str, int]:
@@ -102,10 +93,11 @@ def evaluate(metrics: Path, test: Path, step: int | None = None, hydra: Path | N
         hydra: the run's Hydra folder, for its settings.
 
     Raises:
-        EvaluationError: the metrics name other benchmarks than the test set has.
+        EvaluationError: there are no metrics, or they name other benchmarks than the test set has.
     """
-    with metrics.open(encoding="utf-8") as lines:
-        found, scores = last_validation(lines, step)
+    if not metrics.exists():
+        raise EvaluationError(f"There is no {metrics}; give the file that VERL_FILE_LOGGER_PATH named in the run.")
+    found, scores = last_validation(read_steps(metrics), step)
     questions = questions_per_benchmark(test)
     if set(scores) != set(questions):
         raise EvaluationError(

@@ -1,0 +1,48 @@
+"""Reading what verl's logger ``file`` wrote: a JSON line per logged step, ``{"step": .., "data": {metric: value}}``."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+Steps = list[tuple[int, dict[str, Any]]]
+"""Steps and their metrics, in order."""
+
+_MEAN = re.compile(r"val-(?:core|aux)/(?P<source>.+)/(?P<name>[^/]+)/mean@\d+")
+
+
+def read_steps(*files: Path) -> Steps:
+    """Steps and their metrics, in order.
+
+    Args:
+        *files: those of a run's starts, in order; what two starts logged of a step counts as the later one logged it.
+            A file that is not there yet has no steps, and a line that is still being written is left out.
+    """
+    steps: dict[int, dict[str, Any]] = {}
+    for file in filter(Path.exists, files):
+        for record in map(json.loads, file.read_text(encoding="utf-8").split("\n")[:-1]):
+            steps[record["step"]] = {**steps.get(record["step"], {}), **record["data"]}
+    return sorted(steps.items())
+
+
+def validation_means(data: Mapping[str, Any]) -> dict[str, dict[str, float]]:
+    """Data source -> metric -> mean over its questions, of one step's metrics; empty if it was no validation step."""
+    means: dict[str, dict[str, float]] = {}
+    for key, value in data.items():
+        if found := _MEAN.fullmatch(key):
+            means.setdefault(found["source"], {})[found["name"]] = float(value)
+    return means
+
+
+def accuracies(data: Mapping[str, Any]) -> dict[str, float]:
+    """Validation accuracy (``acc``) by data source, of one step's metrics; empty if it was no validation step."""
+    return {source: means["acc"] for source, means in validation_means(data).items() if "acc" in means}
+
+
+def mean_accuracy(data: Mapping[str, Any]) -> float | None:
+    """Mean of :func:`accuracies` over data sources; ``None`` if it was no validation step."""
+    found = accuracies(data)
+    return sum(found.values()) / len(found) if found else None
