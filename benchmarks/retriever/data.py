@@ -1,21 +1,27 @@
-"""Inputs of the benchmarks: the small real corpus, a large made-up one, a small embedding model."""
+"""Inputs of the benchmarks: a small real corpus, a large made-up one, a small embedding model."""
 
 from __future__ import annotations
 
 import importlib.util
 import json
+import os
 from pathlib import Path
 
 import numpy as np
 
-SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
-MINI_CORPUS = SHARED / "multihop_mini_corpus.jsonl"
-MINI_QUESTIONS = SHARED / "multihop_mini_questions.jsonl"
+QA_DATA = "ATPO_QA_DATA"
+"""Variable that names a folder with `multihop_mini_corpus.jsonl` and `multihop_mini_questions.jsonl`."""
 
 _WORDS_PER_PASSAGE = 100  # as in wiki-18
 _VOCABULARY = 1_000_000
 _ZIPF = 1.1
 _CHUNK = 10_000
+
+
+def data_file(kind: str) -> Path | None:
+    """The file of ``corpus`` or ``questions`` in the folder that the environment names; ``None`` if it names none."""
+    folder = os.environ.get(QA_DATA)
+    return Path(folder) / f"multihop_mini_{kind}.jsonl" if folder else None
 
 
 def minilm_folder() -> Path | None:

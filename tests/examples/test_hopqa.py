@@ -10,8 +10,9 @@ from typing import Any
 
 import pandas as pd
 import pytest
-
-pytest.importorskip("bm25s")
+from verl.experimental.agent_loop.tool_parser import ToolParser
+from verl.tools import function_tool
+from verl.utils.tokenizer.continuous_token_wiring import create_continuous_token_builder
 
 from examples.hopqa.chat import ChatCodec, FinalTurn, ToolCall, build_tokenizer
 from examples.hopqa.demos import CARELESS, Demonstrator, Habits
@@ -138,7 +139,6 @@ def test_an_empty_corpus_is_refused() -> None:
 def test_questions_are_answered_through_verls_tool(
     worlds: tuple[World, World], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    function_tool = pytest.importorskip("verl.tools.function_tool")
     monkeypatch.setattr(function_tool, "FUNCTION_TOOL_REGISTRY", {})
     monkeypatch.setattr(function_tool, "_LOADED_FUNCTION_TOOL_PATHS", {})
     monkeypatch.setenv("HOPQA_DIR", str(tmp_path))
@@ -219,8 +219,7 @@ def test_turns_parse_back(codec: ChatCodec) -> None:
 
 
 def test_verls_hermes_parser_reads_a_call(codec: ChatCodec) -> None:
-    parsers = pytest.importorskip("verl.experimental.agent_loop.tool_parser")
-    parser = parsers.ToolParser.get_tool_parser("hermes", codec.tokenizer)
+    parser = ToolParser.get_tool_parser("hermes", codec.tokenizer)
     _, calls = asyncio.run(parser.extract_tool_calls(codec.call("mayor Maro Velin", "Maro Velin")))
     assert [(call.name, json.loads(call.arguments)) for call in calls] == [("search", {"query": " Maro Velin"})]
     _, none = asyncio.run(parser.extract_tool_calls(codec.answer("", "Maro Velin")))
@@ -238,8 +237,7 @@ def _messages(question: str, passage: str) -> list[dict[str, Any]]:
 
 def test_codec_and_chat_template_and_verls_builder_agree(codec: ChatCodec) -> None:
     """Prompt k+1 is prompt k, then the sampled turn, then the observation: token for token."""
-    wiring = pytest.importorskip("verl.utils.tokenizer.continuous_token_wiring")
-    builder = wiring.create_continuous_token_builder(codec.tokenizer, hf_model_type="qwen3")
+    builder = create_continuous_token_builder(codec.tokenizer, hf_model_type="qwen3")
     question, passage = "What is the mayor of Old Bran?", "Old Bran (city). mayor Maro Velin."
     messages, tools = _messages(question, passage), [{"type": "function", "function": {"name": "search"}}]
     prompt = builder.build_initial_tokens(messages[:1], tools=tools)

@@ -9,18 +9,19 @@ from pathlib import Path
 
 import pytest
 
+from tests.assets.qa_data import real_data
+from verl_atpo.metrics_file import read_steps
+
 ROOT = Path(__file__).parents[2]
-DATA = ROOT.parent / "shared" / "data"
-QUESTIONS, CORPUS = DATA / "multihop_mini_questions.jsonl", DATA / "multihop_mini_corpus.jsonl"
 
 
 @pytest.mark.e2e
-@pytest.mark.skipif(not CORPUS.is_file(), reason=f"no questions and passages in {DATA}")
 def test_from_questions_to_the_table(tmp_path):
+    data = {name: str(real_data(f"multihop_mini_{name.lower()}.jsonl")) for name in ("QUESTIONS", "CORPUS")}
     run = subprocess.run(
         ["bash", "examples/paper_small/run.sh"],
         cwd=ROOT,
-        env={**os.environ, "OUT": str(tmp_path), "QUESTIONS": str(QUESTIONS), "CORPUS": str(CORPUS)},
+        env={**os.environ, "OUT": str(tmp_path), **data},
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
@@ -29,9 +30,9 @@ def test_from_questions_to_the_table(tmp_path):
     )
     assert run.returncode == 0, run.stdout[-3000:] + run.stderr[-6000:]
 
-    steps = [json.loads(line) for line in (tmp_path / "train.jsonl").read_text().splitlines()]
-    assert [record["step"] for record in steps] == [1, 2]
-    for data in (record["data"] for record in steps):
+    steps = read_steps(tmp_path / "train.jsonl")
+    assert [step for step, _ in steps] == [1, 2]
+    for _, data in steps:
         assert (data["atpo/trees"], data["atpo/leaves_per_tree"], data["atpo/trees_failed"]) == (4, 22, 0)
         assert data["atpo/tool_calls"] > 0  # the model searches, and the real server answers
         assert data["atpo/tool_outages"] == data["atpo/tool_errors"] == data["atpo/replays_diverged"] == 0

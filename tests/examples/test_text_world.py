@@ -20,8 +20,6 @@ from verl.tools.tool_registry import load_all_tools
 from verl.utils.dataset.rl_dataset import RLHFDataset
 from verl.workers.rollout.replica import TokenOutput
 
-pytest.importorskip("bm25s")
-
 from examples.text_world.chat import WorldChat, build_tokenizer
 from examples.text_world.demos import demonstrate, make_demos
 from examples.text_world.engine import NOTHING_HAPPENS, SOLVED, Game, World

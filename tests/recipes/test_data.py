@@ -21,11 +21,11 @@ from recipes.data.prompts import PROMPTS, build_messages
 from recipes.data.questions import Question, SchemaError, parse_questions
 from recipes.data.rows import SCHEMA, build_row, read_stamp, write_rows
 from recipes.data.sources import Source
+from tests.assets.qa_data import real_data
 from tests.assets.tiny_model import write_model
 from verl_atpo.search_qa.rewards.qa import compute_score
 from verl_atpo.search_qa.rewards.response import format_error
 
-DATA = Path(__file__).parents[2].parent / "shared" / "data"
 TRAIN_SPLITS = {"hotpotqa": "train", "nq": "train"}
 
 
@@ -174,9 +174,7 @@ def test_a_file_stands_in_for_one_of_the_source(folder: Path, tmp_path: Path) ->
 
 @pytest.mark.parametrize("benchmark", ["hotpotqa", "nq"])
 def test_real_questions(tmp_path: Path, benchmark: str) -> None:
-    file = DATA / f"{benchmark}_dev.jsonl"
-    if not file.exists():
-        pytest.skip(f"the shared data file {file.name} is not here")
+    file = real_data(f"{benchmark}_dev.jsonl")
     rows = run(tmp_path / "out", "--file", f"{benchmark}:dev={file}")["test.parquet"]
     read = [json.loads(line) for line in file.open(encoding="utf-8")]
     assert len(rows) == len(read) >= 1000

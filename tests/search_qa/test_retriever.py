@@ -24,8 +24,9 @@ pytest.importorskip("bm25s")
 pytest.importorskip("Stemmer")
 pytest.importorskip("fastapi")
 
-from benchmarks.retriever.data import MINI_CORPUS, minilm_folder
+from benchmarks.retriever.data import minilm_folder
 from benchmarks.retriever.process import ServerProcess, running_server
+from tests.assets.qa_data import real_data
 from verl_atpo.search_qa.retriever import bm25
 from verl_atpo.search_qa.retriever.__main__ import main
 from verl_atpo.search_qa.retriever.artifacts import build_once
@@ -486,10 +487,9 @@ def test_limits_that_cannot_work_are_named(setting: dict[str, Any]) -> None:
 
 
 async def test_health_answers_while_a_dense_server_is_busy(minilm: str, tmp_path: Path) -> None:
-    if not MINI_CORPUS.exists():
-        pytest.skip(f"no corpus to embed: {MINI_CORPUS} is missing")
+    corpus = real_data("multihop_mini_corpus.jsonl")
     arguments = ["--method", "dense", "--model", minilm, "--device", "cpu", "--index-dir", str(tmp_path)]
-    with running_server("--corpus", str(MINI_CORPUS), *arguments) as server:
+    with running_server("--corpus", str(corpus), *arguments) as server:
         queries = {"queries": [f"{n} animals in the house of number {n}" * 4 for n in range(200)], "topk": 1}
         busy = asyncio.create_task(asyncio.to_thread(post, server.url, queries, timeout=300.0))
         waits = []

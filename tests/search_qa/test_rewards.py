@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,13 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
+from tests.assets.qa_data import real_data
 from verl_atpo.search_qa.rewards.observations import Style, split_turns
 from verl_atpo.search_qa.rewards.qa import compute_score
 from verl_atpo.search_qa.rewards.response import extract_answer, format_error, last_boxed
 from verl_atpo.search_qa.rewards.text import exact_match, f1_score, golden_answers, normalise
 from verl_atpo.tools.text import neutralise
 
-DATA = Path(__file__).parents[2].parent / "shared" / "data"
 ANSWER = r"<answer>It is \boxed{Paris}.</answer>"
 TAGS = f"<think>a</think>\n<search>q</search>\n<result>\nfound\n</result>\n<think>b</think>\n{ANSWER}"
 TOOLS = (
@@ -108,9 +107,7 @@ def test_another_golden_answer_never_lowers_a_metric(prediction: str, golden: li
 
 @pytest.mark.parametrize("name", ["hotpotqa_dev.jsonl", "nq_dev.jsonl", "multihop_mini_questions.jsonl"])
 def test_golden_answers_of_real_data_are_right(name: str) -> None:
-    if not (DATA / name).exists():
-        pytest.skip(f"the shared data file {name} is not here")
-    answers = [answer for line in (DATA / name).open() for answer in json.loads(line)["golden_answers"]]
+    answers = [answer for line in real_data(name).open() for answer in json.loads(line)["golden_answers"]]
     assert len(answers) > 40
     for answer in answers:
         response = rf"<answer>\boxed{{{answer}}}</answer>"
