@@ -6,8 +6,9 @@ import dataclasses
 import random
 from collections.abc import Sequence
 
-from verl_atpo.config import Backup
-from verl_atpo.method.credit import node_values, shape_token_rewards
+from verl_atpo.config import Backup, Normalize
+from verl_atpo.method.channel import write_values
+from verl_atpo.method.credit import Outcomes, node_values, normalization
 from verl_atpo.method.tree import ROOT, TurnTree
 
 REWARDS = (0.0, 0.0, 1.0, 0.5, 1 / 3, -0.7)
@@ -32,6 +33,12 @@ def random_tree(seed: int, rewards: Sequence[float] = REWARDS) -> TurnTree:
     return tree
 
 
+def scaled(rewards: Sequence[float], normalize: Normalize) -> list[float]:
+    """The rewards of one tree's leaves on the common scale."""
+    offset, factor = normalization(Outcomes.of(rewards), normalize)
+    return [(reward - offset) * factor for reward in rewards]
+
+
 @dataclasses.dataclass(frozen=True)
 class Row:
     """One leaf's response: ``turn_of`` names the node that sampled each token, ``None`` for observation tokens."""
@@ -43,9 +50,10 @@ class Row:
 
 
 def rows_of(tree: TurnTree, backup: Backup, seed: int = 0) -> list[Row]:
-    """One row per leaf; a shared turn has the same tokens in each."""
+    """One row per leaf; a shared turn has the same tokens in each, and the first leaf's row has room for the mark."""
     rng = random.Random(seed)
     sampled = [rng.randint(1, 4) for _ in tree.nodes]
+    sampled[tree.leaves[0]] += 4
     observed = [rng.randint(1, 3) for _ in tree.nodes]
     values = node_values(tree, backup)
     rows = []
@@ -54,6 +62,6 @@ def rows_of(tree: TurnTree, backup: Backup, seed: int = 0) -> list[Row]:
         for index in path:
             starts.append(len(turn_of))
             turn_of += [index] * sampled[index] + [None] * (0 if index == leaf else observed[index])
-        rewards = shape_token_rewards([values[index] for index in path], starts, values[ROOT], len(turn_of))
+        rewards = write_values([values[index] for index in path], starts, values[ROOT], len(turn_of))
         rows.append(Row(path, starts, turn_of, rewards))
     return rows

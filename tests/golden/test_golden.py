@@ -16,9 +16,9 @@ import pytest
 import torch
 from verl.workers.config import ActorConfig
 
-from tests.assets.trees import rows_of
+from tests.assets.trees import rows_of, scaled
 from verl_atpo.config import AdvantageMode, Backup, ExpansionConfig, Normalize, Penalty
-from verl_atpo.method.credit import node_advantages, node_values, normalize_rewards
+from verl_atpo.method.credit import node_advantages, node_values
 from verl_atpo.method.estimator import compute_atpo_advantage
 from verl_atpo.method.expansion import select_turns
 from verl_atpo.method.loss import compute_policy_loss_atpo
@@ -44,7 +44,7 @@ each_scale = pytest.mark.parametrize("scale", ["norm", "raw"])
 def tree_of(case: dict[str, Any], scale: str) -> TurnTree:
     rewards = {int(leaf): reward for leaf, reward in case["leaf_reward"].items()}
     if scale == "norm":
-        rewards = dict(zip(rewards, normalize_rewards(list(rewards.values()), Normalize.ZSCORE), strict=True))
+        rewards = dict(zip(rewards, scaled(list(rewards.values()), Normalize.ZSCORE), strict=True))
     tree = TurnTree()
     for index in range(1, len(case["parent"])):
         tree.add_turn(

@@ -14,10 +14,11 @@ from omegaconf import OmegaConf
 from verl.trainer.config import AlgoConfig
 from verl.trainer.ppo.core_algos import compute_grpo_outcome_advantage
 
-from tests.assets.trees import Row, random_tree, rows_of
-from verl_atpo.config import AdvantageMode, Backup, ConfigError, Normalize
+from tests.assets.trees import Row, random_tree, rows_of, scaled
+from verl_atpo.config import AdvantageMode, Backup, ConfigError, CreditConfig, Normalize
 from verl_atpo.method import estimator as advantage
-from verl_atpo.method.credit import node_advantages, node_values, normalize_rewards, shape_token_rewards
+from verl_atpo.method.channel import MARK, write_values
+from verl_atpo.method.credit import tree_advantages
 from verl_atpo.method.estimator import compute_atpo_advantage
 from verl_atpo.method.tree import ROOT, TurnTree
 
@@ -50,7 +51,7 @@ def pad(rows: list[Row], extra: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
 
 # One tree: root 0.5 -> turn A 0.75 -> two leaves, 1.0 and 0.5; and a one-turn leaf, 0.0.
 # Responses: A A o L / A A o o L / B B. Outcomes 1.0, 0.5, 0.0: mean 0.5, population std sqrt(0.5 / 3).
-TREE_REWARDS = [[0.5, 0.25, 0, 0.25, 0, 0], [0.5, 0.25, 0, 0, -0.25, 0], [0.5, -0.5, 0, 0, 0, 0]]
+TREE_REWARDS = [[0.5, 0.25, MARK, 0.25, -MARK, 0], [0.5, 0.25, 0, 0, -0.25, 0], [0.5, -0.5, 0, 0, 0, 0]]
 TREE_MASK = [[1, 1, 0, 1, 0, 0], [1, 1, 0, 0, 1, 0], [1, 1, 0, 0, 0, 0]]
 
 
@@ -97,11 +98,9 @@ def test_shape_then_estimate_is_the_trees_own_advantage(seed, backup, mode, norm
         tree = random_tree(tree_seed)
         rows = rows_of(tree, backup, tree_seed)
         leaves = [tree.nodes[leaf].reward for leaf in tree.leaves]
-        for leaf, reward in zip(tree.leaves, normalize_rewards(leaves, normalize), strict=True):
+        for leaf, reward in zip(tree.leaves, scaled(leaves, normalize), strict=True):
             tree.nodes[leaf].reward = reward
-        expected = node_advantages(tree, node_values(tree, backup), mode)
-        if len(leaves) == 1 and mode is not AdvantageMode.VALUE:
-            expected = [0.0] * len(expected)
+        expected = tree_advantages(tree, CreditConfig(backup, mode, Normalize.NONE))
         table += [(str(tree_seed), row, [expected[turn] if turn else 0.0 for turn in row.turn_of]) for row in rows]
     np.random.default_rng(seed).shuffle(table)
     rewards, mask = pad([row for _, row, _ in table])
@@ -202,10 +201,10 @@ def test_a_group_that_lost_its_other_rows_does_not_explode():
 
 def test_a_response_of_one_token_takes_the_root_value_of_its_group():
     # Outcome 1.0 of a one-token leaf beside a two-turn leaf of 0.0; the root is worth 0.25.
-    rewards = [[1.0, 0, 0, 0], [0.25, 0.25, 0, -0.5]]
-    mask = [[1, 0, 0, 0], [1, 1, 0, 1]]
+    rewards = [[1.0, 0, 0, 0, 0], [0.25, 0.25, 0, -0.5, MARK]]
+    mask = [[1, 0, 0, 0, 0], [1, 1, 0, 1, 1]]
     ours = estimate(rewards, mask, ["t", "t"], AdvantageMode.DIFF_GLOBAL, Normalize.NONE)
-    close(ours, [[0.75, 0, 0, 0], [0.25, 0.25, 0, -0.25]])
+    close(ours, [[0.75, 0, 0, 0, 0], [0.25, 0.25, 0, -0.25, -0.25]])
     # Nothing but one-token responses: the root is the mean outcome; also when the batch is one token wide.
     ours = estimate([[1.0], [0.0]], [[1], [1]], ["t", "t"], AdvantageMode.DIFF_GLOBAL, Normalize.NONE)
     close(ours, [[0.5], [-0.5]])
@@ -213,34 +212,51 @@ def test_a_response_of_one_token_takes_the_root_value_of_its_group():
 
 def test_the_last_token_of_a_cut_off_row_keeps_its_turns_value():
     # Values 0.5, 0.75, 1.0; the third turn would start past the end. Token 4 belongs to turn 2, worth 0.75.
-    rewards = [shape_token_rewards([0.5, 0.75, 1.0], [0, 3, 8], 0.25, 5)]
+    rewards = [write_values([0.5, 0.75, 1.0], [0, 3, 8], 0.25, 5)]
     ours = estimate(rewards, [[1, 1, 0, 1, 1]], ["t"], normalize=Normalize.NONE)
     close(ours, [[0.5, 0.5, 0, 0.75, 0.75]])
 
 
 def test_a_root_value_of_0_is_exactly_0():
-    rewards = [shape_token_rewards([value, 0.0], [0, 2], 0.0, 3) for value in (0.0, 1.0)]
-    ours = estimate(rewards, [[1, 0, 1]] * 2, ["t"] * 2, AdvantageMode.DIFF_GLOBAL, Normalize.NONE)
-    assert ours.tolist() == [[0, 0, 0], [1, 0, 0]]
+    rewards = [write_values([value, 0.0], [0, 2], 0.0, 4) for value in (0.0, 1.0)]
+    ours = estimate(rewards, [[1, 0, 1, 1]] * 2, ["t"] * 2, AdvantageMode.DIFF_GLOBAL, Normalize.NONE)
+    assert ours.tolist() == [[0, 0, 0, 0], [1, 0, 0, 0]]
 
 
 def test_many_turns_are_read_back_to_the_last_bits_of_float32():
     values = [1 / (3 + turn % 7) for turn in range(1000)]
-    rewards = [shape_token_rewards(values, [2 * turn for turn in range(1000)], 1 / 3, 1999)]
+    rewards = [write_values(values, [2 * turn for turn in range(1000)], 1 / 3, 1999)]
     ours = estimate(rewards, [[1, 0] * 999 + [1]], ["t"], normalize=Normalize.NONE)
     torch.testing.assert_close(ours[0, ::2], torch.tensor(values), rtol=1e-7, atol=0)
 
 
 def test_a_large_common_offset_does_not_eat_the_differences():
     # 10000.1 is 10000.0996 in float32; the row holds 10000.05 as 10000.0498 and makes up for it in the next token.
-    rewards = [shape_token_rewards([value], [0], 10000.05, 2) for value in (10000.0, 10000.1)]
-    ours = estimate(rewards, [[1, 0]] * 2, ["t"] * 2, normalize=Normalize.CENTER)
+    rewards = [write_values([value], [0], 10000.05, 3) for value in (10000.0, 10000.1)]
+    ours = estimate(rewards, [[1, 0, 0]] * 2, ["t"] * 2, normalize=Normalize.CENTER)
     torch.testing.assert_close(ours[:, 0], torch.tensor([-0.05, 0.05]), rtol=1e-5, atol=0)
 
 
+def test_rewards_of_the_users_own_on_single_tokens_are_a_rows_outcome():
+    ours = estimate([[1.0, 0, 0], [0, 0.25, 0.25]], [[1, 1, 1]] * 2, ["t", "t"], normalize=Normalize.CENTER)
+    assert ours.tolist() == [[0.25] * 3, [-0.25] * 3]
+
+
+@pytest.mark.parametrize(
+    ("dtype", "result"),
+    [(torch.int64, torch.float32), (torch.float32, torch.float32), (torch.float64, torch.float64)],
+)
+def test_advantages_are_never_cut_to_the_type_of_the_rewards(dtype, result):
+    rewards = torch.tensor([[0, 1], [0, 0], [0, 0]], dtype=dtype)
+    config = {"atpo": {"credit": {"normalize": "center"}}}
+    ours, _ = compute_atpo_advantage(rewards, torch.ones(3, 2), ["t"] * 3, config)
+    assert ours.dtype is result
+    assert ours[:, 0].tolist() == pytest.approx([2 / 3, -1 / 3, -1 / 3])
+
+
 def test_rewards_of_another_kind_are_refused():
-    with pytest.raises(ValueError, match="start with different values"):
-        estimate([[0.1, 0.2, 0.3], [0.4, 0.5, 0.6]], [[1, 1, 1]] * 2, ["t", "t"])
+    with pytest.raises(ValueError, match="row 0 has the token-level reward nan"):
+        estimate([[0.1, float("nan"), 0.3]], [[1, 1, 1]], ["t"])
     with pytest.raises(ValueError, match="expected the uid of every row"):
         compute_atpo_advantage(torch.zeros(1, 3), torch.ones(1, 3))
 

@@ -21,7 +21,8 @@ from verl_atpo.config import (
     GrowthConfig,
     SharedTurns,
 )
-from verl_atpo.method.credit import node_advantages, node_values, reward_statistics
+from verl_atpo.method.channel import is_marked
+from verl_atpo.method.credit import node_values, tree_advantages
 from verl_atpo.method.estimator import compute_atpo_advantage
 from verl_atpo.replay.turns import policy_text
 from verl_atpo.rollout.dump import TreeDump
@@ -58,9 +59,7 @@ async def test_rows_give_every_turn_the_advantage_of_its_node(mode, backup, shar
     advantages, _ = compute_atpo_advantage(
         padded(rows, "rm_scores"), mask, np.array(["uid"] * len(rows), dtype=object), settings
     )
-    offset, scale = reward_statistics(rewards, credit.normalize)
-    values = [(value - offset) / scale for value in node_values(grown.tree, backup)]
-    expected = node_advantages(grown.tree, values, mode)
+    expected = tree_advantages(grown.tree, credit)
     for row, leaf in enumerate(grown.leaves):
         for node in grown.tree.path(leaf.node):
             turn = grown.turns[node]
@@ -86,6 +85,29 @@ async def test_shared_turns_are_trained_once_per_leaf_or_once():
     assert trained[SharedTurns.PER_LEAF] == sum(
         len(grown.turns[node].token_ids) * times for node, times in leaves_below.items()
     )
+
+
+@pytest.mark.parametrize("limit", [1, 3, 6])
+async def test_a_row_that_the_response_limit_cut_off_has_a_mask_of_its_length(limit):
+    grown = await grow(stop=0.1)
+    for leaf in grown.leaves:
+        leaf.branch.output.response_ids = leaf.branch.output.response_ids[:limit]
+        leaf.branch.output.response_mask = leaf.branch.output.response_mask[:limit]
+    assert any(leaf.branch.starts[-leaf.own_turns] > limit for leaf in grown.leaves)
+    for output, leaf in zip(
+        leaf_outputs(grown, CreditConfig(shared_turns=SharedTurns.ONCE)), grown.leaves, strict=True
+    ):
+        assert len(output.response_mask) == len(output.response_ids) == len(output.token_rewards)
+        assert sum(output.token_rewards) == pytest.approx(leaf.branch.reward, abs=1e-6)
+        assert is_marked(output.token_rewards) or limit < 5
+
+
+async def test_a_tree_whose_rows_are_all_too_short_for_the_mark_goes_as_chains():
+    grown = await grow(stop=0.1)
+    for leaf in grown.leaves:
+        leaf.branch.output.response_ids, leaf.branch.output.response_mask = [5, 6], [1, 1]
+    for output, leaf in zip(leaf_outputs(grown, CreditConfig()), grown.leaves, strict=True):
+        assert output.token_rewards == [0.0, leaf.branch.reward]
 
 
 async def test_rows_keep_all_that_the_loop_returned():

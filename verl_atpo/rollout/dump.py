@@ -13,7 +13,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from verl_atpo.config import CreditConfig
-from verl_atpo.method.credit import node_advantages, node_values, reward_statistics
+from verl_atpo.method.credit import node_values, tree_advantages
 from verl_atpo.method.tree import ROOT
 from verl_atpo.rollout.grower import GrownTree
 
@@ -65,9 +65,7 @@ class TreeDump:
         """
         tree = grown.tree
         values = node_values(tree, credit.backup)
-        offset, scale = reward_statistics([leaf.branch.reward for leaf in grown.leaves], credit.normalize)
-        normalized = [None if value is None else (value - offset) / scale for value in values]
-        advantages = node_advantages(tree, normalized, credit.advantage)
+        advantages = tree_advantages(tree, credit)
         first = grown.turns[tree.nodes[ROOT].children[0]]
         nodes = [
             {

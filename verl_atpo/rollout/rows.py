@@ -9,7 +9,8 @@ import torch
 from verl.experimental.agent_loop import AgentLoopOutput
 
 from verl_atpo.config import CreditConfig, SharedTurns
-from verl_atpo.method.credit import node_values, shape_token_rewards
+from verl_atpo.method.channel import is_marked, write_values
+from verl_atpo.method.credit import node_values
 from verl_atpo.method.tree import ROOT
 from verl_atpo.replay.turns import NEWEST_VERSION, OLDEST_VERSION, versions
 from verl_atpo.rollout.grower import Branch, GrownTree
@@ -33,20 +34,13 @@ def leaf_outputs(grown: GrownTree, credit: CreditConfig) -> Iterator[LeafOutput]
 
     Values are raw, on the scale of the reward: the estimator normalises them, and every backup commutes with that.
     """
-    values = node_values(grown.tree, credit.backup)
-    root_value = values[ROOT]
-    assert root_value is not None  # every leaf of a grown tree has a reward
-    for leaf in grown.leaves:
+    for leaf, rewards in zip(grown.leaves, _token_rewards(grown, credit), strict=True):
         output: AgentLoopOutput = leaf.branch.output
-        path = grown.tree.path(leaf.node)
-        starts = leaf.branch.starts
-        turn_values = [value for node in path if (value := values[node]) is not None]
-        rewards = shape_token_rewards(turn_values, starts, root_value, len(output.response_ids))
         fields = {name: getattr(output, name) for name in output.model_fields_set}
         fields["extra_fields"] = {**output.extra_fields, **_versions(leaf.branch)}
         if credit.shared_turns is SharedTurns.ONCE:
-            own = starts[len(path) - leaf.own_turns]
-            fields["response_mask"] = [0] * own + output.response_mask[own:]
+            own = leaf.branch.starts[len(leaf.branch.starts) - leaf.own_turns]
+            fields["response_mask"] = [bit if place >= own else 0 for place, bit in enumerate(output.response_mask)]
         yield LeafOutput(**fields, token_rewards=rewards)
 
 
@@ -57,3 +51,18 @@ def _versions(branch: Branch) -> dict[str, int]:
     """
     found = versions(branch.turns)
     return {} if found is None else dict(zip((OLDEST_VERSION, NEWEST_VERSION), found, strict=True))
+
+
+def _token_rewards(grown: GrownTree, credit: CreditConfig) -> list[list[float]]:
+    """Those of every leaf's row; plain outcomes where all rows are too short to say that they come from a tree."""
+    values = node_values(grown.tree, credit.backup)
+    root_value = values[ROOT]
+    assert root_value is not None  # every leaf of a grown tree has a reward
+    rows = []
+    for leaf in grown.leaves:
+        turn_values = [value for node in grown.tree.path(leaf.node) if (value := values[node]) is not None]
+        length = len(leaf.branch.output.response_ids)
+        rows.append(write_values(turn_values, leaf.branch.starts, root_value, length))
+    if any(map(is_marked, rows)):
+        return rows
+    return [[0.0] * (len(row) - 1) + [leaf.branch.reward] for row, leaf in zip(rows, grown.leaves, strict=True)]

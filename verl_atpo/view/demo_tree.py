@@ -12,7 +12,7 @@ import random
 from typing import Any
 
 from verl_atpo.config import CreditConfig, ExpansionConfig
-from verl_atpo.method.credit import node_advantages, node_values, reward_statistics
+from verl_atpo.method.credit import Outcomes, node_values, normalization, tree_advantages
 from verl_atpo.method.expansion import select_turns, uncertainty_score
 from verl_atpo.method.tree import ROOT, TurnTree
 from verl_atpo.view.record import FORMAT, Branch, Node, Pick, Record, ToolUse, summarize
@@ -172,15 +172,14 @@ class DemoTree:
         credit = CreditConfig()
         values = node_values(self._tree, credit.backup)
         rewards = [node.reward for node in self._tree.nodes if node.reward is not None]
-        offset, scale = reward_statistics(rewards, credit.normalize)
-        normalized = [None if value is None else (value - offset) / scale for value in values]
-        advantages = node_advantages(self._tree, normalized, credit.advantage)
+        offset, factor = normalization(Outcomes.of(rewards), credit.normalize)
+        advantages = tree_advantages(self._tree, credit)
         failed = "ToolOutage: Tool 'search' is out: TimeoutError()" if self._rng.random() < 0.01 else None
         record = Record(
             format=FORMAT, uid=self._uid, global_step=self._step, data_source=f"demo_{self._hops}hop",
             ground_truth=self._answer, extra_info={"hops": self._hops, "split": "train"},
             prompt=f"{START}user\n{self._prompt}{END}\n{START}assistant\n", prompt_tokens=14 + len(self._prompt) // 5,
-            template=[START, END], failed=failed, root_value=values[ROOT], reward_offset=offset, reward_scale=scale,
+            template=[START, END], failed=failed, root_value=values[ROOT], reward_offset=offset, reward_factor=factor,
             credit={"backup": credit.backup.value, "advantage": credit.advantage.value},
             picked=self._picked, regrown=self._outages, outages=self._outages,
             seconds=max(branch["ended_s"] for branch in self._branches),

@@ -148,8 +148,8 @@ class Record(TypedDict, total=False):
     """Why the tree failed as a group; its turns so far are still here."""
     root_value: float | None
     reward_offset: float
-    reward_scale: float
-    """Advantages are made from (reward - offset) / scale."""
+    reward_factor: float
+    """Advantages are made from (reward - offset) * factor."""
     credit: dict[str, str]
     picked: list[int]
     picks: list[Pick]
