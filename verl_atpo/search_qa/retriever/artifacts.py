@@ -1,24 +1,105 @@
-"""A folder that is built once and used again: whole or not there, and rebuilt when what it was made of changes."""
+"""A folder that is built once and used again: whole or not there, and rebuilt when what it was made of changes.
+
+Its record holds a checksum of every file in it, so that a file that was cut short or changed is noticed, before it is
+used and while it is.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
+import os
 import shutil
 import tempfile
+import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import xxhash
 from filelock import FileLock
 
 logger = logging.getLogger(__name__)
 
-FINGERPRINT = "fingerprint.json"
+RECORD = "fingerprint.json"
+_READ_BYTES = 1 << 22
 
 
-def build_once(folder: Path, fingerprint: Mapping[str, Any], build: Callable[[Path], None]) -> Path:
-    """``folder``, built unless it holds the work of an equal fingerprint already.
+class DamagedError(RuntimeError):
+    """A file that is not what it was; says which, and what to do."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Content:
+    """What is in a file.
+
+    Attributes:
+        bytes: its size.
+        xxh3: its checksum, 128 bits in hexadecimal. It finds damage; it is no protection against forgery.
+    """
+
+    bytes: int
+    xxh3: str
+
+
+def content_of(file: int | Path) -> Content:
+    """The content of a file, given by its path or an open descriptor, whose position does not matter.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    if isinstance(file, Path):
+        with file.open("rb") as opened:
+            return content_of(opened.fileno())
+    checksum, size = xxhash.xxh3_128(), 0
+    while data := os.pread(file, _READ_BYTES, size):
+        checksum.update(data)
+        size += len(data)
+    return Content(size, checksum.hexdigest())
+
+
+class ServedFile:
+    """A file that is mapped into memory or read bit by bit, and so must stay as it is.
+
+    Args:
+        path: the file.
+        content: what it has to hold; None if nobody knows, then any change counts as damage.
+        remedy: for the error.
+
+    Raises:
+        OSError: it cannot be opened.
+    """
+
+    def __init__(self, path: Path, content: Content | None, remedy: str) -> None:
+        self.path = path
+        self._content = content
+        self._remedy = remedy
+        self._file = path.open("rb")  # the same file, whatever its name may come to mean
+        self._seen = self._state()
+        self._lock = threading.Lock()
+
+    def check(self) -> None:
+        """Look whether it has been written to; if it may have been, read all of it.
+
+        Raises:
+            DamagedError: it holds something else.
+        """
+        with self._lock:
+            state = self._state()
+            if state == self._seen:
+                return
+            if self._content is None or content_of(self._file.fileno()) != self._content:
+                raise DamagedError(f"{self.path} was changed while it was served. Stop the server; {self._remedy}")
+            self._seen = state  # touched, linked or renamed
+
+    def _state(self) -> tuple[int, int, int]:
+        stat = os.fstat(self._file.fileno())
+        return stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
+
+
+def build_once(folder: Path, fingerprint: Mapping[str, Any], build: Callable[[Path], None]) -> list[ServedFile]:
+    """Make ``folder``, unless it holds the undamaged work of an equal fingerprint already.
 
     The work is done in a folder beside it, which takes its name when all is written: a build that dies leaves the
     former state, and its remains are removed by the next one. Processes that want the same folder build it once.
@@ -27,38 +108,69 @@ def build_once(folder: Path, fingerprint: Mapping[str, Any], build: Callable[[Pa
         folder: where the result belongs.
         fingerprint: JSON values that say what the result is made of.
         build: writes its files into the (existing, empty) folder it is given.
+
+    Returns:
+        Its files, to be checked while they are in use.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(folder.parent / f".{folder.name}.lock"):
-        if _fingerprint_of(folder) == dict(fingerprint):
-            logger.info("Using %s again", folder)
-            return folder
-        beside = f".{folder.name}.build-"
-        for remains in folder.parent.glob(f"{beside}*"):
-            shutil.rmtree(remains)
-        logger.info("Building %s", folder)
-        work = Path(tempfile.mkdtemp(prefix=beside, dir=folder.parent))
-        try:
-            build(work)
-            (work / FINGERPRINT).write_text(json.dumps(fingerprint, indent=2), encoding="utf-8")
-            if folder.exists():
-                shutil.rmtree(folder)
-            work.rename(folder)
-        except BaseException:
-            shutil.rmtree(work, ignore_errors=True)
-            raise
-        return folder
+        if not _is_usable(folder, fingerprint):
+            _build(folder, fingerprint, build)
+        remedy = f"then remove the folder {folder} and start it again: the index is rebuilt."
+        contents = _contents(_record_of(folder) or {})
+        return [ServedFile(folder / name, content, remedy) for name, content in contents.items()]
 
 
-def _fingerprint_of(folder: Path) -> dict[str, Any] | None:
+def _build(folder: Path, fingerprint: Mapping[str, Any], build: Callable[[Path], None]) -> None:
+    beside = f".{folder.name}.build-"
+    for remains in folder.parent.glob(f"{beside}*"):
+        shutil.rmtree(remains)
+    logger.info("Building %s", folder)
+    work = Path(tempfile.mkdtemp(prefix=beside, dir=folder.parent))
     try:
-        found = json.loads((folder / FINGERPRINT).read_text(encoding="utf-8"))
-    except (FileNotFoundError, json.JSONDecodeError):
+        build(work)
+        files = {path.name: dataclasses.asdict(content_of(path)) for path in sorted(work.iterdir())}
+        record = {"made_of": fingerprint, "files": files}
+        (work / RECORD).write_text(json.dumps(record, indent=2), encoding="utf-8")
+        if folder.exists():
+            shutil.rmtree(folder)
+        work.rename(folder)
+    except BaseException:
+        shutil.rmtree(work, ignore_errors=True)
+        raise
+
+
+def _is_usable(folder: Path, fingerprint: Mapping[str, Any]) -> bool:
+    record = _record_of(folder)
+    if record is None or record.get("made_of") != dict(fingerprint):
+        return False
+    damaged = [name for name, content in _contents(record).items() if not _holds(folder / name, content)]
+    if damaged:
+        logger.warning("%s is damaged, so the folder is built anew", folder / damaged[0])
+        return False
+    logger.info("Using %s again", folder)
+    return True
+
+
+def _holds(path: Path, content: Content) -> bool:
+    try:
+        return content_of(path) == content
+    except OSError:
+        return False
+
+
+def _record_of(folder: Path) -> dict[str, Any] | None:
+    """The record, or None if there is none that can be read as one."""
+    try:
+        record = json.loads((folder / RECORD).read_bytes())
+        _contents(record)
+    except FileNotFoundError:
         return None
-    return found if isinstance(found, dict) else None
+    except (OSError, ValueError, RecursionError, TypeError, KeyError, AttributeError) as error:
+        logger.warning("%s is damaged (%s), so the folder is built anew", folder / RECORD, error)
+        return None
+    return record
 
 
-def file_fingerprint(path: Path) -> dict[str, Any]:
-    """Size in bytes and time of the last change of a file."""
-    stat = path.stat()
-    return {"bytes": stat.st_size, "changed_ns": stat.st_mtime_ns}
+def _contents(record: Mapping[str, Any]) -> dict[str, Content]:
+    return {str(name): Content(**content) for name, content in record["files"].items()}

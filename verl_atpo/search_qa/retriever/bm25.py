@@ -58,10 +58,16 @@ class Bm25Index:
             "bm25s": importlib.metadata.version("bm25s"),
         }
         backend = "auto" if len(corpus) >= COMPILE_FROM else "numpy"
-        folder = build_once(index_dir / self.method, fingerprint, lambda work: _build(corpus, settings, backend, work))
+        folder = index_dir / self.method
+        self._files = build_once(folder, fingerprint, lambda work: _build(corpus, settings, backend, work))
         self._bm25 = bm25s.BM25.load(folder, mmap=True, backend=backend)
         self._size = len(corpus)
         self.search([corpus[0]["contents"]], topk=1)  # compiles the search, so that no query waits for it
+
+    def check(self) -> None:
+        """Raise ``DamagedError`` if a file of the index was changed."""
+        for file in self._files:
+            file.check()
 
     def search(self, queries: Sequence[str], topk: int) -> list[list[Hit]]:
         """The ``topk`` best passages of each query, best first; passages that share no term with it are left out."""

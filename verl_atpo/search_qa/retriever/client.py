@@ -1,8 +1,7 @@
 """The client's end of ``POST /retrieve``, the interface that Search-R1 introduced and the field's servers share.
 
 Request: ``{"queries": [...], "topk": 3, "return_scores": true}``. Answer: ``{"result": [[hit, ...], ...]}``, one list
-per query; a hit is ``{"document": {"id", "contents"}, "score"}``, or only the document from servers that give no
-scores. ``contents`` is the title in quotes, a line break, the text.
+per query (``wire.py`` reads it).
 """
 
 from __future__ import annotations
@@ -13,13 +12,14 @@ import contextlib
 import dataclasses
 import time
 import weakref
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from typing import Any
 
 import aiohttp
-from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_exponential, wait_random
+from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, wait_exponential, wait_random
 
 from verl_atpo.search_qa.retriever.batching import Batcher
+from verl_atpo.search_qa.retriever.wire import Passages, body_of, parse_result
 
 LONGEST_BACKOFF_S = 10.0
 _SHOWN_CHARS = 200
@@ -34,19 +34,8 @@ class _Passing(Exception):
     """One try failed for a reason that may pass."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Passage:
-    """One hit.
-
-    Attributes:
-        contents: ``"Title"``, a line break, the text.
-        id: the server's name of it, if it gave one.
-        score: higher is better; ``None`` if the server gave none.
-    """
-
-    contents: str
-    id: str | None = None
-    score: float | None = None
+class _Unfit(_Passing):
+    """The server failed over what it was asked, or answered what cannot be understood: one query may be the cause."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,21 +45,28 @@ class Answer:
     Attributes:
         passages: best first.
         tries: HTTP requests made for it, 1 if the first succeeded.
-        batch_size: queries in that request.
+        batch_size: queries in the request that was answered.
         seconds: from sending the first request to the answer, back-off included.
     """
 
-    passages: tuple[Passage, ...]
+    passages: Passages
     tries: int
     batch_size: int
     seconds: float
 
 
 @dataclasses.dataclass(frozen=True)
+class _Line:
+    """Connections, and places for the requests under way: a request waits for its place, and its time begins then."""
+
+    session: aiohttp.ClientSession
+    places: asyncio.Semaphore
+
+
+@dataclasses.dataclass(frozen=True)
 class _End:
     """What belongs to one event loop: connections and the batches under way."""
 
-    session: aiohttp.ClientSession
     scope: AsyncGenerator[aiohttp.ClientSession, None]
     batcher: Batcher[str, Answer]
 
@@ -80,6 +76,9 @@ class RetrieverClient:
 
     Connections belong to an event loop and are closed with it (when the loop shuts its asynchronous generators down,
     as ``asyncio.run`` does) or at the end of the process.
+
+    A query never fails for what another one does: when a request with several is answered by 5xx, or by what cannot be
+    understood, each of them is asked again in a request of its own.
 
     Args:
         url: the endpoint, path included.
@@ -133,11 +132,12 @@ class RetrieverClient:
                 del self._ends[other]
             scope = self._open(loop)
             session = await anext(scope)  # does not suspend: no second caller comes between
+            line = _Line(session, asyncio.Semaphore(self._batching["concurrency"]))
 
-            async def fetch(queries: list[str]) -> list[Answer]:
-                return await self._fetch(session, queries)
+            async def fetch(queries: list[str]) -> list[Answer | RetrieverError]:
+                return await self._fetch(line, queries)
 
-            self._ends[loop] = _End(session, scope, Batcher(fetch, **self._batching))
+            self._ends[loop] = _End(scope, Batcher(fetch, **self._batching))
         return self._ends[loop]
 
     async def _open(self, loop: asyncio.AbstractEventLoop) -> AsyncGenerator[aiohttp.ClientSession, None]:
@@ -148,12 +148,32 @@ class RetrieverClient:
         finally:
             self._ends.pop(loop, None)
 
-    async def _fetch(self, session: aiohttp.ClientSession, queries: list[str]) -> list[Answer]:
+    async def _fetch(self, line: _Line, queries: Sequence[str]) -> list[Answer | RetrieverError]:
+        """What each query got; of several queries, one that got nothing is asked again on its own."""
         started = time.monotonic()
+        found, tries = await self._tried(line, queries)
+        places = [place for place, each in enumerate(found) if each is None]
+        if places:
+            await asyncio.sleep(self._backoff_s)
+        alone = iter(await asyncio.gather(*(self._tried(line, [queries[place]]) for place in places)))
+        answers: list[Answer | RetrieverError] = []
+        for each in found:
+            size, more = len(queries), 0
+            if each is None:
+                ((each,), more), size = next(alone), 1
+            assert each is not None  # what one query alone got is an answer or an error
+            if isinstance(each, RetrieverError):
+                answers.append(each)
+            else:
+                answers.append(Answer(each, tries + more, size, time.monotonic() - started))
+        return answers
+
+    async def _tried(self, line: _Line, queries: Sequence[str]) -> tuple[list[Passages | RetrieverError | None], int]:
+        """The passages of each query, or why there are none, or None for one to be asked alone; and the tries made."""
         tries = AsyncRetrying(
             stop=stop_after_attempt(self._retries + 1),
             wait=wait_exponential(multiplier=self._backoff_s, max=LONGEST_BACKOFF_S) + wait_random(0, self._backoff_s),
-            retry=retry_if_exception_type(_Passing),
+            retry=retry_if_exception(lambda error: isinstance(error, _Passing) and not self._divides(error, queries)),
             reraise=True,
         )
         count = 0
@@ -161,29 +181,41 @@ class RetrieverClient:
             async for attempt in tries:
                 with attempt:
                     count = attempt.retry_state.attempt_number
-                    found = await self._post(session, queries)
+                    return list(await self._post(line, queries)), count
         except (_Passing, aiohttp.ClientError) as error:
-            raise RetrieverError(
+            if self._divides(error, queries):
+                return [None for _ in queries], count
+            failed = RetrieverError(
                 f"No answer from {self.url} after {count} {'try' if count == 1 else 'tries'}; last error: {error}. "
                 "Is the retriever up, and is the url right?"
-            ) from error
-        seconds = time.monotonic() - started
-        return [Answer(passages, count, len(queries), seconds) for passages in found]
+            )
+            return [failed for _ in queries], count
+        raise AssertionError("unreachable: the last try returns or raises")
 
-    async def _post(self, session: aiohttp.ClientSession, queries: list[str]) -> list[tuple[Passage, ...]]:
+    @staticmethod
+    def _divides(error: BaseException, queries: Sequence[str]) -> bool:
+        return isinstance(error, _Unfit) and len(queries) > 1
+
+    async def _post(self, line: _Line, queries: Sequence[str]) -> list[Passages | None]:
         """One try."""
         body = {"queries": queries, "topk": self._topk, "return_scores": True}
         try:
-            async with session.post(self.url, json=body) as response:
+            async with line.places, line.session.post(self.url, json=body) as response:
                 if response.status != 200:
-                    said = " ".join((await response.text(errors="replace"))[:_SHOWN_CHARS].split())
+                    said = " ".join((await response.content.read(_SHOWN_CHARS)).decode(errors="replace").split())
+                    failed = _Unfit if response.status >= 500 else _Passing
                     passing = response.status == 429 or response.status >= 500
-                    raise (_Passing if passing else aiohttp.ClientError)(f"HTTP {response.status}: {said}")
-                return parse_result(await response.json(content_type=None), len(queries))
+                    raise (failed if passing else aiohttp.ClientError)(f"HTTP {response.status}: {said}")
+                found = parse_result(await body_of(response), len(queries))
         except asyncio.TimeoutError:
             raise _Passing(f"no answer within {self._timeout.total:g} s") from None
-        except (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError, ValueError) as error:
+        except (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError) as error:
             raise _Passing(f"{type(error).__name__}: {error}") from error
+        except (ValueError, aiohttp.ClientResponseError) as error:
+            raise _Unfit(f"{type(error).__name__}: {error}") from error
+        if len(queries) == 1 and isinstance(found[0], ValueError):
+            raise _Unfit(f"{type(found[0]).__name__}: {found[0]}")
+        return [None if isinstance(each, ValueError) else each for each in found]
 
     def close_at_exit(self) -> None:
         """Close what loops that were never shut down have left open; called at the end of the process."""
@@ -203,43 +235,3 @@ _CLIENTS: weakref.WeakSet[RetrieverClient] = weakref.WeakSet()
 def _close_clients() -> None:
     for client in list(_CLIENTS):
         client.close_at_exit()
-
-
-def parse_result(body: Any, queries: int) -> list[tuple[Passage, ...]]:
-    """Read the JSON of an answer.
-
-    Args:
-        body: the decoded JSON.
-        queries: how many lists of hits are expected.
-
-    Raises:
-        ValueError: another shape than this module describes.
-    """
-    if not isinstance(body, dict) or not isinstance(body.get("result"), list):
-        raise ValueError(f'expected {{"result": [[...], ...]}}, got {_shown(body)}')
-    result = body["result"]
-    if len(result) != queries:
-        raise ValueError(f"expected one list of hits for each of {queries} queries, got {len(result)}")
-    return [_parse_hits(hits) for hits in result]
-
-
-def _parse_hits(hits: Any) -> tuple[Passage, ...]:
-    if not isinstance(hits, list):
-        raise ValueError(f"expected a list of hits, got {_shown(hits)}")
-    return tuple(_parse_hit(hit) for hit in hits)
-
-
-def _parse_hit(hit: Any) -> Passage:
-    scored = isinstance(hit, dict) and "document" in hit
-    document = hit["document"] if scored else hit
-    if not isinstance(document, dict) or not isinstance(document.get("contents"), str):
-        raise ValueError(f'expected a hit with a document that has "contents", got {_shown(hit)}')
-    score = hit.get("score") if scored else None
-    if score is not None and (isinstance(score, bool) or not isinstance(score, int | float)):
-        raise ValueError(f"expected a number as score, got {_shown(score)}")
-    name = document.get("id")
-    return Passage(document["contents"], None if name is None else str(name), None if score is None else float(score))
-
-
-def _shown(value: Any) -> str:
-    return repr(value)[:_SHOWN_CHARS]

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import array
+import dataclasses
 import json
-import mmap
+import logging
+import os
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,9 +15,13 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from verl_atpo.search_qa.retriever.artifacts import build_once, file_fingerprint
+from verl_atpo.search_qa.retriever.artifacts import DamagedError, build_once, content_of
+from verl_atpo.search_qa.retriever.unicode import whole
 
-_OFFSETS = "offsets.npy"
+logger = logging.getLogger(__name__)
+
+_OFFSETS, _CHECKSUMS = "offsets.npy", "checksums.npy"
+_NAMED_LINES = 5
 
 
 class CorpusError(ValueError):
@@ -24,9 +31,10 @@ class CorpusError(ValueError):
 class Corpus:
     r"""Passages of a file with one ``{"id": ..., "contents": "\"Title\"\ntext"}`` a line (wiki-18's form).
 
-    Every line is checked once, when the places of the lines are written down (8 bytes each, memory-mapped later); the
-    file itself is memory-mapped, so what is resident is what the operating system keeps of both. Blank lines are
-    skipped, ``id`` may be missing (the line number counts instead), other keys are ignored. Reading is thread-safe.
+    Every line is checked once, when the place of each passage (8 bytes) and the checksum of its line (4 bytes) are
+    written down; both are memory-mapped later, and the file is read passage by passage. Blank lines are skipped,
+    ``id`` may be missing (the passage's number counts instead), other keys are ignored. Halves of surrogate pairs,
+    which JSON can spell and UTF-8 cannot carry, are served as U+FFFD. Reading is thread-safe.
 
     Args:
         path: the file.
@@ -40,25 +48,44 @@ class Corpus:
         if not path.is_file():
             raise CorpusError(f"{path}: no such file; expected JSON lines, one passage each (unpack a .gz first)")
         self.path = path
-        self.fingerprint = file_fingerprint(path)
+        self._file = path.open("rb")
+        content = content_of(self._file.fileno())
+        self.fingerprint = dataclasses.asdict(content)
+        self._end = content.bytes
 
         def build(folder: Path) -> None:
-            np.save(folder / _OFFSETS, _find_lines(path))
+            offsets, checksums = _find_lines(path)
+            np.save(folder / _OFFSETS, offsets)
+            np.save(folder / _CHECKSUMS, checksums)
 
-        folder = build_once(index_dir / "lines", {"corpus": self.fingerprint}, build)
+        folder = index_dir / "lines"
+        self._files = build_once(folder, {"corpus": self.fingerprint, "form": 2}, build)
         self._offsets = np.load(folder / _OFFSETS, mmap_mode="r")
-        with path.open("rb") as file:
-            self._bytes = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        self._checksums = np.load(folder / _CHECKSUMS, mmap_mode="r")
 
     def __len__(self) -> int:
         return len(self._offsets)
 
     def __getitem__(self, place: int) -> dict[str, Any]:
-        """``{"id", "contents"}`` of the passage at ``place``, counted from 0."""
+        """``{"id", "contents"}`` of the passage at ``place``, counted from 0.
+
+        Raises:
+            DamagedError: the file no longer holds it.
+        """
         start = int(self._offsets[place])
-        end = self._bytes.find(b"\n", start)
-        passage = json.loads(self._bytes[start : end if end >= 0 else len(self._bytes)])
-        return {"id": passage.get("id", str(place)), "contents": passage["contents"]}
+        end = int(self._offsets[place + 1]) if place + 1 < len(self) else self._end
+        line = os.pread(self._file.fileno(), end - start, start)
+        if zlib.crc32(line) != self._checksums[place]:
+            raise DamagedError(
+                f"{self.path} was changed while it was served (passage {place}, at byte {start}). Stop the server, "
+                "restore the file or keep the new one, and start it again."
+            )
+        return _passage(line.strip(), place)
+
+    def check(self) -> None:
+        """Raise :class:`DamagedError` if the places of the lines were changed; a passage is checked when it is read."""
+        for file in self._files:
+            file.check()
 
     def texts(self, progress: str) -> Iterator[str]:
         """``contents`` of all passages in order.
@@ -70,9 +97,18 @@ class Corpus:
             yield self[place]["contents"]
 
 
-def _find_lines(path: Path) -> np.ndarray:
-    """Where the passages begin, after a check of each: uint64, one per passage."""
-    offsets = array.array("Q")
+def _passage(line: bytes, place: int) -> dict[str, Any]:
+    passage = json.loads(line)
+    name = passage.get("id")
+    return {
+        "id": str(place) if name is None else whole(name) if isinstance(name, str) else name,
+        "contents": whole(passage["contents"]),
+    }
+
+
+def _find_lines(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Where the passages begin (uint64) and checksums from there to the next (uint32), after a check of each line."""
+    offsets, checksums, mended = array.array("Q"), array.array("I"), array.array("Q")
     offset = 0
     with (
         path.open("rb") as file,
@@ -82,21 +118,34 @@ def _find_lines(path: Path) -> np.ndarray:
     ):
         for number, line in enumerate(file, start=1):
             if line.strip():
-                _check(line, f"{path}, line {number}")
+                if _check(line.strip(), f"{path}, line {number}"):
+                    mended.append(number)
                 offsets.append(offset)
+                checksums.append(zlib.crc32(line))
+            elif checksums:  # blank lines belong to the passage before them
+                checksums[-1] = zlib.crc32(line, checksums[-1])
             offset += len(line)
             bar.update(len(line))
     if not offsets:
         raise CorpusError(f"{path}: got 0 passages, expected at least 1")
-    return np.frombuffer(offsets, dtype=np.uint64)
+    if mended:
+        named = ", ".join(map(str, mended[:_NAMED_LINES]))
+        more = f" and {len(mended) - _NAMED_LINES} more" if len(mended) > _NAMED_LINES else ""
+        logger.warning("%s: lines %s%s hold halves of surrogate pairs; they are served as U+FFFD", path, named, more)
+    return np.frombuffer(offsets, dtype=np.uint64), np.frombuffer(checksums, dtype=np.uint32)
 
 
-def _check(line: bytes, place: str) -> None:
+def _check(line: bytes, place: str) -> bool:
+    """Check a line; returns whether its text has to be mended."""
     try:
         passage = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CorpusError(f"{place}: not JSON ({error}); expected one object a line") from None
     contents = passage.get("contents") if isinstance(passage, dict) else None
     if not isinstance(contents, str) or not contents.strip():
-        shown = line[:120].decode("utf-8", "replace").strip()
+        shown = line[:120].decode("utf-8", "replace")
         raise CorpusError(f'{place}: expected {{"id": ..., "contents": "\\"Title\\"\\ntext"}}, got {shown}')
+    name = passage.get("id")
+    if isinstance(name, bool) or not isinstance(name, str | int | None):
+        raise CorpusError(f"{place}: expected text or a whole number as id, got {str(name)[:120]}")
+    return any(whole(text) != text for text in (contents, name) if isinstance(text, str))

@@ -13,7 +13,7 @@ import faiss
 import numpy as np
 from sentence_transformers import SentenceTransformer
 
-from verl_atpo.search_qa.retriever.artifacts import build_once
+from verl_atpo.search_qa.retriever.artifacts import ServedFile, build_once
 from verl_atpo.search_qa.retriever.corpus import Corpus
 from verl_atpo.search_qa.retriever.index import Hit
 
@@ -90,7 +90,7 @@ class DenseIndex:
             wiki-18 with E5); none is built then.
 
     Raises:
-        ValueError: ``index_file`` does not fit the corpus or the model.
+        ValueError: ``index_file`` cannot be read, or does not fit the corpus or the model.
     """
 
     method = "dense"
@@ -101,11 +101,19 @@ class DenseIndex:
         self.model = settings.model
         self._embedder = Embedder(settings)
         if index_file is None:
-            index_file = self._built(corpus, index_dir, settings) / _INDEX
-        self._index = faiss.read_index(str(index_file), faiss.IO_FLAG_MMAP_IFC)
+            self._files = self._built(corpus, index_dir, settings)
+            index_file = index_dir / self.method / _INDEX
+        else:
+            self._files = [ServedFile(index_file, None, "then restore the file and start it again.")]
+        self._index = _read(index_file)
         self._check(index_file, len(corpus))
         if isinstance(self._index, faiss.IndexIVF):
             self._index.nprobe = settings.nprobe
+
+    def check(self) -> None:
+        """Raise ``DamagedError`` if the file of the index was changed."""
+        for file in self._files:
+            file.check()
 
     def search(self, queries: Sequence[str], topk: int) -> list[list[Hit]]:
         """The ``topk`` nearest passages of each query, best first (fewer where an IVF index finds fewer)."""
@@ -115,7 +123,7 @@ class DenseIndex:
             for found in zip(places, scores, strict=True)
         ]
 
-    def _built(self, corpus: Corpus, index_dir: Path, settings: DenseSettings) -> Path:
+    def _built(self, corpus: Corpus, index_dir: Path, settings: DenseSettings) -> list[ServedFile]:
         _, passage_prefix = settings.prefixes()
         fingerprint = {
             "corpus": corpus.fingerprint,
@@ -137,6 +145,17 @@ class DenseIndex:
             )
         if self._index.metric_type != faiss.METRIC_INNER_PRODUCT:
             raise ValueError(f"{index_file}: expected an index made for inner products; build it anew without the file")
+
+
+def _read(index_file: Path) -> Any:
+    try:
+        return faiss.read_index(str(index_file), faiss.IO_FLAG_MMAP_IFC)
+    except RuntimeError as error:
+        said = " ".join(str(error).split())[:300]
+        raise ValueError(
+            f"{index_file}: not a FAISS index, or damaged ({said}); fetch it again, or leave --index-file out to "
+            "have one built"
+        ) from error
 
 
 def _build(corpus: Corpus, embedder: Embedder, settings: DenseSettings, folder: Path) -> None:

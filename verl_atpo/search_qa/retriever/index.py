@@ -20,5 +20,8 @@ class PassageIndex(Protocol):
     def model(self) -> str | None:
         """Name of the embedding model, if there is one."""
 
+    def check(self) -> None:
+        """Raise ``DamagedError`` if a file of the index was changed while it was in use."""
+
     def search(self, queries: Sequence[str], topk: int) -> list[list[Hit]]:
         """At most ``topk`` hits for each query, best first."""

@@ -2,20 +2,22 @@
 
 import asyncio
 import dataclasses
+import math
 from collections.abc import AsyncIterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, cast
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
-from pydantic import BaseModel, ConfigDict, Field
+from fastapi.responses import JSONResponse, Response
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 
-from verl_atpo.search_qa.retriever.batching import Batcher
+from verl_atpo.search_qa.retriever.answering import Answerer, Question
+from verl_atpo.search_qa.retriever.artifacts import DamagedError
 from verl_atpo.search_qa.retriever.corpus import Corpus
-from verl_atpo.search_qa.retriever.index import Hit, PassageIndex
+from verl_atpo.search_qa.retriever.index import PassageIndex
+from verl_atpo.search_qa.retriever.unicode import whole
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,69 +29,77 @@ class ServerSettings:
         max_topk: most that a request may ask for.
         max_queries: queries in one request.
         max_query_chars: characters of one query.
+        max_passages: passages that one request may ask for, queries times topk.
         max_body_bytes: bytes of one request.
         max_batch: queries in one search.
         batch_window_s: seconds a query waits for others while a thread is idle.
         threads: searches at once.
+        patience_s: seconds that a client has to send a request, and again to take its answer.
     """
 
     topk: int = 3
     max_topk: int = 100
     max_queries: int = 1024
     max_query_chars: int = 8192
+    max_passages: int = 16_384
     max_body_bytes: int = 4 << 20
     max_batch: int = 64
     batch_window_s: float = 0.002
     threads: int = 1
+    patience_s: float = 30.0
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            if value < (0 if field.name == "batch_window_s" else 1):
-                raise ValueError(f"{field.name}={value!r} cannot work: expected at least 1 (a window: at least 0)")
+            least = 0 if field.name == "batch_window_s" else 1
+            if not math.isfinite(value) or value < least:
+                raise ValueError(f"{field.name}={value!r} cannot work: expected a number of at least {least}")
         if self.topk > self.max_topk:
             raise ValueError(f"topk={self.topk} cannot work: expected at most max_topk={self.max_topk}")
 
 
-class Searcher:
-    """Batches the queries of concurrent requests and searches outside the event loop."""
+class Document(BaseModel):
+    """A passage."""
 
-    def __init__(self, corpus: Corpus, index: PassageIndex, settings: ServerSettings) -> None:
-        self._corpus = corpus
-        self._index = index
-        self._threads = ThreadPoolExecutor(settings.threads, thread_name_prefix="search")
-        self._batcher: Batcher[tuple[str, int], list[dict[str, Any]]] = Batcher(
-            self._search_batch,
-            max_batch=settings.max_batch,
-            window_s=settings.batch_window_s,
-            concurrency=settings.threads,
-        )
+    id: str | int
+    contents: str
 
-    async def search(self, queries: list[str], topk: int) -> list[list[dict[str, Any]]]:
-        """Hits of each query, ``{"document": {"id", "contents"}, "score"}``; none for a blank query."""
-        return list(await asyncio.gather(*(self._one(query, topk) for query in queries)))
 
-    def close(self) -> None:
-        """Stop the threads."""
-        self._threads.shutdown()
+class ScoredDocument(BaseModel):
+    """A passage and its score, higher is better."""
 
-    async def _one(self, query: str, topk: int) -> list[dict[str, Any]]:
-        return await self._batcher.submit((query, topk)) if query.strip() else []
+    document: Document
+    score: float
 
-    async def _search_batch(self, asked: list[tuple[str, int]]) -> list[list[dict[str, Any]]]:
-        return await asyncio.get_running_loop().run_in_executor(self._threads, self._search, asked)
 
-    def _search(self, asked: list[tuple[str, int]]) -> list[list[dict[str, Any]]]:
-        """One search per ``topk`` in the batch: a larger one must not change which of equal scores are found."""
-        found: dict[tuple[str, int], list[Hit]] = {}
-        for topk in {topk for _, topk in asked}:
-            queries = list(dict.fromkeys(query for query, wanted in asked if wanted == topk))
-            hits = self._index.search(queries, topk)
-            found.update({(query, topk): found_here for query, found_here in zip(queries, hits, strict=True)})
-        return [
-            [{"document": self._corpus[place], "score": score} for place, score in found[question]]
-            for question in asked
-        ]
+class RetrieveAnswer(BaseModel):
+    """One list of hits per query, best first."""
+
+    result: list[list[ScoredDocument] | list[Document]]
+
+
+class HealthAnswer(BaseModel):
+    """What is served."""
+
+    status: Literal["ready"]
+    passages: int
+    method: str
+    model: str | None
+
+
+class Refusal(BaseModel):
+    """Why there is no answer."""
+
+    detail: Any
+
+
+_REFUSALS: dict[int | str, dict[str, Any]] = {
+    400: {"model": Refusal, "description": "The body cannot be read: not UTF-8, or nested too deeply"},
+    413: {"description": "The body is too large"},
+    422: {"model": Refusal, "description": "The body is not as described; place and reason"},
+    500: {"model": Refusal, "description": "A query cannot be answered; which, and why"},
+    503: {"model": Refusal, "description": "A file of corpus or index is damaged; which, and the remedy"},
+}
 
 
 def create_app(corpus: Corpus, index: PassageIndex, settings: ServerSettings) -> FastAPI:
@@ -100,34 +110,49 @@ def create_app(corpus: Corpus, index: PassageIndex, settings: ServerSettings) ->
         index: over them.
         settings: limits and batching.
     """
-    searcher = Searcher(corpus, index, settings)
+    answerer = Answerer(
+        corpus, index, max_batch=settings.max_batch, window_s=settings.batch_window_s, threads=settings.threads
+    )
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         yield
-        searcher.close()
+        answerer.close()
 
     app = FastAPI(title="Passage retriever", lifespan=lifespan)
     app.add_middleware(RequestBodyLimitMiddleware, max_body_size=settings.max_body_bytes)
     app.add_exception_handler(RequestValidationError, _refuse)
-    question = _request_model(settings)
+    request_model = _request_model(settings)
 
-    @app.post("/retrieve")
-    async def retrieve(request: question) -> JSONResponse:  # type: ignore[valid-type]
+    @app.post("/retrieve", response_model=RetrieveAnswer, responses=_REFUSALS)
+    async def retrieve(request: request_model) -> Response:  # type: ignore[valid-type]
         asked: Any = request
-        found = await searcher.search(asked.queries, settings.topk if asked.topk is None else asked.topk)
-        plain = found if asked.return_scores else [[hit["document"] for hit in hits] for hits in found]
-        return JSONResponse({"result": plain})
+        topk = settings.topk if asked.topk is None else asked.topk
+        questions = [Question(query, topk, asked.return_scores) for query in asked.queries]
+        answers = await answerer.answer(questions)
+        for place, answer in enumerate(answers):
+            if isinstance(answer, Exception):
+                return _failed(f"query {place}: {answer}", damaged=isinstance(answer, DamagedError))
+        body = b'{"result":[' + b",".join(cast("list[bytes]", answers)) + b"]}"
+        return Response(body, media_type="application/json")
 
-    @app.get("/health")
-    async def health() -> dict[str, Any]:
+    @app.get("/health", response_model=HealthAnswer, responses={503: {"model": Refusal}})
+    async def health() -> Any:
+        try:
+            await asyncio.to_thread(answerer.check)
+        except DamagedError as error:
+            return _failed(str(error), damaged=True)
         return {"status": "ready", "passages": len(corpus), "method": index.method, "model": index.model}
 
     return app
 
 
+def _failed(reason: str, *, damaged: bool) -> JSONResponse:
+    return JSONResponse({"detail": whole(reason)}, status_code=503 if damaged else 500)
+
+
 def _request_model(settings: ServerSettings) -> type[BaseModel]:
-    class Question(BaseModel):
+    class RetrieveRequest(BaseModel):
         model_config = ConfigDict(extra="ignore", strict=True)
 
         queries: Annotated[
@@ -137,7 +162,14 @@ def _request_model(settings: ServerSettings) -> type[BaseModel]:
         topk: Annotated[int, Field(ge=1, le=settings.max_topk)] | None = None
         return_scores: bool = False
 
-    return Question
+        @model_validator(mode="after")
+        def _is_bounded(self) -> Any:
+            asked = len(self.queries) * (self.topk or settings.topk)
+            if asked > settings.max_passages:
+                raise ValueError(f"{asked} passages asked for (queries times topk), at most {settings.max_passages}")
+            return self
+
+    return RetrieveRequest
 
 
 async def _refuse(request: Request, error: Exception) -> JSONResponse:

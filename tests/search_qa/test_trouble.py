@@ -1,0 +1,403 @@
+"""Trouble in the search server, its files and its clients stays where it is."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import random
+import socket
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+pytest.importorskip("bm25s")
+pytest.importorskip("Stemmer")
+pytest.importorskip("fastapi")
+
+from aiohttp import web
+
+from benchmarks.retriever.process import ServerProcess, running_server
+from tests.assets.search_servers import ScriptedServer, fine, hits
+from tests.search_qa.test_retriever import PASSAGES, PLAIN, post, write_corpus
+from verl_atpo.search_qa.retriever import __main__ as program
+from verl_atpo.search_qa.retriever.artifacts import DamagedError
+from verl_atpo.search_qa.retriever.batching import Batcher
+from verl_atpo.search_qa.retriever.bm25 import Bm25Index
+from verl_atpo.search_qa.retriever.client import Answer, RetrieverClient, RetrieverError
+from verl_atpo.search_qa.retriever.corpus import Corpus, CorpusError
+
+POISON = '{"id": "\\udc00", "contents": "\\"Poison\\"\\nhalf a pair: \\ud800 toxin"}'
+
+
+def make_client(url: str, **settings: Any) -> RetrieverClient:
+    defaults = {"topk": 2, "timeout_s": 10.0, "retries": 0, "backoff_s": 0.0, "batch_window_s": 0.05}
+    return RetrieverClient(f"{url}/retrieve", **{**defaults, "max_batch": 64, "max_requests": 4, **settings})
+
+
+async def ask_all(client: RetrieverClient, queries: list[str]) -> list[Answer | BaseException]:
+    return await asyncio.gather(*map(client.retrieve, queries), return_exceptions=True)
+
+
+# one query's trouble
+
+
+async def test_a_passage_that_json_cannot_carry_is_mended_and_named(tmp_path: Path, caplog) -> None:
+    path = write_corpus(tmp_path)
+    path.write_text(path.read_text(encoding="utf-8") + f"\n{POISON}\n", encoding="utf-8")
+    corpus = Corpus(path, tmp_path / "i")
+    assert corpus[3] == {"id": "\ufffd", "contents": '"Poison"\nhalf a pair: \ufffd toxin'}
+    assert "lines 4 hold halves of surrogate pairs" in caplog.text
+    with running_server("--corpus", str(path), "--index-dir", str(tmp_path / "i")) as server:
+        answers = await ask_all(make_client(server.url), [f"llama {n}" for n in range(39)] + ["toxin"])
+    assert [answer.passages[0].id for answer in answers] == ["p0"] * 39 + ["\ufffd"]
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ("[" * 100_000, "not JSON"),
+        ('{"contents": ' + "[" * 100_000, "not JSON"),
+        ('{"contents": "x", "id": 1e400}', "expected text or a whole number as id, got inf"),
+        ('{"contents": "x", "id": [1]}', "expected text or a whole number as id"),
+        ('{"contents": "x", "id": true}', "expected text or a whole number as id"),
+        ('{"contents": "x", "id": ' + "1" * 5000 + "}", "not JSON"),
+    ],
+    ids=range(6),
+)
+def test_a_line_that_cannot_be_served_is_named(tmp_path: Path, line: str, reason: str) -> None:
+    path = tmp_path / "bad.jsonl"
+    path.write_text(f'{{"contents": "x"}}\n{line}')
+    with pytest.raises(CorpusError, match=rf"bad\.jsonl, line 2: {reason}"):
+        Corpus(path, tmp_path / "index")
+
+
+def odd(bad: str) -> Any:
+    """A server whose answer to the query ``bad`` is written as this."""
+
+    async def behave(request: web.Request, queries: list[str]) -> web.StreamResponse:
+        lists = [bad if query == "bad" else json.dumps(hits(query)) for query in queries]
+        return web.Response(text=f'{{"result": [{", ".join(lists)}]}}', content_type="application/json")
+
+    return behave
+
+
+async def fails(request: web.Request, queries: list[str]) -> web.StreamResponse:
+    return web.Response(status=500) if "bad" in queries else await fine(request, queries)
+
+
+async def is_not_json(request: web.Request, queries: list[str]) -> web.StreamResponse:
+    return web.Response(text="<html>") if "bad" in queries else await fine(request, queries)
+
+
+DOCUMENT = '{"document": {"contents": "x"}, "score": %s}'
+ODD = {
+    "a 500": fails,
+    "not JSON": is_not_json,
+    "an infinite score": odd(f"[{DOCUMENT % '1e400'}]"),
+    "no number": odd(f"[{DOCUMENT % 'NaN'}]"),
+    "a huge integer": odd(f"[{DOCUMENT % ('1' + '0' * 400)}]"),
+    "too many digits": odd(f"[{DOCUMENT % ('1' * 5000)}]"),
+    "deep nesting": odd("[" * 100_000 + "]" * 100_000),
+    "nesting within a hit": odd('[{"document": {"contents": "x", "id": ' + "[" * 900 + "]" * 900 + "}}]"),
+    "no list": odd("3"),
+    "a null": odd("[null]"),
+}
+
+
+@pytest.mark.parametrize("behaviour", ODD.values(), ids=ODD.keys())
+async def test_one_querys_trouble_is_its_own(behaviour: Any) -> None:
+    queries = [*(f"q{n}" for n in range(39)), "bad"]
+    async with ScriptedServer(*[behaviour] * 100) as server:
+        *others, bad = await ask_all(make_client(server.url), queries)
+    assert [answer.passages[0].contents for answer in others] == [f'"About q{n}"\nall of q{n}' for n in range(39)]
+    if behaviour is ODD["nesting within a hit"]:
+        assert isinstance(bad, Answer)  # json takes it, and nobody else does with an id what str does
+    else:
+        assert isinstance(bad, RetrieverError) and "after 1 try" in str(bad)
+
+
+async def test_an_answer_without_an_end_is_not_read_to_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("verl_atpo.search_qa.retriever.wire._MOST_BYTES", 1000)
+
+    async def long(request: web.Request, queries: list[str]) -> web.StreamResponse:
+        return web.Response(body=b" " * 2000)
+
+    async with ScriptedServer(long) as server:
+        (answer,) = await ask_all(make_client(server.url), ["q"])
+    assert "more than 1000 bytes" in str(answer)
+
+
+# damaged files
+
+
+def built(tmp_path: Path) -> tuple[Corpus, Bm25Index]:
+    corpus = Corpus(tmp_path / "corpus.jsonl", tmp_path / "i")
+    return corpus, Bm25Index(corpus, tmp_path / "i", PLAIN)
+
+
+def cut(path: Path) -> None:
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def scramble(path: Path) -> None:
+    """Other bytes, as many, and the time of the change as it was."""
+    stat = path.stat()
+    with path.open("r+b") as file:
+        file.seek(stat.st_size // 2)
+        file.write(random.Random(0).randbytes(max(1, stat.st_size // 4)))
+        file.truncate(stat.st_size)
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+
+
+def empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def nest(path: Path) -> None:
+    path.write_bytes(b"[" * 100_000)
+
+
+DAMAGES = [cut, scramble, empty, nest, Path.unlink]
+
+
+@pytest.mark.parametrize("damage", DAMAGES, ids=lambda each: each.__name__)
+def test_a_damaged_index_is_built_anew(tmp_path: Path, caplog, damage: Any) -> None:
+    write_corpus(tmp_path)
+    _, index = built(tmp_path)
+    expected = index.search(["camelid", "lake"], 3)
+    files = sorted(path for path in (tmp_path / "i").glob("*/*") if path.stat().st_size)
+    assert len(files) >= 8
+    for path in files:
+        caplog.clear()
+        damage(path)
+        corpus, index = built(tmp_path)
+        assert index.search(["camelid", "lake"], 3) == expected, path
+        assert [corpus[n]["contents"] for n in range(3)] == PASSAGES
+        assert f"{path} is damaged" in caplog.text or (damage is Path.unlink and path.name == "fingerprint.json")
+
+
+def test_a_corpus_that_changed_without_a_trace_is_noticed(tmp_path: Path) -> None:
+    path = write_corpus(tmp_path)
+    built(tmp_path)
+    stat = path.stat()
+    path.write_bytes(path.read_bytes().replace(b"fibre", b"wools"))
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    _, index = built(tmp_path)
+    assert [place for place, _ in index.search(["wools"], 3)[0]] == [1]
+
+
+@pytest.mark.parametrize("damage", [cut, scramble, empty], ids=lambda each: each.__name__)
+def test_a_passage_that_changes_while_it_is_served_is_noticed(tmp_path: Path, damage: Any) -> None:
+    path = write_corpus(tmp_path)
+    corpus, _ = built(tmp_path)
+    damage(path)
+    with pytest.raises(
+        DamagedError, match=r"corpus\.jsonl was changed while it was served \(passage \d, at byte \d+\)"
+    ):
+        [corpus[n] for n in range(3)]
+
+
+def test_a_corpus_that_is_replaced_or_touched_is_served_as_it_was(tmp_path: Path) -> None:
+    path = write_corpus(tmp_path)
+    corpus, index = built(tmp_path)
+    os.utime(path)
+    for part in (tmp_path / "i").glob("*/*"):
+        os.utime(part)
+        os.link(part, tmp_path / part.name) if not (tmp_path / part.name).exists() else None
+    other = tmp_path / "other"
+    other.write_text("{}")
+    other.replace(path)
+    corpus.check()
+    index.check()
+    assert [corpus[n]["contents"] for n in range(3)] == PASSAGES
+
+
+@pytest.mark.parametrize("damage", [cut, scramble, empty], ids=lambda each: each.__name__)
+def test_a_server_whose_files_change_says_so_and_stays_up(tmp_path: Path, damage: Any) -> None:
+    path = write_corpus(tmp_path)
+    for file, remedy in [("bm25/*indices*", "remove the folder"), ("lines/offsets.npy", "remove the folder"), ("", "")]:
+        with running_server("--corpus", str(path), "--index-dir", str(tmp_path / "i")) as server:
+            assert post(server.url, {"queries": ["llama"]})[0] == 200
+            victim = next((tmp_path / "i").glob(file)) if file else path
+            damage(victim)
+            code, said = post(server.url, {"queries": ["lake", "llama"], "topk": 3})
+            assert code == 503 and f"{victim} was changed while it was served" in said["detail"], said
+            assert remedy in said["detail"] and "Stop the server" in said["detail"]
+            if file:
+                assert post(server.url, None, path="/health")[0] in (405, 503)
+                with pytest.raises(urllib.error.HTTPError, match="503"):
+                    urllib.request.urlopen(f"{server.url}/health")
+            assert server.process.poll() is None
+
+
+def test_a_ready_made_index_that_is_damaged_is_refused(tmp_path: Path) -> None:
+    faiss = pytest.importorskip("faiss")
+    dense = pytest.importorskip("verl_atpo.search_qa.retriever.dense")
+    whole = tmp_path / "whole.faiss"
+    faiss.write_index(faiss.IndexFlatIP(8), str(whole))
+    for damage in (empty, cut, nest):
+        path = tmp_path / "damaged.faiss"
+        path.write_bytes(whole.read_bytes())
+        damage(path)
+        with pytest.raises(ValueError, match=r"damaged\.faiss: not a FAISS index, or damaged .*fetch it again"):
+            dense._read(path)
+
+
+# clients that want too much, or are too slow
+
+
+async def test_sources_take_turns_and_batches_cost_little() -> None:
+    batches: list[list[str]] = []
+
+    async def run(items: list[str]) -> list[str]:
+        batches.append(items)
+        await asyncio.sleep(0)
+        return items
+
+    batcher = Batcher(run, max_batch=8, window_s=0.001, concurrency=1, cost=len, max_cost=40)
+    big = [asyncio.create_task(batcher.submit(f"b{n:09}", "big")) for n in range(40)]
+    await asyncio.sleep(0)
+    small = [asyncio.create_task(batcher.submit("s", source)) for source in ("one", "other")]
+    huge = asyncio.create_task(batcher.submit("h" * 100, "huge"))
+    await asyncio.gather(*big, *small, huge)
+    places = {item: place for place, batch in enumerate(batches) for item in batch}
+    assert places["s"] == 1 and places["h" * 100] <= 2  # the first batch had left
+    assert all(sum(map(len, batch)) <= 40 or len(batch) == 1 for batch in batches)
+    assert sorted(item for batch in batches for item in batch if item[0] == "b") == [f"b{n:09}" for n in range(40)]
+
+
+async def test_an_exception_in_place_of_a_result_is_its_callers_alone() -> None:
+    async def run(items: list[int]) -> list[int | Exception]:
+        return [KeyError(item) if item == 2 else item for item in items]
+
+    batcher: Batcher[int, int] = Batcher(run, max_batch=9, window_s=0.01, concurrency=1)
+    results = await asyncio.gather(*map(batcher.submit, range(4)), return_exceptions=True)
+    assert [type(result) for result in results] == [int, int, KeyError, int]
+
+
+@pytest.fixture(scope="module")
+def impatient(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    folder = tmp_path_factory.mktemp("impatient")
+    long = [f'"Number {n}"\n' + "camelid and more " * 4000 for n in range(100)]
+    arguments = ["--corpus", str(write_corpus(folder, long)), "--patience-s", "1", "--max-passages", "2000"]
+    with running_server(*arguments) as server:
+        yield server
+
+
+@contextlib.contextmanager
+def connected(server: ServerProcess) -> Iterator[socket.socket]:
+    host, port = server.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=60) as connection:
+        yield connection
+
+
+def all_of(connection: socket.socket) -> bytes:
+    """What is received until the other end closes; fails if it does not within a minute."""
+    received = b""
+    with contextlib.suppress(ConnectionError):
+        while data := connection.recv(1 << 16):
+            received += data
+    return received
+
+
+HEADERS = b"POST /retrieve HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
+HALVES = {
+    "nothing": b"",
+    "half a line": b"POST /ret",
+    "half of the headers": HEADERS[:40],
+    "half of a body": HEADERS % 40 + b'{"queries": ',
+}
+
+
+@pytest.mark.parametrize("half", HALVES)
+def test_a_client_that_stops_in_a_request_is_let_go(impatient: ServerProcess, half: str) -> None:
+    with connected(impatient) as connection:
+        connection.sendall(HALVES[half])
+        said = all_of(connection)
+    assert said.startswith(b"HTTP/1.1 408 Request Timeout")
+    assert post(impatient.url, {"queries": ["none"]})[0] == 200
+
+
+def test_a_client_that_stops_in_its_second_request_is_let_go(impatient: ServerProcess) -> None:
+    with connected(impatient) as connection:
+        connection.sendall(b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n")
+        assert connection.recv(1 << 16).startswith(b"HTTP/1.1 200")
+        connection.sendall(b"GET /hea")
+        assert b"HTTP/1.1 408" in all_of(connection)
+
+
+def test_a_client_that_sends_drop_by_drop_is_let_go(impatient: ServerProcess) -> None:
+    with connected(impatient) as connection, contextlib.suppress(ConnectionError):
+        connection.settimeout(0.05)
+        for drop in HEADERS * 20:
+            connection.sendall(bytes([drop]))
+            with contextlib.suppress(TimeoutError):
+                if b"408" in connection.recv(1000):
+                    return
+            time.sleep(0.01)
+        pytest.fail("it was still listened to")
+
+
+def test_headers_without_an_end_are_refused(impatient: ServerProcess) -> None:
+    with connected(impatient) as connection:
+        with contextlib.suppress(ConnectionError):
+            for _ in range(100):
+                connection.sendall(b"GET /health HTTP/1.1\r\n" if not _ else b"x: " + b"y" * 4000 + b"\r\n")
+        assert b" 431 " in all_of(connection)
+
+
+def test_a_client_that_does_not_take_its_answer_is_let_go(impatient: ServerProcess) -> None:
+    body = json.dumps({"queries": ["camelid"] * 4, "topk": 100}).encode()
+    with connected(impatient) as connection:
+        connection.sendall(HEADERS % len(body) + body)
+        process = impatient.process.pid
+        size = 4 * 100 * 17 * 4000
+        for _ in range(600):
+            if not connections(process):
+                break
+            time.sleep(0.1)
+        assert len(all_of(connection)) < size
+    assert post(impatient.url, {"queries": ["none"]})[0] == 200
+
+
+def connections(pid: int) -> int:
+    return sum(each.status == psutil.CONN_ESTABLISHED for each in psutil.Process(pid).net_connections("tcp"))
+
+
+def test_a_request_for_too_much_is_refused(impatient: ServerProcess) -> None:
+    code, said = post(impatient.url, {"queries": ["x"] * 21, "topk": 100})
+    assert code == 422 and "2100 passages asked for (queries times topk), at most 2000" in json.dumps(said)
+
+
+def test_a_stop_waits_for_nobody_for_long(tmp_path: Path) -> None:
+    """Not for an idle client, half a request, an answer that is not taken, or a query that waits for company."""
+    long = [f'"Number {n}"\n' + "camelid and more " * 4000 for n in range(100)]
+    arguments = ["--corpus", str(write_corpus(tmp_path, long)), "--batch-window-ms", "100000", "--patience-s", "1000"]
+    assert program._GRACE_S + program._LAST_SEARCH_S <= 4
+    with running_server(*arguments) as server, contextlib.ExitStack() as open_connections:
+        body = json.dumps({"queries": ["camelid"] * 64, "topk": 100}).encode()
+        waits = json.dumps({"queries": ["camelid"]}).encode()
+        for sent in (b"", b"POST", HEADERS % len(body) + body, HEADERS % len(waits) + waits):
+            open_connections.enter_context(connected(server)).sendall(sent)
+        server.process.terminate()
+        assert server.process.wait(30) == 0  # without an end to its patience it waited 100 s
+
+
+@pytest.mark.parametrize("arguments", [["--port", "70000"], ["--port", "-1"], ["--port", "x"], ["--topk", "nan"]])
+def test_odd_arguments_are_refused(tmp_path: Path, capsys, arguments: list[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        program.main(["--corpus", str(write_corpus(tmp_path)), *arguments])
+    assert ended.value.code == 2 and f"{arguments[0]}: invalid" in capsys.readouterr().err
+
+
+def test_a_window_that_is_no_number_is_refused(tmp_path: Path, caplog) -> None:
+    assert program.main(["--corpus", str(write_corpus(tmp_path)), "--port", "0", "--batch-window-ms", "nan"]) == 2
+    assert "batch_window_s=nan cannot work" in caplog.text

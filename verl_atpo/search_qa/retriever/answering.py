@@ -1,0 +1,129 @@
+"""Queries to JSON: many requests share a batch, take turns, and each query has an answer or an error of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import json
+import logging
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import cast
+
+from verl_atpo.search_qa.retriever.batching import Batcher
+from verl_atpo.search_qa.retriever.corpus import Corpus
+from verl_atpo.search_qa.retriever.index import Hit, PassageIndex
+
+logger = logging.getLogger(__name__)
+
+THREAD_NAME = "search"
+_PASSAGE_COST = 16
+_MOST_BATCH_COST = 16_384
+"""Bounds the time that a batch of long queries, or of many passages each, keeps the others waiting."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Question:
+    """One query of a request.
+
+    Attributes:
+        query: its text.
+        topk: passages wanted.
+        scores: whether with scores.
+    """
+
+    query: str
+    topk: int
+    scores: bool
+
+    def cost(self) -> int:
+        """About what it costs to answer, in characters of a query."""
+        return len(self.query) + _PASSAGE_COST * self.topk
+
+
+class Answerer:
+    """Batches the queries of concurrent requests, and searches and writes JSON outside the event loop.
+
+    Requests take turns in the queue, and a batch is bounded by what its queries cost, so that a request that asks for
+    much is answered piece by piece between the others.
+
+    Args:
+        corpus: the passages.
+        index: over them.
+        max_batch: queries in one search.
+        window_s: seconds a query waits for others while a thread is idle.
+        threads: searches at once.
+    """
+
+    def __init__(self, corpus: Corpus, index: PassageIndex, *, max_batch: int, window_s: float, threads: int) -> None:
+        self._corpus = corpus
+        self._index = index
+        self._threads = ThreadPoolExecutor(threads, thread_name_prefix=THREAD_NAME)
+        self._batcher: Batcher[Question, bytes] = Batcher(
+            self._answer_batch,
+            max_batch=max_batch,
+            window_s=window_s,
+            concurrency=threads,
+            cost=Question.cost,
+            max_cost=_MOST_BATCH_COST,
+        )
+
+    async def answer(self, questions: list[Question]) -> list[bytes | Exception]:
+        """The hits of each query as a JSON list, or why there are none; an empty list for a blank query."""
+        source = object()
+        asked = (self._batcher.submit(question, source) for question in questions)
+        answers = await asyncio.gather(*asked, return_exceptions=True)
+        if stopped := next((each for each in answers if isinstance(each, asyncio.CancelledError)), None):
+            raise stopped
+        return cast("list[bytes | Exception]", answers)
+
+    def check(self) -> None:
+        """Raise ``DamagedError`` if a file of corpus or index was changed."""
+        self._corpus.check()
+        self._index.check()
+
+    def close(self) -> None:
+        """Stop the threads as soon as they are done with what they search for."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    async def _answer_batch(self, asked: list[Question]) -> list[bytes | Exception]:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, self._answers, asked)
+
+    def _answers(self, asked: list[Question]) -> list[bytes | Exception]:
+        self.check()
+        found = self._search(asked)
+        return [self._written(question, found[question.query, question.topk]) for question in asked]
+
+    def _search(self, asked: list[Question]) -> dict[tuple[str, int], list[Hit] | Exception]:
+        """One search per ``topk`` in the batch: a larger one must not change which of equal scores are found."""
+        found: dict[tuple[str, int], list[Hit] | Exception] = {}
+        for topk in {question.topk for question in asked}:
+            queries = list(dict.fromkeys(question.query for question in asked if question.topk == topk))
+            known = [query for query in queries if query.strip()]
+            hits = self._found(known, topk)
+            found.update({(query, topk): [] for query in queries})
+            found.update({(query, topk): here for query, here in zip(known, hits, strict=True)})
+        return found
+
+    def _found(self, queries: list[str], topk: int) -> Sequence[list[Hit] | Exception]:
+        """Hits of each query; if the search of all fails, each is searched for on its own."""
+        if not queries:
+            return []
+        try:
+            return self._index.search(queries, topk)
+        except Exception as error:
+            if len(queries) == 1:
+                logger.exception("The search for %.200r failed", queries[0])
+                return [error]
+        return [self._found([query], topk)[0] for query in queries]
+
+    def _written(self, question: Question, hits: list[Hit] | Exception) -> bytes | Exception:
+        if isinstance(hits, Exception):
+            return hits
+        try:
+            passages = [(self._corpus[place], score) for place, score in hits]
+            shown = [{"document": each, "score": score} if question.scores else each for each, score in passages]
+            return json.dumps(shown, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+        except Exception as error:
+            logger.exception("The passages for %.200r cannot be served", question.query)
+            return error
