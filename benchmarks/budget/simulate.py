@@ -6,14 +6,18 @@ import dataclasses
 import itertools
 import random
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from verl.experimental.agent_loop import AgentLoopOutput
 from verl.workers.rollout.replica import TokenOutput
 
+from benchmarks.rollout.agent import guard_without_text
 from verl_atpo.config import AtpoConfig
-from verl_atpo.replay.client import BranchSession, Generation
-from verl_atpo.rollout.grower import Branch, TreeGrower
+from verl_atpo.replay.client import BranchSession
+from verl_atpo.replay.recording import Generation
+from verl_atpo.replay.runner import Branch, LoopRunner
+from verl_atpo.rollout.grower import TreeGrower
 
 OBSERVATION, STOP = 1, 2
 FIRST_ID = 10
@@ -107,13 +111,16 @@ async def sample_prompt(config: AtpoConfig, lengths: TurnLengths, seed: int) -> 
     """
     engine = SimulatedEngine(lengths, seed)
 
-    async def run_branch(number: int, prefix: Sequence[Generation]) -> Branch:
-        session = BranchSession(engine, "", prefix)
-        return Branch.of(session, await run_trajectory(session, lengths))
+    async def loop(session: BranchSession, tools: list[Any]) -> AgentLoopOutput:
+        return await run_trajectory(session, lengths)
 
-    grown = await TreeGrower(config, run_branch, random.Random(seed)).grow()
-    branches = [leaf.branch for leaf in grown.leaves]
-    live = [each for branch in branches for each in branch.session.generations[branch.session.replayed :]]
+    runner = LoopRunner(engine, guard_without_text(config.tools), loop)
+
+    async def run_branch(number: int, prefix: Sequence[Generation]) -> Branch:
+        return await runner.branch(prefix)
+
+    branches = (await TreeGrower(config, run_branch, random.Random(seed)).grow()).branches
+    live = [each for branch in branches for each in branch.generations[branch.replayed :]]
     return Sampled(
         leaves=len(branches),
         sampled_tokens=sum(len(generation.output.token_ids) for generation in live),

@@ -14,6 +14,9 @@ from verl.experimental.agent_loop import AgentLoopOutput
 from verl.tools.function_tool import FunctionTool
 from verl.tools.schemas import OpenAIFunctionToolSchema
 
+from verl_atpo.config import ToolConfig
+from verl_atpo.replay.guard import ToolGuard
+
 VOCABULARY = range(100, 4000)
 SCHEMA = {"type": "function", "function": {"name": "tool", "description": "d"}}
 SCHEMA["function"]["parameters"] = {"type": "object", "properties": {}, "required": []}  # type: ignore[index]
@@ -76,6 +79,17 @@ class Latency:
 def heavy_tailed(median_s: float) -> Latency:
     """A tool that varies, and takes 30 times its median once in a hundred calls."""
     return Latency(median_s=median_s, sigma=0.5, tail_share=0.01)
+
+
+class NoTokenizer:
+    """What a guard needs where observations are no text."""
+
+    all_special_tokens = ()
+
+
+def guard_without_text(config: ToolConfig) -> ToolGuard:
+    """A guard for tools whose observations are token ids."""
+    return ToolGuard(dataclasses.replace(config, max_observation_tokens=None), NoTokenizer())  # type: ignore[arg-type]
 
 
 def tool(workload: Workload, latency: Latency, rng: random.Random) -> FunctionTool:

@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-from benchmarks.rollout.agent import Latency, Pause, Workload, no_pause, run, tool
+from benchmarks.rollout.agent import Latency, Pause, Workload, guard_without_text, no_pause, run, tool
 from verl_atpo.config import AtpoConfig
-from verl_atpo.replay.client import BranchSession, Generation
-from verl_atpo.replay.guard import ToolGuard
-from verl_atpo.replay.tools import ToolSession
-from verl_atpo.rollout.grower import Branch, GrownTree, TreeGrower
-
-
-class NoTokenizer:
-    """What a guard needs where observations are no text."""
-
-    all_special_tokens = ()
+from verl_atpo.replay.client import BranchSession
+from verl_atpo.replay.recording import Generation
+from verl_atpo.replay.runner import Branch, LoopRunner
+from verl_atpo.rollout.grower import GrownTree, TreeGrower
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,14 +42,15 @@ class Barrier:
         self._running = self._arrived = 0
         self._gate = asyncio.Event()
 
-    def join(self) -> None:
-        """One more to wait for."""
+    @contextlib.contextmanager
+    def joined(self) -> Iterator[None]:
+        """One more to wait for, as long as this lasts."""
         self._running += 1
-
-    def leave(self) -> None:
-        """One less."""
-        self._running -= 1
-        self._open_if_all_here()
+        try:
+            yield
+        finally:
+            self._running -= 1
+            self._open_if_all_here()
 
     async def pause(self) -> None:
         """Wait for all others."""
@@ -107,29 +103,23 @@ def speeds(leaves: int, sampled_tokens: int, seconds: float) -> dict[str, float]
 
 async def grow(client: Any, batch: Batch, barrier: Barrier | None = None) -> Sequence[GrownTree]:
     """One tree per prompt."""
-    tools_config = dataclasses.replace(batch.config.tools, max_observation_tokens=None)  # observations are no text
-    guard = ToolGuard(tools_config, NoTokenizer())  # type: ignore[arg-type]
+    guard = guard_without_text(batch.config.tools)
     rng = random.Random(batch.seed)
 
     async def tree(number: int) -> GrownTree:
         prompt = batch.workload.prompt(number)
 
+        async def loop(session: BranchSession, tools: list[Any]) -> Any:
+            return await run(session, tools[0], prompt, batch.workload, rng, _pause(barrier, session))
+
+        tools = [tool(batch.workload, batch.latency, rng)]
+        runner = LoopRunner(client, guard, loop, tools, request_id=f"tree {number}")
+
         async def run_branch(leaf: int, prefix: Sequence[Generation]) -> Branch:
-            session = BranchSession(client, f"tree {number}", prefix)
-            async with ToolSession(session, guard, snapshots=False) as tools:
-                (bound,) = tools.wrap([tool(batch.workload, batch.latency, rng)])
-                output = await run(session, bound, prompt, batch.workload, rng, _pause(barrier, session))
-                return Branch.of(session, output)
+            with barrier.joined() if barrier else contextlib.nullcontext():
+                return await runner.branch(prefix)
 
-        async def joined(leaf: int, prefix: Sequence[Generation]) -> Branch:
-            assert barrier is not None
-            barrier.join()
-            try:
-                return await run_branch(leaf, prefix)
-            finally:
-                barrier.leave()
-
-        return await TreeGrower(batch.config, joined if barrier else run_branch, random.Random(number)).grow()
+        return await TreeGrower(batch.config, run_branch, random.Random(number)).grow()
 
     return await asyncio.gather(*map(tree, range(batch.prompts)))
 

@@ -12,10 +12,10 @@ from verl.tools.schemas import OpenAIFunctionToolSchema
 from verl.workers.rollout.replica import TokenOutput
 
 from verl_atpo.config import ToolConfig
-from verl_atpo.replay.client import BranchSession, Generation
+from verl_atpo.replay.client import BranchSession
 from verl_atpo.replay.guard import ToolGuard
-from verl_atpo.replay.tools import ToolSession
-from verl_atpo.rollout.grower import Branch
+from verl_atpo.replay.recording import Generation
+from verl_atpo.replay.runner import Branch, LoopRunner
 
 PROMPT = [1, 2, 3]
 STOP = 99
@@ -43,11 +43,6 @@ class FakeTokenizer:
 def guard(**settings: object) -> ToolGuard:
     """A guard around tool calls that waits for nothing."""
     return ToolGuard(ToolConfig(**{"retry_delay_s": 0.0, **settings}), FakeTokenizer())
-
-
-def wrap(session: BranchSession, *tools: object) -> list:
-    """The tools of one run."""
-    return ToolSession(session, guard()).wrap(tools)
 
 
 class FakeEngine:
@@ -85,6 +80,7 @@ class FakeLoop:
         self.max_turns, self.drift = max_turns, drift
         self.tool_calls = 0
         self._noise = random.Random(5)
+        self.tools = [FunctionTool(name="look", fn=self._look, tool_schema=SCHEMA)]
 
     def _look(self, at: int) -> int:
         self.tool_calls += 1
@@ -94,8 +90,8 @@ class FakeLoop:
         """What else is seen after a turn."""
         return []
 
-    async def run(self, session: BranchSession) -> AgentLoopOutput:
-        (tool,) = wrap(session, FunctionTool(name="look", fn=self._look, tool_schema=SCHEMA))
+    async def run(self, session: BranchSession, tools: list[FunctionTool]) -> AgentLoopOutput:
+        (tool,) = tools
         prompt, mask = list(PROMPT), []
         for turn in range(self.max_turns):
             output = await session.generate("own-id", prompt_ids=prompt, sampling_params={})
@@ -110,15 +106,32 @@ class FakeLoop:
         return AgentLoopOutput(prompt_ids=list(PROMPT), response_ids=response, response_mask=mask, metrics={})
 
 
-def run_branch_with(engine: FakeEngine, loop: FakeLoop, reward=lambda output: float(sum(output.response_ids) % 3)):
-    """The ``run_branch`` of a grower, and the list of sessions it made."""
-    sessions: list[BranchSession] = []
+def contexts(generations: Sequence[Generation]) -> list[list[int]]:
+    """The whole context that each generation was sampled in."""
+    context: list[int] = []
+    asked = []
+    for generation in generations:
+        asked.append(generation.asked_with(context))
+        context = asked[-1] + generation.output.token_ids
+    return asked
+
+
+def runner_of(engine: FakeEngine, loop: FakeLoop, reward=lambda output: float(sum(output.response_ids) % 3)):
+    """Runs ``loop``, with its tool and a reward, on ``engine``."""
+
+    async def scored(session: BranchSession, tools: list[FunctionTool]) -> AgentLoopOutput:
+        output = await loop.run(session, tools)
+        output.reward_score = reward(output)
+        return output
+
+    return LoopRunner(engine, guard(), scored, loop.tools, request_id="tree")
+
+
+def run_branch_with(engine: FakeEngine, loop: FakeLoop):
+    """The ``run_branch`` of a grower."""
+    runner = runner_of(engine, loop)
 
     async def run_branch(number: int, prefix: Sequence[Generation]) -> Branch:
-        session = BranchSession(engine, "tree", prefix)
-        sessions.append(session)
-        output = await loop.run(session)
-        output.reward_score = reward(output)
-        return Branch.of(session, output)
+        return await runner.branch(prefix)
 
-    return run_branch, sessions
+    return run_branch

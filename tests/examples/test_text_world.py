@@ -29,7 +29,8 @@ from examples.text_world.reward import compute_score
 from examples.text_world.tool import WorldTool
 from tests.assets.fakes import guard
 from tests.assets.run_scripts import settings_of
-from verl_atpo.replay.client import BranchSession, Generation
+from verl_atpo.replay.client import BranchSession
+from verl_atpo.replay.recording import Generation
 from verl_atpo.replay.tools import ToolSession
 from verl_atpo.tools import Branching
 

@@ -234,7 +234,7 @@ def test_evaluation_reads_what_validation_logged(ready):
 
 def test_grpo_on_a_trees_rows_is_credit_per_trajectory():
     """verl's GRPO sums a row's rewards, so the values inside a tree's rows do not reach it."""
-    run_branch, _ = run_branch_with(FakeEngine(seed=1, stop=0.3), FakeLoop(4))
+    run_branch = run_branch_with(FakeEngine(seed=1, stop=0.3), FakeLoop(4))
     config = AtpoConfig(expansion=ExpansionConfig(initial_chains=4, branches_per_round=3, rounds=2, strategy="random"))
     grown = asyncio.run(TreeGrower(config, run_branch, random.Random(0)).grow())
     rows = list(leaf_outputs(grown, CreditConfig()))

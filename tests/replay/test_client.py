@@ -7,14 +7,18 @@ import asyncio
 import pytest
 from verl.tools.function_tool import FunctionTool
 
-from tests.assets.fakes import PROMPT, SCHEMA, FakeEngine, FakeLoop, wrap
+from tests.assets.fakes import PROMPT, SCHEMA, FakeEngine, FakeLoop, contexts, guard, runner_of
 from verl_atpo.replay.client import BranchSession
-from verl_atpo.replay.turns import ContextRewrittenError, group_turns, turn_starts
+from verl_atpo.replay.recording import ContextRewrittenError, group_turns, turn_starts
+from verl_atpo.replay.tools import ToolSession
+
+
+def wrap(session: BranchSession, tool: FunctionTool) -> list:
+    return ToolSession(session, guard()).wrap([tool])
 
 
 async def _chain(engine: FakeEngine, loop: FakeLoop) -> tuple[BranchSession, object]:
-    session = BranchSession(engine, "tree")
-    return session, await loop.run(session)
+    return await runner_of(engine, loop).run()
 
 
 async def test_replay_repeats_the_prefix_and_calls_neither_engine_nor_tool_for_it():
@@ -23,23 +27,22 @@ async def test_replay_repeats_the_prefix_and_calls_neither_engine_nor_tool_for_i
     engine_calls, tool_calls = engine.calls, loop.tool_calls
     assert (engine_calls, tool_calls) == (4, 4)
 
-    branch = BranchSession(engine, "tree", first.generations[:3])
-    output = await loop.run(branch)
+    branch, output = await runner_of(engine, loop).run(first.generations[:3])
 
     assert branch.generations[:3] == first.generations[:3]
     assert branch.replayed == 3 and not branch.diverged
     assert engine.calls - engine_calls == 1  # turn 4 only
     assert loop.tool_calls - tool_calls == 1  # only what follows turn 4: the calls after turns 1 to 3 are on record
-    assert branch.generations[3].prompt_ids == first.generations[3].prompt_ids
-    assert output.response_ids[: len(first.generations[3].prompt_ids) - 3] == first.generations[3].prompt_ids[3:]
+    asked = contexts(first.generations)[-1]
+    assert contexts(branch.generations)[3] == asked
+    assert output.response_ids[: len(asked) - 3] == asked[3:]
 
 
 async def test_all_generations_carry_the_sticky_request_id():
     engine = FakeEngine(stop=0.0)
     await _chain(engine, FakeLoop(max_turns=3))
     assert engine.request_ids == ["tree"] * 3
-    session = BranchSession(engine, None)
-    await FakeLoop(max_turns=1).run(session)
+    await BranchSession(engine, None).generate("own-id", prompt_ids=PROMPT)
     assert engine.request_ids[-1] == "own-id"
 
 
@@ -47,9 +50,8 @@ async def test_divergence_ends_the_replay_at_once_and_the_branch_goes_on_live():
     engine = FakeEngine(stop=0.0)
     first, _ = await _chain(engine, FakeLoop(max_turns=4))
     tampered = [*first.generations]
-    tampered[1].prompt_ids[-1] += 1  # the environment answered something else after turn 1
-    branch = BranchSession(engine, "tree", tampered[:3])
-    await FakeLoop(max_turns=4).run(branch)
+    tampered[1].observed_ids[-1] += 1  # the environment answered something else after turn 1
+    branch, _ = await runner_of(engine, FakeLoop(max_turns=4)).run(tampered[:3])
     assert branch.diverged
     assert branch.replayed == 1
     assert len(branch.generations) == 4
@@ -101,7 +103,7 @@ async def test_the_loop_may_change_what_it_got_without_touching_the_record():
     sampled = list(output.token_ids)
     prompt.append(5)
     output.token_ids.append(5)
-    assert session.generations[0].prompt_ids == PROMPT
+    assert session.generations[0].observed_ids == PROMPT
     assert session.generations[0].output.token_ids == sampled
 
 

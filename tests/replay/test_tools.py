@@ -14,8 +14,9 @@ from verl.tools.function_tool import FunctionTool
 from verl.tools.schemas import ToolResponse
 
 from tests.assets.fakes import PROMPT, SCHEMA, FakeEngine, guard
-from verl_atpo.replay.client import BranchSession, Generation
+from verl_atpo.replay.client import BranchSession
 from verl_atpo.replay.guard import CallMemo
+from verl_atpo.replay.recording import Generation
 from verl_atpo.replay.tools import ToolSession
 from verl_atpo.tools import Branching, StatefulTool, ToolOutage, TransientToolError
 from verl_atpo.tools.contract import branching_of

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -13,9 +14,10 @@ from verl.experimental.agent_loop import AgentLoopOutput
 
 from tests.assets.fakes import PROMPT, STOP, FakeEngine, guard
 from verl_atpo.config import AtpoConfig, CreditConfig, ExpansionConfig, GrowthConfig
-from verl_atpo.replay.client import BranchSession, Generation
-from verl_atpo.replay.tools import ToolSession
-from verl_atpo.rollout.grower import Branch, GrownTree, TreeGrower
+from verl_atpo.replay.client import BranchSession
+from verl_atpo.replay.recording import Generation
+from verl_atpo.replay.runner import Branch, LoopRunner
+from verl_atpo.rollout.grower import GrownTree, TreeGrower
 from verl_atpo.rollout.rows import leaf_outputs
 from verl_atpo.tools import StatefulTool, ToolOutage, TransientToolError
 
@@ -68,9 +70,8 @@ class ForkingWalk(Walk):
         return list(snapshot)
 
 
-async def walk(session: BranchSession, tools: ToolSession, tool: Walk) -> AgentLoopOutput:
+async def walk(session: BranchSession, bound: Any, tool: Walk) -> AgentLoopOutput:
     """A loop in the manner of verl's tool agent: errors are read, not raised. Checks what it sees by its own count."""
-    (bound,) = tools.wrap([tool])
     prompt, mask, at = list(PROMPT), [], 0
     for _ in range(TURNS):
         output = await session.generate("own-id", prompt_ids=prompt)
@@ -93,19 +94,21 @@ async def walk(session: BranchSession, tools: ToolSession, tool: Walk) -> AgentL
             await bound.release(instance)
         prompt += seen.encode()
         mask += [0] * len(seen.encode())
-    return AgentLoopOutput(prompt_ids=list(PROMPT), response_ids=prompt[len(PROMPT) :], response_mask=mask, metrics={})
+    response = prompt[len(PROMPT) :]
+    reward = float(sum(response) % 5)
+    return AgentLoopOutput(
+        prompt_ids=list(PROMPT), response_ids=response, response_mask=mask, reward_score=reward, metrics={}
+    )
 
 
 def grower(tool: Walk, engine: FakeEngine, config: AtpoConfig) -> TreeGrower:
-    calls = guard(retries=1)
+    async def loop(session: BranchSession, tools: list[Any]) -> AgentLoopOutput:
+        return await walk(session, tools[0], tool)
+
+    runner = LoopRunner(engine, guard(retries=1), loop, [tool], request_id="tree")
 
     async def run_branch(number: int, prefix: Sequence[Generation]) -> Branch:
-        session = BranchSession(engine, "tree", prefix)
-        async with ToolSession(session, calls, snapshots=True) as tools:
-            output = await walk(session, tools, tool)
-            session.raise_failure()
-        output.reward_score = float(sum(output.response_ids) % 5)
-        return Branch.of(session, output)
+        return await runner.branch(prefix)
 
     return TreeGrower(config, run_branch, random.Random(1))
 
@@ -116,9 +119,9 @@ def config(regrows: int) -> AtpoConfig:
 
 def check(grown: GrownTree) -> None:
     assert len(grown.leaves) == 7
-    for leaf, output in zip(grown.leaves, leaf_outputs(grown, CreditConfig()), strict=True):
-        assert sum(output.token_rewards) == pytest.approx(leaf.branch.reward, abs=1e-6)
-        assert not leaf.branch.session.diverged
+    for branch, output in zip(grown.branches, leaf_outputs(grown, CreditConfig()), strict=True):
+        assert sum(output.token_rewards) == pytest.approx(branch.reward, abs=1e-6)
+        assert not branch.diverged
 
 
 @settings(max_examples=40, deadline=None)

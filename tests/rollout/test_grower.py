@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.assets.fakes import FakeEngine, FakeLoop, run_branch_with
+from tests.assets.fakes import FakeEngine, FakeLoop, contexts, run_branch_with
 from verl_atpo.config import AtpoConfig, ConfigError, ExpansionConfig, GrowthConfig
 from verl_atpo.method.tree import ROOT
 from verl_atpo.replay.guard import CallCounts
@@ -26,26 +26,28 @@ def _config(chains: int = 3, branches: int = 2, rounds: int = 2, **growth: float
 
 
 async def _grow(config: AtpoConfig, engine: FakeEngine, loop: FakeLoop) -> GrownTree:
-    run_branch, _ = run_branch_with(engine, loop)
+    run_branch = run_branch_with(engine, loop)
     return await TreeGrower(config, run_branch, random.Random(0)).grow()
 
 
 def _check(grown: GrownTree, leaves: int) -> None:
     """Every leaf's path spells exactly the response its branch returned."""
     assert len(grown.leaves) == leaves
-    assert sorted(leaf.node for leaf in grown.leaves) == sorted(grown.tree.leaves)
-    for leaf in grown.leaves:
-        output = leaf.branch.output
-        path = grown.tree.path(leaf.node)
-        for node in path:
-            turn = grown.turns[node]
-            start = len(turn.prompt_ids) - len(output.prompt_ids)
-            whole = output.prompt_ids + output.response_ids
-            assert whole[: len(turn.prompt_ids)] == turn.prompt_ids
+    assert sorted(grown.leaves) == sorted(grown.tree.leaves)
+    for number, (branch, leaf) in enumerate(zip(grown.branches, grown.leaves, strict=True)):
+        output = branch.output
+        whole = output.prompt_ids + output.response_ids
+        path = grown.tree.path(leaf)
+        asked = contexts(grown.tree.generations(path))
+        for node, context, start in zip(path, asked, branch.starts, strict=True):  # a turn is one generation here
+            turn = grown.tree.turn(node)
+            assert whole[: len(context)] == context
+            assert start == len(context) - len(output.prompt_ids)
             assert output.response_ids[start : start + len(turn.token_ids)] == turn.token_ids
-        assert sum(len(grown.turns[node].token_ids) for node in path) == sum(output.response_mask)
-        assert 1 <= leaf.own_turns <= len(path)
-        assert grown.tree.nodes[leaf.node].reward == leaf.branch.reward
+        assert sum(len(grown.tree.turn(node).token_ids) for node in path) == sum(output.response_mask)
+        own = [node for node in path if grown.tree.nodes[node].branch == number]
+        assert own and own == path[-len(own) :]
+        assert grown.tree.nodes[leaf].reward == branch.reward
 
 
 @settings(max_examples=60, deadline=None)
@@ -70,11 +72,10 @@ async def test_a_branch_shares_the_turns_before_the_re_sampled_one():
     grown = await _grow(_config(2, 2, 1), FakeEngine(3, stop=0.0), FakeLoop(4))
     for picked, leaf in zip(grown.picked, grown.leaves[2:], strict=True):
         depth = grown.tree.depth(picked)
-        path = grown.tree.path(leaf.node)
+        path = grown.tree.path(leaf)
         assert path[: depth - 1] == grown.tree.path(picked)[:-1]  # same turns before
         assert path[depth - 1] != picked  # a new sibling
-        assert leaf.own_turns == 4 - (depth - 1)
-        assert [grown.tree.nodes[node].round for node in path[depth - 1 :]] == [1] * leaf.own_turns
+        assert [grown.tree.nodes[node].round for node in path] == [0] * (depth - 1) + [1] * (5 - depth)
 
 
 async def test_single_turn_chains_branch_from_the_root():
@@ -85,7 +86,7 @@ async def test_single_turn_chains_branch_from_the_root():
 
 async def test_a_non_deterministic_environment_is_counted_and_its_branch_stands_alone():
     grown = await _grow(_config(3, 4, 2), FakeEngine(1, stop=0.0), FakeLoop(4, drift=False))
-    assert not any(leaf.branch.session.diverged for leaf in grown.leaves)
+    assert not any(branch.diverged for branch in grown.branches)
 
     class Drifting(FakeLoop):
         def weather(self, turn: int) -> list[int]:
@@ -100,9 +101,9 @@ async def test_a_non_deterministic_environment_is_counted_and_its_branch_stands_
 
 async def test_a_loop_that_ends_during_its_replay_is_grown_from_the_root():
     class Impatient(FakeLoop):
-        async def run(self, session):
+        async def run(self, session, tools):
             self.max_turns = 2 if session._prefix else 4
-            return await super().run(session)
+            return await super().run(session, tools)
 
     config = _config(1, 1, 1)
     for seed in range(20):
@@ -110,7 +111,7 @@ async def test_a_loop_that_ends_during_its_replay_is_grown_from_the_root():
         _check(grown, 2)
         if grown.tree.depth(grown.picked[0]) > 2:
             assert grown.regrown == 1
-            assert grown.tree.depth(grown.leaves[1].node) == 4
+            assert grown.tree.depth(grown.leaves[1]) == 4
             return
     pytest.fail("no seed picked a turn behind the second: the test shows nothing")
 
@@ -120,7 +121,7 @@ async def test_failures_are_regrown_never_cloned():
     grown = await _grow(_config(4, 3, 2, max_regrows=50), engine, FakeLoop(4))
     _check(grown, 10)
     assert grown.regrown > 0
-    assert len({id(leaf.branch) for leaf in grown.leaves}) == 10
+    assert len(set(map(id, grown.branches))) == 10
     assert tree_stats(grown, 1.0).regrown == grown.regrown
 
 
@@ -145,7 +146,7 @@ async def test_config_errors_are_not_tried_again():
 async def test_a_slow_branch_delays_nobody_but_its_own_round():
     finished: dict[int, float] = {}
     start = time.monotonic()
-    run_branch, _ = run_branch_with(FakeEngine(stop=0.0), FakeLoop(3))
+    run_branch = run_branch_with(FakeEngine(stop=0.0), FakeLoop(3))
 
     async def slow_first(number, prefix):
         await asyncio.sleep(0.2 if number == 0 else 0.0)
@@ -161,10 +162,10 @@ async def test_stats_count_sampled_and_saved_tokens():
     engine = FakeEngine(2, stop=0.0)
     grown = await _grow(_config(2, 2, 1), engine, FakeLoop(4))
     stats = tree_stats(grown, seconds=2.0)
-    trained = sum(sum(leaf.branch.output.response_mask) for leaf in grown.leaves)
-    in_tree = sum(len(turn.token_ids) for turn in grown.turns.values())
+    trained = sum(sum(branch.output.response_mask) for branch in grown.branches)
+    in_tree = sum(len(grown.tree.turn(node.index).token_ids) for node in grown.tree.nodes[1:])
     assert (stats.trained_tokens, stats.sampled_tokens) == (trained, in_tree)
-    assert stats.leaves == 4 and stats.nodes == len(grown.turns) and stats.depths == [4] * 4
+    assert stats.leaves == 4 and stats.nodes == len(grown.tree.nodes) - 1 and stats.depths == [4] * 4
     metrics = step_metrics(WorkerStats([stats, stats]))
     assert metrics["atpo/saved_tokens_share"] == pytest.approx(1 - in_tree / trained)
     assert metrics["atpo/trees"] == 2 and metrics["atpo/tree_seconds/mean"] == 2.0

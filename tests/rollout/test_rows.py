@@ -11,7 +11,7 @@ import pytest
 import torch
 from verl.experimental.agent_loop import AgentLoopOutput
 
-from tests.assets.fakes import PROMPT, FakeEngine, FakeLoop, run_branch_with
+from tests.assets.fakes import FakeEngine, FakeLoop, run_branch_with
 from verl_atpo.config import (
     AdvantageMode,
     AtpoConfig,
@@ -24,18 +24,17 @@ from verl_atpo.config import (
 from verl_atpo.method.channel import is_marked
 from verl_atpo.method.credit import node_values, tree_advantages
 from verl_atpo.method.estimator import compute_atpo_advantage
-from verl_atpo.replay.turns import policy_text
 from verl_atpo.rollout.dump import TreeDump
 from verl_atpo.rollout.grower import GrownTree, TreeGrower
 from verl_atpo.rollout.metrics import add_to_tracking
-from verl_atpo.rollout.rows import leaf_outputs
+from verl_atpo.rollout.rows import leaf_outputs, policy_text
 from verl_atpo.view.export import most_telling, to_html
 from verl_atpo.view.files import read_trees
 
 
 async def grow(seed: int = 0, stop: float = 0.3) -> GrownTree:
     config = AtpoConfig(expansion=ExpansionConfig(3, 2, 2), growth=GrowthConfig(0, 0.0))
-    run_branch, _ = run_branch_with(FakeEngine(seed, stop=stop), FakeLoop(5))
+    run_branch = run_branch_with(FakeEngine(seed, stop=stop), FakeLoop(5))
     return await TreeGrower(config, run_branch, random.Random(0)).grow()
 
 
@@ -50,7 +49,7 @@ async def test_rows_give_every_turn_the_advantage_of_its_node(mode, backup, shar
     credit = CreditConfig(backup=backup, advantage=mode, shared_turns=shared_turns)
     grown = await grow()
     rows = [output.as_dict() for output in leaf_outputs(grown, credit)]
-    rewards = [leaf.branch.reward for leaf in grown.leaves]
+    rewards = [branch.reward for branch in grown.branches]
     assert len(set(rewards)) > 1
     torch.testing.assert_close(torch.stack([row["rm_scores"].sum() for row in rows]), torch.tensor(rewards))
 
@@ -61,9 +60,9 @@ async def test_rows_give_every_turn_the_advantage_of_its_node(mode, backup, shar
     )
     expected = tree_advantages(grown.tree, credit)
     for row, leaf in enumerate(grown.leaves):
-        for node in grown.tree.path(leaf.node):
-            turn = grown.turns[node]
-            start = len(turn.prompt_ids) - len(PROMPT)
+        path = grown.tree.path(leaf)
+        for node, start in zip(path, grown.branches[row].starts, strict=True):
+            turn = grown.tree.turn(node)
             for token in range(start, start + len(turn.token_ids)):
                 if mask[row, token]:
                     assert advantages[row, token].item() == pytest.approx(expected[node], abs=1e-5)
@@ -71,8 +70,8 @@ async def test_rows_give_every_turn_the_advantage_of_its_node(mode, backup, shar
 
 async def test_shared_turns_are_trained_once_per_leaf_or_once():
     grown = await grow(stop=0.1)
-    sampled = sum(len(turn.token_ids) for turn in grown.turns.values())
-    leaves_below = Counter(node for leaf in grown.leaves for node in grown.tree.path(leaf.node))
+    sampled = sum(len(grown.tree.turn(node.index).token_ids) for node in grown.tree.nodes[1:])
+    leaves_below = Counter(node for leaf in grown.leaves for node in grown.tree.path(leaf))
     assert max(leaves_below.values()) > 1
     trained = {
         shared: sum(
@@ -83,38 +82,37 @@ async def test_shared_turns_are_trained_once_per_leaf_or_once():
     }
     assert trained[SharedTurns.ONCE] == sampled
     assert trained[SharedTurns.PER_LEAF] == sum(
-        len(grown.turns[node].token_ids) * times for node, times in leaves_below.items()
+        len(grown.tree.turn(node).token_ids) * times for node, times in leaves_below.items()
     )
 
 
 @pytest.mark.parametrize("limit", [1, 3, 6])
 async def test_a_row_that_the_response_limit_cut_off_has_a_mask_of_its_length(limit):
     grown = await grow(stop=0.1)
-    for leaf in grown.leaves:
-        leaf.branch.output.response_ids = leaf.branch.output.response_ids[:limit]
-        leaf.branch.output.response_mask = leaf.branch.output.response_mask[:limit]
-    assert any(leaf.branch.starts[-leaf.own_turns] > limit for leaf in grown.leaves)
-    for output, leaf in zip(
-        leaf_outputs(grown, CreditConfig(shared_turns=SharedTurns.ONCE)), grown.leaves, strict=True
-    ):
+    for branch in grown.branches:
+        branch.output.response_ids = branch.output.response_ids[:limit]
+        branch.output.response_mask = branch.output.response_mask[:limit]
+    assert any(branch.starts[branch.replayed] > limit for branch in grown.branches)  # a turn is one generation here
+    rows = leaf_outputs(grown, CreditConfig(shared_turns=SharedTurns.ONCE))
+    for output, branch in zip(rows, grown.branches, strict=True):
         assert len(output.response_mask) == len(output.response_ids) == len(output.token_rewards)
-        assert sum(output.token_rewards) == pytest.approx(leaf.branch.reward, abs=1e-6)
+        assert sum(output.token_rewards) == pytest.approx(branch.reward, abs=1e-6)
         assert is_marked(output.token_rewards) or limit < 5
 
 
 async def test_a_tree_whose_rows_are_all_too_short_for_the_mark_goes_as_chains():
     grown = await grow(stop=0.1)
-    for leaf in grown.leaves:
-        leaf.branch.output.response_ids, leaf.branch.output.response_mask = [5, 6], [1, 1]
-    for output, leaf in zip(leaf_outputs(grown, CreditConfig()), grown.leaves, strict=True):
-        assert output.token_rewards == [0.0, leaf.branch.reward]
+    for branch in grown.branches:
+        branch.output.response_ids, branch.output.response_mask = [5, 6], [1, 1]
+    for output, branch in zip(leaf_outputs(grown, CreditConfig()), grown.branches, strict=True):
+        assert output.token_rewards == [0.0, branch.reward]
 
 
 async def test_rows_keep_all_that_the_loop_returned():
     grown = await grow()
-    for output, leaf in zip(leaf_outputs(grown, CreditConfig()), grown.leaves, strict=True):
-        leaf.branch.output.extra_fields["tool_rewards"] = [0.5]
-        plain = leaf.branch.output.as_dict()
+    for output, branch in zip(leaf_outputs(grown, CreditConfig()), grown.branches, strict=True):
+        branch.output.extra_fields["tool_rewards"] = [0.5]
+        plain = branch.output.as_dict()
         row = output.as_dict()
         assert row.keys() == plain.keys()
         assert all(torch.equal(row[key], plain[key]) for key in ("prompts", "responses", "response_mask"))
@@ -135,15 +133,15 @@ async def test_dump_holds_the_tree_and_can_be_drawn(tmp_path):
     trees = read_trees(tmp_path / "trees")
     assert [tree["global_step"] for tree in trees] == [1, 2]
     tree = trees[-1]
-    assert tree["prompt"] == "1 2 3" and len(tree["nodes"]) == len(grown.turns)
+    assert tree["prompt"] == "1 2 3" and len(tree["nodes"]) == len(grown.tree.nodes) - 1
     values = node_values(grown.tree, credit.backup)
     for node in tree["nodes"]:
-        turn = grown.turns[node["index"]]
+        turn = grown.tree.turn(node["index"])
         assert node["text"] == " ".join(map(str, turn.token_ids))
         assert node["value"] == values[node["index"]]
         assert (node["observation"] == "") == (node["parent"] == 0)
         if node["parent"]:
-            assert turn.prompt_ids[-1] == int(node["observation"])
+            assert turn.observed_ids[-1] == int(node["observation"])
     telling = most_telling(trees)
     html = to_html(telling)
     assert html.count("<details") == len(telling["nodes"])

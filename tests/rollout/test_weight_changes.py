@@ -16,7 +16,7 @@ from verl.experimental.agent_loop import AgentLoopOutput
 from verl.workers.rollout.llm_server import FullyAsyncLLMServerClient
 from verl.workers.rollout.replica import TokenOutput
 
-from tests.assets.fakes import PROMPT, run_branch_with
+from tests.assets.fakes import PROMPT, contexts, run_branch_with
 from verl_atpo.config import AtpoConfig, CreditConfig, ExpansionConfig, GrowthConfig
 from verl_atpo.replay.client import BranchSession
 from verl_atpo.rollout.dump import TreeDump
@@ -87,7 +87,9 @@ class Balancer(Remote):
 class Loop:
     """Three turns, with one token seen in between."""
 
-    async def run(self, session: BranchSession) -> AgentLoopOutput:
+    tools = ()
+
+    async def run(self, session: BranchSession, tools: list[Any]) -> AgentLoopOutput:
         context, mask = list(PROMPT), []
         for turn in range(TURNS):
             parameters = {"max_tokens": TURN_TOKENS}
@@ -108,7 +110,7 @@ def grow() -> tuple[GrownTree, Engine]:
     async def on_a_virtual_clock() -> tuple[GrownTree, Engine]:
         with VirtualClock().patch_loop():
             engine = Engine()
-            run_branch, _ = run_branch_with(FullyAsyncLLMServerClient(config, Balancer(engine)), Loop())
+            run_branch = run_branch_with(FullyAsyncLLMServerClient(config, Balancer(engine)), Loop())
             return await TreeGrower(settings, run_branch, random.Random(0)).grow(), engine
 
     return asyncio.run(on_a_virtual_clock())
@@ -119,15 +121,15 @@ def test_every_token_keeps_the_log_prob_and_the_version_it_was_sampled_with():
     assert len(grown.leaves) == 3 + 2 * 2
     spans = []
     for node in grown.tree.nodes[1:]:
-        (generation,) = grown.turns[node.index].generations
-        context, said = list(generation.prompt_ids), []
+        path = grown.tree.generations(grown.tree.path(node.index))
+        generation, context, said = path[-1], contexts(path)[-1], []
         for token in generation.output.token_ids:
             context.append(token)
             said.append(engine.said[tuple(context)])
         assert generation.output.log_probs == [log_prob for log_prob, _ in said]
         assert len(said) == TURN_TOKENS
         assert node.mean_nll == -sum(log_prob for log_prob, _ in said) / TURN_TOKENS
-        oldest, newest = grown.turns[node.index].versions
+        oldest, newest = grown.tree.turn(node.index).versions
         assert (oldest, newest) == (said[0][1], said[-1][1]) or (  # stopped before its first token
             oldest < said[0][1] and newest == said[-1][1]
         )
@@ -137,19 +139,21 @@ def test_every_token_keeps_the_log_prob_and_the_version_it_was_sampled_with():
 
 def test_a_row_has_the_versions_of_its_whole_path_and_a_turn_in_the_dump_its_own(tmp_path):
     grown, _ = grow()
-    for leaf, output in zip(grown.leaves, leaf_outputs(grown, CreditConfig()), strict=True):
-        versions = [grown.turns[node].versions for node in grown.tree.path(leaf.node)]
+    rows = leaf_outputs(grown, CreditConfig())
+    for leaf, branch, output in zip(grown.leaves, grown.branches, rows, strict=True):
+        versions = [grown.tree.turn(node).versions for node in grown.tree.path(leaf)]
         fields = output.as_dict()["extra_fields"]
         assert fields["min_global_steps"] == min(oldest for oldest, _ in versions)
         assert fields["max_global_steps"] == max(newest for _, newest in versions)
-        assert output.extra_fields.keys() >= leaf.branch.output.extra_fields.keys()
-    branched = [leaf for leaf in grown.leaves if leaf.own_turns < len(grown.tree.path(leaf.node))]
-    assert branched  # their first turns are older than anything they sampled themselves
+        assert output.extra_fields.keys() >= branch.output.extra_fields.keys()
+    assert any(
+        branch.replayed for branch in grown.branches
+    )  # their first turns are older than anything they sampled themselves
 
     tokenizer = SimpleNamespace(decode=lambda ids, skip_special_tokens: str(ids))
     dumped = json.loads(json.dumps(TreeDump(str(tmp_path), tokenizer).describe(grown, CreditConfig())))
     assert [tuple(node["versions"]) for node in dumped["nodes"]] == [
-        grown.turns[node.index].versions for node in grown.tree.nodes[1:]
+        grown.tree.turn(node.index).versions for node in grown.tree.nodes[1:]
     ]
 
 

@@ -11,6 +11,9 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
+
+from verl_atpo.replay.recording import Generation, Turn
 
 ROOT = 0
 """Index of the root, the prompt itself."""
@@ -27,6 +30,8 @@ class TurnNode:
         is_leaf: the turn ended its trajectory.
         reward: outcome reward of the trajectory that a leaf ends; ``None`` means not known, which is not 0.
         round: 0 for a turn of an initial chain, r >= 1 for a turn grown in expansion round r.
+        branch: number of the branch (and of the leaf) whose run sampled it; -1 if nobody asks.
+        turn: its tokens and the observation that opened it; ``None`` for the root, and where only numbers matter.
         children: indices of the turns sampled after this one, in order of addition.
     """
 
@@ -36,6 +41,8 @@ class TurnNode:
     is_leaf: bool = False
     reward: float | None = None
     round: int = 0
+    branch: int = -1
+    turn: Turn | None = None
     children: list[int] = dataclasses.field(default_factory=list)
 
 
@@ -54,7 +61,15 @@ class TurnTree:
         self.nodes: list[TurnNode] = [TurnNode(index=ROOT, parent=-1, mean_nll=None)]
 
     def add_turn(
-        self, parent: int, *, mean_nll: float, is_leaf: bool = False, reward: float | None = None, round: int = 0
+        self,
+        parent: int,
+        *,
+        mean_nll: float,
+        is_leaf: bool = False,
+        reward: float | None = None,
+        round: int = 0,
+        branch: int = -1,
+        turn: Turn | None = None,
     ) -> TurnNode:
         """Add the turn that was sampled after ``parent``.
 
@@ -64,6 +79,8 @@ class TurnTree:
             is_leaf: the turn ended its trajectory.
             reward: outcome reward, for leaves only; ``None`` if not known (yet).
             round: expansion round that grew the turn, 0 for the initial chains.
+            branch: number of the branch whose run sampled it.
+            turn: its tokens and the observation that opened it.
 
         Returns:
             The new node.
@@ -81,7 +98,7 @@ class TurnTree:
             raise ValueError(f"reward={reward} on a turn that is no leaf: only a trajectory's last turn has one.")
         if reward is not None and not math.isfinite(reward):
             raise ValueError(f"reward={reward} of a leaf: expected a finite number, or None for 'not known'.")
-        node = TurnNode(len(self.nodes), parent, mean_nll, is_leaf, reward, round)
+        node = TurnNode(len(self.nodes), parent, mean_nll, is_leaf, reward, round, branch, turn)
         self.nodes.append(node)
         self.nodes[parent].children.append(node.index)
         return node
@@ -102,3 +119,13 @@ class TurnTree:
     def depth(self, index: int) -> int:
         """Number of turns up to and including ``index``; 0 for the root."""
         return len(self.path(index))
+
+    def turn(self, index: int) -> Turn:
+        """The turn of a node that was added with one."""
+        turn = self.nodes[index].turn
+        assert turn is not None, f"node {index} was added without its turn"
+        return turn
+
+    def generations(self, path: Sequence[int]) -> list[Generation]:
+        """The generations of the turns of a path, in order."""
+        return [generation for index in path for generation in self.turn(index).generations]

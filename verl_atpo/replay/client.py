@@ -2,54 +2,18 @@
 
 The agent loop gets its LLM client and its tools handed in, so that is where a branch is made. For the generations of
 its prefix the client returns what the engine answered before, and the tools return or do again what they did before
-(``tool_session``); from then on both are live. Nothing inside the loop is known or cloned and nothing is tokenised
+(``replay/tools.py``); from then on both are live. Nothing inside the loop is known or cloned and nothing is tokenised
 again. Each replayed generation checks that the loop asks with exactly the recorded prompt ids; the first that does not
 ends the replay there (the environment is not deterministic) and the branch goes on live.
 """
 
 from __future__ import annotations
 
-import dataclasses
+import copy
 from collections.abc import Sequence
 from typing import Any
 
-from verl.workers.rollout.replica import TokenOutput
-
-
-@dataclasses.dataclass
-class ToolCall:
-    """One tool call: what went in, what came out or was raised, and the state it left.
-
-    Attributes:
-        name: the tool's.
-        arguments: the model's.
-        made: whether the tool was asked at all; a call over the limit is not.
-        result: what the loop got.
-        error: what was raised instead.
-        snapshot: of a forking tool's state after the call.
-    """
-
-    name: str
-    arguments: dict[str, Any]
-    made: bool = True
-    result: Any = None
-    error: Exception | None = None
-    snapshot: Any = None
-
-
-@dataclasses.dataclass
-class Generation:
-    """One answer of the engine, and the tool calls that followed it.
-
-    Attributes:
-        prompt_ids: the whole context the loop asked with.
-        output: what the engine answered; ``output.log_probs`` in nats.
-        tool_calls: calls made before the loop asked again.
-    """
-
-    prompt_ids: list[int]
-    output: TokenOutput
-    tool_calls: list[ToolCall] = dataclasses.field(default_factory=list)
+from verl_atpo.replay.recording import Generation
 
 
 class BranchSession:
@@ -72,6 +36,7 @@ class BranchSession:
         self._client = client
         self._request_id = request_id
         self._prefix = list(prefix)
+        self._context: list[int] = []  # prompts and answers so far
         self._busy = False
         self.generations: list[Generation] = []
         self.replayed = 0
@@ -86,7 +51,7 @@ class BranchSession:
         """Whether the latest generation was a replayed one, so that the tool calls after it are on record."""
         return self.replayed > 0 and self.replayed == len(self.generations)
 
-    async def generate(self, request_id: str, *, prompt_ids: list[int], **kwargs: Any) -> TokenOutput:
+    async def generate(self, request_id: str, *, prompt_ids: list[int], **kwargs: Any) -> Any:
         """Answer the loop's next turn; arguments and result are those of ``LLMServerClient.generate``.
 
         Raises:
@@ -99,9 +64,10 @@ class BranchSession:
                 "The agent loop called generate() while its previous call was still running. A tree needs turns in an "
                 "order: await each generate() of a trajectory before the next."
             )
-        recorded = self._next_recorded(prompt_ids)
+        asked = list(prompt_ids)
+        recorded = self._next_recorded(asked)
         if recorded is not None:
-            self.generations.append(recorded)
+            self._take(recorded, asked)
             self.replayed += 1
             return _own_copy(recorded.output)
         self._busy = True
@@ -109,7 +75,7 @@ class BranchSession:
             output = await self._client.generate(self._request_id or request_id, prompt_ids=prompt_ids, **kwargs)
         finally:
             self._busy = False
-        self.generations.append(Generation(list(prompt_ids), _own_copy(output)))
+        self._take(Generation.after(self._context, asked, _own_copy(output)), asked)
         return output
 
     def raise_failure(self) -> None:
@@ -117,22 +83,24 @@ class BranchSession:
         if self.failure is not None:
             raise self.failure
 
-    def _next_recorded(self, prompt_ids: list[int]) -> Generation | None:
+    def _next_recorded(self, asked: list[int]) -> Generation | None:
         done = len(self.generations)
         if self.diverged or done >= len(self._prefix):
             return None
-        if self._prefix[done].prompt_ids != list(prompt_ids):
+        if self._prefix[done].asked_with(self._context) != asked:
             self.diverged = True
             return None
         return self._prefix[done]
 
+    def _take(self, generation: Generation, asked: list[int]) -> None:
+        self.generations.append(generation)
+        self._context = asked + generation.output.token_ids
 
-def _own_copy(output: TokenOutput) -> TokenOutput:
+
+def _own_copy(output: Any) -> Any:
     """A copy whose lists the loop may change without touching the recording."""
-    return output.model_copy(
-        update={
-            "token_ids": list(output.token_ids),
-            "log_probs": None if output.log_probs is None else list(output.log_probs),
-            "extra_fields": dict(output.extra_fields),
-        }
-    )
+    own = copy.copy(output)
+    own.token_ids = list(output.token_ids)
+    own.log_probs = None if output.log_probs is None else list(output.log_probs)
+    own.extra_fields = dict(output.extra_fields)
+    return own

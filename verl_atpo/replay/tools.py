@@ -12,40 +12,23 @@ from __future__ import annotations
 import asyncio
 import copy
 import dataclasses
-import inspect
 import logging
 import time
-from collections.abc import Coroutine, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from verl.tools.function_tool import FunctionTool, normalize_function_tool_return
 from verl.tools.schemas import ToolResponse
 
 from verl_atpo.config import OnOutage
-from verl_atpo.replay.client import BranchSession, ToolCall
+from verl_atpo.replay.client import BranchSession
 from verl_atpo.replay.guard import CallCounts, CallMemo, Live, ToolGuard
+from verl_atpo.replay.recording import ToolCall
+from verl_atpo.replay.states import State, States
 from verl_atpo.tools.contract import Branching, ToolOutage, branching_of
 from verl_atpo.tools.stateful import StatefulTool, run
 
 logger = logging.getLogger(__name__)
-
-
-@dataclasses.dataclass
-class _State:
-    """This run's state of one stateful tool, made when it is first needed.
-
-    Attributes:
-        tool: the tool.
-        value: what its ``open`` or ``restore`` returned, once ``opened``.
-        snapshot: the state that the recorded calls left, for a forking tool that has not been called live yet.
-        lock: calls of one turn at the same time take turns.
-    """
-
-    tool: StatefulTool
-    value: Any = None
-    opened: bool = False
-    snapshot: Any = None
-    lock: asyncio.Lock = dataclasses.field(default_factory=asyncio.Lock)
 
 
 class ToolSession:
@@ -70,9 +53,8 @@ class ToolSession:
         self._snapshots = snapshots
         self._taken: set[tuple[int, int]] = set()
         self._made = 0
-        self._states: dict[str, _State] = {}
-        self._pending: set[asyncio.Task] = set()
         self.counts = CallCounts()
+        self._states = States(self.counts)
 
     def wrap(self, tools: Sequence[Any]) -> list[Any]:
         """The loop's tools for this run, of the same types and names."""
@@ -85,19 +67,8 @@ class ToolSession:
         await asyncio.shield(asyncio.create_task(self.close()))  # also when the run was cancelled
 
     async def close(self) -> None:
-        """Release every state, once, whatever becomes of the others; a failed release is logged."""
-        if self._pending:
-            _, late = await asyncio.wait(self._pending, timeout=self._guard.config.timeout_s)
-            for task in late:
-                logger.error("A tool's thread still runs after its time-out; its state cannot be released: %r", task)
-        states, self._states = self._states, {}
-        for name, state in states.items():
-            if state.opened:
-                try:
-                    await run(state.tool.close, state.value)
-                    self.counts.states_closed += 1
-                except Exception:
-                    logger.exception("Tool %r could not release a state", name)
+        """Release the states and hand over what was counted."""
+        await self._states.close(self._guard.config.timeout_s)
         self._guard.totals.add(self.counts)
 
     def _function(self, tool: FunctionTool) -> FunctionTool:
@@ -129,33 +100,11 @@ class ToolSession:
         return bound
 
     async def _stateful(self, tool: StatefulTool, arguments: dict[str, Any], create_kwargs: dict[str, Any]) -> Any:
-        state = self._states.setdefault(tool.name, _State(tool))
-
-        async def opening() -> None:
-            forked = state.snapshot is not None
-            state.value = await (run(tool.restore, state.snapshot) if forked else run(tool.open, **create_kwargs))
-            state.opened = True
-            self.counts.states_opened += 1
-
-        async def live() -> Any:
-            if not state.opened:
-                await self._step(opening(), threaded=not inspect.iscoroutinefunction(tool.open))
-            threaded = not inspect.iscoroutinefunction(tool.call)
-            return await self._step(run(tool.call, state.value, **arguments), threaded)
-
+        state = self._states.of(tool)
         async with state.lock:
-            return await self._call(tool, arguments, live, state)
+            return await self._call(tool, arguments, lambda: self._states.call(state, arguments, create_kwargs), state)
 
-    async def _step(self, step: Coroutine[Any, Any, Any], threaded: bool) -> Any:
-        """Await a step on a state; a thread cannot be cancelled, so :meth:`close` waits for it."""
-        if not threaded:
-            return await step
-        task = asyncio.create_task(step)
-        self._pending.add(task)
-        task.add_done_callback(self._pending.discard)
-        return await asyncio.shield(task)
-
-    async def _call(self, tool: Any, arguments: dict[str, Any], live: Live, state: _State | None = None) -> Any:
+    async def _call(self, tool: Any, arguments: dict[str, Any], live: Live, state: State | None = None) -> Any:
         """Answer a call from the recording, or make it and record it."""
         branching = branching_of(tool)
         call = self._recorded(tool.name, arguments)
@@ -236,7 +185,7 @@ class ToolSession:
         harmless.__cause__ = error
         return harmless
 
-    async def _record(self, tool: Any, call: ToolCall, branching: Branching, state: _State | None) -> None:
+    async def _record(self, tool: Any, call: ToolCall, branching: Branching, state: State | None) -> None:
         generations = self._session.generations
         if not generations or self._session.replaying:
             return

@@ -66,18 +66,17 @@ class TreeDump:
         tree = grown.tree
         values = node_values(tree, credit.backup)
         advantages = tree_advantages(tree, credit)
-        first = grown.turns[tree.nodes[ROOT].children[0]]
         nodes = [
             {
                 "index": node.index,
                 "parent": node.parent,
                 "round": node.round,
                 "turn": tree.depth(node.index),
-                "observation": self._observation(grown, node.index),
-                "text": self._text(grown.turns[node.index].token_ids),
-                "tokens": len(grown.turns[node.index].token_ids),
+                "observation": "" if node.parent == ROOT else self._text(tree.turn(node.index).observed_ids),
+                "text": self._text(tree.turn(node.index).token_ids),
+                "tokens": len(tree.turn(node.index).token_ids),
                 "mean_nll": node.mean_nll,
-                "versions": grown.turns[node.index].versions,
+                "versions": tree.turn(node.index).versions,
                 "is_leaf": node.is_leaf,
                 "reward": node.reward,
                 "value": values[node.index],
@@ -86,21 +85,12 @@ class TreeDump:
             for node in tree.nodes[1:]
         ]
         return {
-            "prompt": self._text(first.prompt_ids),
+            "prompt": self._text(tree.turn(tree.nodes[ROOT].children[0]).observed_ids),
             "root_value": values[ROOT],
             "picked": grown.picked,
             "regrown": grown.regrown,
             "nodes": nodes,
         }
-
-    def _observation(self, grown: GrownTree, index: int) -> str:
-        """Text between the turn before and this one; empty for a first turn."""
-        parent = grown.tree.nodes[index].parent
-        if parent == ROOT:
-            return ""
-        before = grown.turns[parent]
-        seen = len(before.generations[-1].prompt_ids) + len(before.generations[-1].output.token_ids)
-        return self._text(grown.turns[index].prompt_ids[seen:])
 
     def _text(self, ids: list[int]) -> str:
         return str(self._tokenizer.decode(ids, skip_special_tokens=False))

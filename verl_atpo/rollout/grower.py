@@ -11,47 +11,14 @@ import dataclasses
 import logging
 import random
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any
 
 from verl_atpo.config import AtpoConfig, ConfigError
 from verl_atpo.method.expansion import select_turns
 from verl_atpo.method.tree import ROOT, TurnTree
-from verl_atpo.replay.client import BranchSession, Generation
-from verl_atpo.replay.turns import ContextRewrittenError, Turn, group_turns, turn_starts
+from verl_atpo.replay.recording import ContextRewrittenError, Generation
+from verl_atpo.replay.runner import Branch
 
 logger = logging.getLogger(__name__)
-
-
-@dataclasses.dataclass(frozen=True)
-class Branch:
-    """A finished run of the agent loop.
-
-    Attributes:
-        session: its client, with every generation and what happened to the replay.
-        output: what the agent loop returned, scored.
-        turns: the trajectory's turns, shared ones included.
-        starts: where each turn's first token stands in the response.
-    """
-
-    session: BranchSession
-    output: Any
-    turns: list[Turn]
-    starts: list[int]
-
-    @classmethod
-    def of(cls, session: BranchSession, output: Any) -> Branch:
-        """A finished run from its client and what its loop returned.
-
-        Raises:
-            ContextRewrittenError: the loop does not only append to its context.
-        """
-        turns = group_turns(session.generations)
-        return cls(session, output, turns, turn_starts(turns, output))
-
-    @property
-    def reward(self) -> float:
-        """Outcome reward."""
-        return float(self.output.reward_score)
 
 
 RunBranch = Callable[[int, Sequence[Generation]], Awaitable[Branch]]
@@ -59,35 +26,20 @@ RunBranch = Callable[[int, Sequence[Generation]], Awaitable[Branch]]
 
 
 @dataclasses.dataclass
-class Leaf:
-    """One finished trajectory of a tree.
-
-    Attributes:
-        node: index of its last turn in the tree.
-        own_turns: turns that this branch sampled itself; the ones before them are shared.
-        branch: the run it came from.
-    """
-
-    node: int
-    own_turns: int
-    branch: Branch
-
-
-@dataclasses.dataclass
 class GrownTree:
-    """A tree with what it was made of.
+    """A tree and the branches it was made of.
 
     Attributes:
-        tree: structure, mean NLLs and rewards.
-        turns: the turn of every node but the root, by node index.
-        leaves: one per trajectory, in order of leaf number.
+        tree: structure, turns, mean NLLs and rewards.
+        branches: finished runs by leaf number; each sampled the nodes that carry its number.
+        leaves: the node that each of them ended with.
         picked: nodes that were re-sampled, round by round.
         regrown: branches that had to be grown again.
     """
 
     tree: TurnTree = dataclasses.field(default_factory=TurnTree)
-    turns: dict[int, Turn] = dataclasses.field(default_factory=dict)
-    leaves: list[Leaf] = dataclasses.field(default_factory=list)
+    branches: list[Branch] = dataclasses.field(default_factory=list)
+    leaves: list[int] = dataclasses.field(default_factory=list)
     picked: list[int] = dataclasses.field(default_factory=list)
     regrown: int = 0
 
@@ -123,7 +75,7 @@ class TreeGrower:
         return self._grown
 
     async def _grow_round(self, picks: Sequence[int], round: int) -> None:
-        first = len(self._grown.leaves)
+        first = len(self._grown.branches)
         tasks = [
             asyncio.create_task(self._grow_branch(first + offset, self._context(node)))
             for offset, node in enumerate(picks)
@@ -142,7 +94,7 @@ class TreeGrower:
         return self._grown.tree.path(node)[:-1] if node != ROOT else []
 
     async def _grow_branch(self, number: int, context: Sequence[int]) -> Branch:
-        prefix = [generation for node in context for generation in self._grown.turns[node].generations]
+        prefix = self._grown.tree.generations(context)
         growth = self._config.growth
         for regrow in range(growth.max_regrows + 1):
             try:
@@ -155,7 +107,7 @@ class TreeGrower:
                     raise
                 logger.warning("Growing branch %d again (%d of %d): %r", number, regrow + 1, growth.max_regrows, error)
             else:
-                if branch.session.replayed < len(branch.session.generations):
+                if branch.replayed < len(branch.generations):
                     return branch
                 # The loop ended before its new turn: the environment is not deterministic. Grow a chain of its own.
                 if regrow == growth.max_regrows:
@@ -166,21 +118,23 @@ class TreeGrower:
         raise AssertionError("unreachable: the last try returns or raises")
 
     def _add(self, branch: Branch, context: Sequence[int], round: int) -> None:
+        tree = self._grown.tree
         parent, shared, generations = ROOT, 0, 0
         for node in context:
-            generations += len(self._grown.turns[node].generations)
-            if generations > branch.session.replayed:
+            generations += len(tree.turn(node).generations)
+            if generations > branch.replayed:
                 break  # diverged in or before this turn: the branch is on its own from here
             parent, shared = node, shared + 1
-        own = branch.turns[shared:]
-        for turn in own[:-1]:
-            parent = self._add_turn(parent, turn, round)
-        leaf = self._add_turn(parent, own[-1], round, reward=branch.reward)
-        self._grown.leaves.append(Leaf(node=leaf, own_turns=len(own), branch=branch))
-
-    def _add_turn(self, parent: int, turn: Turn, round: int, reward: float | None = None) -> int:
-        node = self._grown.tree.add_turn(
-            parent, mean_nll=turn.mean_nll, is_leaf=reward is not None, reward=reward, round=round
-        )
-        self._grown.turns[node.index] = turn
-        return node.index
+        for turn in branch.turns[shared:]:
+            ends = turn is branch.turns[-1]
+            parent = tree.add_turn(
+                parent,
+                mean_nll=turn.mean_nll,
+                is_leaf=ends,
+                reward=branch.reward if ends else None,
+                round=round,
+                branch=len(self._grown.branches),
+                turn=turn,
+            ).index
+        self._grown.branches.append(branch)
+        self._grown.leaves.append(parent)

@@ -16,6 +16,7 @@ from verl.utils.tracking import Tracking
 
 from verl_atpo.method.tree import ROOT
 from verl_atpo.replay.guard import CallCounts
+from verl_atpo.replay.recording import Generation, context_lengths
 from verl_atpo.rollout.grower import GrownTree
 
 PREFIX = "atpo"
@@ -61,20 +62,23 @@ class TreeStats:
 def tree_stats(grown: GrownTree, seconds: float) -> TreeStats:
     """Statistics of one grown tree."""
     tree = grown.tree
-    sessions = [leaf.branch.session for leaf in grown.leaves]
-    live = [generation for session in sessions for generation in session.generations[session.replayed :]]
+    live: list[Generation] = []
+    prompt_tokens = 0
+    for branch in grown.branches:
+        live += branch.generations[branch.replayed :]
+        prompt_tokens += sum(context_lengths(branch.generations)[branch.replayed :])
     return TreeStats(
-        leaves=len(grown.leaves),
+        leaves=len(grown.branches),
         nodes=len(tree.nodes) - 1,
-        depths=[tree.depth(leaf.node) for leaf in grown.leaves],
+        depths=[tree.depth(leaf) for leaf in grown.leaves],
         branched_nll=[nll for node in grown.picked if (nll := tree.nodes[node].mean_nll) is not None],
         branched_turn=[0 if node == ROOT else tree.depth(node) for node in grown.picked],
         sampled_tokens=sum(len(generation.output.token_ids) for generation in live),
-        trained_tokens=sum(len(each.output.token_ids) for session in sessions for each in session.generations),
-        prompt_tokens=sum(len(generation.prompt_ids) for generation in live),
+        trained_tokens=sum(len(turn.token_ids) for branch in grown.branches for turn in branch.turns),
+        prompt_tokens=prompt_tokens,
         cached_tokens=sum(generation.output.extra_fields.get("num_cached_tokens") or 0 for generation in live),
-        distinct_rewards=len({leaf.branch.reward for leaf in grown.leaves}),
-        diverged=sum(session.diverged for session in sessions),
+        distinct_rewards=len({branch.reward for branch in grown.branches}),
+        diverged=sum(branch.diverged for branch in grown.branches),
         regrown=grown.regrown,
         seconds=seconds,
     )

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import groupby
+from operator import itemgetter
 from typing import Any
 
 import torch
+from transformers import PreTrainedTokenizerBase
 from verl.experimental.agent_loop import AgentLoopOutput
 
 from verl_atpo.config import CreditConfig, SharedTurns
 from verl_atpo.method.channel import is_marked, write_values
 from verl_atpo.method.credit import node_values
 from verl_atpo.method.tree import ROOT
-from verl_atpo.replay.turns import NEWEST_VERSION, OLDEST_VERSION, versions
-from verl_atpo.rollout.grower import Branch, GrownTree
+from verl_atpo.replay.recording import NEWEST_VERSION, OLDEST_VERSION, versions
+from verl_atpo.replay.runner import Branch
+from verl_atpo.rollout.grower import GrownTree
 
 
 class LeafOutput(AgentLoopOutput):
@@ -34,12 +38,15 @@ def leaf_outputs(grown: GrownTree, credit: CreditConfig) -> Iterator[LeafOutput]
 
     Values are raw, on the scale of the reward: the estimator normalises them, and every backup commutes with that.
     """
-    for leaf, rewards in zip(grown.leaves, _token_rewards(grown, credit), strict=True):
-        output: AgentLoopOutput = leaf.branch.output
+    tree = grown.tree
+    leaves = zip(grown.branches, grown.leaves, _token_rewards(grown, credit), strict=True)
+    for number, (branch, leaf, rewards) in enumerate(leaves):
+        output: AgentLoopOutput = branch.output
         fields = {name: getattr(output, name) for name in output.model_fields_set}
-        fields["extra_fields"] = {**output.extra_fields, **_versions(leaf.branch)}
+        fields["extra_fields"] = {**output.extra_fields, **_versions(branch)}
         if credit.shared_turns is SharedTurns.ONCE:
-            own = leaf.branch.starts[len(leaf.branch.starts) - leaf.own_turns]
+            shared = sum(tree.nodes[node].branch != number for node in tree.path(leaf))
+            own = branch.starts[shared]
             fields["response_mask"] = [bit if place >= own else 0 for place, bit in enumerate(output.response_mask)]
         yield LeafOutput(**fields, token_rewards=rewards)
 
@@ -59,10 +66,16 @@ def _token_rewards(grown: GrownTree, credit: CreditConfig) -> list[list[float]]:
     root_value = values[ROOT]
     assert root_value is not None  # every leaf of a grown tree has a reward
     rows = []
-    for leaf in grown.leaves:
-        turn_values = [value for node in grown.tree.path(leaf.node) if (value := values[node]) is not None]
-        length = len(leaf.branch.output.response_ids)
-        rows.append(write_values(turn_values, leaf.branch.starts, root_value, length))
+    for branch, leaf in zip(grown.branches, grown.leaves, strict=True):
+        turn_values = [value for node in grown.tree.path(leaf) if (value := values[node]) is not None]
+        rows.append(write_values(turn_values, branch.starts, root_value, len(branch.output.response_ids)))
     if any(map(is_marked, rows)):
         return rows
-    return [[0.0] * (len(row) - 1) + [leaf.branch.reward] for row, leaf in zip(rows, grown.leaves, strict=True)]
+    return [[0.0] * (len(row) - 1) + [branch.reward] for row, branch in zip(rows, grown.branches, strict=True)]
+
+
+def policy_text(output: AgentLoopOutput, tokenizer: PreTrainedTokenizerBase) -> str:
+    """What the policy itself wrote: the sampled tokens decoded, special ones left out, turns joined by newlines."""
+    marked = zip(output.response_ids, output.response_mask, strict=True)
+    turns = [[token for token, _ in run] for sampled, run in groupby(marked, key=itemgetter(1)) if sampled]
+    return "\n".join(str(tokenizer.decode(turn, skip_special_tokens=True)) for turn in turns)

@@ -1,17 +1,15 @@
 """verl's agent-loop worker, with the per-prompt method replaced: a prompt becomes a tree, a tree becomes rows.
 
-Four methods of verl's worker are overridden; everything else, from building the loop to writing rows, is verl's:
+Everything that is not overridden here, from building the loop to writing rows, is verl's:
 
 - ``_run_prompt``: train prompts grow a tree under verl's status protocol; validation and greedy prompts go on to verl;
-- ``_run_agent_loop``: every run gets tools of its own;
-- ``_compute_score``: the reward function learns which words are the policy's;
-- ``_agent_loop_postprocess``: the branch of a tree hands its output back instead of writing it.
+- ``_run_agent_loop``: every run gets tools of its own (``scope.py``);
+- ``_compute_score``: the reward function learns which words are the policy's.
 """
 
 from __future__ import annotations
 
 import asyncio
-import copy
 import logging
 import random
 import time
@@ -21,47 +19,39 @@ from typing import Any
 import transfer_queue as tq
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_exponential
 from verl.experimental.agent_loop import AgentLoopOutput
-from verl.trainer.ppo.v1.agent_loop_tq import AgentLoopWorkerTQ
 
 from verl_atpo.config import ConfigError, Memoize
-from verl_atpo.replay.client import BranchSession, Generation
 from verl_atpo.replay.guard import CallMemo, ToolGuard
-from verl_atpo.replay.tools import ToolSession
-from verl_atpo.replay.turns import policy_text
+from verl_atpo.replay.recording import Generation
+from verl_atpo.replay.runner import Branch
 from verl_atpo.rollout.dump import TreeDump
-from verl_atpo.rollout.grower import Branch, TreeGrower
+from verl_atpo.rollout.grower import TreeGrower
 from verl_atpo.rollout.metrics import WorkerStats, tree_stats
-from verl_atpo.rollout.rows import leaf_outputs
+from verl_atpo.rollout.rows import leaf_outputs, policy_text
+from verl_atpo.rollout.scope import RunScopedWorker
 from verl_atpo.startup.checks import check_config
 from verl_atpo.startup.data_checks import check_rows
 from verl_atpo.tools.contract import ToolOutage
 
 logger = logging.getLogger(__name__)
 
-# verl's module holds the class already wrapped by ray.remote; this is the class inside.
-_remote: Any = AgentLoopWorkerTQ
-_AgentLoopWorker: Any = _remote.__ray_metadata__.modified_class.__ray_actor_class__
 
-
-class TreeAgentLoopWorker(_AgentLoopWorker):
+class TreeAgentLoopWorker(RunScopedWorker):
     """Grows one tree per train prompt; constructor arguments are those of verl's ``AgentLoopWorkerTQ``."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.atpo = check_config(self.config)
-        self._guard = ToolGuard(self.atpo.tools, self.tokenizer)
+        self.guard = ToolGuard(self.atpo.tools, self.tokenizer)
         self._memo = CallMemo(self.atpo.tools.memo_size) if self.atpo.tools.memoize is Memoize.RUN else None
         self._dump = TreeDump(self.atpo.dump_dir, self.tokenizer) if self.atpo.dump_dir else None
         self._stats = WorkerStats()
-        self._fatal: list[ConfigError] = []  # one list, shared with the copies that runs see
-        # Of the copy of this worker that one run of an agent loop sees:
-        self._session: BranchSession | None = None
-        self._is_branch = False
+        self._fatal: ConfigError | None = None
 
     def _raise_fatal(self) -> None:
         """Stop the run for an error that every further tree would meet."""
-        if self._fatal:
-            raise self._fatal[0]
+        if self._fatal is not None:
+            raise self._fatal
 
     async def take_stats(self) -> WorkerStats:
         """What happened since the last call.
@@ -71,7 +61,7 @@ class TreeAgentLoopWorker(_AgentLoopWorker):
         """
         self._raise_fatal()
         taken, self._stats = self._stats, WorkerStats()
-        taken.tools = self._guard.take_totals()
+        taken.tools = self.guard.take_totals()
         return taken
 
     async def generate_sequences(self, prompts: Any) -> None:
@@ -110,8 +100,15 @@ class TreeAgentLoopWorker(_AgentLoopWorker):
         prompt.pop("__do_sample__", None)
         memo = CallMemo(self.atpo.tools.memo_size) if self.atpo.tools.memoize is Memoize.TREE else self._memo
 
+        # Under full determinism the loop's own ids name the engine's requests, so they have to stay distinct.
+        sticky = None if self.rollout_config.full_determinism else prompt["uid"]
+        expansion = self.atpo.expansion
+        last_round = expansion.leaves - expansion.branches_per_round if expansion.rounds else 0
+
         async def run_branch(number: int, prefix: Sequence[Generation]) -> Branch:
-            return await self._run_branch(number, prefix, memo, prompt, dict(sampling_params), trajectory, trace)
+            kwargs = {**prompt, "trace": trace, "session_id": number}
+            runner = self.runner(dict(sampling_params), trajectory, kwargs, memo, sticky, self._score_leaf)
+            return await runner.branch(prefix, snapshots=number < last_round)
 
         started = time.monotonic()
         grown = await TreeGrower(self.atpo, run_branch, random.Random(prompt["uid"])).grow()
@@ -121,34 +118,10 @@ class TreeAgentLoopWorker(_AgentLoopWorker):
         if self._dump is not None:
             await self._dump.write(grown, prompt, self.atpo.credit)
 
-    async def _run_branch(
-        self,
-        number: int,
-        prefix: Sequence[Generation],
-        memo: CallMemo | None,
-        prompt: dict,
-        sampling_params: dict,
-        trajectory: dict,
-        trace: bool,
-    ) -> Branch:
-        # Under full determinism the loop's own ids name the engine's requests, so they have to stay distinct.
-        sticky = None if self.rollout_config.full_determinism else prompt["uid"]
-        session = BranchSession(self.llm_client, sticky, prefix)
-        expansion = self.atpo.expansion
-        branched_later = number < expansion.initial_chains + (expansion.rounds - 1) * expansion.branches_per_round
-        snapshots = branched_later and expansion.rounds > 0
-        async with ToolSession(session, self._guard, memo, snapshots) as tools:
-            runner = self._for_run(session, tools)
-            runner._is_branch = True
-            output = await runner._run_agent_loop(
-                sampling_params, trajectory=trajectory, trace=trace, **{**prompt, "session_id": number}
-            )
-        return Branch.of(session, output)
-
-    async def _run_agent_loop(self, sampling_params: dict, trajectory: dict, **kwargs: Any) -> Any:
-        if self._session is not None:
-            return await super()._run_agent_loop(sampling_params, trajectory, **kwargs)
+    async def _run_agent_loop(self, sampling_params: dict, trajectory: dict, **kwargs: Any) -> None:
+        """A chain, as verl runs it, but with tools of its own, and run again after a tool's outage."""
         growth = self.atpo.growth
+        runner = self.runner(sampling_params, trajectory, kwargs, self._memo)
         async for attempt in AsyncRetrying(
             stop=stop_after_attempt(growth.max_regrows + 1),
             wait=wait_exponential(multiplier=growth.regrow_delay_s),
@@ -156,26 +129,16 @@ class TreeAgentLoopWorker(_AgentLoopWorker):
             reraise=True,
         ):
             with attempt:
-                session = BranchSession(self.llm_client, None)
-                async with ToolSession(session, self._guard, self._memo, snapshots=False) as tools:
-                    return await self._for_run(session, tools)._run_agent_loop(sampling_params, trajectory, **kwargs)
+                await runner.run()
 
-    def _for_run(self, session: BranchSession, tools: ToolSession) -> TreeAgentLoopWorker:
-        """This worker, seen by one run: same everything, but the run's LLM client and tools."""
-        runner = copy.copy(self)
-        runner._session = session
-        runner.llm_client = session
-        runner.tools = tools.wrap(self.tools)
-        return runner
-
-    async def _agent_loop_postprocess(
+    async def _score_leaf(
         self, output: AgentLoopOutput | list[AgentLoopOutput], validate: bool, **kwargs: Any
-    ) -> AgentLoopOutput | None:
-        if self._session is not None:
-            self._session.raise_failure()
-        if not self._is_branch:
-            await super()._agent_loop_postprocess(output, validate, **kwargs)
-            return None
+    ) -> AgentLoopOutput:
+        """The branch of a tree: its one output, scored.
+
+        Raises:
+            ConfigError: more outputs than one, or no reward.
+        """
         outputs = output if isinstance(output, list) else [output]
         if len(outputs) != 1:
             raise ConfigError(
@@ -200,12 +163,10 @@ class TreeAgentLoopWorker(_AgentLoopWorker):
         try:
             await super()._compute_score(outputs, kwargs)
         except NotImplementedError as error:  # verl's own rewards know some data sources only
-            self._fatal.append(
-                ConfigError(
-                    f"There is no reward for data_source={kwargs.get('data_source')!r} ({error}); set "
-                    "reward.custom_reward_function.path and name, or +score=qa_paper for question answering."
-                )
+            self._fatal = ConfigError(
+                f"There is no reward for data_source={kwargs.get('data_source')!r} ({error}); set "
+                "reward.custom_reward_function.path and name, or +score=qa_paper for question answering."
             )
-            raise self._fatal[-1] from error
+            raise self._fatal from error
         finally:
             del fields["policy_text"]

@@ -14,7 +14,8 @@ import pytest
 
 from tests.assets.fakes import PROMPT, FakeEngine, guard
 from tests.assets.sandbox import KILLED, OVER_CPU, make_tool, opened, still_works
-from verl_atpo.replay.client import BranchSession, Generation
+from verl_atpo.replay.client import BranchSession
+from verl_atpo.replay.recording import Generation
 from verl_atpo.replay.tools import ToolSession
 from verl_atpo.tools import Branching
 from verl_atpo.tools.contract import branching_of

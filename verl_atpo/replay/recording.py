@@ -1,20 +1,90 @@
-"""From the engine's generations to the turns of the method, and their places in a response."""
+"""What one run of an agent loop leaves: the engine's answers, the tool calls between them, and the turns they make.
+
+Invariant: a generation holds only what it adds to the one before, so a record grows with the tokens and not with
+their contexts. Putting the generations of a path together gives back exactly the ids the loop asked with
+(:meth:`Generation.asked_with`), also where a loop takes tokens at the end of its context away again.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from itertools import groupby, pairwise
-from operator import itemgetter
-
-from transformers import PreTrainedTokenizerBase
-from verl.experimental.agent_loop import AgentLoopOutput
+from itertools import pairwise
+from typing import Any
 
 from verl_atpo.config import ConfigError
-from verl_atpo.replay.client import Generation
 
 OLDEST_VERSION, NEWEST_VERSION = "min_global_steps", "max_global_steps"
 """verl's extra fields of a generation and of a row: the training steps whose weights sampled it."""
+
+
+class EmptyTurnError(RuntimeError):
+    """A generation came back empty; the branch is grown again."""
+
+
+class ContextRewrittenError(RuntimeError):
+    """The agent loop's context is not append-only, so turns have no place in the response."""
+
+
+@dataclasses.dataclass
+class ToolCall:
+    """One tool call: what went in, what came out or was raised, and the state it left.
+
+    Attributes:
+        name: the tool's.
+        arguments: the model's.
+        made: whether the tool was asked at all; a call over the limit is not.
+        result: what the loop got.
+        error: what was raised instead.
+        snapshot: of a forking tool's state after the call.
+    """
+
+    name: str
+    arguments: dict[str, Any]
+    made: bool = True
+    result: Any = None
+    error: Exception | None = None
+    snapshot: Any = None
+
+
+@dataclasses.dataclass
+class Generation:
+    """What one request to the engine added to the context, and the tool calls that followed it.
+
+    Attributes:
+        dropped: tokens at the end of the context before that the loop took away; 0 for one that only appends.
+        observed_ids: what the loop put behind that: the prompt, an observation, or nothing (the turn goes on).
+        output: what the engine answered: ``token_ids``, ``log_probs`` in nats, ``extra_fields``.
+        tool_calls: calls made before the loop asked again.
+    """
+
+    dropped: int
+    observed_ids: list[int]
+    output: Any
+    tool_calls: list[ToolCall] = dataclasses.field(default_factory=list)
+
+    @classmethod
+    def after(cls, context: list[int], prompt_ids: list[int], output: Any) -> Generation:
+        """The answer to ``prompt_ids``, asked when prompts and answers so far made ``context``."""
+        kept = len(context)
+        if prompt_ids[:kept] != context:
+            pairs = zip(context, prompt_ids, strict=False)
+            kept = next((at for at, (old, new) in enumerate(pairs) if old != new), len(prompt_ids))
+        return cls(len(context) - kept, prompt_ids[kept:], output)
+
+    def asked_with(self, context: list[int]) -> list[int]:
+        """The ids that the loop asks with behind ``context``."""
+        return context[: len(context) - self.dropped] + self.observed_ids
+
+
+def context_lengths(generations: Sequence[Generation]) -> list[int]:
+    """Tokens of the whole context that each generation was sampled in."""
+    lengths, length = [], 0
+    for generation in generations:
+        length += len(generation.observed_ids) - generation.dropped
+        lengths.append(length)
+        length += len(generation.output.token_ids)
+    return lengths
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,9 +94,9 @@ class Turn:
     generations: tuple[Generation, ...]
 
     @property
-    def prompt_ids(self) -> list[int]:
-        """The context in which the turn was sampled."""
-        return self.generations[0].prompt_ids
+    def observed_ids(self) -> list[int]:
+        """The observation that opened the turn; of a first turn the prompt."""
+        return self.generations[0].observed_ids
 
     @property
     def token_ids(self) -> list[int]:
@@ -71,28 +141,19 @@ def versions(turns: Sequence[Turn]) -> tuple[int, int] | None:
     return (min(oldest), max(newest)) if oldest and newest else None
 
 
-class EmptyTurnError(RuntimeError):
-    """A generation came back empty; the branch is grown again."""
-
-
 def group_turns(generations: Sequence[Generation]) -> list[Turn]:
     """Join generations that no observation separates: the later prompt is the earlier one plus what it sampled."""
     groups: list[list[Generation]] = []
     for generation in generations:
-        if groups and _continues(groups[-1][-1], generation):
+        if groups and not generation.observed_ids and not generation.dropped:
             groups[-1].append(generation)
         else:
             groups.append([generation])
     return [Turn(tuple(group)) for group in groups]
 
 
-def _continues(earlier: Generation, later: Generation) -> bool:
-    joined = len(earlier.prompt_ids) + len(earlier.output.token_ids)
-    return len(later.prompt_ids) == joined and later.prompt_ids == earlier.prompt_ids + earlier.output.token_ids
-
-
-def turn_starts(turns: Sequence[Turn], output: AgentLoopOutput) -> list[int]:
-    """Where each turn's first token stands in the response: ``len(prompt_k) - len(prompt_1)``.
+def turn_starts(turns: Sequence[Turn], output: Any) -> list[int]:
+    """Where each turn's first token stands in the response: the length of its context less that of the prompt.
 
     A start at or behind ``len(output.response_ids)`` means that the response limit cut the turn off.
 
@@ -100,11 +161,15 @@ def turn_starts(turns: Sequence[Turn], output: AgentLoopOutput) -> list[int]:
         ContextRewrittenError: the response does not hold the turns at these places, because the loop changed its
             context between turns (summaries, dropped messages) instead of appending to it.
     """
-    starts = [len(turn.prompt_ids) - len(output.prompt_ids) for turn in turns]
+    starts, behind = [], -len(output.prompt_ids)
+    for turn in turns:
+        first = turn.generations[0]
+        starts.append(behind + len(first.observed_ids) - first.dropped)
+        behind = starts[-1] + len(turn.token_ids)
     length = len(output.response_ids)
     in_order = all(earlier + 1 < later for earlier, later in pairwise(starts))
     sampled = all(
-        output.response_mask[start] and output.response_ids[start] == turn.token_ids[0]
+        output.response_mask[start] and output.response_ids[start] == turn.generations[0].output.token_ids[0]
         for start, turn in zip(starts, turns, strict=True)
         if start < length
     )
@@ -115,14 +180,3 @@ def turn_starts(turns: Sequence[Turn], output: AgentLoopOutput) -> list[int]:
             "+atpo=chain for one that rewrites it."
         )
     return starts
-
-
-def policy_text(output: AgentLoopOutput, tokenizer: PreTrainedTokenizerBase) -> str:
-    """What the policy itself wrote: the sampled tokens decoded, special ones left out, turns joined by newlines."""
-    marked = zip(output.response_ids, output.response_mask, strict=True)
-    turns = [[token for token, _ in run] for sampled, run in groupby(marked, key=itemgetter(1)) if sampled]
-    return "\n".join(str(tokenizer.decode(turn, skip_special_tokens=True)) for turn in turns)
-
-
-class ContextRewrittenError(RuntimeError):
-    """The agent loop's context is not append-only, so turns have no place in the response."""

@@ -1,0 +1,76 @@
+"""Runs beside one another in one worker of verl's: each sees its own client and tools, and its own end."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from tests.assets.fakes import guard
+from verl_atpo.replay.client import BranchSession
+from verl_atpo.rollout import scope
+from verl_atpo.rollout.scope import RunScopedWorker
+from verl_atpo.tools import ToolOutage
+
+
+class Worker(RunScopedWorker):
+    """Without what verl's constructor makes."""
+
+    def __init__(self) -> None:
+        self.llm_client, self.tools, self.guard = "engine", [], guard()
+
+
+@pytest.fixture
+def worker(monkeypatch: pytest.MonkeyPatch) -> Worker:
+    """verl's own methods replaced by ones that say what they see."""
+
+    async def run(self: Worker, sampling_params: dict, trajectory: dict, **kwargs: Any) -> Any:
+        before = self.llm_client
+        await asyncio.sleep(0)
+        inside = await asyncio.create_task(seen_by_a_task(self))
+        assert before is self.llm_client is inside and before is not self._llm_client
+        return await self._agent_loop_postprocess((before, kwargs["name"]), False, **kwargs)
+
+    async def seen_by_a_task(worker: Worker) -> Any:
+        await asyncio.sleep(0)
+        return worker.llm_client
+
+    async def publish(self: Worker, output: Any, validate: bool, **kwargs: Any) -> str:
+        return f"published {kwargs['name']}"
+
+    monkeypatch.setattr(scope._AgentLoopWorker, "_run_agent_loop", run)
+    monkeypatch.setattr(scope._AgentLoopWorker, "_agent_loop_postprocess", publish)
+    return Worker()
+
+
+async def test_runs_do_not_meet_and_leave_nothing_behind(worker: Worker):
+    async def finish(output: tuple[BranchSession, str], validate: bool, **kwargs: Any) -> tuple[BranchSession, str]:
+        return output
+
+    runners = [worker.runner({}, {}, {"name": name}, None, finish=finish) for name in "abc"]
+    runs = await asyncio.gather(*(runner.run() for runner in runners))
+    assert [name for _, (_, name) in runs] == ["a", "b", "c"]
+    assert all(client is session for session, (client, _) in runs)
+    assert len({id(session) for session, _ in runs}) == 3
+    assert worker.llm_client == "engine" and worker.tools == []
+
+
+async def test_without_an_end_of_its_own_the_output_is_verls(worker: Worker):
+    _, output = await worker.runner({}, {}, {"name": "chain"}, None).run()
+    assert output == "published chain"
+
+
+async def test_what_an_outage_hit_is_not_published(worker: Worker, monkeypatch: pytest.MonkeyPatch):
+    async def run(self: Worker, sampling_params: dict, trajectory: dict, **kwargs: Any) -> Any:
+        self.llm_client.failure = ToolOutage("gone")
+        return await self._agent_loop_postprocess(None, False, **kwargs)
+
+    async def publish(self: Worker, *args: Any, **kwargs: Any) -> None:
+        pytest.fail("published")
+
+    monkeypatch.setattr(scope._AgentLoopWorker, "_run_agent_loop", run)
+    monkeypatch.setattr(scope._AgentLoopWorker, "_agent_loop_postprocess", publish)
+    with pytest.raises(ToolOutage, match="gone"):
+        await worker.runner({}, {}, {"name": "chain"}, None).run()
+    assert worker.llm_client == "engine"

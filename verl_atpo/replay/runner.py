@@ -1,0 +1,98 @@
+"""One run of an agent loop, whoever wrote it: with a client of its own, with tools of its own, released at its end."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+from verl_atpo.replay.client import BranchSession
+from verl_atpo.replay.guard import CallMemo, ToolGuard
+from verl_atpo.replay.recording import Generation, Turn, group_turns, turn_starts
+from verl_atpo.replay.tools import ToolSession
+
+Loop = Callable[[BranchSession, list[Any]], Awaitable[Any]]
+"""Runs the loop once, with this LLM client and these tools; returns what the loop makes of the trajectory."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Branch:
+    """A finished run of the agent loop.
+
+    Attributes:
+        output: what the agent loop returned, scored: verl's ``AgentLoopOutput`` or an object with its fields.
+        turns: the trajectory's turns, shared ones included.
+        starts: where each turn's first token stands in the response.
+        replayed: generations that were answered from the recording; all after them were sampled.
+        diverged: the loop asked with other prompt ids than were recorded, so the replay ended early.
+    """
+
+    output: Any
+    turns: list[Turn]
+    starts: list[int]
+    replayed: int
+    diverged: bool
+
+    @classmethod
+    def of(cls, session: BranchSession, output: Any) -> Branch:
+        """A finished run from its client and what its loop returned.
+
+        Raises:
+            ContextRewrittenError: the loop does not only append to its context.
+        """
+        turns = group_turns(session.generations)
+        return cls(output, turns, turn_starts(turns, output), session.replayed, session.diverged)
+
+    @property
+    def reward(self) -> float:
+        """Outcome reward."""
+        return float(self.output.reward_score)
+
+    @property
+    def generations(self) -> list[Generation]:
+        """Every generation, replayed ones first."""
+        return [generation for turn in self.turns for generation in turn.generations]
+
+
+@dataclasses.dataclass(frozen=True)
+class LoopRunner:
+    """Runs one agent loop again and again.
+
+    Attributes:
+        client: verl's ``LLMServerClient``, or any object with its ``generate``.
+        guard: around live tool calls.
+        loop: the loop.
+        tools: those it has.
+        request_id: sticky routing id of all its requests; ``None`` keeps the loop's own ids.
+        memo: for calls of stateless tools, or None.
+    """
+
+    client: Any
+    guard: ToolGuard
+    loop: Loop
+    tools: Sequence[Any] = ()
+    request_id: str | None = None
+    memo: CallMemo | None = None
+
+    async def run(self, prefix: Sequence[Generation] = (), *, snapshots: bool = False) -> tuple[BranchSession, Any]:
+        """One run.
+
+        Args:
+            prefix: generations that are replayed.
+            snapshots: whether forking tools have to leave snapshots, because later branches may start here.
+
+        Returns:
+            Its client, and what the loop returned.
+
+        Raises:
+            Exception: whatever the loop or the client raised; a tool's outage, if that is what ended the run.
+        """
+        session = BranchSession(self.client, self.request_id, prefix)
+        async with ToolSession(session, self.guard, self.memo, snapshots) as tools:
+            output = await self.loop(session, tools.wrap(self.tools))
+            session.raise_failure()
+        return session, output
+
+    async def branch(self, prefix: Sequence[Generation], *, snapshots: bool = True) -> Branch:
+        """One run as a branch of a tree; arguments and errors are those of :meth:`run`."""
+        return Branch.of(*await self.run(prefix, snapshots=snapshots))

@@ -1,0 +1,93 @@
+"""The states of one run's stateful tools: made or restored when they are first needed, each released once."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import inspect
+import logging
+from collections.abc import Coroutine
+from typing import Any
+
+from verl_atpo.replay.guard import CallCounts
+from verl_atpo.tools.stateful import StatefulTool, run
+
+logger = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass
+class State:
+    """This run's state of one stateful tool.
+
+    Attributes:
+        tool: the tool.
+        value: what its ``open`` or ``restore`` returned, once ``opened``.
+        snapshot: the state that the recorded calls left, for a forking tool that has not been called live yet.
+        lock: calls of one turn at the same time take turns.
+    """
+
+    tool: StatefulTool
+    value: Any = None
+    opened: bool = False
+    snapshot: Any = None
+    lock: asyncio.Lock = dataclasses.field(default_factory=asyncio.Lock)
+
+
+class States:
+    """All states of one run.
+
+    Args:
+        counts: where opened and closed states are counted.
+    """
+
+    def __init__(self, counts: CallCounts) -> None:
+        self._counts = counts
+        self._states: dict[str, State] = {}
+        self._pending: set[asyncio.Task] = set()
+
+    def of(self, tool: StatefulTool) -> State:
+        """The tool's state, opened or not."""
+        return self._states.setdefault(tool.name, State(tool))
+
+    async def call(self, state: State, arguments: dict[str, Any], create_kwargs: dict[str, Any]) -> Any:
+        """One live call; the first one makes the state."""
+        tool = state.tool
+        if not state.opened:
+            await self._step(self._open(state, create_kwargs), threaded=not inspect.iscoroutinefunction(tool.open))
+        threaded = not inspect.iscoroutinefunction(tool.call)
+        return await self._step(run(tool.call, state.value, **arguments), threaded)
+
+    async def _open(self, state: State, create_kwargs: dict[str, Any]) -> None:
+        forked = state.snapshot is not None
+        tool = state.tool
+        state.value = await (run(tool.restore, state.snapshot) if forked else run(tool.open, **create_kwargs))
+        state.opened = True
+        self._counts.states_opened += 1
+
+    async def _step(self, step: Coroutine[Any, Any, Any], threaded: bool) -> Any:
+        """Await a step on a state; a thread cannot be cancelled, so :meth:`close` waits for it."""
+        if not threaded:
+            return await step
+        task = asyncio.create_task(step)
+        self._pending.add(task)
+        task.add_done_callback(self._pending.discard)
+        return await asyncio.shield(task)
+
+    async def close(self, patience_s: float | None) -> None:
+        """Release every state, once, whatever becomes of the others; a failed release is logged.
+
+        Args:
+            patience_s: seconds to wait for threads that still work on a state; ``None`` for no limit.
+        """
+        if self._pending:
+            _, late = await asyncio.wait(self._pending, timeout=patience_s)
+            for task in late:
+                logger.error("A tool's thread still runs after its time-out; its state cannot be released: %r", task)
+        states, self._states = self._states, {}
+        for name, state in states.items():
+            if state.opened:
+                try:
+                    await run(state.tool.close, state.value)
+                    self._counts.states_closed += 1
+                except Exception:
+                    logger.exception("Tool %r could not release a state", name)
