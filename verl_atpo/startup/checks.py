@@ -16,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from verl_atpo.config import ROOT_KEY, AtpoConfig, ConfigError
 from verl_atpo.method.expansion import strategy_named
 from verl_atpo.startup.trainer_modes import check_trainer_mode
+from verl_atpo.training.checks import check_packed, is_packed
 
 MANAGER = "verl_atpo.rollout.TreeAgentLoopManager"
 SINGLE_TURN = "single_turn_agent"
@@ -55,6 +56,8 @@ def check_config(config: DictConfig) -> AtpoConfig:
     if _get(config, "actor_rollout_ref.rollout.agent.agent_loop_manager_class") == MANAGER:
         _check_tree(config, atpo)
     check_trainer_mode(config)
+    if is_packed(config):
+        check_packed(config)
     check_tool_files(config)
     return atpo
 

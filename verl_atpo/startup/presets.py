@@ -10,6 +10,7 @@ Each preset sets only what it must, and everything it sets can be overridden on 
 
 ``+platform=cpu``, with ``VERL_PLATFORM=cpu`` in the environment, turns any recipe into one for a machine without GPU;
 ``+agent=search`` and ``+score=qa_paper`` are the paper's setting (``agent_presets``);
+``+train=packed`` trains on every distinct token once (``verl_atpo.training``), with any of them or none;
 ``+sampler=quick`` lets verl's trainer look for finished rollouts ten times a second, which matters for small models.
 """
 
@@ -24,6 +25,7 @@ from verl_atpo.config import AtpoConfig, CreditConfig, ExpansionConfig, Penalty
 from verl_atpo.platforms.cpu_preset import CPU_PRESET, QUICK_SAMPLER_PRESET, register_resolver
 from verl_atpo.search_qa import presets as agent_presets
 from verl_atpo.startup.checks import MANAGER
+from verl_atpo.training import ACTIVATE
 
 LEAVES = "${atpo.leaves:${algorithm.atpo.expansion}}"
 """``rollout.n`` of the tree presets: follows M, K and L when they are overridden."""
@@ -61,11 +63,16 @@ ATPO_PRESETS: dict[str, dict[str, Any]] = {
     "chain": {**CHECK, "algorithm": {"adv_estimator": "grpo"}, "actor_rollout_ref": {"actor": LOSS}},
 }
 
+TRAIN_PRESETS: dict[str, dict[str, Any]] = {
+    "packed": {**CHECK, "actor_rollout_ref": {"model": {"external_lib": ACTIVATE}, "actor": {"strategy": "fsdp2"}}}
+}
+
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "atpo": ATPO_PRESETS,
     "agent": agent_presets.AGENT_PRESETS,
     "score": agent_presets.SCORE_PRESETS,
     "platform": {"cpu": CPU_PRESET},
+    "train": TRAIN_PRESETS,
     "sampler": {"quick": QUICK_SAMPLER_PRESET},
 }
 """Hydra config group -> name -> settings."""
