@@ -212,6 +212,11 @@ if [[ -z ${SKIP_SERVER_CHECK:-} ]]; then
   set SEARCH_URL to where it is (every node must reach it), or skip this check with SKIP_SERVER_CHECK=1"
 fi
 
+# One node: a Ray of its own, whatever else runs on the machine. Several: the cluster that `ray start` made on this one.
+RAY_DEFAULT=local
+((NNODES == 1)) || RAY_DEFAULT=auto
+export RAY_ADDRESS=${RAY_ADDRESS:-$RAY_DEFAULT}
+
 mkdir -p "$OUT" "$(dirname "$METRICS")"
 export SEARCH_URL VERL_FILE_LOGGER_PATH=$METRICS
 set -x

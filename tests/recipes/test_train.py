@@ -156,7 +156,7 @@ def test_a_key_that_verl_does_not_have_is_refused():
 
 def start(script: str, **variables: str) -> subprocess.CompletedProcess[str]:
     """Run a recipe for real, with ``echo`` in the place of Python."""
-    environment = {"PATH": os.environ["PATH"], "PYTHON": "echo", **variables}
+    environment = {"PATH": os.environ["PATH"], "PYTHON": "echo"} | variables
     return subprocess.run(["bash", RECIPES / script], env=environment, capture_output=True, text=True)
 
 
@@ -187,6 +187,22 @@ def test_what_cannot_work_is_said_before_anything_starts(ready, change, message)
     ran = start("train.sh", **ready | change)
     assert (ran.returncode, ran.stdout) == (2, "")
     assert re.search(message, ran.stderr, re.DOTALL)
+
+
+@pytest.mark.parametrize(
+    ("variables", "address"),
+    [
+        ({}, "local"),
+        ({"NNODES": "2"}, "auto"),
+        ({"RAY_ADDRESS": "192.0.2.1:6379"}, "192.0.2.1:6379"),
+        ({"NNODES": "2", "RAY_ADDRESS": "192.0.2.1:6379"}, "192.0.2.1:6379"),
+    ],
+)
+def test_which_ray_a_recipe_uses(ready, tmp_path, variables, address):
+    python = tmp_path / "python"
+    python.write_text('#!/bin/sh\necho "$RAY_ADDRESS"\n')
+    python.chmod(0o755)
+    assert start("train.sh", **ready, **variables, PYTHON=str(python)).stdout == f"{address}\n"
 
 
 @pytest.fixture
