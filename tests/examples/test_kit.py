@@ -1,4 +1,4 @@
-"""What the examples show of a run: progress lines, the table, the curve."""
+"""What the examples share: stages, demonstrations, the chat format; progress lines, the table, the curve."""
 
 from __future__ import annotations
 
@@ -9,6 +9,10 @@ import sys
 import pytest
 
 from examples.kit import summary
+from examples.kit.chat import ChatFormat
+from examples.kit.demo import Transcript
+from examples.kit.stages import Stage, run_stages
+from examples.kit.training import IGNORED, collate
 from examples.kit.watch import line, watch
 from verl_atpo.metrics_file import accuracies, mean_accuracy, read_steps
 
@@ -83,3 +87,40 @@ def test_watch_follows_until_the_process_ends(metrics, capsys):
     shown = capsys.readouterr().out.splitlines()
     assert len(shown) == 3 and "validation accuracy 37.5%" in shown[0] and "train reward 0.40" in shown[1]
     assert "7.0 s" in line(1, STEPS[1]["data"], 1.0)
+
+
+def test_a_stage_that_is_done_is_not_run_again_and_a_folder_keeps_to_its_settings(tmp_path, capsys):
+    runs = []
+
+    def make() -> None:
+        runs.append(1)
+        (tmp_path / "made").touch()
+
+    stages = [Stage("thing", tmp_path / "made", make)]
+    run_stages(tmp_path, "seed 0", stages)
+    run_stages(tmp_path, "seed 0", stages)
+    assert len(runs) == 1 and "thing: already there" in capsys.readouterr().out
+    with pytest.raises(ValueError, match=r"got seed 1, but .* was made with seed 0; choose another --out"):
+        run_stages(tmp_path, "seed 1", stages)
+
+
+def test_only_what_the_demonstrator_wrote_is_learned():
+    transcript = Transcript()
+    transcript.read([7, 8])
+    transcript.write([9])
+    transcript.read([7])
+    transcript.write([5, 6])
+    short = Transcript([3], [True]).demo()
+    ids, labels = collate([transcript.demo(), short], pad_id=0)
+    assert ids.tolist() == [[7, 8, 9, 7, 5, 6], [3, 0, 0, 0, 0, 0]]
+    assert labels.tolist() == [[IGNORED, IGNORED, 9, IGNORED, 5, 6], [3, *[IGNORED] * 5]]
+
+
+def test_a_number_is_called_without_quotes_and_in_two_tokens_and_its_own():
+    class Guess(ChatFormat):
+        tool, argument, quote = "guess", "number", ""
+
+    chat = Guess(Guess.tokenizer_of(["7"]))
+    turn = chat.call("", 7)
+    assert chat.decode(turn) == '<tool_call>\n{"name": "guess", "arguments": {"number":  7}}\n</tool_call><|im_end|>'
+    assert len(turn) == 4 and chat.called(turn) == "7"
