@@ -121,10 +121,24 @@ def test_a_run_whose_worker_dies_ends_and_resumes(tmp_path, victim):
 
 
 @pytest.mark.e2e
-def test_a_run_without_a_reward_ends_with_one_clear_error(tmp_path):
-    settings = [f"trainer.total_training_steps={STEPS}", "trainer.val_before_train=False"]
-    run = Run(tmp_path, "words_loop", "reward.custom_reward_function.path=null", *settings)
+@pytest.mark.parametrize(
+    ("loop", "validates", "last_words"),
+    [
+        ("missing_key", "False", ["'missing_key'", "KeyError: 'weather'", "broken_loops.py", "Remedy: mend it"]),
+        ("two_outputs", "True", ["2 outputs for one trajectory", "+atpo=chain"]),
+    ],
+)
+def test_a_bug_of_the_loop_ends_the_run_with_the_remedy_last(tmp_path, loop, validates, last_words):
+    """The bug is met by the first tree; verl itself would call it an empty replay buffer. Two outputs validate well."""
+    started = time.monotonic()
+    run = Run(
+        tmp_path,
+        "broken_loops",
+        f"actor_rollout_ref.rollout.agent.default_agent_loop={loop}",
+        f"trainer.val_before_train={validates}",
+    )
     assert run.wait(300) != 0
-    assert "There is no reward for data_source='words'" in run.log
-    assert "reward.custom_reward_function.path" in run.log.rpartition("ConfigError")[2]
-    assert run.steps() == []
+    print(f"{loop} ended the run after {time.monotonic() - started:.0f} s")
+    for word in [*last_words, "on prompt "]:
+        assert word in run.log[-2000:]
+    assert [record["step"] for record in run.steps()] == ([0] if validates == "True" else [])

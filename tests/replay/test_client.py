@@ -8,8 +8,9 @@ import pytest
 from verl.tools.function_tool import FunctionTool
 
 from tests.assets.fakes import PROMPT, SCHEMA, FakeEngine, FakeLoop, contexts, guard, runner_of
+from verl_atpo.failure import ContextRewrittenError
 from verl_atpo.replay.client import BranchSession
-from verl_atpo.replay.recording import ContextRewrittenError, group_turns, turn_starts
+from verl_atpo.replay.recording import group_turns, turn_starts
 from verl_atpo.replay.tools import ToolSession
 
 

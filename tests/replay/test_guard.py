@@ -10,7 +10,8 @@ from verl.tools.schemas import ToolResponse
 
 from tests.assets.fakes import guard
 from verl_atpo.config import ObservationCut
-from verl_atpo.replay.guard import CallCounts, is_transient
+from verl_atpo.failure import is_transient
+from verl_atpo.replay.guard import CallCounts
 from verl_atpo.tools import ToolOutage, TransientToolError
 
 

@@ -14,6 +14,7 @@ from verl.tools.function_tool import FunctionTool
 from verl.tools.schemas import ToolResponse
 
 from tests.assets.fakes import PROMPT, SCHEMA, FakeEngine, guard
+from verl_atpo.failure import BranchBug
 from verl_atpo.replay.client import BranchSession
 from verl_atpo.replay.guard import CallMemo
 from verl_atpo.replay.recording import Generation
@@ -297,11 +298,18 @@ async def test_stateful_tools_work_in_verls_own_sampler_too():
     assert tool.closed == [[6]]
 
 
-async def test_a_snapshot_that_fails_fails_the_run_not_the_call():
+@pytest.mark.parametrize(
+    ("raised", "error", "words"),
+    [
+        (ZeroDivisionError("by zero"), BranchBug, r"ForkingCounter\.snapshot of the tool 'count' raised ZeroDivision"),
+        (TransientToolError("disk busy"), TransientToolError, "disk busy"),
+    ],
+)
+async def test_a_snapshot_that_fails_fails_the_run_not_the_call(raised, error, words):
     tool = ForkingCounter()
-    tool.snapshot = lambda state: 1 / 0
+    tool.snapshot = raising(raised)
     run = Run(tool)
-    with pytest.raises(ToolOutage, match="could not take a snapshot"):
+    with pytest.raises(error, match=words):
         await run(1, 2)
     assert run.tools.counts.errors == 0 and tool.made == [1]
     await run.tools.close()
@@ -323,3 +331,26 @@ async def test_an_argument_may_have_any_name():
     response, _, _ = await run.tool.execute(made, {"function": "x"})
     assert response.text == "plotted x"
     await run.tools.close()
+
+
+async def test_a_tool_that_cannot_be_opened_is_broken():
+    tool = Counter()
+    tool.open = raising(KeyError("board"))
+    run = Run(tool)
+    with pytest.raises(BranchBug, match=r"Counter\.open with create_kwargs=.*start.*KeyError: 'board'.*tools_kwargs"):
+        await run(1, 2)
+    assert run.tools.counts.errors == 0
+
+
+async def test_a_call_may_refuse_what_the_model_wrote():
+    run = Run(Counter())
+    with pytest.raises(ValueError, match="below zero"):  # agent loops make it an observation
+        await run(-1)
+    assert run.tools.counts.errors == 1 and run.session.failure is None
+
+
+def raising(error: Exception):
+    def method(*args: object, **kwargs: object) -> None:
+        raise error
+
+    return method

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from tests.assets.fakes import FakeEngine, FakeLoop, contexts, run_branch_with
 from verl_atpo.config import AtpoConfig, ConfigError, ExpansionConfig, GrowthConfig
+from verl_atpo.failure import EngineOutage
 from verl_atpo.method.tree import ROOT
 from verl_atpo.replay.guard import CallCounts
 from verl_atpo.rollout.grower import GrownTree, TreeGrower
@@ -126,7 +127,7 @@ async def test_failures_are_regrown_never_cloned():
 
 
 async def test_a_tree_that_cannot_be_grown_raises_and_leaves_no_task_behind():
-    with pytest.raises(ConnectionError, match="engine gone"):
+    with pytest.raises(EngineOutage, match="engine gone"):
         await _grow(_config(3, 1, 1, max_regrows=1), FakeEngine(fail=1.0), FakeLoop(4))
     assert len(asyncio.all_tasks()) == 1
 

@@ -13,6 +13,7 @@ import copy
 from collections.abc import Sequence
 from typing import Any
 
+from verl_atpo.failure import BranchBug, EngineOutage, brief
 from verl_atpo.replay.recording import Generation
 
 
@@ -29,7 +30,7 @@ class BranchSession:
         generations: every generation of this run, replayed ones first (the recorded objects themselves).
         replayed: how many of them were replayed.
         diverged: the loop asked with other prompt ids than were recorded, so the replay ended early.
-        failure: set when the run cannot go on for reasons of infrastructure; raised at the loop's next generation.
+        failure: what the run died of, an outage or a bug; raised at the loop's next generation and at its end.
     """
 
     def __init__(self, client: Any, request_id: str | None, prefix: Sequence[Generation] = ()) -> None:
@@ -55,15 +56,17 @@ class BranchSession:
         """Answer the loop's next turn; arguments and result are those of ``LLMServerClient.generate``.
 
         Raises:
-            RuntimeError: the loop generates twice at once, which has no order that could be replayed.
+            BranchBug: the loop generates twice at once, which has no order that could be replayed.
+            EngineOutage: the engine did not answer.
             Exception: ``failure``, if there is one.
         """
         self.raise_failure()
         if self._busy:
-            raise RuntimeError(
+            self.failure = BranchBug(
                 "The agent loop called generate() while its previous call was still running. A tree needs turns in an "
                 "order: await each generate() of a trajectory before the next."
             )
+            raise self.failure
         asked = list(prompt_ids)
         recorded = self._next_recorded(asked)
         if recorded is not None:
@@ -73,13 +76,19 @@ class BranchSession:
         self._busy = True
         try:
             output = await self._client.generate(self._request_id or request_id, prompt_ids=prompt_ids, **kwargs)
+        except TypeError:
+            raise  # the loop's own arguments
+        except Exception as error:
+            self.failure = EngineOutage(f"The engine did not answer: {brief(error)}")
+            raise self.failure from error
         finally:
             self._busy = False
         self._take(Generation.after(self._context, asked, _own_copy(output)), asked)
         return output
 
     def raise_failure(self) -> None:
-        """Raise ``failure``, if there is one: agent loops turn what a tool raises into an observation."""
+        """Raise ``failure``, if there is one: agent loops may swallow what their client raises, and make an observation
+        of what a tool raises."""
         if self.failure is not None:
             raise self.failure
 

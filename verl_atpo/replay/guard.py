@@ -18,29 +18,13 @@ from transformers import PreTrainedTokenizerBase
 from verl.tools.schemas import ToolResponse
 
 from verl_atpo.config import ObservationCut, ToolConfig
-from verl_atpo.tools.contract import ToolOutage, TransientToolError
+from verl_atpo.failure import ToolOutage, TransientToolError, is_transient
 from verl_atpo.tools.text import without_tokens
 
 logger = logging.getLogger(__name__)
 
 LONGEST_RETRY_DELAY_S = 30.0
-TRANSIENT = (TransientToolError, ConnectionError, TimeoutError, asyncio.TimeoutError)
-TRANSIENT_ELSEWHERE = {
-    "aiohttp.client_exceptions.ClientConnectionError",
-    "aiohttp.client_exceptions.ClientPayloadError",
-    "httpx.TransportError",
-    "requests.exceptions.ConnectionError",
-    "requests.exceptions.Timeout",
-}
-"""Errors of HTTP clients that the user's tools may use, by name, so that none has to be imported."""
-
 Live = Callable[[], Awaitable[Any]]
-
-
-def is_transient(error: BaseException) -> bool:
-    """Whether a call that failed with ``error`` may succeed when it is made again."""
-    names = {f"{each.__module__}.{each.__qualname__}" for each in type(error).__mro__}
-    return isinstance(error, TRANSIENT) or not names.isdisjoint(TRANSIENT_ELSEWHERE)
 
 
 @dataclasses.dataclass

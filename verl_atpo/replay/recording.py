@@ -13,17 +13,10 @@ from itertools import pairwise
 from typing import Any
 
 from verl_atpo.config import ConfigError
+from verl_atpo.failure import ContextRewrittenError, EmptyTurnError
 
 OLDEST_VERSION, NEWEST_VERSION = "min_global_steps", "max_global_steps"
 """verl's extra fields of a generation and of a row: the training steps whose weights sampled it."""
-
-
-class EmptyTurnError(RuntimeError):
-    """A generation came back empty; the branch is grown again."""
-
-
-class ContextRewrittenError(RuntimeError):
-    """The agent loop's context is not append-only, so turns have no place in the response."""
 
 
 @dataclasses.dataclass

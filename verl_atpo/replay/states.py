@@ -9,6 +9,7 @@ import logging
 from collections.abc import Coroutine
 from typing import Any
 
+from verl_atpo.failure import BranchBug, brief, is_outage
 from verl_atpo.replay.guard import CallCounts
 from verl_atpo.tools.stateful import StatefulTool, run
 
@@ -58,9 +59,10 @@ class States:
         return await self._step(run(tool.call, state.value, **arguments), threaded)
 
     async def _open(self, state: State, create_kwargs: dict[str, Any]) -> None:
-        forked = state.snapshot is not None
-        tool = state.tool
-        state.value = await (run(tool.restore, state.snapshot) if forked else run(tool.open, **create_kwargs))
+        if state.snapshot is not None:
+            state.value = await kept("restore", state, state.snapshot)
+        else:
+            state.value = await kept("open", state, **create_kwargs)
         state.opened = True
         self._counts.states_opened += 1
 
@@ -91,3 +93,23 @@ class States:
                     self._counts.states_closed += 1
                 except Exception:
                     logger.exception("Tool %r could not release a state", name)
+
+
+async def kept(method: str, state: State, *args: Any, **kwargs: Any) -> Any:
+    """Call a method that a tool promises to keep working: ``open``, ``snapshot`` or ``restore``.
+
+    Raises:
+        BranchBug: it raised what is no outage; names tool, method and remedy.
+        Exception: an outage.
+    """
+    try:
+        return await run(getattr(state.tool, method), *args, **kwargs)
+    except Exception as error:
+        if is_outage(error):
+            raise
+        given = f" with create_kwargs={sorted(kwargs)}" if kwargs else ""
+        raise BranchBug(
+            f"{type(state.tool).__qualname__}.{method}{given} of the tool {state.tool.name!r} raised {brief(error)}. "
+            "No call of the model is to blame, so the run stops. Remedy: mend it, or the row's tools_kwargs; for "
+            "trouble that passes raise verl_atpo.tools.TransientToolError."
+        ) from error

@@ -21,12 +21,13 @@ from verl.tools.function_tool import FunctionTool, normalize_function_tool_retur
 from verl.tools.schemas import ToolResponse
 
 from verl_atpo.config import OnOutage
+from verl_atpo.failure import BranchBug, ToolOutage
 from verl_atpo.replay.client import BranchSession
 from verl_atpo.replay.guard import CallCounts, CallMemo, Live, ToolGuard
 from verl_atpo.replay.recording import ToolCall
-from verl_atpo.replay.states import State, States
-from verl_atpo.tools.contract import Branching, ToolOutage, branching_of
-from verl_atpo.tools.stateful import StatefulTool, run
+from verl_atpo.replay.states import State, States, kept
+from verl_atpo.tools.contract import Branching, branching_of
+from verl_atpo.tools.stateful import StatefulTool
 
 logger = logging.getLogger(__name__)
 
@@ -153,6 +154,9 @@ class ToolSession:
             if self._guard.config.on_outage is OnOutage.REGROW:
                 self._session.failure = outage
             call.result = f"{tool.name} is not available at the moment."
+        except BranchBug as bug:
+            self._session.failure = bug
+            call.result = f"{tool.name} is broken."
         except Exception as error:  # kept, and raised again now and on every replay
             self.counts.errors += 1
             call.error = self._harmless(error)
@@ -191,9 +195,9 @@ class ToolSession:
             return
         if state is not None and state.opened and branching is Branching.FORK and self._snapshots:
             try:
-                call.snapshot = await run(tool.snapshot, state.value)
+                call.snapshot = await kept("snapshot", state, state.value)
             except Exception as error:  # the call itself was carried out: no error of the model's
-                self._session.failure = ToolOutage(f"Tool {tool.name!r} could not take a snapshot: {error!r}")
+                self._session.failure = error
         generations[-1].tool_calls.append(call)
 
 

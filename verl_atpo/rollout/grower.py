@@ -12,10 +12,11 @@ import logging
 import random
 from collections.abc import Awaitable, Callable, Sequence
 
-from verl_atpo.config import AtpoConfig, ConfigError
+from verl_atpo.config import AtpoConfig
+from verl_atpo.failure import ReplayEndedError, is_outage
 from verl_atpo.method.expansion import select_turns
 from verl_atpo.method.tree import ROOT, TurnTree
-from verl_atpo.replay.recording import ContextRewrittenError, Generation
+from verl_atpo.replay.recording import Generation
 from verl_atpo.replay.runner import Branch
 
 logger = logging.getLogger(__name__)
@@ -63,8 +64,8 @@ class TreeGrower:
         """Grow the tree.
 
         Raises:
-            Exception: the last failure of a branch that could not be grown in ``growth.max_regrows`` new tries; the
-                other branches of its round are cancelled and have ended by then.
+            Exception: a bug, or the last outage of a branch that could not be grown in ``growth.max_regrows`` new
+                tries; the other branches of its round are cancelled and have ended by then.
         """
         expansion = self._config.expansion
         await self._grow_round([ROOT] * expansion.initial_chains, round=0)
@@ -100,10 +101,8 @@ class TreeGrower:
             try:
                 branch = await self._run_branch(number, prefix)
                 _ = [turn.mean_nll for turn in branch.turns]
-            except (ConfigError, ContextRewrittenError):
-                raise  # would fail the same way again
             except Exception as error:
-                if regrow == growth.max_regrows:
+                if regrow == growth.max_regrows or not is_outage(error):
                     raise
                 logger.warning("Growing branch %d again (%d of %d): %r", number, regrow + 1, growth.max_regrows, error)
             else:
@@ -111,7 +110,7 @@ class TreeGrower:
                     return branch
                 # The loop ended before its new turn: the environment is not deterministic. Grow a chain of its own.
                 if regrow == growth.max_regrows:
-                    raise RuntimeError(f"The agent loop ended branch {number} without sampling a turn of its own.")
+                    raise ReplayEndedError(f"The agent loop ended branch {number} without sampling a turn of its own.")
                 prefix = []
             self._grown.regrown += 1
             await asyncio.sleep(growth.regrow_delay_s * 2**regrow)

@@ -10,6 +10,7 @@ from tensordict import TensorDict
 from verl.trainer.ppo.v1 import AgentLoopManagerTQ
 
 from verl_atpo.rollout.metrics import WorkerStats, add_to_tracking, step_metrics
+from verl_atpo.rollout.stop import StopRule, check_while_polling
 from verl_atpo.rollout.watch import WorkerWatch
 from verl_atpo.rollout.worker import TreeAgentLoopWorker
 from verl_atpo.startup.checks import check_agent_names, check_config
@@ -27,16 +28,32 @@ class TreeAgentLoopManager(AgentLoopManagerTQ):
         super().__init__(config, *args, **kwargs)
         self.agent_loop_workers_class = ray.remote(TreeAgentLoopWorker)
         self._watch = WorkerWatch()
+        self._stop_rule = StopRule(config.data.train_batch_size)
         add_to_tracking(self.take_metrics)
+        check_while_polling(self.check_failures)
 
     def generate_sequences(self, prompts: TensorDict) -> None:
-        """Hand a batch of prompts to the workers without waiting for its trees."""
+        """Hand a batch of prompts to the workers without waiting for its trees.
+
+        Raises:
+            RunStopped: the trees before met a bug, or outages only.
+        """
+        self.check_failures()
         default = self.rollout_config.agent.default_agent_loop
         check_agent_names(set(prompts["agent_name"]) if "agent_name" in prompts else {default})
         workers: list[Any] = self.agent_loop_workers
         for worker, chunk in zip(workers, prompts.chunk(len(workers)), strict=False):  # as verl deals them out
             self._watch.hold(worker, chunk["uid"])
         super().generate_sequences(prompts)
+
+    def check_failures(self) -> None:
+        """Ask the workers what failed.
+
+        Raises:
+            RunStopped: a bug, or a whole step of trees that failed of outages.
+        """
+        workers: list[Any] = self.agent_loop_workers
+        self._stop_rule.check(ray.get([worker.failures.remote() for worker in workers]))
 
     def take_metrics(self) -> dict[str, float]:
         """Metrics of the trees that finished since the last call."""

@@ -10,17 +10,20 @@ Everything that is not overridden here, from building the loop to writing rows, 
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import logging
+import math
 import random
 import time
 from collections.abc import Sequence
 from typing import Any
 
 import transfer_queue as tq
-from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_exponential
+from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, wait_exponential
 from verl.experimental.agent_loop import AgentLoopOutput
 
 from verl_atpo.config import ConfigError, Memoize
+from verl_atpo.failure import BranchBug, brief, is_outage
 from verl_atpo.replay.guard import CallMemo, ToolGuard
 from verl_atpo.replay.recording import Generation
 from verl_atpo.replay.runner import Branch
@@ -29,9 +32,9 @@ from verl_atpo.rollout.grower import TreeGrower
 from verl_atpo.rollout.metrics import WorkerStats, tree_stats
 from verl_atpo.rollout.rows import leaf_outputs, policy_text
 from verl_atpo.rollout.scope import RunScopedWorker
+from verl_atpo.rollout.stop import Failures, describe_bug
 from verl_atpo.startup.checks import check_config
 from verl_atpo.startup.data_checks import check_rows
-from verl_atpo.tools.contract import ToolOutage
 
 logger = logging.getLogger(__name__)
 
@@ -46,20 +49,22 @@ class TreeAgentLoopWorker(RunScopedWorker):
         self._memo = CallMemo(self.atpo.tools.memo_size) if self.atpo.tools.memoize is Memoize.RUN else None
         self._dump = TreeDump(self.atpo.dump_dir, self.tokenizer) if self.atpo.dump_dir else None
         self._stats = WorkerStats()
-        self._fatal: ConfigError | None = None
+        self._failures = Failures()
 
-    def _raise_fatal(self) -> None:
-        """Stop the run for an error that every further tree would meet."""
-        if self._fatal is not None:
-            raise self._fatal
+    async def failures(self) -> Failures:
+        """What failed since the start; the manager decides whether it stops the run."""
+        return self._failures
+
+    def _note(self, error: Exception, prompt: dict) -> None:
+        """Keep what a prompt failed of; of bugs the first."""
+        noted = self._failures
+        if is_outage(error):
+            self._failures = dataclasses.replace(noted, failed=noted.failed + 1, outage=brief(error))
+        elif noted.bug is None:
+            self._failures = dataclasses.replace(noted, bug=describe_bug(error, prompt))
 
     async def take_stats(self) -> WorkerStats:
-        """What happened since the last call.
-
-        Raises:
-            ConfigError: a setting turned out not to work.
-        """
-        self._raise_fatal()
+        """What happened since the last call."""
         taken, self._stats = self._stats, WorkerStats()
         taken.tools = self.guard.take_totals()
         return taken
@@ -70,7 +75,6 @@ class TreeAgentLoopWorker(RunScopedWorker):
         Raises:
             ConfigError: a row that cannot be trained or validated on; says which, and what to do.
         """
-        self._raise_fatal()
         check_rows(prompts, self.config, self.tokenizer, [tool.name for tool in self.tools])
         await super().generate_sequences(prompts)
 
@@ -82,10 +86,12 @@ class TreeAgentLoopWorker(RunScopedWorker):
         await tq.async_kv_put(key=uid, partition_id="train", tag={"status": "running"})
         try:
             await self._grow_and_publish(prompt, sampling_params, trajectory, trace)
+            self._failures = dataclasses.replace(self._failures, finished=self._failures.finished + 1)
             status = "finished"
-        except Exception:
+        except Exception as error:
             logger.exception("The tree of prompt %s failed as a group", uid)
             self._stats.failed += 1
+            self._note(error, prompt)  # before the trainer can see the status
             status = "failure"
         await tq.async_kv_put(key=uid, partition_id="train", tag={"status": status})
 
@@ -119,17 +125,23 @@ class TreeAgentLoopWorker(RunScopedWorker):
             await self._dump.write(grown, prompt, self.atpo.credit)
 
     async def _run_agent_loop(self, sampling_params: dict, trajectory: dict, **kwargs: Any) -> None:
-        """A chain, as verl runs it, but with tools of its own, and run again after a tool's outage."""
+        """A chain, as verl runs it, but with tools of its own, and run again after an outage."""
         growth = self.atpo.growth
         runner = self.runner(sampling_params, trajectory, kwargs, self._memo)
-        async for attempt in AsyncRetrying(
+        tries = AsyncRetrying(
             stop=stop_after_attempt(growth.max_regrows + 1),
             wait=wait_exponential(multiplier=growth.regrow_delay_s),
-            retry=retry_if_exception_type(ToolOutage),
+            retry=retry_if_exception(is_outage),
             reraise=True,
-        ):
-            with attempt:
-                await runner.run()
+        )
+        try:
+            async for attempt in tries:
+                with attempt:
+                    await runner.run()
+        except Exception as error:
+            if not is_outage(error):
+                self._note(error, kwargs)
+            raise  # verl fails the prompt
 
     async def _score_leaf(
         self, output: AgentLoopOutput | list[AgentLoopOutput], validate: bool, **kwargs: Any
@@ -137,17 +149,17 @@ class TreeAgentLoopWorker(RunScopedWorker):
         """The branch of a tree: its one output, scored.
 
         Raises:
-            ConfigError: more outputs than one, or no reward.
+            BranchBug: more outputs than one, or no reward.
         """
         outputs = output if isinstance(output, list) else [output]
         if len(outputs) != 1:
-            raise ConfigError(
+            raise BranchBug(
                 f"The agent loop returned {len(outputs)} outputs for one trajectory; a tree needs exactly one, with "
                 "the whole trajectory in it. Use +atpo=chain for this loop."
             )
         await self._compute_score(outputs, kwargs)
         if outputs[0].reward_score is None:
-            raise ConfigError(
+            raise BranchBug(
                 "No reward is there when the agent loop ends, but a tree needs one per leaf: use a rule-based reward, "
                 "or reward.reward_model.enable_resource_pool=True."
             )
@@ -157,16 +169,28 @@ class TreeAgentLoopWorker(RunScopedWorker):
         """Score a trajectory; a reward function finds the policy's own words in ``extra_info["policy_text"]``.
 
         verl hands it the decoded response, observations included, in which nothing says for certain who wrote what.
+
+        Raises:
+            BranchBug: the reward function raised, or its reward is not finite.
         """
         fields = outputs[-1].extra_fields
         fields["policy_text"] = await asyncio.to_thread(policy_text, outputs[-1], self.tokenizer)
         try:
             await super()._compute_score(outputs, kwargs)
         except NotImplementedError as error:  # verl's own rewards know some data sources only
-            self._fatal = ConfigError(
+            raise ConfigError(
                 f"There is no reward for data_source={kwargs.get('data_source')!r} ({error}); set "
                 "reward.custom_reward_function.path and name, or +score=qa_paper for question answering."
-            )
-            raise self._fatal from error
+            ) from error
+        except Exception as error:
+            if is_outage(error):
+                raise
+            raise BranchBug(
+                f"The reward function raised {brief(error)}. An answer without a reward cannot be trained on, so the "
+                "run stops. Remedy: mend it, and let it return what such an answer deserves."
+            ) from error
         finally:
             del fields["policy_text"]
+        reward = outputs[-1].reward_score
+        if reward is not None and not math.isfinite(reward):
+            raise BranchBug(f"The reward is {reward!r}: expected a finite number. Remedy: mend the reward function.")

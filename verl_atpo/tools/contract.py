@@ -7,6 +7,10 @@ from typing import Any
 
 from verl.tools.function_tool import FunctionTool
 
+from verl_atpo.failure import ToolOutage, TransientToolError
+
+__all__ = ["Branching", "ToolOutage", "TransientToolError", "branching_of"]
+
 
 class Branching(str, enum.Enum):
     """How a branch gets past the tool calls of the turns it shares; a tool's class attribute ``branching``."""
@@ -29,11 +33,3 @@ def branching_of(tool: Any) -> Branching:
     if declared is not None:
         return Branching(declared)
     return Branching.STATELESS if isinstance(tool, FunctionTool) else Branching.REPLAY
-
-
-class TransientToolError(RuntimeError):
-    """The call was not carried out, for a reason that may pass: it is made again."""
-
-
-class ToolOutage(RuntimeError):
-    """The tool's infrastructure failed past its retries: neither the model's fault nor an answer."""

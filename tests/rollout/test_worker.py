@@ -1,0 +1,105 @@
+"""The rollout worker itself: what it publishes, what it tries again, and which bugs it holds for the trainer."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+
+from tests.assets.tiny_model import write_model
+from tests.assets.worker import Client, Queue, Scorer, make_worker, prompt
+
+TRAIN = {"validate": False, "step": 1, "sample_index": 0, "rollout_n": 0}
+VALIDATE = {**TRAIN, "validate": True}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return write_model(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture
+def queue(monkeypatch):
+    return Queue(monkeypatch)
+
+
+async def run(worker, loop: str, trajectory=TRAIN, uid: str = "p1"):
+    await worker._run_prompt(prompt(uid, loop), {"temperature": 1.0}, trajectory=trajectory)
+    return await worker.failures()
+
+
+async def test_a_tree_is_published_whole(model, queue):
+    failures = await run(make_worker(model, "words", scorer=Scorer(lambda: 0.5)), "words")
+    assert queue.status == {"p1": "finished"} and queue.rows["p1"] == ["p1_0_0", "p1_1_0", "p1_2_0"]
+    assert (failures.finished, failures.failed, failures.bug) == (1, 0, None)
+
+
+@pytest.mark.parametrize(
+    ("loop", "words"),
+    [
+        ("missing_key", ["'missing_key'", "KeyError: 'weather'", "broken_loops.py", "in observe", "mend it"]),
+        ("two_outputs", ["2 outputs for one trajectory", "+atpo=chain"]),
+        ("forgetful", ["does not hold its turns", "+atpo=chain"]),
+        ("overlapping", ["while its previous call was still running", "await each generate()"]),
+    ],
+)
+async def test_a_bug_of_the_loop_stops_the_run(model, queue, loop, words):
+    failures = await run(make_worker(model, loop, scorer=Scorer(lambda: 0.5)), loop)
+    assert queue.status == {"p1": "failure"} and not queue.rows
+    for word in [*words, "prompt p1", "'index': 7"]:
+        assert word in failures.bug
+    assert len(failures.bug) < 1200
+
+
+async def test_a_bug_is_not_tried_again(model, queue):
+    calls = []
+    worker = make_worker(model, "missing_key", client=Client(lambda: calls.append(1)), scorer=Scorer(lambda: 0.5))
+    await run(worker, "missing_key")
+    assert len(calls) <= 2  # at most one generation of each of the two chains
+
+
+def refuses():
+    raise KeyError("no such answer")
+
+
+@pytest.mark.parametrize(
+    ("score", "words"),
+    [
+        (lambda: float("nan"), ["reward is nan", "finite"]),
+        (lambda: float("inf"), ["reward is inf", "finite"]),
+        (lambda: None, ["No reward is there"]),
+        (refuses, ["reward function raised KeyError: 'no such answer'", "mend it"]),
+    ],
+)
+async def test_a_reward_that_cannot_be_trained_on_stops_the_run(model, queue, score, words):
+    failures = await run(make_worker(model, "words", scorer=Scorer(score)), "words")
+    assert queue.status == {"p1": "failure"}
+    for word in words:
+        assert word in failures.bug
+
+
+async def test_no_reward_at_all_stops_the_run(model, queue):
+    failures = await run(make_worker(model, "words"), "words")
+    assert "No reward is there" in failures.bug
+
+
+async def test_validation_tells_its_bugs_too(model, queue):
+    """verl itself only logs them, and trains on."""
+    worker = make_worker(model, "missing_key", scorer=Scorer(lambda: 0.5))
+    failures = await run(worker, "missing_key", VALIDATE)
+    assert queue.status == {"p1": "failure"} and "KeyError: 'weather'" in failures.bug
+
+
+@pytest.mark.parametrize("loop", ["words", "unplugged"])
+async def test_an_outage_is_tried_again_and_fails_one_tree(model, queue, loop, caplog):
+    def gone():
+        if loop == "words":
+            raise RuntimeError("EngineCore died")
+
+    worker = make_worker(model, loop, client=Client(gone), scorer=Scorer(lambda: 0.5))
+    with caplog.at_level(logging.WARNING):
+        failures = await run(worker, loop)
+    assert queue.status == {"p1": "failure"} and failures.bug is None
+    assert (failures.finished, failures.failed) == (0, 1)
+    assert ("EngineCore died" if loop == "words" else "no route to the weather service") in failures.outage
+    assert "again (1 of 1)" in caplog.text
