@@ -39,7 +39,7 @@ def leaf_outputs(grown: GrownTree, credit: CreditConfig) -> Iterator[LeafOutput]
     Values are raw, on the scale of the reward: the estimator normalises them, and every backup commutes with that.
     """
     tree = grown.tree
-    leaves = zip(grown.branches, grown.leaves, _token_rewards(grown, credit), strict=True)
+    leaves = zip(grown.branches, grown.leaves, token_rewards(grown, credit), strict=True)
     for number, (branch, leaf, rewards) in enumerate(leaves):
         output: AgentLoopOutput = branch.output
         fields = {name: getattr(output, name) for name in output.model_fields_set}
@@ -60,7 +60,7 @@ def _versions(branch: Branch) -> dict[str, int]:
     return {} if found is None else dict(zip((OLDEST_VERSION, NEWEST_VERSION), found, strict=True))
 
 
-def _token_rewards(grown: GrownTree, credit: CreditConfig) -> list[list[float]]:
+def token_rewards(grown: GrownTree, credit: CreditConfig) -> list[list[float]]:
     """Those of every leaf's row; plain outcomes where all rows are too short to say that they come from a tree."""
     values = node_values(grown.tree, credit.backup)
     root_value = values[ROOT]

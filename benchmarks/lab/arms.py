@@ -1,0 +1,105 @@
+"""The arms of the laboratory: what each sets on top of `+atpo=tree`, in verl's own words.
+
+All arms have 16 trajectories a prompt, the same learning rate and the same aggregation, unless that is the arm. The
+clip ranges of the sequence's and the turn's ratio are wider than their authors', whose models are a thousand times
+larger. Arms of the learning comparison in verl run here too, as `verl_NAME` and exactly as they are there.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from benchmarks.learning import arms as in_verl
+from benchmarks.learning.task import LEARNING_RATE, MINI_BATCH, PROMPTS
+from verl_atpo.config import AtpoConfig
+from verl_atpo.startup.presets import ATPO_PRESETS
+
+
+@dataclasses.dataclass(frozen=True)
+class Arm:
+    """One way to train.
+
+    Attributes:
+        title: what tables call it.
+        overrides: what it sets, as verl's command line would.
+    """
+
+    title: str
+    overrides: tuple[str, ...]
+
+
+def _loss(mode: str, low: float, high: float) -> tuple[str, ...]:
+    return in_verl._loss(mode, "seq-mean-token-mean", low, high)
+
+
+CHAINS, OUTCOME, RANDOM = in_verl.CHAINS, in_verl.OUTCOME, in_verl.RANDOM_TREES
+TOKEN, TOKEN_HIGHER = _loss("vanilla", 0.2, 0.2), _loss("vanilla", 0.2, 0.28)
+SEQUENCE, TURN = _loss("gspo", 0.03, 0.04), _loss("atpo", 0.03, 0.04)
+
+BASELINES = {
+    "grpo": Arm("GRPO", CHAINS + OUTCOME + TOKEN),
+    "gspo": Arm("GSPO", CHAINS + OUTCOME + SEQUENCE),
+    "dapo": Arm("DAPO-style", CHAINS + OUTCOME + TOKEN_HIGHER + ("algorithm.filter_groups.enable=True",)),
+    "tree_grpo": Arm("Tree-GRPO-style", RANDOM + OUTCOME + TOKEN),
+    "entropy_branching": Arm("entropy branching", OUTCOME + TOKEN),
+}
+TREES = {
+    "paper": Arm("AT²PO, paper", (*TURN, "algorithm.atpo.expansion.penalty_counts=siblings")),
+    "tree": Arm("AT²PO, tree", TURN),
+}
+PARTS = {
+    "turn_chains": Arm("chains, turn-level loss", CHAINS + OUTCOME + TURN),
+    "tree_random": Arm("tree, random expansion", RANDOM + TURN),
+    "tree_outcome": Arm("tree, trajectory credit", OUTCOME + TURN),
+    "tree_token": Arm("tree, token-level loss", TOKEN),
+}
+IN_VERL = {f"verl_{name}": Arm(f"{arm.title}, as in verl", arm.overrides) for name, arm in in_verl.ARMS.items()}
+
+ARMS = {**BASELINES, **TREES, **PARTS, **IN_VERL}
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What an arm comes to.
+
+    Attributes:
+        atpo: expansion and credit.
+        estimator: ``atpo`` or verl's ``grpo``.
+        loss: name of the policy loss.
+        aggregation: how the loss adds up tokens and rows.
+        clip: low and high.
+        filter_groups: prompts whose outcomes are all equal are replaced by others.
+        learning_rate: of AdamW.
+        prompts: a step.
+        mini_batch: prompts an update.
+    """
+
+    atpo: AtpoConfig
+    estimator: str
+    loss: str
+    aggregation: str
+    clip: tuple[float, float]
+    filter_groups: bool
+    learning_rate: float = LEARNING_RATE
+    prompts: int = PROMPTS
+    mini_batch: int = MINI_BATCH
+
+
+def settings(overrides: Sequence[str]) -> Settings:
+    """Read an arm's overrides on top of `+atpo=tree`."""
+    preset = {name: value for name, value in ATPO_PRESETS["tree"].items() if name != "hydra"}
+    config: Any = OmegaConf.merge(OmegaConf.create(preset), OmegaConf.from_dotlist(list(overrides)))
+    algorithm, actor = config.algorithm, config.actor_rollout_ref.actor
+    atpo: Any = OmegaConf.to_container(algorithm.atpo)
+    return Settings(
+        atpo=AtpoConfig.from_mapping(atpo),
+        estimator=algorithm.adv_estimator,
+        loss=actor.policy_loss.loss_mode,
+        aggregation=actor.loss_agg_mode,
+        clip=(actor.clip_ratio_low, actor.clip_ratio_high),
+        filter_groups=bool(OmegaConf.select(config, "algorithm.filter_groups.enable", default=False)),
+    )

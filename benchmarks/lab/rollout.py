@@ -1,0 +1,53 @@
+"""Trees of the laboratory, grown by the package's own grower, and their rows; chains are trees without rounds."""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+from collections.abc import Sequence
+
+from benchmarks.lab.engine import Engine
+from benchmarks.lab.episodes import Episode, Task, Trajectory, converse
+from verl_atpo.config import AtpoConfig
+from verl_atpo.replay.client import BranchSession
+from verl_atpo.replay.recording import Generation
+from verl_atpo.replay.runner import Branch
+from verl_atpo.rollout.grower import TreeGrower
+from verl_atpo.rollout.rows import token_rewards
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """What is trained on: one trajectory of a tree.
+
+    Attributes:
+        trajectory: prompt, response, mask, outcome.
+        token_rewards: one a response token; they add up to the outcome and carry the tree's values.
+    """
+
+    trajectory: Trajectory
+    token_rewards: list[float]
+
+
+async def grow(engine: Engine, episode: Episode, task: Task, config: AtpoConfig, rng: random.Random) -> list[Row]:
+    """The rows of one tree, in order of leaf number."""
+
+    async def run_branch(number: int, prefix: Sequence[Generation]) -> Branch:
+        session = BranchSession(engine, None, prefix)
+        return Branch.of(session, await converse(session, episode.partner(), task.limits))
+
+    grown = await TreeGrower(config, run_branch, rng).grow()
+    rewards = token_rewards(grown, config.credit)
+    return [Row(branch.output, each) for branch, each in zip(grown.branches, rewards, strict=True)]
+
+
+async def accuracy(engine: Engine, task: Task, at_once: int = 250) -> dict[str, float]:
+    """Mean outcome on the held-out questions, by source; every question is asked once."""
+    outcomes: dict[str, list[float]] = {}
+    for begin in range(0, len(task.held_out), at_once):
+        episodes = task.held_out[begin : begin + at_once]
+        played = await engine.serve([converse(engine, each.partner(), task.limits) for each in episodes])
+        for episode, trajectory in zip(episodes, played, strict=True):
+            outcomes.setdefault(episode.source, []).append(trajectory.reward_score)
+        engine.forget()
+    return {source: sum(each) / len(each) for source, each in sorted(outcomes.items())}

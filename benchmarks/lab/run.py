@@ -1,0 +1,191 @@
+"""One run: an arm in a world with a seed, from the warm start to its last validation, and the file that stays of it."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import itertools
+import random
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.lab.arms import ARMS, settings
+from benchmarks.lab.engine import Engine
+from benchmarks.lab.episodes import Episode, Task
+from benchmarks.lab.rollout import Row, accuracy, grow
+from benchmarks.lab.update import Learner
+from benchmarks.learning.results import write
+
+MOST_GENERATED = 10
+"""With filtered groups, the most prompts asked in a step, over those it wants."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """Which run, and how long.
+
+    Attributes:
+        task, arm, world, seed: which.
+        steps: of training.
+        test_every: steps between validations.
+    """
+
+    task: str
+    arm: str
+    world: int
+    seed: int
+    steps: int = 40
+    test_every: int = 5
+
+    @property
+    def name(self) -> str:
+        """Of its file."""
+        return f"{self.task}_{self.arm}_w{self.world}_s{self.seed}"
+
+
+class Run:
+    """A run under way; what it is made of is in :meth:`state`, so it can be stopped and taken up again.
+
+    Args:
+        plan: which run.
+        task: its task in its world.
+    """
+
+    def __init__(self, plan: Plan, task: Task) -> None:
+        self._plan, self._task = plan, task
+        self._settings = settings(ARMS[plan.arm].overrides)
+        self._model = task.model()
+        self._learner = Learner(self._model, self._settings)
+        self._engine = Engine(self._model, plan.seed, task.end)
+        self._prompts = 0  # asked so far
+        self._totals = {"trained_tokens_in_rows": 0, "trained_tokens_distinct": 0, "seconds": 0.0}
+        self._history: dict[str, list[Any]] = {"curve": [], "reward": [], "equal_rewards_share": []}
+        self.step = 0
+
+    def state(self) -> dict[str, Any]:
+        """Everything that a run taken up again has to know."""
+        return {
+            "step": self.step,
+            "prompts": self._prompts,
+            "totals": self._totals,
+            "history": self._history,
+            "model": self._model.state_dict(),
+            "optimizer": self._learner.optimizer.state_dict(),
+            "random": self._engine.random.get_state(),
+            "sampled": self._engine.sampled_tokens,
+        }
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Go on from such a state."""
+        self.step, self._prompts = state["step"], state["prompts"]
+        self._totals, self._history = state["totals"], state["history"]
+        self._model.load_state_dict(state["model"])
+        self._learner.optimizer.load_state_dict(state["optimizer"])
+        self._engine.random.set_state(state["random"])
+        self._engine.sampled_tokens = state["sampled"]
+        self._engine.refresh()
+
+    def train(self) -> None:
+        """One training step."""
+        began = time.process_time()
+        groups = asyncio.run(self._groups())
+        cost = self._learner.step(groups)
+        self._engine.refresh()
+        self._totals["trained_tokens_in_rows"] += cost.in_rows
+        self._totals["trained_tokens_distinct"] += cost.distinct
+        self._totals["seconds"] += time.process_time() - began
+        self.step += 1
+
+    def validate(self) -> float:
+        """A point of the curve; returns its accuracy, the mean over sources."""
+        engine = Engine(self._model, self._plan.seed, self._task.end)
+        by_source = asyncio.run(accuracy(engine, self._task))
+        mean = sum(by_source.values()) / len(by_source)
+        self._history["curve"].append(
+            {
+                "step": self.step,
+                "sampled_tokens": self._engine.sampled_tokens,
+                **self._totals,
+                "accuracy": mean,
+                "by_source": by_source,
+            }
+        )
+        return mean
+
+    def record(self) -> dict[str, Any]:
+        """What is kept of the run."""
+        plan = dataclasses.asdict(self._plan)
+        return {**plan, "overrides": list(ARMS[self._plan.arm].overrides), **self._history}
+
+    async def _groups(self) -> list[list[Row]]:
+        """Rows of a step's prompts; with filtered groups of those only whose outcomes differ."""
+        wanted = self._settings.prompts
+        kept: list[list[Row]] = []
+        asked = 0
+        grown: list[list[Row]] = []
+        while len(kept) < wanted and asked < MOST_GENERATED * wanted:
+            new = await self._grow(wanted - len(kept))
+            asked += len(new)
+            grown += new
+            kept += [group for group in new if _differ(group) or not self._settings.filter_groups]
+        outcomes = [row.trajectory.reward_score for group in grown for row in group]
+        self._history["reward"].append(sum(outcomes) / len(outcomes))
+        self._history["equal_rewards_share"].append(sum(not _differ(group) for group in grown) / len(grown))
+        return kept
+
+    async def _grow(self, count: int) -> list[list[Row]]:
+        """Trees of the next ``count`` prompts, grown together."""
+        prompts = list(itertools.islice(self._order(), self._prompts, self._prompts + count))
+        growers = [
+            grow(self._engine, episode, self._task, self._settings.atpo, random.Random(f"{self._plan.seed} {number}"))
+            for number, episode in enumerate(prompts, start=self._prompts)
+        ]
+        self._prompts += count
+        return await self._engine.serve(growers)
+
+    def _order(self) -> Iterator[Episode]:
+        """Prompts in the order that all arms of a world and seed share."""
+        rng = random.Random(f"prompts {self._plan.world} {self._plan.seed}")
+        while True:
+            yield from rng.sample(self._task.train, len(self._task.train))
+
+
+def _differ(group: list[Row]) -> bool:
+    return len({row.trajectory.reward_score for row in group}) > 1
+
+
+def complete(plan: Plan, task: Task, results: Path, work: Path, say: Callable[[str], None]) -> dict[str, Any]:
+    """Run it, or what is left of it, and keep its file.
+
+    Args:
+        plan: which run.
+        task: its task.
+        results: folder of result files.
+        work: folder of checkpoints; one is written with every validation and removed at the end.
+        say: gets a line for every validation.
+    """
+    checkpoint = work / f"{plan.name}.pt"
+    run = Run(plan, task)
+    if checkpoint.exists():
+        run.load(torch.load(checkpoint, weights_only=True))
+    else:
+        say(_line(plan, 0, run.validate()))
+    while run.step < plan.steps:
+        run.train()
+        if run.step % plan.test_every == 0:
+            say(_line(plan, run.step, run.validate()))
+            unfinished = checkpoint.with_suffix(".part")
+            torch.save(run.state(), unfinished)
+            unfinished.replace(checkpoint)
+    record = run.record()
+    write(record, results / f"{plan.name}.json")
+    checkpoint.unlink(missing_ok=True)
+    return record
+
+
+def _line(plan: Plan, step: int, accuracy: float) -> str:
+    return f"{plan.name}  step {step:3d}/{plan.steps}  accuracy {accuracy:.3f}"

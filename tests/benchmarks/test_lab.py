@@ -1,0 +1,221 @@
+"""The laboratory against what it replaces: transformers' model, a decoder without a cache, padded rows, verl's arms."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import functools
+import json
+import random
+import sys
+
+import pytest
+import torch
+from torch.nn.functional import scaled_dot_product_attention
+
+from benchmarks.lab import __main__ as command
+from benchmarks.lab import hopqa, text_world
+from benchmarks.lab.arms import ARMS, settings
+from benchmarks.lab.engine import Engine
+from benchmarks.lab.episodes import Task, converse
+from benchmarks.lab.model import Weights, hidden_states, logits
+from benchmarks.lab.rollout import Row, grow
+from benchmarks.lab.run import Plan, complete
+from benchmarks.lab.tasks import TASKS
+from benchmarks.lab.update import Batch, advantages, response_log_probs, trie_of
+from examples.text_world.player import CAREFUL, play
+from verl_atpo.config import AtpoConfig
+
+TREE = settings(ARMS["tree"].overrides)
+
+
+@functools.cache
+def small_task() -> Task:
+    task = hopqa.make_task(2)
+    return dataclasses.replace(task, held_out=task.held_out[:12])
+
+
+def grown(config: AtpoConfig, prompts: int = 2) -> tuple[Engine, list[list[Row]]]:
+    task = small_task()
+    engine = Engine(task.model(), 0, task.end)
+    growers = [grow(engine, episode, task, config, random.Random(0)) for episode in task.train[:prompts]]
+    return engine, asyncio.run(engine.serve(growers))
+
+
+def padded_log_probs(model: torch.nn.Module, groups: list[list[Row]], width: int) -> torch.Tensor:
+    """What transformers says, row by row: the slow way."""
+    found = []
+    for row in (row.trajectory for group in groups for row in group):
+        ids = torch.tensor([row.prompt_ids + row.response_ids])
+        scores = model(ids).logits.log_softmax(dim=-1)[0, :-1].gather(1, ids[0, 1:, None])[:, 0]
+        response = scores[len(row.prompt_ids) - 1 :]
+        found.append(torch.nn.functional.pad(response, (0, width - len(response))))
+    return torch.stack(found)
+
+
+def test_model_is_transformers_model() -> None:
+    model = small_task().model()
+    ids = torch.randint(0, 500, (3, 40), generator=torch.Generator().manual_seed(0))
+
+    def causal(layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+        return scaled_dot_product_attention(query, key, value, is_causal=True)
+
+    weights = Weights.of(model)
+    ours = logits(weights, hidden_states(weights, ids, torch.arange(40).expand(3, 40), causal))
+    torch.testing.assert_close(ours, model(ids).logits)
+
+
+def test_engine_says_log_probs_of_the_model_whatever_its_cache_held() -> None:
+    """Branches of a tree start in cached contexts of many lengths; a padded forward pass knows of none of them."""
+    _, groups = grown(TREE.atpo)
+    batch = Batch.of(groups)
+    expected = padded_log_probs(small_task().model(), groups, batch.mask.shape[1]) * batch.mask
+    torch.testing.assert_close(batch.old_log_probs, expected, atol=2e-4, rtol=0)
+    assert batch.mask.sum() > 300
+    assert all(len(group) == 16 for group in groups)
+
+
+def test_engine_counts_what_it_sampled_and_stops_at_the_limit() -> None:
+    task = small_task()
+    engine = Engine(task.model(), 0, task.end)
+    prompt = task.train[0].partner().prompt
+    limits = (1, 3, 40)
+    asked = [engine.generate("", prompt_ids=prompt, sampling_params={"max_tokens": limit}) for limit in limits]
+    answers = asyncio.run(engine.serve(asked))
+    assert engine.sampled_tokens == sum(len(answer.token_ids) for answer in answers)
+    for answer, limit in zip(answers, limits, strict=True):
+        assert len(answer.token_ids) == limit or (len(answer.token_ids) < limit and answer.token_ids[-1] == task.end)
+        assert task.end not in answer.token_ids[:-1]
+
+
+def test_distinct_tokens_give_the_rows_log_probs_and_gradient() -> None:
+    _, groups = grown(TREE.atpo)
+    width = Batch.of(groups).mask.shape[1]
+    weight = torch.randn(32, width, generator=torch.Generator().manual_seed(1))
+    models = [small_task().model() for _ in range(2)]
+    ours = response_log_probs(Weights.of(models[0]), groups, [trie_of(group) for group in groups], width)
+    theirs = padded_log_probs(models[1], groups, width)
+    torch.testing.assert_close(ours, theirs, atol=2e-4, rtol=0)
+    for values in (ours, theirs):
+        (values * weight).sum().backward()
+    for one, other in zip(models[0].parameters(), models[1].parameters(), strict=True):
+        torch.testing.assert_close(one.grad, other.grad, atol=2e-3 * float(other.grad.abs().max()), rtol=0)
+
+
+def test_advantages_are_the_trees() -> None:
+    """A leaf's turn has its z-scored outcome; with verl's GRPO estimator every token of a row has it."""
+    _, groups = grown(TREE.atpo, prompts=8)
+    batch = Batch.of(groups)
+    outcomes = [row.trajectory.reward_score for group in groups for row in group]
+    assert batch.rewards.sum(dim=1).tolist() == pytest.approx(outcomes, abs=1e-5)
+    ours, grpo = advantages(batch, TREE), advantages(batch, settings(ARMS["entropy_branching"].overrides))
+    last = batch.mask.shape[1] - 1 - batch.mask.flip(1).argmax(dim=1)
+    at_end = torch.arange(len(last)), last
+    assert grpo.abs().max() > 0.5
+    # z-scores over the population (ours) and over the sample of 16 (verl's GRPO)
+    torch.testing.assert_close(ours[at_end], grpo[at_end] * (16 / 15) ** 0.5, atol=1e-4, rtol=1e-4)
+    assert not torch.allclose(ours, grpo)
+
+
+def test_a_run_taken_up_again_is_the_run(tmp_path) -> None:
+    """Stopped after its second validation, by an exception where a signal would come."""
+
+    class Stopped(Exception):
+        pass
+
+    def stop_at_2(line: str) -> None:
+        if "step   3/3" in line:
+            raise Stopped
+
+    plan = Plan("hopqa", "tree", 2, 0, steps=3, test_every=1)
+    whole = complete(plan, small_task(), tmp_path / "whole", tmp_path, print)
+    with pytest.raises(Stopped):
+        complete(plan, small_task(), tmp_path / "parts", tmp_path, stop_at_2)
+    assert not (tmp_path / "parts").exists()
+    again = complete(plan, small_task(), tmp_path / "parts", tmp_path, print)
+    for record in (whole, again):
+        for point in record["curve"]:
+            del point["seconds"]
+    assert again == whole
+    kept = json.loads((tmp_path / "parts" / "hopqa_tree_w2_s0.json").read_text())
+    assert [point["step"] for point in kept["curve"]] == [0, 1, 2, 3]
+    assert {"arm", "task", "world", "seed", "curve"} <= set(kept)
+
+
+def test_arms_mean_what_verl_makes_of_them() -> None:
+    grpo, paper, verl = (settings(ARMS[name].overrides) for name in ("grpo", "paper", "verl_atpo"))
+    assert (grpo.atpo.expansion.leaves, grpo.atpo.expansion.rounds, grpo.estimator, grpo.loss) == (
+        16,
+        0,
+        "grpo",
+        "vanilla",
+    )
+    assert paper.atpo.expansion.penalty_counts.value == "siblings"
+    assert (verl.clip, verl.loss, verl.aggregation) == ((0.003, 0.004), "atpo", "seq-mean-token-mean")
+    own = {name: settings(arm.overrides) for name, arm in ARMS.items() if not name.startswith("verl_")}
+    assert {each.aggregation for each in own.values()} == {"seq-mean-token-mean"}
+    assert {each.learning_rate for each in own.values()} == {grpo.learning_rate}
+    assert all(each.atpo.expansion.leaves == 16 for each in own.values())
+
+
+def test_filtered_groups_hold_signal(tmp_path) -> None:
+    plan = Plan("hopqa", "dapo", 2, 0, steps=1, test_every=1)
+    record = complete(plan, small_task(), tmp_path, tmp_path, print)
+    plain = complete(dataclasses.replace(plan, arm="grpo"), small_task(), tmp_path, tmp_path, print)
+    assert record["curve"][1]["sampled_tokens"] > plain["curve"][1]["sampled_tokens"]
+
+
+def test_command_runs_what_is_missing(tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.setitem(TASKS, "hopqa", lambda world: small_task())
+    monkeypatch.setattr(command.os, "nice", lambda by: by)
+    arguments = ["lab", "--arms", "grpo", "tree", "--worlds", "2", "--seeds", "0", "--steps", "1", "--test-every", "1"]
+    monkeypatch.setattr(sys, "argv", [*arguments, "--out", str(tmp_path / "out"), "--work", str(tmp_path / "work")])
+    command.main()
+    files = sorted(file.name for file in (tmp_path / "out").iterdir())
+    assert files == ["hopqa_grpo_w2_s0.json", "hopqa_tree_w2_s0.json"]
+    (tmp_path / "out" / files[0]).unlink()
+    capsys.readouterr()
+    command.main()
+    said = capsys.readouterr().out
+    assert said.startswith("1 of 2 runs are done")
+    assert "hopqa_tree" not in said
+
+
+def test_conversation_ends_where_verl_would_end_it() -> None:
+    """Limits of turns and tokens, with a partner that always answers 10 tokens and a client that says 5."""
+
+    class Client:
+        async def generate(self, request_id, *, prompt_ids, sampling_params):
+            said = min(5, sampling_params["max_tokens"])
+            return dataclasses.make_dataclass("A", ["token_ids", "log_probs"])([1] * said, [-1.0] * said)
+
+    class Partner:
+        def __init__(self) -> None:
+            self.prompt = [7, 7]
+
+        def answer(self, turn_ids):
+            return (2,) * 10
+
+        def reward(self, response_ids):
+            return float(len(response_ids))
+
+    def played(turns: int, tokens: int):
+        return asyncio.run(converse(Client(), Partner(), hopqa.Limits(turns, tokens)))
+
+    assert played(turns=2, tokens=100).reward_score == 20  # turn, observation, turn
+    assert played(turns=9, tokens=33).response_mask == ([1] * 5 + [0] * 10) * 2 + [1] * 3  # the third turn is cut
+    assert len(played(turns=9, tokens=30).response_ids) == 20  # a second observation would reach the limit
+
+
+def test_text_world_is_played_to_its_goal() -> None:
+    """A careful player's actions, written in the model's words."""
+    rng = random.Random(0)
+    task_games = text_world.draw_games(3, rng)
+    chat = text_world.WorldChat(text_world.build_tokenizer())
+    for game in task_games:
+        partner = text_world.Play(game, chat)
+        assert partner.reward([]) == 0.0
+        for action in play(game, CAREFUL, rng).actions:
+            assert partner.answer(chat.call("", action)) is not None
+        assert partner.reward([]) == 1.0
+        assert partner.answer(chat.done()) is None
