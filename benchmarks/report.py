@@ -18,6 +18,8 @@ from typing import Any
 from tabulate import tabulate
 
 from benchmarks import smollm2
+from benchmarks.lab import agreement
+from benchmarks.lab import report as lab
 from benchmarks.learning import report as learning
 
 ROOT = Path(__file__).parents[1]
@@ -138,8 +140,20 @@ def _table(source: tuple[str, str], columns: dict[str, str]) -> str:
     return tabulate(cells, headers="keys", tablefmt="github", disable_numparse=True)
 
 
+def lab_tables() -> str:
+    """Costs to reach an accuracy."""
+    return lab.tables(RESULTS / "lab")
+
+
+def lab_agreement() -> str:
+    """The laboratory against verl."""
+    return agreement.table(RESULTS / "lab", RESULTS / "learning")
+
+
 BLOCKS: dict[str, Callable[[], str]] = {
     "headlines": headlines,
+    "lab": lab_tables,
+    "lab-agreement": lab_agreement,
     "learning": learning_tables,
     "smollm2": smollm2.tables,
     **{name: functools.partial(_table, *described) for name, described in TABLES.items()},
@@ -168,6 +182,7 @@ def main() -> None:
             raise SystemExit(f"{page.name} differs from benchmarks/results: run python -m benchmarks.report")
     if not options.check:
         learning.draw(RESULTS / "learning", PLOTS / "learning.png")
+        lab.draw(RESULTS / "lab", PLOTS / "lab.png")
 
 
 def _rows(file: str, key: str) -> list[dict[str, Any]]:

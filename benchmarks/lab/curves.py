@@ -1,0 +1,148 @@
+"""What the result files say: the cost to reach an accuracy, its mean over runs, and how sure that is."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from scipy.stats import trim_mean, wilcoxon
+from statsmodels.stats.multitest import multipletests
+
+COSTS = ("step", "sampled_tokens", "trained_tokens_in_rows", "trained_tokens_distinct")
+"""What a point of a curve may have cost, all of it since the start."""
+RESAMPLES = 5000
+
+
+@dataclasses.dataclass(frozen=True)
+class Curve:
+    """A finished run.
+
+    Attributes:
+        task, arm, world, seed: which.
+        accuracy: of every validation.
+        cost: by name (`COSTS`), one value a validation, rising.
+    """
+
+    task: str
+    arm: str
+    world: int
+    seed: int
+    accuracy: tuple[float, ...]
+    cost: Mapping[str, tuple[float, ...]]
+
+    @classmethod
+    def read(cls, file: Path) -> Curve:
+        """Reads a result file."""
+        record = json.loads(file.read_text())
+        points = record["curve"]
+        return cls(
+            *(record[name] for name in ("task", "arm", "world", "seed")),
+            accuracy=tuple(point["accuracy"] for point in points),
+            cost={name: tuple(point[name] for point in points) for name in COSTS},
+        )
+
+    def cost_to_reach(self, accuracy: float, cost: str) -> float:
+        """Where the curve, straight between validations, first comes to an accuracy; infinite if it never does."""
+        spent = self.cost[cost]
+        if self.accuracy[0] >= accuracy:
+            return spent[0]
+        for at in range(1, len(spent)):
+            before, after = self.accuracy[at - 1], self.accuracy[at]
+            if after >= accuracy:
+                return spent[at - 1] + (accuracy - before) / (after - before) * (spent[at] - spent[at - 1])
+        return math.inf
+
+    def mean_until(self, limit: float, cost: str) -> float:
+        """Mean height of the curve from 0 to a cost that it has: how fast it learns, without a threshold."""
+        spent = self.cost[cost]
+        inside = [each for each in spent if each < limit]
+        heights = np.interp([*inside, limit], spent, self.accuracy)
+        return float(np.trapezoid(heights, [*inside, limit]) / limit)
+
+
+Pairs = dict[int, list[float]]
+"""One number a pair of runs, by world."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Interval:
+    """An interquartile mean and the middle 95 % of its stratified bootstrap.
+
+    Attributes:
+        estimate, low, high: of it.
+        runs: how many numbers it is made of.
+    """
+
+    estimate: float
+    low: float
+    high: float
+    runs: int
+
+
+def read_curves(folder: Path) -> list[Curve]:
+    """All result files of a folder, by their names."""
+    return [Curve.read(file) for file in sorted(folder.glob("*.json"))]
+
+
+def interquartile_mean(values: Sequence[float]) -> float:
+    """Mean of the middle half."""
+    return float(trim_mean(values, 0.25))
+
+
+def interval(values: Pairs, seed: int = 0) -> Interval:
+    """Interquartile mean with its interval; runs are drawn again inside their world, as rliable does inside a task.
+
+    Where a world has a single run, nothing could be drawn there, and runs are drawn again from all of them.
+    """
+    rng = np.random.default_rng(seed)
+    strata = [np.array(each) for each in values.values()]
+    if min(map(len, strata)) == 1:
+        strata = [np.concatenate(strata)]
+    drawn = np.concatenate([rng.choice(each, (RESAMPLES, len(each))) for each in strata], axis=1)
+    low, high = np.quantile(trim_mean(drawn, 0.25, axis=1), [0.025, 0.975])
+    flat = np.concatenate(strata)
+    return Interval(interquartile_mean(flat.tolist()), float(low), float(high), len(flat))
+
+
+def paired(curves: Iterable[Curve], arm: str, other: str, figure: Callable[[Curve, Curve], float]) -> Pairs:
+    """A figure of every pair of runs that share task, world and seed, by world."""
+    found = {(curve.arm, curve.task, curve.world, curve.seed): curve for curve in curves}
+    pairs: Pairs = {}
+    for (name, *run), ours in found.items():
+        theirs = found.get((other, *run))
+        if name == arm and theirs is not None:
+            pairs.setdefault(ours.world, []).append(figure(ours, theirs))
+    return pairs
+
+
+def log_ratio(accuracy: float, cost: str) -> Callable[[Curve, Curve], float]:
+    """log of our cost to reach an accuracy over theirs.
+
+    A run that never got there is taken to do so at the next point of its last step's pace (that is, censored at its
+    end); a pair of which neither got there says nothing, 0.
+    """
+
+    def figure(ours: Curve, theirs: Curve) -> float:
+        ends = [min(each.cost_to_reach(accuracy, cost), each.cost[cost][-1]) for each in (ours, theirs)]
+        reached = [each.cost_to_reach(accuracy, cost) < math.inf for each in (ours, theirs)]
+        if not any(reached) or min(ends) == 0:
+            return 0.0
+        return math.log(ends[0] / ends[1])
+
+    return figure
+
+
+def p_values(tests: Mapping[str, Pairs]) -> dict[str, float]:
+    """Two-sided Wilcoxon signed-rank tests of numbers against 0, by name, with Holm's correction over all of them.
+
+    A test without a number other than 0 has p = 1.
+    """
+    raw = []
+    for pairs in tests.values():
+        values = [value for each in pairs.values() for value in each]
+        raw.append(float(wilcoxon(values).pvalue) if any(values) else 1.0)
+    return dict(zip(tests, multipletests(raw, method="holm")[1].tolist(), strict=True)) if raw else {}
