@@ -112,6 +112,7 @@ setup(
         "aiohttp",
         "async-lru>=2",
         "async-timeout>=4",
+        "pydantic>=2.7",
         "pyyaml",
         "tabulate",
         "tenacity>=9.1",

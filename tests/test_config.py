@@ -86,15 +86,23 @@ def test_a_mapping_of_the_defaults_reads_back():
         ({"credit": "value"}, "algorithm.atpo.credit='value'", "a group of settings (backup, advantage"),
         ({"expansion": {"rounds": 2.0}}, "algorithm.atpo.expansion.rounds=2.0", "expected int, got float"),
         ({"expansion": {"rounds": True}}, "algorithm.atpo.expansion.rounds=True", "expected int, got bool"),
-        ({"expansion": {"rounds": -1}}, "algorithm.atpo.expansion.rounds=-1", "at least 0 (0: plain chains)"),
+        (
+            {"expansion": {"rounds": -1}},
+            "algorithm.atpo.expansion.rounds=-1",
+            "at least 0. It is: L, expansion rounds; 0 leaves plain chains",
+        ),
         ({"expansion": {"initial_chains": 0}}, "algorithm.atpo.expansion.initial_chains=0", "at least 1"),
         ({"expansion": {"branches_per_round": 0}}, "algorithm.atpo.expansion.branches_per_round=0", "set rounds=0"),
         ({"expansion": {"penalty": -0.1}}, "algorithm.atpo.expansion.penalty=-0.1", "at least 0"),
-        ({"expansion": {"penalty": float("nan")}}, "algorithm.atpo.expansion.penalty=nan", "at least 0"),
+        ({"expansion": {"penalty": float("nan")}}, "algorithm.atpo.expansion.penalty=nan", "expected a finite number"),
         ({"expansion": {"penalty": "0.05"}}, "algorithm.atpo.expansion.penalty='0.05'", "expected float, got str"),
         ({"expansion": {"strategy": 3}}, "algorithm.atpo.expansion.strategy=3", "expected str, got int"),
         ({"growth": {"max_regrows": -1}}, "algorithm.atpo.growth.max_regrows=-1", "at least 0"),
         ({"growth": {"regrow_delay_s": -1}}, "algorithm.atpo.growth.regrow_delay_s=-1", "at least 0"),
+        ({"tools": {"max_calls": 0}}, "algorithm.atpo.tools.max_calls=0", "an integer of at least 1 or null"),
+        ({"tools": {"timeout_s": 0}}, "algorithm.atpo.tools.timeout_s=0", "a number above 0 or null. It is: Seconds"),
+        ({7: 1}, "algorithm.atpo.7 is not a setting", "valid ones are"),
+        ("all", "algorithm.atpo='all'", "a group of settings (expansion, credit"),
         ({"dump_dir": 5}, "algorithm.atpo.dump_dir=5", "expected str or null, got int"),
     ],
 )
@@ -103,6 +111,19 @@ def test_refusals_name_setting_value_and_remedy(settings, setting, remedy):
         AtpoConfig.from_mapping(settings)
     assert setting in str(refused.value)
     assert remedy in str(refused.value)
+
+
+def test_settings_made_in_python_are_checked_too():
+    with pytest.raises(ValueError, match="greater than or equal to 1"):
+        ExpansionConfig(initial_chains=0)
+    with pytest.raises(ValueError, match="set rounds=0"):
+        dataclasses.replace(ExpansionConfig(), branches_per_round=0)
+
+
+def test_a_long_value_is_cut_in_the_message():
+    with pytest.raises(ConfigError) as refused:
+        AtpoConfig.from_mapping({"credit": "x" * 10_000})
+    assert len(str(refused.value)) < 1000
 
 
 def test_no_branches_are_fine_without_rounds():

@@ -1,18 +1,17 @@
-"""Every setting of verl_atpo, one frozen dataclass per concern, read from ``algorithm.atpo``.
+"""Every setting under ``algorithm.atpo``, one frozen class per concern.
 
-Pure Python: this module knows neither OmegaConf nor verl, it takes a nested mapping. Unknown keys and
-impossible values raise :class:`ConfigError`, which names the setting, the value and the remedy.
+They are read from a nested mapping, without OmegaConf or verl. Unknown keys and impossible values raise
+:class:`ConfigError`, which names the setting, the value and the remedy.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import enum
-import math
 from collections.abc import Mapping
 from typing import Any
 
-from verl_atpo.settings import ConfigError, plain, read, require
+from verl_atpo.settings import Amount, ConfigError, Count, Positive, PositiveAmount, plain, read, settings
 
 ROOT_KEY = "algorithm.atpo"
 
@@ -109,39 +108,28 @@ class Memoize(str, enum.Enum):
     """Across all trees of a rollout worker; only for tools that always answer the same."""
 
 
-@dataclasses.dataclass(frozen=True)
+@settings
 class ExpansionConfig:
-    """Entropy-guided tree expansion: M chains, then L rounds that re-sample K turns each.
+    """Entropy-guided tree expansion: M chains, then L rounds that re-sample K turns each."""
 
-    Attributes:
-        initial_chains: M, complete trajectories that every tree starts with.
-        branches_per_round: K, turns re-sampled in one round.
-        rounds: L, expansion rounds; 0 leaves plain chains.
-        penalty: alpha, nats taken off a node's score per unit that ``penalty_counts`` counts.
-        penalty_counts: what the penalty counts.
-        strategy: name of a registered selection strategy (``entropy``, ``random``).
-    """
-
-    initial_chains: int = 8
-    branches_per_round: int = 4
-    rounds: int = 2
-    penalty: float = 0.05
+    initial_chains: Positive = 8
+    """M, complete trajectories that every tree starts with."""
+    branches_per_round: Count = 4
+    """K, turns re-sampled in one round."""
+    rounds: Count = 2
+    """L, expansion rounds; 0 leaves plain chains."""
+    penalty: Amount = 0.05
+    """alpha, nats taken off a node's score per unit that ``penalty_counts`` counts."""
     penalty_counts: Penalty = Penalty.EXPANSIONS
+    """What the penalty counts."""
     strategy: str = "entropy"
+    """Name of a registered selection strategy (``entropy``, ``random``)."""
 
     def __post_init__(self) -> None:
-        key = f"{ROOT_KEY}.expansion"
-        require(self.initial_chains >= 1, f"{key}.initial_chains", self.initial_chains, "an integer of at least 1")
-        require(self.rounds >= 0, f"{key}.rounds", self.rounds, "an integer of at least 0 (0: plain chains)")
-        require(
-            self.branches_per_round >= 1 or self.rounds == 0,
-            f"{key}.branches_per_round",
-            self.branches_per_round,
-            "an integer of at least 1 (for plain chains set rounds=0)",
-        )
-        require(
-            math.isfinite(self.penalty) and self.penalty >= 0, f"{key}.penalty", self.penalty, "a number of at least 0"
-        )
+        if self.branches_per_round == 0 and self.rounds > 0:
+            raise ValueError(
+                "branches_per_round=0 cannot work: expected an integer of at least 1 (for plain chains set rounds=0)."
+            )
 
     @property
     def leaves(self) -> int:
@@ -149,129 +137,83 @@ class ExpansionConfig:
         return self.initial_chains + self.rounds * self.branches_per_round
 
 
-@dataclasses.dataclass(frozen=True)
+@settings
 class CreditConfig:
-    """Turn-wise credit assignment.
-
-    Attributes:
-        backup: aggregate that makes an inner node's value.
-        advantage: what a turn's advantage is.
-        normalize: scale of the leaf rewards inside one tree.
-        shared_turns: how often a turn shared by several leaves is trained.
-    """
+    """Turn-wise credit assignment."""
 
     backup: Backup = Backup.CHILD_SOFTMAX
+    """Aggregate that makes an inner node's value."""
     advantage: AdvantageMode = AdvantageMode.VALUE
+    """What a turn's advantage is."""
     normalize: Normalize = Normalize.ZSCORE
+    """Scale of the leaf rewards inside one tree."""
     shared_turns: SharedTurns = SharedTurns.PER_LEAF
+    """How often a turn shared by several leaves is trained."""
 
 
-@dataclasses.dataclass(frozen=True)
+@settings
 class GrowthConfig:
-    """What happens to a branch that dies of infrastructure (engine gone, tool outage), never of the model.
+    """What happens to a branch that dies of infrastructure (engine gone, tool outage), never of the model."""
 
-    Attributes:
-        max_regrows: times one branch is grown again before its whole tree fails.
-        regrow_delay_s: seconds before the first new try; doubles with every further one.
-    """
-
-    max_regrows: int = 3
-    regrow_delay_s: float = 1.0
-
-    def __post_init__(self) -> None:
-        key = f"{ROOT_KEY}.growth"
-        require(self.max_regrows >= 0, f"{key}.max_regrows", self.max_regrows, "an integer of at least 0")
-        require(
-            math.isfinite(self.regrow_delay_s) and self.regrow_delay_s >= 0,
-            f"{key}.regrow_delay_s",
-            self.regrow_delay_s,
-            "a number of seconds of at least 0",
-        )
+    max_regrows: Count = 3
+    """Times one branch is grown again before its whole tree fails."""
+    regrow_delay_s: Amount = 1.0
+    """Seconds before the first new try; doubles with every further one."""
 
 
-@dataclasses.dataclass(frozen=True)
+@settings
 class ToolConfig:
-    """What stands around every live tool call.
+    """What stands around every live tool call."""
 
-    Attributes:
-        timeout_s: seconds one try may take, ``None`` for no limit; a call that takes longer is an outage.
-        retries: further tries of a stateless tool's call after a transient error or a time-out.
-        retry_delay_s: seconds before the first further try; doubles with each, with jitter.
-        max_calls: calls per trajectory; the model is told that the limit is reached. ``None`` for no limit.
-        concurrency: calls of one tool at once in one rollout worker, ``None`` for no limit.
-        max_observation_tokens: longest observation, ``None`` for no limit (verl's
-            ``multi_turn.max_tool_response_length`` in characters applies as well).
-        observation_cut: which part of a longer one is left out.
-        on_outage: what becomes of a trajectory whose tool is out.
-        memoize: where equal calls of stateless tools are made only once.
-        memo_size: calls remembered.
-    """
-
-    timeout_s: float | None = 120.0
-    retries: int = 2
-    retry_delay_s: float = 0.5
-    max_calls: int | None = None
-    concurrency: int | None = 256
-    max_observation_tokens: int | None = 2048
+    timeout_s: PositiveAmount | None = 120.0
+    """Seconds one try may take, null for no limit; a call that takes longer is an outage."""
+    retries: Count = 2
+    """Further tries of a stateless tool's call after a transient error or a time-out."""
+    retry_delay_s: Amount = 0.5
+    """Seconds before the first further try; doubles with each, with jitter."""
+    max_calls: Positive | None = None
+    """Calls per trajectory, null for no limit; the model is told that the limit is reached."""
+    concurrency: Positive | None = 256
+    """Calls of one tool at once in one rollout worker, null for no limit."""
+    max_observation_tokens: Positive | None = 2048
+    """Longest observation, null for no limit; ``multi_turn.max_tool_response_length`` in characters applies as well."""
     observation_cut: ObservationCut = ObservationCut.TAIL
+    """Which part of a longer one is left out."""
     on_outage: OnOutage = OnOutage.REGROW
+    """What becomes of a trajectory whose tool is out."""
     memoize: Memoize = Memoize.NEVER
-    memo_size: int = 4096
-
-    def __post_init__(self) -> None:
-        key = f"{ROOT_KEY}.tools"
-        timeout = self.timeout_s
-        require(
-            timeout is None or (math.isfinite(timeout) and timeout > 0),
-            f"{key}.timeout_s",
-            timeout,
-            "a number of seconds above 0, or null for no limit",
-        )
-        require(self.retries >= 0, f"{key}.retries", self.retries, "an integer of at least 0")
-        require(
-            math.isfinite(self.retry_delay_s) and self.retry_delay_s >= 0,
-            f"{key}.retry_delay_s",
-            self.retry_delay_s,
-            "a number of seconds of at least 0",
-        )
-        for name in ("max_calls", "concurrency", "max_observation_tokens"):
-            value = getattr(self, name)
-            require(
-                value is None or value >= 1, f"{key}.{name}", value, "an integer of at least 1, or null for no limit"
-            )
-        require(self.memo_size >= 1, f"{key}.memo_size", self.memo_size, "an integer of at least 1")
+    """Where equal calls of stateless tools are made only once."""
+    memo_size: Positive = 4096
+    """Calls remembered."""
 
 
-@dataclasses.dataclass(frozen=True)
+@settings
 class AtpoConfig:
-    """All of ``algorithm.atpo``.
-
-    Attributes:
-        expansion: how trees grow.
-        credit: how outcome rewards become turn advantages.
-        growth: what happens to branches that fail.
-        tools: what stands around tool calls.
-        dump_dir: folder for one JSON line per tree; ``None`` writes nothing.
-    """
+    """All of ``algorithm.atpo``."""
 
     expansion: ExpansionConfig = dataclasses.field(default_factory=ExpansionConfig)
+    """How trees grow."""
     credit: CreditConfig = dataclasses.field(default_factory=CreditConfig)
+    """How outcome rewards become turn advantages."""
     growth: GrowthConfig = dataclasses.field(default_factory=GrowthConfig)
+    """What happens to branches that fail."""
     tools: ToolConfig = dataclasses.field(default_factory=ToolConfig)
+    """What stands around tool calls."""
     dump_dir: str | None = None
+    """Folder for one JSON line per tree; null writes nothing."""
 
     @classmethod
-    def from_mapping(cls, settings: Mapping[str, Any] | None) -> AtpoConfig:
+    def from_mapping(cls, values: Mapping[str, Any] | None) -> AtpoConfig:
         """Read the settings under ``algorithm.atpo``.
 
         Args:
-            settings: nested mapping (a plain dict, or a ``DictConfig`` turned into one); ``None`` means all defaults.
+            values: nested mapping (a plain dict, or a ``DictConfig`` turned into one); ``None`` means all defaults.
 
         Raises:
             ConfigError: unknown key, value of the wrong type, value out of range.
         """
-        return read(cls, settings or {}, ROOT_KEY)
+        return read(cls, values or {}, ROOT_KEY)
 
     def to_mapping(self) -> dict[str, Any]:
         """Nested dict of plain values, the inverse of :meth:`from_mapping`."""
-        return plain(dataclasses.asdict(self))
+        return plain(self)

@@ -1,4 +1,15 @@
-"""Reading nested mappings into frozen dataclasses, strictly: unknown keys and wrong types are errors with a remedy."""
+"""Settings: frozen pydantic dataclasses, read strictly from nested mappings, with errors that name setting and remedy.
+
+A settings class is written as::
+
+    @settings
+    class Retry:
+        tries: Positive = 3
+        '''How often a call is made.'''
+
+Unknown keys, values of another type and values out of range are refused. The text under a field is part of the refusal,
+so it says what the setting is and what special values of it mean.
+"""
 
 from __future__ import annotations
 
@@ -6,65 +17,99 @@ import dataclasses
 import difflib
 import enum
 import typing
-from collections.abc import Mapping
-from typing import Any, TypeVar
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any, TypeVar
+
+import pydantic
+from typing_extensions import dataclass_transform
+
+Count = Annotated[int, pydantic.Field(ge=0, strict=True)]
+Positive = Annotated[int, pydantic.Field(ge=1, strict=True)]
+Amount = Annotated[float, pydantic.Field(ge=0, allow_inf_nan=False, strict=True)]
+PositiveAmount = Annotated[float, pydantic.Field(gt=0, allow_inf_nan=False, strict=True)]
+
+_Class = TypeVar("_Class")
+_LONGEST_VALUE = 200
 
 
 class ConfigError(ValueError):
     """A setting that cannot work. The message says: setting, value found, what is expected, remedy."""
 
 
-def require(ok: bool, setting: str, value: object, expected: str) -> None:
-    """Raise :class:`ConfigError` unless ``ok``."""
-    if not ok:
-        raise ConfigError(f"{setting}={value!r} cannot work: expected {expected}.")
+@dataclass_transform(frozen_default=True, field_specifiers=(dataclasses.field,))
+def settings(cls: type[_Class]) -> type[_Class]:
+    """Make a frozen dataclass of ``cls`` whose fields are checked, whoever makes an instance."""
+    config = pydantic.ConfigDict(extra="forbid", use_attribute_docstrings=True)
+    return typing.cast(type[_Class], pydantic.dataclasses.dataclass(frozen=True, config=config)(cls))
 
 
-_Config = TypeVar("_Config")
+def read(cls: type[_Class], values: Mapping[str, Any], path: str) -> _Class:
+    """Make a ``cls`` of ``values``, which stand at ``path`` in the whole config; keys left out take their defaults.
 
-
-def read(cls: type[_Config], settings: Mapping[str, Any], path: str) -> _Config:
-    """Make a ``cls`` of ``settings``, which stand at ``path`` in the whole config; keys left out take their defaults.
+    Enums are given by value, ints are good floats.
 
     Raises:
-        ConfigError: unknown key, value of the wrong type or out of range.
+        ConfigError: unknown key, value of the wrong type or out of range; the first one found.
     """
-    if not isinstance(settings, Mapping):
-        raise ConfigError(f"{path}={settings!r} cannot work: expected a group of settings ({', '.join(_names(cls))}).")
-    types = typing.get_type_hints(cls)
-    unknown = [key for key in settings if key not in types]
-    if unknown:
-        close = difflib.get_close_matches(str(unknown[0]), types, n=1)
-        hint = f" Did you mean {path}.{close[0]}?" if close else ""
-        raise ConfigError(f"{path}.{unknown[0]} is not a setting; valid ones are: {', '.join(types)}.{hint}")
-    return cls(**{key: _convert(value, types[key], f"{path}.{key}") for key, value in settings.items()})
+    try:
+        return pydantic.TypeAdapter(cls).validate_python(values)
+    except pydantic.ValidationError as error:
+        raise ConfigError(_explain(cls, error.errors()[0], path)) from None
 
 
-def _names(cls: type) -> list[str]:
-    return list(typing.get_type_hints(cls))
+def plain(config: Any) -> dict[str, Any]:
+    """Nested dicts of plain values, the inverse of :func:`read`."""
+    return pydantic.TypeAdapter(type(config)).dump_python(config, mode="json")
 
 
-def _convert(value: Any, expected: Any, path: str) -> Any:
-    """Check ``value`` against the annotated type; enums are given by value, ints are good floats."""
-    if dataclasses.is_dataclass(expected):
-        return read(typing.cast(type, expected), value, path)
-    if isinstance(expected, type) and issubclass(expected, enum.Enum):
-        try:
-            return expected(value)
-        except ValueError:
-            choices = ", ".join(str(member.value) for member in expected)
-            raise ConfigError(f"{path}={value!r} cannot work: expected one of {choices}.") from None
-    allowed = typing.get_args(expected) or (expected,)
-    if float in allowed and int not in allowed and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if (isinstance(value, bool) and bool not in allowed) or not isinstance(value, allowed):
-        names = " or ".join("null" if kind is type(None) else kind.__name__ for kind in allowed)
-        raise ConfigError(f"{path}={value!r} cannot work: expected {names}, got {type(value).__name__}.")
-    return value
+def did_you_mean(wrong: object, right: Iterable[str], prefix: str = "") -> str:
+    """A sentence that names the nearest of ``right``, or nothing where none is near."""
+    close = difflib.get_close_matches(str(wrong), list(right), n=1)
+    return f" Did you mean {prefix}{close[0]}?" if close else ""
 
 
-def plain(value: Any) -> Any:
-    """Nested dicts with enums as their values."""
-    if isinstance(value, dict):
-        return {key: plain(item) for key, item in value.items()}
-    return value.value if isinstance(value, enum.Enum) else value
+def show(value: object) -> str:
+    """The value in an error message, cut to a length that leaves room for the rest."""
+    text = repr(value)
+    return text if len(text) <= _LONGEST_VALUE else text[:_LONGEST_VALUE] + "..."
+
+
+def _explain(cls: Any, error: Any, path: str) -> str:
+    """What pydantic found, in our words."""
+    field, parent = None, cls
+    for name in error["loc"]:
+        path = f"{path}.{name}"
+        parent = cls
+        field = getattr(cls, "__pydantic_fields__", {}).get(name)
+        cls = field.annotation if field else None
+    kind, value = error["type"], error["input"]
+    if kind in ("unexpected_keyword_argument", "invalid_key"):
+        names, where = list(parent.__pydantic_fields__), path.rpartition(".")[0]
+        hint = did_you_mean(error["loc"][-1], names, f"{where}.")
+        return f"{path} is not a setting; valid ones are: {', '.join(names)}.{hint}"
+    if kind == "value_error":  # of a class's own check, which names the field
+        return f"{path}.{error['ctx']['error']}"
+    about = f" It is: {field.description}" if field and field.description else ""
+    return f"{path}={show(value)} cannot work: expected {_expected(cls, error)}.{about}"
+
+
+_BOUNDS = {"ge": "of at least", "gt": "above", "le": "of at most", "lt": "below"}
+
+
+def _expected(annotation: Any, error: Any) -> str:
+    options = typing.get_args(annotation) or (annotation,)
+    null = " or null" if type(None) in options else ""
+    context = error.get("ctx") or {}
+    for bound, words in _BOUNDS.items():
+        if bound in context:
+            noun = "an integer" if isinstance(context[bound], int) else "a number"
+            return f"{noun} {words} {context[bound]:g}{null}"
+    if isinstance(annotation, type) and issubclass(annotation, enum.Enum):
+        return f"one of {', '.join(str(member.value) for member in annotation)}"
+    if hasattr(annotation, "__pydantic_fields__"):
+        return f"a group of settings ({', '.join(annotation.__pydantic_fields__)})"
+    if error["type"].endswith("_type"):
+        names = {"int_type": "int", "float_type": "float", "string_type": "str", "bool_type": "bool"}
+        found = type(error["input"]).__name__
+        return f"{names.get(error['type'], error['type'])}{null}, got {found}"
+    return error["msg"].removeprefix("Input should be ") + null

@@ -6,8 +6,6 @@ Setting: ``actor_rollout_ref.rollout.multi_turn.tool_config_path=.../verl_atpo/s
 
 from __future__ import annotations
 
-import dataclasses
-import math
 from collections.abc import Sequence
 from typing import Any
 from urllib.parse import urlsplit
@@ -18,7 +16,7 @@ from verl.utils.rollout_trace import rollout_trace_op
 
 from verl_atpo.search_qa.retriever.client import RetrieverClient, RetrieverError
 from verl_atpo.search_qa.retriever.wire import Passage
-from verl_atpo.settings import read, require
+from verl_atpo.settings import Amount, Count, Positive, PositiveAmount, read, settings, show
 from verl_atpo.tools.contract import Branching, ToolOutage
 from verl_atpo.tools.text import neutralise
 
@@ -26,50 +24,37 @@ NOTHING_FOUND = "Nothing found."
 ENDPOINT = "/retrieve"
 
 
-@dataclasses.dataclass(frozen=True)
+@settings
 class SearchConfig:
-    """Settings of the tool, under ``config`` in its YAML.
-
-    Attributes:
-        url: of the server, with or without the endpoint's path ``/retrieve``.
-        topk: passages per query.
-        timeout_s: seconds one request may take.
-        retries: further requests after a connection error, a time-out, 429, 5xx or an answer that is not understood.
-        backoff_s: seconds before the first further request; doubles with each, plus jitter.
-        batch_window_s: seconds a query waits for others, to go in one request with them; 0 sends at once.
-        max_batch: queries in one request.
-        max_requests: requests under way at once, per process.
-        max_query_chars: a longer query is cut.
-        max_passage_chars: a longer passage is cut.
-    """
+    """Settings of the tool, under ``config`` in its YAML."""
 
     url: str = "http://127.0.0.1:8000"
-    topk: int = 3
-    timeout_s: float = 30.0
-    retries: int = 2
-    backoff_s: float = 0.5
-    batch_window_s: float = 0.005
-    max_batch: int = 64
-    max_requests: int = 8
-    max_query_chars: int = 1000
-    max_passage_chars: int = 4000
+    """Address of the server, with or without the endpoint's path ``/retrieve``."""
+    topk: Positive = 3
+    """Passages per query."""
+    timeout_s: PositiveAmount = 30.0
+    """Seconds one request may take."""
+    retries: Count = 2
+    """Further requests after a connection error, a time-out, 429, 5xx or an answer that is not understood."""
+    backoff_s: Amount = 0.5
+    """Seconds before the first further request; doubles with each, plus jitter."""
+    batch_window_s: Amount = 0.005
+    """Seconds a query waits for others, to go in one request with them; 0 sends at once."""
+    max_batch: Positive = 64
+    """Queries in one request."""
+    max_requests: Positive = 8
+    """Requests under way at once, per process."""
+    max_query_chars: Positive = 1000
+    """A longer query is cut."""
+    max_passage_chars: Positive = 4000
+    """A longer passage is cut."""
 
     def __post_init__(self) -> None:
-        require(
-            _is_address(self.url),
-            "search.url",
-            self.url,
-            "an address such as http://127.0.0.1:8000 (is SEARCH_URL set to one?)",
-        )
-        for name in ("topk", "max_batch", "max_requests", "max_query_chars", "max_passage_chars"):
-            require(getattr(self, name) >= 1, f"search.{name}", getattr(self, name), "an integer of at least 1")
-        require(self.retries >= 0, "search.retries", self.retries, "an integer of at least 0")
-        require(
-            math.isfinite(self.timeout_s) and self.timeout_s > 0, "search.timeout_s", self.timeout_s, "seconds above 0"
-        )
-        for name in ("backoff_s", "batch_window_s"):
-            value = getattr(self, name)
-            require(math.isfinite(value) and value >= 0, f"search.{name}", value, "a number of seconds of at least 0")
+        if not _is_address(self.url):
+            raise ValueError(
+                f"url={show(self.url)} cannot work: expected an address such as http://127.0.0.1:8000 (is SEARCH_URL "
+                "set to one?)."
+            )
 
     @property
     def endpoint(self) -> str:

@@ -73,7 +73,7 @@ async def test_limits_only_says_so_and_still_limits(caplog):
     [
         ({"isolation": "none"}, "python.isolation='none' cannot work: expected one of auto, bubblewrap, landlock"),
         ({"cpu": 1.0}, "python.cpu is not a setting"),
-        ({"cpu_s": 0.0}, "python.cpu_s=0.0 cannot work: expected a number of seconds above 0"),
+        ({"cpu_s": 0.0}, "python.cpu_s=0.0 cannot work: expected a number above 0"),
         ({"memory_mb": 1}, "python.memory_mb=1 cannot work: expected an integer of at least 64"),
         ({"seed": -1}, "python.seed=-1 cannot work"),
         ({"python": "/no/python"}, "python.python='/no/python' cannot be run"),
