@@ -133,6 +133,7 @@ setup(
             "pytest",
             "pytest-asyncio",
             "ruff",
+            "schemathesis>=4.32",
             "selenium",
             "types-tabulate",
         ],

@@ -49,6 +49,11 @@ async def ask_all(client: RetrieverClient, queries: list[str]) -> list[Answer | 
 # one query's trouble
 
 
+@pytest.mark.fault(
+    "Search server",
+    "a passage with halves of surrogate pairs, among 40 searches",
+    "mended, its line named; all are answered",
+)
 async def test_a_passage_that_json_cannot_carry_is_mended_and_named(tmp_path: Path, caplog) -> None:
     path = write_corpus(tmp_path)
     path.write_text(path.read_text(encoding="utf-8") + f"\n{POISON}\n", encoding="utf-8")
@@ -60,6 +65,7 @@ async def test_a_passage_that_json_cannot_carry_is_mended_and_named(tmp_path: Pa
     assert [answer.passages[0].id for answer in answers] == ["p0"] * 39 + ["\ufffd"]
 
 
+@pytest.mark.fault("Search server", "lines that cannot be served", "refused, file and line named")
 @pytest.mark.parametrize(
     ("line", "reason"),
     [
@@ -112,6 +118,9 @@ ODD = {
 }
 
 
+@pytest.mark.fault(
+    "Search server", "an odd or failing answer for one of 40 queries", "that query's outage; 39 are answered"
+)
 @pytest.mark.parametrize("behaviour", ODD.values(), ids=ODD.keys())
 async def test_one_querys_trouble_is_its_own(behaviour: Any) -> None:
     queries = [*(f"q{n}" for n in range(39)), "bad"]
@@ -124,6 +133,7 @@ async def test_one_querys_trouble_is_its_own(behaviour: Any) -> None:
         assert isinstance(bad, RetrieverError) and "after 1 try" in str(bad)
 
 
+@pytest.mark.fault("Search server", "an answer without an end", "an outage")
 async def test_an_answer_without_an_end_is_not_read_to_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("verl_atpo.search_qa.retriever.wire._MOST_BYTES", 1000)
 
@@ -168,6 +178,9 @@ def nest(path: Path) -> None:
 DAMAGES = [cut, scramble, empty, nest, Path.unlink]
 
 
+@pytest.mark.fault(
+    "Search server", "each index file cut, scrambled, emptied, nested or removed", "named in a warning, built anew"
+)
 @pytest.mark.parametrize("damage", DAMAGES, ids=lambda each: each.__name__)
 def test_a_damaged_index_is_built_anew(tmp_path: Path, caplog, damage: Any) -> None:
     write_corpus(tmp_path)
@@ -184,6 +197,7 @@ def test_a_damaged_index_is_built_anew(tmp_path: Path, caplog, damage: Any) -> N
         assert f"{path} is damaged" in caplog.text or (damage is Path.unlink and path.name == "fingerprint.json")
 
 
+@pytest.mark.fault("Search server", "a corpus of other content, same size and time", "built anew")
 def test_a_corpus_that_changed_without_a_trace_is_noticed(tmp_path: Path) -> None:
     path = write_corpus(tmp_path)
     built(tmp_path)
@@ -194,6 +208,7 @@ def test_a_corpus_that_changed_without_a_trace_is_noticed(tmp_path: Path) -> Non
     assert [place for place, _ in index.search(["wools"], 3)[0]] == [1]
 
 
+@pytest.mark.fault("Search server", "a corpus changed while it is served", "503 that names file, place and remedy")
 @pytest.mark.parametrize("damage", [cut, scramble, empty], ids=lambda each: each.__name__)
 def test_a_passage_that_changes_while_it_is_served_is_noticed(tmp_path: Path, damage: Any) -> None:
     path = write_corpus(tmp_path)
@@ -220,6 +235,7 @@ def test_a_corpus_that_is_replaced_or_touched_is_served_as_it_was(tmp_path: Path
     assert [corpus[n]["contents"] for n in range(3)] == PASSAGES
 
 
+@pytest.mark.fault("Search server", "an index changed while it is served", "503 that names file and remedy")
 @pytest.mark.parametrize("damage", [cut, scramble, empty], ids=lambda each: each.__name__)
 def test_a_server_whose_files_change_says_so_and_stays_up(tmp_path: Path, damage: Any) -> None:
     path = write_corpus(tmp_path)
@@ -238,6 +254,7 @@ def test_a_server_whose_files_change_says_so_and_stays_up(tmp_path: Path, damage
             assert server.process.poll() is None
 
 
+@pytest.mark.fault("Search server", "a ready-made index that is damaged", "refused, file and remedy named")
 def test_a_ready_made_index_that_is_damaged_is_refused(tmp_path: Path) -> None:
     faiss = pytest.importorskip("faiss")
     dense = pytest.importorskip("verl_atpo.search_qa.retriever.dense")
@@ -254,6 +271,7 @@ def test_a_ready_made_index_that_is_damaged_is_refused(tmp_path: Path) -> None:
 # clients that want too much, or are too slow
 
 
+@pytest.mark.fault("Search server", "a request for much beside requests for little", "they take turns")
 async def test_sources_take_turns_and_batches_cost_little() -> None:
     batches: list[list[str]] = []
 
@@ -317,6 +335,7 @@ HALVES = {
 }
 
 
+@pytest.mark.fault("Search server", "clients that stop in a request", "408")
 @pytest.mark.parametrize("half", HALVES)
 def test_a_client_that_stops_in_a_request_is_let_go(impatient: ServerProcess, half: str) -> None:
     with connected(impatient) as connection:
@@ -326,6 +345,7 @@ def test_a_client_that_stops_in_a_request_is_let_go(impatient: ServerProcess, ha
     assert post(impatient.url, {"queries": ["none"]})[0] == 200
 
 
+@pytest.mark.fault("Search server", "a client that stops in its second request", "408")
 def test_a_client_that_stops_in_its_second_request_is_let_go(impatient: ServerProcess) -> None:
     with connected(impatient) as connection:
         connection.sendall(b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n")
@@ -334,6 +354,7 @@ def test_a_client_that_stops_in_its_second_request_is_let_go(impatient: ServerPr
         assert b"HTTP/1.1 408" in all_of(connection)
 
 
+@pytest.mark.fault("Search server", "a client that sends drop by drop", "408")
 def test_a_client_that_sends_drop_by_drop_is_let_go(impatient: ServerProcess) -> None:
     with connected(impatient) as connection, contextlib.suppress(ConnectionError):
         connection.settimeout(0.05)
@@ -346,6 +367,7 @@ def test_a_client_that_sends_drop_by_drop_is_let_go(impatient: ServerProcess) ->
         pytest.fail("it was still listened to")
 
 
+@pytest.mark.fault("Search server", "headers without an end", "431")
 def test_headers_without_an_end_are_refused(impatient: ServerProcess) -> None:
     with connected(impatient) as connection:
         with contextlib.suppress(ConnectionError):
@@ -354,6 +376,7 @@ def test_headers_without_an_end_are_refused(impatient: ServerProcess) -> None:
         assert b" 431 " in all_of(connection)
 
 
+@pytest.mark.fault("Search server", "a client that does not take its answer", "cut off")
 def test_a_client_that_does_not_take_its_answer_is_let_go(impatient: ServerProcess) -> None:
     body = json.dumps({"queries": ["camelid"] * 4, "topk": 100}).encode()
     with connected(impatient) as connection:
@@ -372,11 +395,13 @@ def connections(pid: int) -> int:
     return sum(each.status == psutil.CONN_ESTABLISHED for each in psutil.Process(pid).net_connections("tcp"))
 
 
+@pytest.mark.fault("Search server", "a request for too many passages", "422")
 def test_a_request_for_too_much_is_refused(impatient: ServerProcess) -> None:
     code, said = post(impatient.url, {"queries": ["x"] * 21, "topk": 100})
     assert code == 422 and "2100 passages asked for (queries times topk), at most 2000" in json.dumps(said)
 
 
+@pytest.mark.fault("Search server", "a stop with idle, slow and waiting clients", "ends in seconds, exit code 0")
 def test_a_stop_waits_for_nobody_for_long(tmp_path: Path) -> None:
     """Not for an idle client, half a request, an answer that is not taken, or a query that waits for company."""
     long = [f'"Number {n}"\n' + "camelid and more " * 4000 for n in range(100)]
@@ -391,6 +416,7 @@ def test_a_stop_waits_for_nobody_for_long(tmp_path: Path) -> None:
         assert server.process.wait(30) == 0  # without an end to its patience it waited 100 s
 
 
+@pytest.mark.fault("Search server", "odd arguments of the command", "refused by name")
 @pytest.mark.parametrize("arguments", [["--port", "70000"], ["--port", "-1"], ["--port", "x"], ["--topk", "nan"]])
 def test_odd_arguments_are_refused(tmp_path: Path, capsys, arguments: list[str]) -> None:
     with pytest.raises(SystemExit) as ended:
@@ -398,6 +424,7 @@ def test_odd_arguments_are_refused(tmp_path: Path, capsys, arguments: list[str])
     assert ended.value.code == 2 and f"{arguments[0]}: invalid" in capsys.readouterr().err
 
 
+@pytest.mark.fault("Search server", "nan for a number of seconds", "refused by name")
 def test_a_window_that_is_no_number_is_refused(tmp_path: Path, caplog) -> None:
     assert program.main(["--corpus", str(write_corpus(tmp_path)), "--port", "0", "--batch-window-ms", "nan"]) == 2
     assert "batch_window_s=nan cannot work" in caplog.text

@@ -108,6 +108,11 @@ if sys.platform != "linux" or os.uname().machine != "x86_64":
     del ATTACKS["mmap'd code"]
 
 
+@pytest.mark.fault(
+    "Python sandbox",
+    "code that attacks: processes, files, sockets, memory, signals, its own interpreter",
+    "refused or stopped; the next call works",
+)
 @pytest.mark.parametrize(("code", "expected", "lost"), ATTACKS.values(), ids=ATTACKS.keys())
 async def test_attack(attacked, code: str, expected: str, lost: bool):
     tool, session = attacked
@@ -121,6 +126,7 @@ async def test_attack(attacked, code: str, expected: str, lost: bool):
     assert not Path("/tmp/python_tool_was_here").exists() and not Path("/python_tool_was_here").exists()
 
 
+@pytest.mark.fault("Python sandbox", "files outside, read or changed in twelve ways", "refused")
 async def test_files_outside_can_be_neither_read_nor_changed(attacked, tmp_path: Path):
     tool, session = attacked
     secret = tmp_path / "secret"
@@ -152,6 +158,7 @@ async def test_files_outside_can_be_neither_read_nor_changed(attacked, tmp_path:
     await still_works(tool, session, lost=False)
 
 
+@pytest.mark.fault("Python sandbox", "libraries, written to in eight ways", "refused")
 async def test_what_may_be_read_may_not_be_changed(strong: Isolation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     library = tmp_path / "library.py"
     library.write_text("open to all")
@@ -190,6 +197,7 @@ s.sendto(b'got out', {address!r})
 """
 
 
+@pytest.mark.fault("Python sandbox", "sockets of other programs", "not reached")
 async def test_no_socket_outside_is_reached(attacked, tmp_path: Path):
     tool, session = attacked
     reached: list[bytes] = []
@@ -246,6 +254,7 @@ def forge(nonce):
 """
 
 
+@pytest.mark.fault("Python sandbox", "forged replies", "thrown away, or the call's own output")
 async def test_replies_of_later_calls_cannot_be_forged(attacked):
     tool, session = attacked
     forged = '{"nonce": "0", "output": "forged"}'
@@ -269,6 +278,7 @@ async def test_replies_of_later_calls_cannot_be_forged(attacked):
 WAITS = ("import time; time.sleep(99)", "import os; os.read(3, 1)", "import signal; signal.pause()", "SILENT")
 
 
+@pytest.mark.fault("Python sandbox", "code that waits for ever", "stopped after wall_s")
 @pytest.mark.parametrize("code", WAITS)
 async def test_a_call_that_waits_is_stopped(strong: Isolation, code: str):
     tool = make_tool(strong, wall_s=0.5)

@@ -58,6 +58,9 @@ KERNELS_SHARE_MB = 64
 """What all of the above may hold besides ``memory_mb`` and ``disk_mb``, by the docs."""
 
 
+@pytest.mark.fault(
+    "Python sandbox", "memory hoarded in the process and in the kernel", "within memory_mb, disk_mb and 64 MiB"
+)
 @pytest.mark.parametrize("hoard", HOARDS)
 async def test_all_memory_stays_within_what_is_promised(strong: Isolation, hoard: str):
     """Measured by a control group, which counts the kernel's memory as well."""
@@ -75,6 +78,7 @@ async def test_all_memory_stays_within_what_is_promised(strong: Isolation, hoard
         assert used < KERNELS_SHARE_MB * MEBIBYTE
 
 
+@pytest.mark.fault("Python sandbox", "memory or CPU that run short", "the interpreter stands back, not the trainer")
 async def test_it_stands_back_for_memory_and_cpu(strong: Isolation):
     tool = make_tool(strong, niceness=7)
     async with opened(tool) as session:
@@ -84,6 +88,7 @@ async def test_it_stands_back_for_memory_and_cpu(strong: Isolation):
         assert psutil.Process().nice() == 0
 
 
+@pytest.mark.fault("Python sandbox", "a question for the host's name (bubblewrap)", "answered by sandbox")
 async def test_its_host_is_not_named():
     tool = make_tool(Isolation.BUBBLEWRAP)
     async with opened(tool) as session:
@@ -97,6 +102,7 @@ LIES = {  # what a forged reply says, and what of it reaches the model
 }
 
 
+@pytest.mark.fault("Python sandbox", "outputs longer than allowed, forged", "cut by the trainer")
 @pytest.mark.parametrize("lie", LIES)
 async def test_a_forged_output_is_no_longer_than_an_honest_one(attacked, lie: str):
     tool, session = attacked
@@ -105,6 +111,7 @@ async def test_a_forged_output_is_no_longer_than_an_honest_one(attacked, lie: st
     assert re.fullmatch(expected, await tool.call(session, f"{STEAL}\n{forge}"))
 
 
+@pytest.mark.fault("Python sandbox", "48,000 newlines on its channel", "stopped after a hundred")
 async def test_many_short_lines_do_not_hold_up_the_event_loop(attacked, monkeypatch: pytest.MonkeyPatch):
     """48,000 newlines took 340 ms of it; counted here are lines read, as clocks depend on the machine."""
     tool, session = attacked
@@ -152,6 +159,9 @@ async def started(tool: PythonTool) -> bool:
         return False
 
 
+@pytest.mark.fault(
+    "Python sandbox", "no file descriptors left, at each step of a start", "an outage; no process is left"
+)
 async def test_a_start_without_descriptors_is_an_outage_that_leaves_nothing(strong: Isolation):
     """With every number of descriptors left, so that each step of a start fails once; ``nothing_remains`` looks."""
     tool = make_tool(strong)
@@ -166,6 +176,7 @@ async def test_a_start_without_descriptors_is_an_outage_that_leaves_nothing(stro
     assert await started(tool)
 
 
+@pytest.mark.fault("Python sandbox", "no file descriptors left during a call", "watched and ended as ever")
 @pytest.mark.parametrize(
     ("code", "expected"),
     [
@@ -184,6 +195,7 @@ async def test_a_call_without_descriptors_is_watched_and_ended_like_any_other(st
     assert not worker.is_running()
 
 
+@pytest.mark.fault("Python sandbox", "an error of the machine during a call", "an outage; the interpreter is gone")
 async def test_a_call_that_the_machine_fails_is_an_outage_and_its_interpreter_gone(
     strong: Isolation, monkeypatch: pytest.MonkeyPatch
 ):

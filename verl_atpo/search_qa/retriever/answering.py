@@ -58,7 +58,8 @@ class Answerer:
     def __init__(self, corpus: Corpus, index: PassageIndex, *, max_batch: int, window_s: float, threads: int) -> None:
         self._corpus = corpus
         self._index = index
-        self._threads = ThreadPoolExecutor(threads, thread_name_prefix=THREAD_NAME)
+        self._thread_count = threads
+        self._threads: ThreadPoolExecutor | None = None
         self._batcher: Batcher[Question, bytes] = Batcher(
             self._answer_batch,
             max_batch=max_batch,
@@ -83,10 +84,14 @@ class Answerer:
         self._index.check()
 
     def close(self) -> None:
-        """Stop the threads as soon as they are done with what they search for."""
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        """Stop the threads as soon as they are done with what they search for; a later query starts others."""
+        if self._threads is not None:
+            self._threads.shutdown(wait=False, cancel_futures=True)
+            self._threads = None
 
     async def _answer_batch(self, asked: list[Question]) -> list[bytes | Exception]:
+        if self._threads is None:
+            self._threads = ThreadPoolExecutor(self._thread_count, thread_name_prefix=THREAD_NAME)
         return await asyncio.get_running_loop().run_in_executor(self._threads, self._answers, asked)
 
     def _answers(self, asked: list[Question]) -> list[bytes | Exception]:

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, cast
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 
 from verl_atpo.search_qa.retriever.answering import Answerer, Question
@@ -151,6 +151,11 @@ def _failed(reason: str, *, damaged: bool) -> JSONResponse:
     return JSONResponse({"detail": whole(reason)}, status_code=503 if damaged else 500)
 
 
+def _as_json_has_it(number: Any) -> Any:
+    """JSON knows one kind of number: 5.0 is an integer."""
+    return int(number) if isinstance(number, float) and number.is_integer() else number
+
+
 def _request_model(settings: ServerSettings) -> type[BaseModel]:
     class RetrieveRequest(BaseModel):
         model_config = ConfigDict(extra="ignore", strict=True)
@@ -159,7 +164,7 @@ def _request_model(settings: ServerSettings) -> type[BaseModel]:
             list[Annotated[str, Field(max_length=settings.max_query_chars)]],
             Field(min_length=1, max_length=settings.max_queries),
         ]
-        topk: Annotated[int, Field(ge=1, le=settings.max_topk)] | None = None
+        topk: Annotated[int, Field(ge=1, le=settings.max_topk), BeforeValidator(_as_json_has_it)] | None = None
         return_scores: bool = False
 
         @model_validator(mode="after")

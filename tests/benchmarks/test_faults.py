@@ -1,0 +1,69 @@
+"""The table of faults: made of marked tests, and none is missing from it."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+from benchmarks.faults import ROOT, TABLE, FaultTable
+
+PLANTED = """
+import pytest
+from hypothesis import given, settings, strategies as st
+
+@pytest.mark.fault("Area", "a case", "holds")
+@pytest.mark.parametrize("case", [1, 2, 3])
+def test_cases(case): pass
+
+@pytest.mark.fault("Area", "an example", "holds")
+@given(number=st.integers())
+@settings(max_examples=20, database=None)
+def test_examples(number): pass
+
+@pytest.mark.fault("Area", "a fault of another machine", "holds")
+def test_skipped(): pytest.skip("no such machine")
+
+def test_other(): pass
+"""
+
+
+def test_inputs_are_counted_as_they_run(tmp_path: Path) -> None:
+    (tmp_path / "test_planted.py").write_text(PLANTED)
+    table = FaultTable()
+    assert (
+        pytest.main(
+            ["-p", "no:cacheprovider", "-q", f"--rootdir={tmp_path}", "-c", "/dev/null", str(tmp_path)], [table]
+        )
+        == 0
+    )
+    found = {row.injected: (row.tried, row.skipped) for row in table.rows.values()}
+    assert found == {
+        "a case": (3, ""),
+        "an example": (20, ""),
+        "a fault of another machine": (0, "Skipped: no such machine"),
+    }
+    assert "| Area   | a case" in table.text() and "none here: Skipped: no such machine" in table.text()
+
+
+def marked() -> set[tuple[str, ...]]:
+    """Arguments of all marks in the tests."""
+    found = set()
+    for path in (ROOT / "tests").rglob("test_*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == "pytest.mark.fault":
+                found.add(tuple(ast.literal_eval(argument) for argument in node.args))
+    return found
+
+
+def test_every_marked_fault_is_in_the_docs_and_no_other() -> None:
+    """Else run ``python -m benchmarks.faults``."""
+    rows = [
+        re.split(r"\s+\|\s+", line.strip("| "))
+        for line in TABLE.read_text(encoding="utf-8").splitlines()
+        if line[:1] == "|"
+    ]
+    assert len(rows) > 20
+    assert {tuple(row[:3]) for row in rows[2:]} == marked()
