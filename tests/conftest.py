@@ -14,6 +14,8 @@ def pytest_configure(config: pytest.Config) -> None:
         config.option.hypothesis_seed = random.SystemRandom().randrange(2**32)
 
 
-def pytest_report_header(config: pytest.Config) -> str:
-    """The seed."""
-    return f"seed of property tests: --hypothesis-seed={config.option.hypothesis_seed}"
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Print the seed, which the quiet mode's missing header would hide."""
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if reporter is not None:
+        reporter.write_line(f"seed of property tests: --hypothesis-seed={session.config.option.hypothesis_seed}")
