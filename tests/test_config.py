@@ -43,6 +43,7 @@ def test_every_setting_is_read():
             "advantage": "diff_parent",
             "normalize": "center",
             "shared_turns": "once",
+            "weights": "per_leaf",
         },
         "growth": {"max_regrows": 0, "regrow_delay_s": 2},
         "tools": {

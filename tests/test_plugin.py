@@ -16,7 +16,7 @@ from verl.trainer.ppo import core_algos
 assert core_algos.get_adv_estimator_fn("atpo").__module__ == "verl_atpo.method.estimator"
 assert core_algos.get_policy_loss_fn("atpo").__module__ == "verl_atpo.method.loss"
 store = ConfigStore.instance()
-assert store.list("atpo") == ["chain.yaml", "paper.yaml", "tree.yaml"], store.list("atpo")
+assert store.list("atpo") == ["chain.yaml", "paper.yaml", "tree.yaml", "unbiased.yaml"], store.list("atpo")
 assert store.list("platform") == ["cpu.yaml"]
 """
 

@@ -7,6 +7,7 @@ The map, from the paper to the code:
 | the turn tree | ``method/tree.py`` | ``TurnTree`` |
 | entropy-guided tree expansion | ``method/expansion.py`` | ``select_turns``, ``register_strategy`` |
 | turn-wise credit assignment | ``method/credit.py`` | ``node_values``, ``normalization``, ``turn_advantage`` |
+| beyond the paper: split weights | ``method/split.py`` | ``row_advantages`` |
 | values on their way to the estimator | ``method/channel.py`` | ``write_values``, ``read_values`` |
 | advantage of a turn | ``method/estimator.py`` | ``compute_atpo_advantage``, estimator ``atpo`` |
 | ATPO objective | ``method/loss.py`` | ``compute_policy_loss_atpo``, policy loss ``atpo`` |

@@ -31,6 +31,7 @@ __all__ = [
     "Penalty",
     "SharedTurns",
     "ToolConfig",
+    "Weights",
 ]
 
 
@@ -81,6 +82,15 @@ class SharedTurns(str, enum.Enum):
     """Only in the row of the leaf that first sampled it; the other rows mask it."""
 
 
+class Weights(str, enum.Enum):
+    """How much a turn counts that an expansion sampled anew, or that several leaves share."""
+
+    PER_LEAF = "per_leaf"
+    """Once for every leaf below it: contexts that were expanded count more (the paper)."""
+    SPLIT = "split"
+    """The n turns that were sampled in a context share its weight, and baselines leave a turn's own chain out."""
+
+
 class OnOutage(str, enum.Enum):
     """What becomes of a trajectory whose tool's infrastructure failed past its retries."""
 
@@ -123,7 +133,7 @@ class ExpansionConfig:
     penalty_counts: Penalty = Penalty.EXPANSIONS
     """What the penalty counts."""
     strategy: str = "entropy"
-    """Name of a registered selection strategy (``entropy``, ``random``)."""
+    """Name of a registered selection strategy (``entropy``, ``random``, ``other_chains``)."""
 
     def __post_init__(self) -> None:
         if self.branches_per_round == 0 and self.rounds > 0:
@@ -149,6 +159,17 @@ class CreditConfig:
     """Scale of the leaf rewards inside one tree."""
     shared_turns: SharedTurns = SharedTurns.PER_LEAF
     """How often a turn shared by several leaves is trained."""
+    weights: Weights = Weights.PER_LEAF
+    """How much each sample of a turn counts; ``split`` makes the tree's gradient that of chains."""
+
+    def __post_init__(self) -> None:
+        given = (self.backup, self.advantage, self.shared_turns)
+        fitting = (Backup.CHILD_MEAN, AdvantageMode.DIFF_GLOBAL, SharedTurns.PER_LEAF)
+        if self.weights is Weights.SPLIT and given != fitting:
+            raise ValueError(
+                "weights='split' cannot work: expected per_leaf, or with it backup=child_mean, advantage=diff_global "
+                "and shared_turns=per_leaf (+atpo=unbiased sets them)."
+            )
 
 
 @settings

@@ -51,6 +51,18 @@ TREES = {
     "paper": Arm("AT²PO, paper", (*TURN, "algorithm.atpo.expansion.penalty_counts=siblings")),
     "tree": Arm("AT²PO, tree", TURN),
 }
+SPLIT = (
+    "algorithm.atpo.credit.backup=child_mean",
+    "algorithm.atpo.credit.advantage=diff_global",
+    "algorithm.atpo.credit.weights=split",
+)
+PICKED_BY_OTHERS = ("algorithm.atpo.expansion.strategy=other_chains",)
+UNBIASED = {
+    "unbiased": Arm("unbiased tree", (*TURN, *SPLIT, *PICKED_BY_OTHERS)),
+    "unbiased_token": Arm("unbiased tree, token-level loss", (*TOKEN, *SPLIT, *PICKED_BY_OTHERS)),
+    "split_only": Arm("tree with split weights", (*TURN, *SPLIT)),
+    "picked_by_others": Arm("tree, contexts picked by other chains", (*TURN, *PICKED_BY_OTHERS)),
+}
 PARTS = {
     "turn_chains": Arm("chains, turn-level loss", CHAINS + OUTCOME + TURN),
     "tree_random": Arm("tree, random expansion", RANDOM + TURN),
@@ -59,7 +71,7 @@ PARTS = {
 }
 IN_VERL = {f"verl_{name}": Arm(f"{arm.title}, as in verl", arm.overrides) for name, arm in in_verl.ARMS.items()}
 
-ARMS = {**BASELINES, **TREES, **PARTS, **IN_VERL}
+ARMS = {**BASELINES, **TREES, **UNBIASED, **PARTS, **IN_VERL}
 
 
 @dataclasses.dataclass(frozen=True)

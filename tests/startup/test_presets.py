@@ -35,6 +35,15 @@ def changed_by(preset: str) -> dict[str, object]:
     return {key: value for key, value in with_preset.items() if key not in plain or plain[key] != value}
 
 
+def test_unbiased_adds_rows_up_token_by_token():
+    config = composed("+atpo=unbiased")
+    actor, rollout = config.actor_rollout_ref.actor, config.actor_rollout_ref.rollout
+    assert (actor.policy_loss.loss_mode, actor.loss_agg_mode) == ("atpo", "seq-mean-token-sum-norm")
+    assert (config.algorithm.adv_estimator, rollout.n) == ("atpo", 16)
+    settings = check_config(config)
+    assert (settings.expansion.strategy, settings.credit.weights.value) == ("other_chains", "split")
+
+
 def test_paper_is_the_authors_script():
     config = composed("+atpo=paper")
     actor, rollout = config.actor_rollout_ref.actor, config.actor_rollout_ref.rollout
@@ -55,6 +64,7 @@ def test_paper_is_the_authors_script():
             "advantage": "value",
             "normalize": "zscore",
             "shared_turns": "per_leaf",
+            "weights": "per_leaf",
         },
         "growth": {"max_regrows": 3, "regrow_delay_s": 1.0},
         "tools": ToolConfig().__dict__ | {"observation_cut": "tail", "on_outage": "regrow", "memoize": "never"},
@@ -118,7 +128,7 @@ REFUSED = {
     "reward.reward_model.enable=True": "enable_resource_pool=True",
     "algorithm.atpo.expansion.rounds=-1": "rounds=-1 cannot work",
     "+algorithm.atpo.expansion.round=2": "Did you mean algorithm.atpo.expansion.rounds",
-    "algorithm.atpo.expansion.strategy=best": "expected one of entropy, random",
+    "algorithm.atpo.expansion.strategy=best": "expected one of entropy, other_chains, random",
     "algorithm.atpo.credit.backup=mean": "expected one of child_softmax, child_mean, leaf_mean",
 }
 

@@ -35,7 +35,11 @@ LARGEST: float = struct.unpack(">f", b"\x7f\x7f\xff\xff")[0]
 
 
 def write_values(
-    turn_values: Sequence[float], turn_starts: Sequence[int], root_value: float, length: int
+    turn_values: Sequence[float],
+    turn_starts: Sequence[int],
+    root_value: float,
+    length: int,
+    outcome: float | None = None,
 ) -> list[float]:
     """Token-level rewards of one trajectory that carry its turns' values.
 
@@ -49,6 +53,8 @@ def write_values(
         root_value: V_root.
         length: tokens in the response. What a turn that starts at ``length`` or later would carry goes to the last
             token, so that the sum still is the outcome.
+        outcome: the outcome reward, where it is not the last value; the last token makes the row add up to it, and a
+            last turn of one token has it as value.
 
     Returns:
         ``length`` rewards. A response of one token carries just the outcome; one of two tokens that had more than
@@ -69,12 +75,14 @@ def write_values(
     """
     _check(turn_values, turn_starts, root_value, length)
     if length == 1:
-        return [_float32(turn_values[-1])]
+        return [_float32(turn_values[-1] if outcome is None else outcome)]
     rewards = [0.0] * length
     rewards[0] = total = _float32(root_value)
     # Turns that were cut off all fall on the last token, where the last one, the outcome, stays.
     last = length - 1
     potentials = {min(max(start, 1), last): value for start, value in zip(turn_starts, turn_values, strict=True)}
+    if outcome is not None:
+        potentials[last] = outcome
     for position, value in potentials.items():
         rewards[position] = _float32(value - total)
         total += rewards[position]

@@ -19,7 +19,8 @@ import math
 from collections.abc import Sequence
 from typing import Any, TypeAlias
 
-from verl_atpo.config import AdvantageMode, Backup, CreditConfig, Normalize
+from verl_atpo.config import AdvantageMode, Backup, CreditConfig, Normalize, Weights
+from verl_atpo.method.split import row_advantages
 from verl_atpo.method.tree import ROOT, TurnTree
 
 EPSILON = 1e-6
@@ -58,6 +59,19 @@ def node_values(tree: TurnTree, backup: Backup) -> list[float | None]:
             weight * (values[child] or 0.0) for weight, child in zip(weights, known, strict=True)
         )
     return values
+
+
+def carried_values(tree: TurnTree, credit: CreditConfig) -> list[float | None]:
+    """What a tree's rows carry of every node, by index: its value, or what its advantage is read from.
+
+    With ``weights=split`` it is the root's value plus what :func:`~verl_atpo.method.split.row_advantages` says of the
+    turn, so that ``diff_global`` gives just that, scaled as ``normalize`` says.
+    """
+    values = node_values(tree, credit.backup)
+    if credit.weights is Weights.PER_LEAF:
+        return values
+    known = [value or 0.0 for value in values]
+    return [known[ROOT] + advantage for advantage in row_advantages(tree, known)]
 
 
 def _softmax(scores: Sequence[float]) -> list[float]:
@@ -157,6 +171,6 @@ def tree_advantages(tree: TurnTree, credit: CreditConfig) -> list[float | None]:
     offset, factor = normalization(
         Outcomes.of([node.reward for node in tree.nodes if node.reward is not None]), credit.normalize
     )
-    values = node_values(tree, credit.backup)
+    values = carried_values(tree, credit)
     scaled = [None if value is None else (value - offset) * factor for value in values]
     return node_advantages(tree, scaled, credit.advantage)

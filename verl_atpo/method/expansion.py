@@ -13,6 +13,7 @@ A strategy orders the candidates, best first. A new one is a function under a na
 from __future__ import annotations
 
 import itertools
+import math
 import random
 from collections.abc import Callable
 from typing import TypeAlias
@@ -86,6 +87,56 @@ def most_uncertain_first(
 def random_order(tree: TurnTree, candidates: list[int], config: ExpansionConfig, rng: random.Random) -> list[int]:
     """Ablation: every order of the candidates equally likely."""
     return rng.sample(candidates, len(candidates))
+
+
+@register_strategy("other_chains")
+def where_other_chains_are_uncertain(
+    tree: TurnTree, candidates: list[int], config: ExpansionConfig, rng: random.Random
+) -> list[int]:
+    """Contexts, chosen by what the *other* initial chains were unsure of, so that no turn decides on its own context.
+
+    The initial chains but the last take turns in being branched, each time at the next of its :func:`target_depths`.
+    A chain that ended earlier, or that has no such depth, is not branched: a fresh chain is grown instead. Why this
+    leaves the gradient unbiased is said in :mod:`verl_atpo.method.split`.
+    """
+    chains = [tree.path(node.index) for node in tree.nodes if node.is_leaf and node.round == 0][:-1]
+    if not chains:
+        return [ROOT]
+    grown = len(tree.leaves) - len(chains) - 1
+    picks = []
+    for number in range(grown, grown + config.branches_per_round):
+        chain = chains[number % len(chains)]
+        others = [other for other in chains if other is not chain]
+        targets = target_depths(tree, others, number // len(chains) + 1, config.penalty)
+        picks.append(chain[targets[-1] - 1] if targets and targets[-1] <= len(chain) else ROOT)
+    return picks
+
+
+def target_depths(tree: TurnTree, others: list[list[int]], count: int, penalty: float) -> list[int]:
+    """Where a chain is branched, first branch first, by what other chains sampled and by nothing else.
+
+    Always at the depth from 2 on with the highest mean NLL of the others there (their share that came so far counts
+    in: the sum is divided by all of them), minus the penalty per earlier target at this depth.
+
+    Args:
+        tree: holds the chains.
+        others: nodes of every other chain, first turn first.
+        count: how many.
+        penalty: nats.
+
+    Returns:
+        ``count`` depths; none if no other chain has a second turn.
+    """
+    depths = range(2, max(map(len, others), default=1) + 1)
+    unsure = {
+        depth: math.fsum(tree.nodes[other[depth - 1]].mean_nll or 0.0 for other in others if len(other) >= depth)
+        / len(others)
+        for depth in depths
+    }
+    targets: list[int] = []
+    while unsure and len(targets) < count:
+        targets.append(max(depths, key=lambda depth: unsure[depth] - penalty * targets.count(depth)))
+    return targets
 
 
 def uncertainty_score(tree: TurnTree, index: int, config: ExpansionConfig) -> float:

@@ -11,9 +11,9 @@ import torch
 from transformers import PreTrainedTokenizerBase
 from verl.experimental.agent_loop import AgentLoopOutput
 
-from verl_atpo.config import CreditConfig, SharedTurns
+from verl_atpo.config import CreditConfig, SharedTurns, Weights
 from verl_atpo.method.channel import is_marked, write_values
-from verl_atpo.method.credit import node_values
+from verl_atpo.method.credit import carried_values
 from verl_atpo.method.tree import ROOT
 from verl_atpo.replay.recording import NEWEST_VERSION, OLDEST_VERSION, versions
 from verl_atpo.replay.runner import Branch
@@ -62,13 +62,15 @@ def _versions(branch: Branch) -> dict[str, int]:
 
 def token_rewards(grown: GrownTree, credit: CreditConfig) -> list[list[float]]:
     """Those of every leaf's row; plain outcomes where all rows are too short to say that they come from a tree."""
-    values = node_values(grown.tree, credit.backup)
+    values = carried_values(grown.tree, credit)
     root_value = values[ROOT]
     assert root_value is not None  # every leaf of a grown tree has a reward
     rows = []
     for branch, leaf in zip(grown.branches, grown.leaves, strict=True):
         turn_values = [value for node in grown.tree.path(leaf) if (value := values[node]) is not None]
-        rows.append(write_values(turn_values, branch.starts, root_value, len(branch.output.response_ids)))
+        length = len(branch.output.response_ids)
+        outcome = branch.reward if credit.weights is Weights.SPLIT else None
+        rows.append(write_values(turn_values, branch.starts, root_value, length, outcome))
     if any(map(is_marked, rows)):
         return rows
     return [[0.0] * (len(row) - 1) + [branch.reward] for row, branch in zip(rows, grown.branches, strict=True)]

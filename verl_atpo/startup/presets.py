@@ -6,6 +6,7 @@ Each preset sets only what it must, and everything it sets can be overridden on 
 |---|---|
 | ``tree`` | recommended: 8 chains and 2 rounds of 4 branches, so 16 leaves; the penalty counts expansions |
 | ``paper`` | the authors' script: M=10, K=6, L=2, so 22 leaves; the penalty counts siblings |
+| ``unbiased`` | as ``tree``, but weights and picks make the gradient that of chains (``docs/unbiased.md``) |
 | ``chain`` | no tree: the ATPO loss with verl's own GRPO estimator and sampler, for any loop, single-turn ones too |
 
 ``+platform=cpu``, with ``VERL_PLATFORM=cpu`` in the environment, turns any recipe into one for a machine without GPU;
@@ -21,7 +22,16 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
 
-from verl_atpo.config import AtpoConfig, CreditConfig, ExpansionConfig, Penalty
+from verl_atpo.config import (
+    AdvantageMode,
+    AtpoConfig,
+    Backup,
+    CreditConfig,
+    ExpansionConfig,
+    Normalize,
+    Penalty,
+    Weights,
+)
 from verl_atpo.platforms.cpu_preset import CPU_PRESET, QUICK_SAMPLER_PRESET, register_resolver
 from verl_atpo.search_qa import presets as agent_presets
 from verl_atpo.startup.checks import MANAGER
@@ -41,12 +51,24 @@ LOSS = {
 }
 
 
-def _tree(atpo: AtpoConfig) -> dict[str, Any]:
+UNBIASED = AtpoConfig(
+    expansion=ExpansionConfig(strategy="other_chains"),
+    credit=CreditConfig(
+        backup=Backup.CHILD_MEAN,
+        advantage=AdvantageMode.DIFF_GLOBAL,
+        normalize=Normalize.CENTER,
+        weights=Weights.SPLIT,
+    ),
+)
+"""A tree whose gradient is that of chains; see ``docs/unbiased.md``."""
+
+
+def _tree(atpo: AtpoConfig, **loss: Any) -> dict[str, Any]:
     rollout = {"n": LEAVES, "calculate_log_probs": True, "agent": {"agent_loop_manager_class": MANAGER}}
     return {
         **CHECK,
         "algorithm": {"adv_estimator": "atpo", "atpo": atpo.to_mapping()},
-        "actor_rollout_ref": {"actor": LOSS, "rollout": rollout},
+        "actor_rollout_ref": {"actor": {**LOSS, **loss}, "rollout": rollout},
     }
 
 
@@ -60,6 +82,7 @@ ATPO_PRESETS: dict[str, dict[str, Any]] = {
             credit=CreditConfig(),
         )
     ),
+    "unbiased": _tree(UNBIASED, loss_agg_mode="seq-mean-token-sum-norm"),
     "chain": {**CHECK, "algorithm": {"adv_estimator": "grpo"}, "actor_rollout_ref": {"actor": LOSS}},
 }
 

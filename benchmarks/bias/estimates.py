@@ -1,0 +1,153 @@
+"""What a tree estimates: the value of the prompt and the gradient, under ways to grow it and to weigh it."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import random
+from collections.abc import Callable
+
+import numpy as np
+
+from benchmarks.bias.agent import LOGITS, OUTCOMES, PARAMETERS, Context, probabilities, score
+from verl_atpo.config import Backup, ExpansionConfig, Penalty
+from verl_atpo.method.credit import node_values
+from verl_atpo.method.expansion import select_turns
+from verl_atpo.method.split import split_advantages, split_weights
+from verl_atpo.method.tree import ROOT, TurnTree
+
+POLICY = {context: probabilities(context) for context in LOGITS}
+SCORES = {(context, turn): score(context, turn) for context, turn in PARAMETERS}
+
+
+@dataclasses.dataclass(frozen=True)
+class Sampled:
+    """A grown tree.
+
+    Attributes:
+        tree: as the package's strategies see it.
+        paths: the turns from the prompt to every node, by index.
+    """
+
+    tree: TurnTree
+    paths: list[Context]
+
+
+def sample(expansion: ExpansionConfig, rng: random.Random) -> Sampled:
+    """Grow one tree as :class:`verl_atpo.rollout.grower.TreeGrower` does, without its asynchrony."""
+    grown = Sampled(TurnTree(), [()])
+    for _ in range(expansion.initial_chains):
+        _branch(grown, ROOT, 0, rng)
+    for round in range(1, expansion.rounds + 1):
+        for pick in select_turns(grown.tree, expansion.branches_per_round, expansion, rng):
+            _branch(grown, ROOT if pick == ROOT else grown.tree.nodes[pick].parent, round, rng)
+    return grown
+
+
+def _branch(grown: Sampled, parent: int, round: int, rng: random.Random) -> None:
+    ended = False
+    while not ended:
+        context = grown.paths[parent]
+        policy = POLICY[context]
+        (turn,) = rng.choices(list(policy), list(policy.values()))
+        path = (*context, turn)
+        ended = path not in LOGITS
+        reward = float(rng.random() < OUTCOMES[path]) if ended else None
+        nll = -math.log(policy[turn])
+        parent = grown.tree.add_turn(parent, mean_nll=nll, is_leaf=ended, reward=reward, round=round).index
+        grown.paths.append(path)
+
+
+Estimate = tuple[float, np.ndarray]
+"""Value of the prompt, and gradient."""
+
+
+def split(grown: Sampled) -> Estimate:
+    """Split weights, baselines of the other strata."""
+    values = [value or 0.0 for value in node_values(grown.tree, Backup.CHILD_MEAN)]
+    weights, advantages = split_weights(grown.tree), split_advantages(grown.tree, values)
+    value = math.fsum(weights[first] * values[first] for first in grown.tree.nodes[ROOT].children)
+    return value, _sum(grown, [w * a for w, a in zip(weights, advantages, strict=True)])
+
+
+def per_leaf(backup: Backup) -> Callable[[Sampled], Estimate]:
+    """Every row trains its whole path with V minus the mean outcome: the paper, but for the scale of the z-score."""
+
+    def estimate(grown: Sampled) -> Estimate:
+        tree = grown.tree
+        values = [value or 0.0 for value in node_values(tree, backup)]
+        rows = [int(node.is_leaf) for node in tree.nodes]
+        for node in reversed(tree.nodes[1:]):
+            rows[node.parent] += rows[node.index]
+        mean = math.fsum(tree.nodes[leaf].reward or 0.0 for leaf in tree.leaves) / rows[ROOT]
+        return mean, _sum(grown, [count / rows[ROOT] * (v - mean) for count, v in zip(rows, values, strict=True)])
+
+    return estimate
+
+
+def split_with_own_baseline(grown: Sampled) -> Estimate:
+    """Split weights, but the baseline is the value of the whole tree, the turn's own outcome included."""
+    weights = split_weights(grown.tree)
+    values = [value or 0.0 for value in node_values(grown.tree, Backup.CHILD_MEAN)]
+    value = math.fsum(weights[first] * values[first] for first in grown.tree.nodes[ROOT].children)
+    return value, _sum(grown, [w * (v - value) for w, v in zip(weights, values, strict=True)])
+
+
+def split_with_softmax(grown: Sampled) -> Estimate:
+    """Split weights, but a value is the softmax-weighted mean over the turns below it."""
+    weights = split_weights(grown.tree)
+    values = [value or 0.0 for value in node_values(grown.tree, Backup.CHILD_SOFTMAX)]
+    means = [value or 0.0 for value in node_values(grown.tree, Backup.CHILD_MEAN)]
+    baselines = [mean - advantage for mean, advantage in zip(means, split_advantages(grown.tree, means), strict=True)]
+    value = math.fsum(weights[first] * values[first] for first in grown.tree.nodes[ROOT].children)
+    return value, _sum(grown, [w * (v - b) for w, v, b in zip(weights, values, baselines, strict=True)])
+
+
+def without_a_pool(grown: Sampled) -> Estimate:
+    """Weights split at the prompt as everywhere else, though how many chains start there depends on the chains."""
+    tree = grown.tree
+    values = [value or 0.0 for value in node_values(tree, Backup.CHILD_MEAN)]
+    weights = [0.0] * len(tree.nodes)
+    weights[ROOT] = 1.0
+    for node in tree.nodes:
+        for child in node.children:
+            weights[child] = weights[node.index] / len(node.children)
+    firsts = tree.nodes[ROOT].children
+    total = math.fsum(values[first] for first in firsts)
+    baselines = [0.0] * len(tree.nodes)
+    for node in tree.nodes[1:]:
+        alone = (total - values[node.index]) / max(len(firsts) - 1, 1)
+        baselines[node.index] = alone if node.parent == ROOT else baselines[node.parent]
+    return values[ROOT], _sum(grown, [w * (v - b) for w, v, b in zip(weights, values, baselines, strict=True)])
+
+
+def _sum(grown: Sampled, factors: list[float]) -> np.ndarray:
+    gradient = np.zeros(len(PARAMETERS))
+    for path, factor in zip(grown.paths[1:], factors[1:], strict=True):
+        gradient += factor * SCORES[path[:-1], path[-1]]
+    return gradient
+
+
+OTHERS, NLL, RANDOM = "other_chains", "entropy", "random"
+
+
+def _grown(strategy: str, counts: Penalty = Penalty.EXPANSIONS, rounds: int = 2) -> ExpansionConfig:
+    chains = 8 if rounds else 16
+    return ExpansionConfig(
+        initial_chains=chains, branches_per_round=4, rounds=rounds, strategy=strategy, penalty_counts=counts
+    )
+
+
+ARMS: dict[str, tuple[ExpansionConfig, Callable[[Sampled], Estimate]]] = {
+    "16 chains": (_grown(NLL, rounds=0), split),
+    "unbiased": (_grown(OTHERS), split),
+    "turns picked by their own NLL": (_grown(NLL), split),
+    "turns picked by chance": (_grown(RANDOM), split),
+    "fresh chains without a pool": (_grown(OTHERS), without_a_pool),
+    "a shared turn trained once per leaf": (_grown(OTHERS), per_leaf(Backup.CHILD_MEAN)),
+    "softmax backup": (_grown(OTHERS), split_with_softmax),
+    "a turn's own outcome in its baseline": (_grown(OTHERS), split_with_own_baseline),
+    "tree": (_grown(NLL), per_leaf(Backup.CHILD_SOFTMAX)),
+    "paper, with 16 leaves": (_grown(NLL, Penalty.SIBLINGS), per_leaf(Backup.CHILD_SOFTMAX)),
+}
+"""What is measured: `unbiased` and every single deviation from it, and the presets."""
