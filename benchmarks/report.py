@@ -78,6 +78,24 @@ TABLES = {
             "difference": "relative difference there",
         },
     ),
+    "packed": (
+        ("packed.json", "results"),
+        {
+            "model": "model",
+            "scale": "lengths",
+            "batch": "batch",
+            "mode": "mode",
+            "rows_tokens": "tokens in rows",
+            "distinct_tokens": "distinct",
+            "token_ratio": "rows over run",
+            "seconds_verl": "verl, s",
+            "seconds_packed": "packed, s",
+            "faster": "times faster",
+            "faster_cpu": "in processor time",
+            "peak_over_verl": "peak memory over verl's",
+            "max_error": "largest error",
+        },
+    ),
     "loss": (
         ("loss.json", "results"),
         {

@@ -41,6 +41,7 @@ def make_engine(
     engine = ENGINES[name](
         HFModelConfig(
             path=str(model),
+            load_tokenizer=False,
             use_remove_padding=remove_padding,
             override_config={"attn_implementation": attention},
             enable_gradient_checkpointing=checkpointing,

@@ -102,6 +102,14 @@ def test_packs_repeat_the_least(rows, budget, at_least):
     assert [row for begin, end in more for row in range(begin, end)] == list(range(len(rows)))
 
 
+def test_cuts_by_hand():
+    # Tokens that each row shares with the one before it: 0, 0, 1, 0. Two packs of six tokens would repeat one token.
+    rows = sort_rows(*flat([[1, 1, 1], [2, 1, 1], [2, 2, 2], [3, 3, 3]]))
+    assert plan_packs(rows, budget=6) == [(0, 1), (1, 3), (3, 4)]
+    assert plan_packs(rows, budget=11) == [(0, 4)]
+    assert plan_packs(rows, budget=11, at_least=3) == [(0, 1), (1, 3), (3, 4)]
+
+
 def test_a_row_over_the_budget_is_refused():
     with pytest.raises(ValueError, match=r"raise actor_rollout_ref\.actor\.ppo_max_token_len_per_gpu"):
         plan_packs(sort_rows(*flat([[1, 2, 3]])), budget=2)

@@ -1,0 +1,59 @@
+"""The models that are measured, of random weights: what they compute is timed, not what they say."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, Qwen3Config, Qwen3ForCausalLM
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """A model and how verl would train it.
+
+    Attributes:
+        config: its shape.
+        kind: its class.
+        budget: tokens of a micro-batch (`ppo_max_token_len_per_gpu`).
+        checkpointing: gradient checkpointing.
+    """
+
+    config: Qwen3Config | LlamaConfig
+    kind: type[PreTrainedModel]
+    budget: int
+    checkpointing: bool
+
+
+def _qwen3(hidden: int, layers: int, heads: int, vocabulary: int) -> Qwen3Config:
+    return Qwen3Config(
+        vocab_size=vocabulary, hidden_size=hidden, intermediate_size=3 * hidden, num_hidden_layers=layers,
+        num_attention_heads=heads, num_key_value_heads=heads // 2, head_dim=hidden // heads,
+        max_position_embeddings=8192, bos_token_id=None, eos_token_id=1, pad_token_id=0, tie_word_embeddings=True,
+    )  # fmt: skip
+
+
+MODELS = {
+    "0.2M": Model(_qwen3(64, 3, 4, 1000), Qwen3ForCausalLM, budget=16384, checkpointing=False),
+    "10M": Model(_qwen3(320, 6, 8, 8192), Qwen3ForCausalLM, budget=16384, checkpointing=False),
+    "135M": Model(
+        LlamaConfig(
+            vocab_size=49152, hidden_size=576, intermediate_size=1536, num_hidden_layers=30, num_attention_heads=9,
+            num_key_value_heads=3, max_position_embeddings=8192, bos_token_id=None, eos_token_id=1, pad_token_id=0,
+            tie_word_embeddings=True,
+        ),
+        LlamaForCausalLM,
+        budget=4096,
+        checkpointing=True,
+    ),
+}  # fmt: skip
+"""By their number of parameters; the last has SmolLM2-135M's shape."""
+
+
+def write_model(name: str, folder: Path) -> Path:
+    """Write the model's checkpoint; returns the folder."""
+    model = MODELS[name]
+    torch.manual_seed(0)
+    model.kind(model.config).save_pretrained(folder)
+    return folder
