@@ -117,6 +117,17 @@ def test_advantages_are_the_trees() -> None:
     assert not torch.allclose(ours, grpo)
 
 
+def test_unbiased_trees_have_as_many_leaves_and_advantages_that_say_something() -> None:
+    """Weights times N average to 1 over the first turns, so a tree whose outcomes are all equal gives nothing."""
+    arm = settings(ARMS["unbiased"].overrides)
+    _, groups = grown(arm.atpo, prompts=8)
+    assert [len(group) for group in groups] == [16] * 8
+    given = advantages(Batch.of(groups), arm).view(8, 16, -1)
+    for group, tree in zip(groups, given, strict=True):
+        outcomes = {row.trajectory.reward_score for row in group}
+        assert bool(tree.abs().max() > 0.01) == (len(outcomes) > 1)
+
+
 def test_a_run_taken_up_again_is_the_run(tmp_path) -> None:
     """Stopped after its second validation, by an exception where a signal would come."""
 
