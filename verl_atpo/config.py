@@ -11,7 +11,7 @@ import enum
 from collections.abc import Mapping
 from typing import Any
 
-from verl_atpo.settings import Amount, ConfigError, Count, Positive, PositiveAmount, plain, read, settings
+from verl_atpo.settings import Amount, ConfigError, Count, Positive, PositiveAmount, Share, plain, read, settings
 
 ROOT_KEY = "algorithm.atpo"
 
@@ -29,6 +29,7 @@ __all__ = [
     "ObservationCut",
     "OnOutage",
     "Penalty",
+    "Schedule",
     "SharedTurns",
     "ToolConfig",
     "Weights",
@@ -42,6 +43,15 @@ class Penalty(str, enum.Enum):
     """All children of the node's parent but one, initial chains included (the authors' code)."""
     EXPANSIONS = "expansions"
     """Only children that an expansion grew: the M initial chains are not held against first turns."""
+
+
+class Schedule(str, enum.Enum):
+    """When the branches behind the initial chains start."""
+
+    ROUNDS = "rounds"
+    """K at a time, each time all branches have ended (the paper)."""
+    CONTINUOUS = "continuous"
+    """As chains end, at the best of the turns known so far; no branch waits for another."""
 
 
 class Backup(str, enum.Enum):
@@ -134,6 +144,12 @@ class ExpansionConfig:
     """What the penalty counts."""
     strategy: str = "entropy"
     """Name of a registered selection strategy (``entropy``, ``random``, ``other_chains``)."""
+    schedule: Schedule = Schedule.ROUNDS
+    """When the L * K branches start."""
+    start_after: Share = 0.5
+    """Share of the chains that have ended when the first branch starts; of ``schedule=continuous``."""
+    in_flight: Positive | None = None
+    """Branches of one tree that run at a time, null for no limit; of ``schedule=continuous``."""
 
     def __post_init__(self) -> None:
         if self.branches_per_round == 0 and self.rounds > 0:

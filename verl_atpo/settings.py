@@ -27,6 +27,7 @@ Count = Annotated[int, pydantic.Field(ge=0, strict=True)]
 Positive = Annotated[int, pydantic.Field(ge=1, strict=True)]
 Amount = Annotated[float, pydantic.Field(ge=0, allow_inf_nan=False, strict=True)]
 PositiveAmount = Annotated[float, pydantic.Field(gt=0, allow_inf_nan=False, strict=True)]
+Share = Annotated[float, pydantic.Field(gt=0, le=1, allow_inf_nan=False, strict=True)]
 
 _Class = TypeVar("_Class")
 _LONGEST_VALUE = 200

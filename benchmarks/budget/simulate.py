@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import random
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -15,8 +14,7 @@ from verl.workers.rollout.replica import TokenOutput
 from benchmarks.rollout.agent import guard_without_text
 from verl_atpo.config import AtpoConfig
 from verl_atpo.replay.client import BranchSession
-from verl_atpo.replay.recording import Generation
-from verl_atpo.replay.runner import Branch, LoopRunner
+from verl_atpo.replay.runner import LoopRunner
 from verl_atpo.rollout.grower import TreeGrower
 
 OBSERVATION, STOP = 1, 2
@@ -116,10 +114,7 @@ async def sample_prompt(config: AtpoConfig, lengths: TurnLengths, seed: int) -> 
 
     runner = LoopRunner(engine, guard_without_text(config.tools), loop)
 
-    async def run_branch(number: int, prefix: Sequence[Generation]) -> Branch:
-        return await runner.branch(prefix)
-
-    branches = (await TreeGrower(config, run_branch, random.Random(seed)).grow()).branches
+    branches = (await TreeGrower(config, runner.branch, random.Random(seed)).grow()).branches
     live = [each for branch in branches for each in branch.generations[branch.replayed :]]
     return Sampled(
         leaves=len(branches),

@@ -1,4 +1,4 @@
-"""Rollout speed on one vLLM server: chains, our trees, and trees in lock-step, side by side.
+"""Rollout speed on one vLLM server: chains, trees by both schedules, and rounds in lock-step, side by side.
 
     VERL_PLATFORM=cpu python -m benchmarks.rollout            # on a CPU; without the variable, on a GPU
     python -m benchmarks.rollout --model Qwen/Qwen3-4B ...
@@ -25,7 +25,7 @@ from tabulate import tabulate
 
 from benchmarks.rollout.agent import Latency, Workload, heavy_tailed
 from benchmarks.rollout.engine import VllmClient, vllm_server
-from benchmarks.rollout.schedules import SCHEDULES, Batch, speeds, trees
+from benchmarks.rollout.schedules import SCHEDULES, Batch, rounds, speeds
 from verl_atpo.config import AtpoConfig
 
 RESULT = Path(__file__).parents[1] / "results" / "rollout.json"
@@ -55,7 +55,7 @@ async def compare(options: argparse.Namespace, model: Path) -> list[dict[str, An
     records = []
     async with vllm_server(model, max_model_len=longest + 8, max_num_seqs=options.max_num_seqs) as client:
         warm = Batch(2, config, workload, Latency())
-        await trees(client, warm)
+        await rounds(client, warm)
         for name, latency in LATENCIES.items():
             for repetition in range(options.repeats):
                 order = random.Random(f"{name} {repetition}").sample(list(SCHEDULES), len(SCHEDULES))
@@ -76,7 +76,11 @@ def summary(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
             row: dict[str, Any] = {"latency": latency, "schedule": schedule}
             for figure in ("seconds", "busy", "leaves_per_s", "tokens_per_s", "tokens_per_leaf"):
                 row[figure] = statistics.median(run[figure] for run in runs)
-            for other, figure in (("chains", "tokens_per_s"), ("lock-step trees", "leaves_per_s")):
+            for other, figure in (
+                ("chains", "leaves_per_s"),
+                ("chains", "tokens_per_leaf"),
+                ("lock-step", "leaves_per_s"),
+            ):
                 base = {
                     run["repetition"]: run for run in records if (run["latency"], run["schedule"]) == (latency, other)
                 }

@@ -1,4 +1,4 @@
-"""Three ways to sample the trajectories of a batch of prompts: chains, trees, trees in lock-step."""
+"""Four ways to sample the trajectories of a batch: chains, trees in rounds or continuously, rounds in lock-step."""
 
 from __future__ import annotations
 
@@ -10,10 +10,9 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from benchmarks.rollout.agent import Latency, Pause, Workload, guard_without_text, no_pause, run, tool
-from verl_atpo.config import AtpoConfig
+from verl_atpo.config import AtpoConfig, Schedule
 from verl_atpo.replay.client import BranchSession
-from verl_atpo.replay.recording import Generation
-from verl_atpo.replay.runner import Branch, LoopRunner
+from verl_atpo.replay.runner import Branch, LoopRunner, Start
 from verl_atpo.rollout.grower import GrownTree, TreeGrower
 
 
@@ -33,6 +32,11 @@ class Batch:
     workload: Workload
     latency: Latency
     seed: int = 0
+
+    def scheduled(self, schedule: Schedule) -> Batch:
+        """The same, with trees that grow by ``schedule``."""
+        expansion = dataclasses.replace(self.config.expansion, schedule=schedule)
+        return dataclasses.replace(self, config=dataclasses.replace(self.config, expansion=expansion))
 
 
 class Barrier:
@@ -77,17 +81,22 @@ async def chains(client: Any, batch: Batch) -> int:
     return len(await asyncio.gather(*runs))
 
 
-async def trees(client: Any, batch: Batch) -> int:
-    """Our asynchronous trees; returns the number of leaves."""
-    return sum(len(tree.leaves) for tree in await grow(client, batch))
+async def rounds(client: Any, batch: Batch) -> int:
+    """Our asynchronous trees, round by round; returns the number of leaves."""
+    return sum(len(tree.leaves) for tree in await grow(client, batch.scheduled(Schedule.ROUNDS)))
 
 
-async def lock_step_trees(client: Any, batch: Batch) -> int:
-    """The same trees in steps: all running branches generate, then all wait, then all call tools, then all wait."""
-    return sum(len(tree.leaves) for tree in await grow(client, batch, Barrier()))
+async def continuous(client: Any, batch: Batch) -> int:
+    """Our asynchronous trees without rounds; returns the number of leaves."""
+    return sum(len(tree.leaves) for tree in await grow(client, batch.scheduled(Schedule.CONTINUOUS)))
 
 
-SCHEDULES = {"chains": chains, "trees": trees, "lock-step trees": lock_step_trees}
+async def lock_step(client: Any, batch: Batch) -> int:
+    """Rounds in steps: all running branches generate, then all wait, then all call tools, then all wait."""
+    return sum(len(tree.leaves) for tree in await grow(client, batch.scheduled(Schedule.ROUNDS), Barrier()))
+
+
+SCHEDULES = {"chains": chains, "rounds": rounds, "continuous": continuous, "lock-step": lock_step}
 """By the name that tables give them."""
 
 
@@ -115,9 +124,9 @@ async def grow(client: Any, batch: Batch, barrier: Barrier | None = None) -> Seq
         tools = [tool(batch.workload, batch.latency, rng)]
         runner = LoopRunner(client, guard, loop, tools, request_id=f"tree {number}")
 
-        async def run_branch(leaf: int, prefix: Sequence[Generation]) -> Branch:
+        async def run_branch(start: Start) -> Branch:
             with barrier.joined() if barrier else contextlib.nullcontext():
-                return await runner.branch(prefix)
+                return await runner.branch(start)
 
         return await TreeGrower(batch.config, run_branch, random.Random(number)).grow()
 

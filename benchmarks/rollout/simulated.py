@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import random
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 from verl.workers.rollout.replica import TokenOutput
 
 from benchmarks.rollout.agent import VOCABULARY
@@ -38,9 +38,9 @@ class EngineSpeed:
 
 @dataclasses.dataclass
 class Request:
-    """A turn on its way: tokens still to sample, prompt tokens to prefill, and where to say that it is done."""
+    """A turn on its way: tokens to sample, prompt tokens to prefill, and where to say that it is done."""
 
-    remaining: int
+    tokens: int
     prefill: int
     done: asyncio.Future[None]
 
@@ -56,14 +56,16 @@ class SimulatedEngine:
     def __init__(self, speed: EngineSpeed) -> None:
         self._speed = speed
         self._waiting: deque[Request] = deque()
-        self._running: list[Request] = []
+        self._running = 0
+        self._step = 0
+        self._done_after: defaultdict[int, list[Request]] = defaultdict(list)  # by the number of their last step
         self._cache: set[int] = set()
         self._steps: asyncio.Task[None] | None = None
         self.busy_s = 0.0
 
     @property
     def load(self) -> int:
-        return len(self._waiting) + len(self._running)
+        return len(self._waiting) + self._running
 
     async def sample(self, prompt_ids: list[int], tokens: list[int]) -> None:
         """Take as long as a real engine would to answer `prompt_ids` with `tokens`."""
@@ -80,21 +82,22 @@ class SimulatedEngine:
     async def _step_while_busy(self) -> None:
         while self.load:
             admitted = [self._waiting.popleft() for _ in range(min(len(self._waiting), self._places))]
-            self._running += admitted
+            for request in admitted:
+                self._done_after[self._step + request.tokens].append(request)
+            self._running += len(admitted)
             prefill = sum(request.prefill for request in admitted)
-            seconds = self._speed.step_s + self._speed.sequence_s * len(self._running) + self._speed.prefill_s * prefill
+            seconds = self._speed.step_s + self._speed.sequence_s * self._running + self._speed.prefill_s * prefill
             await asyncio.sleep(seconds)
             self.busy_s += seconds
-            for request in self._running:
-                request.remaining -= 1
-                if request.remaining == 0:
-                    request.done.set_result(None)
-            self._running = [request for request in self._running if request.remaining]
+            self._step += 1
+            for request in self._done_after.pop(self._step, ()):
+                request.done.set_result(None)
+                self._running -= 1
         self._steps = None
 
     @property
     def _places(self) -> int:
-        return self._speed.max_num_seqs - len(self._running)
+        return self._speed.max_num_seqs - self._running
 
 
 class SimulatedFleet:
@@ -106,7 +109,7 @@ class SimulatedFleet:
     """
 
     def __init__(self, engines: int, speed: EngineSpeed, seed: int = 0) -> None:
-        self._rng = random.Random(seed)
+        self._rng = np.random.default_rng(seed)
         self._home: dict[str, SimulatedEngine] = {}
         self.engines = [SimulatedEngine(speed) for _ in range(engines)]
         self.sampled_tokens = 0
@@ -115,10 +118,12 @@ class SimulatedFleet:
         """One turn of random tokens."""
         if request_id not in self._home:
             self._home[request_id] = min(self.engines, key=lambda engine: engine.load)
-        tokens = self._rng.choices(VOCABULARY, k=sampling_params["max_tokens"])
+        count = sampling_params["max_tokens"]
+        tokens = self._rng.integers(VOCABULARY.start, VOCABULARY.stop, count).tolist()
+        log_probs = (-self._rng.standard_exponential(count)).tolist()
         await self._home[request_id].sample(prompt_ids, tokens)
         self.sampled_tokens += len(tokens)
-        return TokenOutput(token_ids=tokens, log_probs=[-self._rng.expovariate(1) for _ in tokens], extra_fields={})
+        return TokenOutput(token_ids=tokens, log_probs=log_probs, extra_fields={})
 
 
 def _blocks(token_ids: list[int]) -> Iterator[int]:

@@ -15,7 +15,7 @@ from verl_atpo.config import ToolConfig
 from verl_atpo.replay.client import BranchSession
 from verl_atpo.replay.guard import ToolGuard
 from verl_atpo.replay.recording import Generation
-from verl_atpo.replay.runner import Branch, LoopRunner
+from verl_atpo.replay.runner import LoopRunner
 
 PROMPT = [1, 2, 3]
 STOP = 99
@@ -80,9 +80,9 @@ class FakeLoop:
         self.max_turns, self.drift = max_turns, drift
         self.tool_calls = 0
         self._noise = random.Random(5)
-        self.tools = [FunctionTool(name="look", fn=self._look, tool_schema=SCHEMA)]
+        self.tools = [FunctionTool(name="look", fn=self._look, tool_schema=SCHEMA, is_async=True)]
 
-    def _look(self, at: int) -> int:
+    async def _look(self, at: int) -> int:
         self.tool_calls += 1
         return 100 + at % 7 + (self._noise.randrange(1000) if self.drift else 0)
 
@@ -129,9 +129,4 @@ def runner_of(engine: FakeEngine, loop: FakeLoop, reward=lambda output: float(su
 
 def run_branch_with(engine: FakeEngine, loop: FakeLoop):
     """The ``run_branch`` of a grower."""
-    runner = runner_of(engine, loop)
-
-    async def run_branch(number: int, prefix: Sequence[Generation]) -> Branch:
-        return await runner.branch(prefix)
-
-    return run_branch
+    return runner_of(engine, loop).branch

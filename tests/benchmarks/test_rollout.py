@@ -1,12 +1,14 @@
-"""The rollout benchmark's simulation: an engine's seconds, and the three schedules on a virtual clock."""
+"""The rollout benchmark's simulation: an engine's seconds, and the four schedules on a virtual clock."""
 
 from __future__ import annotations
 
 import asyncio
+import json
 
 import pytest
 from aiotools import VirtualClock
 
+from benchmarks.rollout import scale
 from benchmarks.rollout.agent import Latency, Workload
 from benchmarks.rollout.scale import simulate
 from benchmarks.rollout.schedules import SCHEDULES, Batch
@@ -46,18 +48,32 @@ async def test_a_request_id_stays_with_its_engine_and_new_ones_spread():
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_trees_are_done_before_trees_in_lock_step(seed: int):
-    batch = Batch(4, SMALL, Workload(median_turn_tokens=8), Latency(median_s=0.5, sigma=0.5, tail_share=0.1), seed)
+def test_no_schedule_waits_more_than_rounds_and_lock_step_waits_most(seed: int):
+    batch = Batch(8, SMALL, Workload(median_turn_tokens=8), Latency(median_s=0.5, sigma=0.5, tail_share=0.1), seed)
     figures = {schedule: asyncio.run(simulate(schedule, batch, 1, EngineSpeed())) for schedule in SCHEDULES}
-    leaves = 4 * SMALL.expansion.leaves
+    leaves = 8 * SMALL.expansion.leaves
     for each in figures.values():
         assert each["leaves_per_s"] == pytest.approx(leaves / each["seconds"])
         assert 0 < each["busy"] <= 1.001
-    assert figures["trees"]["seconds"] < figures["lock-step trees"]["seconds"]
-    assert figures["trees"]["tokens_per_leaf"] < figures["chains"]["tokens_per_leaf"]
+    assert figures["continuous"]["seconds"] < figures["rounds"]["seconds"] < figures["lock-step"]["seconds"]
+    assert figures["rounds"]["tokens_per_leaf"] < figures["chains"]["tokens_per_leaf"]
 
 
 def test_the_same_seed_gives_the_same_figures():
     batch = Batch(2, SMALL, Workload(median_turn_tokens=8), Latency(median_s=0.1), seed=5)
-    first, second = (asyncio.run(simulate("trees", batch, 2)) for _ in range(2))
+    first, second = (asyncio.run(simulate("continuous", batch, 2)) for _ in range(2))
     assert first == second
+
+
+def test_the_command_measures_what_it_is_asked_for(tmp_path, monkeypatch):
+    out = tmp_path / "scale.json"
+    asked = f"scale --engines 2 --tools no~latency --seed 3 4 --prompts 1 --processes 1 --out {out}"
+    monkeypatch.setattr("sys.argv", [word.replace("~", " ") for word in asked.split()])
+    scale.main()
+    written = json.loads(out.read_text())
+    (row,) = written["rows"]
+    assert (row["engines"], row["tools"]) == (2, "no latency") and written["settings"]["seeds"] == [3, 4]
+    runs = {(run["schedule"], run["seed"]): run for run in written["runs"]}
+    assert set(runs) == {(schedule, seed) for schedule in SCHEDULES for seed in (3, 4)}
+    ratios = [runs["continuous", seed]["leaves_per_s"] / runs["chains", seed]["leaves_per_s"] for seed in (3, 4)]
+    assert row["leaves_per_s, continuous / chains"] == pytest.approx(sum(ratios) / 2)

@@ -14,7 +14,7 @@ import random
 import pytest
 
 from verl_atpo.config import ConfigError, ExpansionConfig, Penalty
-from verl_atpo.method.expansion import STRATEGIES, register_strategy, select_turns, uncertainty_score
+from verl_atpo.method.expansion import STRATEGIES, explain, register_strategy, select_turns, uncertainty_score
 from verl_atpo.method.tree import ROOT, TurnTree
 
 
@@ -99,3 +99,28 @@ def test_a_registered_strategy_is_used_and_its_name_is_taken(monkeypatch):
         register_strategy("deepest")(lambda *_: [])
     assert "deepest" in registry
     assert "deepest" not in STRATEGIES
+
+
+def test_candidates_may_have_to_share_something_where_there_are_such():
+    def deep(tree: TurnTree, depth: int) -> list[int]:
+        return select_turns(tree, 6, ExpansionConfig(penalty=0.0), random.Random(0), least_depth=depth)
+
+    assert deep(example(), 0) == [1, 6, 4, 2, 7, 0]
+    assert deep(example(), 1) == [1, 6, 4, 2, 7, 1]  # no root
+    assert deep(example(), 2) == [6, 2, 7, 6, 2, 7]  # no first turns either
+    tree = TurnTree()
+    tree.add_turn(ROOT, mean_nll=0.5)
+    assert deep(tree, 2) == [1] * 6  # nothing deeper is known
+    assert deep(TurnTree(), 2) == [ROOT] * 6  # nothing at all
+
+
+def test_what_spoke_for_a_turn_is_told_as_it_was_at_the_choice():
+    tree = example()
+    config = ExpansionConfig(penalty=0.45, penalty_counts=Penalty.SIBLINGS)
+    best, last = explain(tree, [1, 0], config)
+    assert (best.node, best.rank, best.candidates) == (1, 1, 6)
+    assert (best.score, best.penalty) == pytest.approx((0.55, 0.45))
+    assert (last.node, last.rank) == (ROOT, 6)
+    assert (last.score, last.penalty) == pytest.approx((-0.45, 0.45))
+    tree.nodes[1].pending = 1  # one more sibling of 2 and 6 on its way
+    assert explain(tree, [6], config)[0].penalty == pytest.approx(0.9)

@@ -11,6 +11,7 @@ from tests.assets.fakes import PROMPT, SCHEMA, FakeEngine, FakeLoop, contexts, g
 from verl_atpo.failure import ContextRewrittenError
 from verl_atpo.replay.client import BranchSession
 from verl_atpo.replay.recording import group_turns, turn_starts
+from verl_atpo.replay.runner import Start
 from verl_atpo.replay.tools import ToolSession
 
 
@@ -19,7 +20,7 @@ def wrap(session: BranchSession, tool: FunctionTool) -> list:
 
 
 async def _chain(engine: FakeEngine, loop: FakeLoop) -> tuple[BranchSession, object]:
-    return await runner_of(engine, loop).run()
+    return await runner_of(engine, loop).run(Start())
 
 
 async def test_replay_repeats_the_prefix_and_calls_neither_engine_nor_tool_for_it():
@@ -28,7 +29,7 @@ async def test_replay_repeats_the_prefix_and_calls_neither_engine_nor_tool_for_i
     engine_calls, tool_calls = engine.calls, loop.tool_calls
     assert (engine_calls, tool_calls) == (4, 4)
 
-    branch, output = await runner_of(engine, loop).run(first.generations[:3])
+    branch, output = await runner_of(engine, loop).run(Start(prefix=first.generations[:3]))
 
     assert branch.generations[:3] == first.generations[:3]
     assert branch.replayed == 3 and not branch.diverged
@@ -52,7 +53,7 @@ async def test_divergence_ends_the_replay_at_once_and_the_branch_goes_on_live():
     first, _ = await _chain(engine, FakeLoop(max_turns=4))
     tampered = [*first.generations]
     tampered[1].observed_ids[-1] += 1  # the environment answered something else after turn 1
-    branch, _ = await runner_of(engine, FakeLoop(max_turns=4)).run(tampered[:3])
+    branch, _ = await runner_of(engine, FakeLoop(max_turns=4)).run(Start(prefix=tampered[:3]))
     assert branch.diverged
     assert branch.replayed == 1
     assert len(branch.generations) == 4

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -15,8 +14,7 @@ from verl.experimental.agent_loop import AgentLoopOutput
 from tests.assets.fakes import PROMPT, STOP, FakeEngine, guard
 from verl_atpo.config import AtpoConfig, CreditConfig, ExpansionConfig, GrowthConfig
 from verl_atpo.replay.client import BranchSession
-from verl_atpo.replay.recording import Generation
-from verl_atpo.replay.runner import Branch, LoopRunner
+from verl_atpo.replay.runner import LoopRunner
 from verl_atpo.rollout.grower import GrownTree, TreeGrower
 from verl_atpo.rollout.rows import leaf_outputs
 from verl_atpo.tools import StatefulTool, ToolOutage, TransientToolError
@@ -106,11 +104,7 @@ def grower(tool: Walk, engine: FakeEngine, config: AtpoConfig) -> TreeGrower:
         return await walk(session, tools[0], tool)
 
     runner = LoopRunner(engine, guard(retries=1), loop, [tool], request_id="tree")
-
-    async def run_branch(number: int, prefix: Sequence[Generation]) -> Branch:
-        return await runner.branch(prefix)
-
-    return TreeGrower(config, run_branch, random.Random(1))
+    return TreeGrower(config, runner.branch, random.Random(1))
 
 
 def config(regrows: int) -> AtpoConfig:

@@ -135,8 +135,8 @@ async def test_a_tree_that_cannot_be_grown_raises_and_leaves_no_task_behind():
 async def test_config_errors_are_not_tried_again():
     calls = []
 
-    async def run_branch(number, prefix):
-        calls.append(number)
+    async def run_branch(start):
+        calls.append(start.number)
         raise ConfigError("no log-probs")
 
     with pytest.raises(ConfigError):
@@ -149,10 +149,10 @@ async def test_a_slow_branch_delays_nobody_but_its_own_round():
     start = time.monotonic()
     run_branch = run_branch_with(FakeEngine(stop=0.0), FakeLoop(3))
 
-    async def slow_first(number, prefix):
-        await asyncio.sleep(0.2 if number == 0 else 0.0)
-        branch = await run_branch(number, prefix)
-        finished[number] = time.monotonic() - start
+    async def slow_first(asked):
+        await asyncio.sleep(0.2 if asked.number == 0 else 0.0)
+        branch = await run_branch(asked)
+        finished[asked.number] = time.monotonic() - start
         return branch
 
     await TreeGrower(_config(3, 2, 1), slow_first, random.Random(0)).grow()

@@ -9,6 +9,7 @@ import pytest
 
 from tests.assets.fakes import guard
 from verl_atpo.replay.client import BranchSession
+from verl_atpo.replay.runner import Start
 from verl_atpo.rollout import scope
 from verl_atpo.rollout.scope import RunScopedWorker
 from verl_atpo.tools import ToolOutage
@@ -49,7 +50,7 @@ async def test_runs_do_not_meet_and_leave_nothing_behind(worker: Worker):
         return output
 
     runners = [worker.runner({}, {}, {"name": name}, None, finish=finish) for name in "abc"]
-    runs = await asyncio.gather(*(runner.run() for runner in runners))
+    runs = await asyncio.gather(*(runner.run(Start()) for runner in runners))
     assert [name for _, (_, name) in runs] == ["a", "b", "c"]
     assert all(client is session for session, (client, _) in runs)
     assert len({id(session) for session, _ in runs}) == 3
@@ -57,7 +58,7 @@ async def test_runs_do_not_meet_and_leave_nothing_behind(worker: Worker):
 
 
 async def test_without_an_end_of_its_own_the_output_is_verls(worker: Worker):
-    _, output = await worker.runner({}, {}, {"name": "chain"}, None).run()
+    _, output = await worker.runner({}, {}, {"name": "chain"}, None).run(Start())
     assert output == "published chain"
 
 
@@ -72,5 +73,5 @@ async def test_what_an_outage_hit_is_not_published(worker: Worker, monkeypatch: 
     monkeypatch.setattr(scope._AgentLoopWorker, "_run_agent_loop", run)
     monkeypatch.setattr(scope._AgentLoopWorker, "_agent_loop_postprocess", publish)
     with pytest.raises(ToolOutage, match="gone"):
-        await worker.runner({}, {}, {"name": "chain"}, None).run()
+        await worker.runner({}, {}, {"name": "chain"}, None).run(Start())
     assert worker.llm_client == "engine"

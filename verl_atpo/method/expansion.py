@@ -12,10 +12,11 @@ A strategy orders the candidates, best first. A new one is a function under a na
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
 from verl_atpo.config import ROOT_KEY, ConfigError, ExpansionConfig, Penalty
@@ -55,14 +56,18 @@ def strategy_named(name: str) -> Strategy:
     return STRATEGIES[name]
 
 
-def select_turns(tree: TurnTree, k: int, config: ExpansionConfig, rng: random.Random) -> list[int]:
-    """The ``k`` nodes whose turns one expansion round re-samples, best first.
+def select_turns(
+    tree: TurnTree, k: int, config: ExpansionConfig, rng: random.Random, *, least_depth: int = 0
+) -> list[int]:
+    """The ``k`` nodes whose turns branches that start together re-sample, best first.
 
     Args:
-        tree: the tree as it stands; all its branches have ended.
+        tree: the tree as it stands; turns of branches that still run are candidates too.
         k: number of branches to start. With fewer candidates than ``k`` the list is gone through again from the top.
         config: names the strategy and its settings.
         rng: source of randomness of strategies that need one.
+        least_depth: turns up to a candidate, itself included, where there are any such: 1 leaves out the root, 2 the
+            first turns too, which share nothing but the prompt.
 
     Returns:
         ``k`` node indices; :data:`~verl_atpo.method.tree.ROOT` stands for a fresh chain.
@@ -70,9 +75,42 @@ def select_turns(tree: TurnTree, k: int, config: ExpansionConfig, rng: random.Ra
     Raises:
         ConfigError: ``config.strategy`` is not registered.
     """
-    candidates = [node.index for node in tree.nodes if not node.is_leaf]
-    ordered = strategy_named(config.strategy)(tree, candidates, config, rng)
+    ordered = strategy_named(config.strategy)(tree, _candidates(tree, least_depth), config, rng)
     return list(itertools.islice(itertools.cycle(ordered), k))
+
+
+def _candidates(tree: TurnTree, least_depth: int) -> list[int]:
+    inner = [node.index for node in tree.nodes if not node.is_leaf and tree.depth(node.index) >= least_depth]
+    return inner or _candidates(tree, least_depth - 1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Pick:
+    """Why a turn was chosen to be sampled again.
+
+    Attributes:
+        node: the turn; :data:`~verl_atpo.method.tree.ROOT` stands for a fresh chain.
+        score: :func:`uncertainty_score` at the time of the choice, nats/token.
+        penalty: what was taken off for it, nats/token.
+        rank: place among the candidates by score, from 1.
+        candidates: how many there were.
+    """
+
+    node: int
+    score: float
+    penalty: float
+    rank: int
+    candidates: int
+
+
+def explain(tree: TurnTree, selected: Sequence[int], config: ExpansionConfig, *, least_depth: int = 0) -> list[Pick]:
+    """What spoke for turns that :func:`select_turns` chose of this very tree."""
+    scores = {index: uncertainty_score(tree, index, config) for index in _candidates(tree, least_depth)}
+    ranks = {index: rank for rank, index in enumerate(sorted(scores, key=lambda each: -scores[each]), start=1)}
+    return [
+        Pick(index, scores[index], (tree.nodes[index].mean_nll or 0.0) - scores[index], ranks[index], len(scores))
+        for index in selected
+    ]
 
 
 @register_strategy("entropy")
@@ -142,7 +180,7 @@ def target_depths(tree: TurnTree, others: list[list[int]], count: int, penalty: 
 def uncertainty_score(tree: TurnTree, index: int, config: ExpansionConfig) -> float:
     """Mean NLL of the turn minus ``config.penalty`` per branch that its context already has, nats/token.
 
-    The root's mean NLL counts as 0, and its branches are its own children.
+    The root's mean NLL counts as 0, and its branches are its own children. A branch counts from its start.
     """
     return (tree.nodes[index].mean_nll or 0.0) - config.penalty * _branches(tree, index, config.penalty_counts)
 
@@ -150,6 +188,6 @@ def uncertainty_score(tree: TurnTree, index: int, config: ExpansionConfig) -> fl
 def _branches(tree: TurnTree, index: int, counts: Penalty) -> int:
     parent = tree.nodes[ROOT if index == ROOT else tree.nodes[index].parent]
     if counts is Penalty.SIBLINGS:
-        return max(0, len(parent.children) - 1)
+        return max(0, len(parent.children) + parent.pending - 1)
     # A turn and the first one after it are sampled in the same round, so a newer child is a re-sampled one.
-    return sum(tree.nodes[child].round > parent.round for child in parent.children)
+    return parent.pending + sum(tree.nodes[child].round > parent.round for child in parent.children)

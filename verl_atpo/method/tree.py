@@ -31,6 +31,7 @@ class TurnNode:
         reward: outcome reward of the trajectory that a leaf ends; ``None`` means not known, which is not 0.
         round: 0 for a turn of an initial chain, r >= 1 for a turn grown in expansion round r.
         branch: number of the branch (and of the leaf) whose run sampled it; -1 if nobody asks.
+        pending: branches on their way to a first turn after this one.
         turn: its tokens and the observation that opened it; ``None`` for the root, and where only numbers matter.
         children: indices of the turns sampled after this one, in order of addition.
     """
@@ -42,6 +43,7 @@ class TurnNode:
     reward: float | None = None
     round: int = 0
     branch: int = -1
+    pending: int = 0
     turn: Turn | None = None
     children: list[int] = dataclasses.field(default_factory=list)
 
@@ -98,7 +100,7 @@ class TurnTree:
             raise ValueError(f"reward={reward} on a turn that is no leaf: only a trajectory's last turn has one.")
         if reward is not None and not math.isfinite(reward):
             raise ValueError(f"reward={reward} of a leaf: expected a finite number, or None for 'not known'.")
-        node = TurnNode(len(self.nodes), parent, mean_nll, is_leaf, reward, round, branch, turn)
+        node = TurnNode(len(self.nodes), parent, mean_nll, is_leaf, reward, round, branch, turn=turn)
         self.nodes.append(node)
         self.nodes[parent].children.append(node.index)
         return node

@@ -10,7 +10,7 @@ ends the replay there (the environment is not deterministic) and the branch goes
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from verl_atpo.failure import BranchBug, EngineOutage, brief
@@ -25,6 +25,8 @@ class BranchSession:
         request_id: sticky routing id, shared by the branches of a tree so that they meet a warm prefix cache;
             ``None`` keeps the loop's own ids.
         prefix: generations to replay, in order.
+        on_turn: called whenever the loop goes on after a turn of its own: that turn and the tool calls behind it are
+            complete.
 
     Attributes:
         generations: every generation of this run, replayed ones first (the recorded objects themselves).
@@ -33,10 +35,17 @@ class BranchSession:
         failure: what the run died of, an outage or a bug; raised at the loop's next generation and at its end.
     """
 
-    def __init__(self, client: Any, request_id: str | None, prefix: Sequence[Generation] = ()) -> None:
+    def __init__(
+        self,
+        client: Any,
+        request_id: str | None,
+        prefix: Sequence[Generation] = (),
+        on_turn: Callable[[BranchSession], None] | None = None,
+    ) -> None:
         self._client = client
         self._request_id = request_id
         self._prefix = list(prefix)
+        self._on_turn = on_turn
         self._context: list[int] = []  # prompts and answers so far
         self._busy = False
         self.generations: list[Generation] = []
@@ -73,6 +82,8 @@ class BranchSession:
             self._take(recorded, asked)
             self.replayed += 1
             return _own_copy(recorded.output)
+        if self._on_turn is not None and asked != self._context and len(self.generations) > self.replayed:
+            self._on_turn(self)
         self._busy = True
         try:
             output = await self._client.generate(self._request_id or request_id, prompt_ids=prompt_ids, **kwargs)

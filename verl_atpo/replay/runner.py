@@ -55,6 +55,23 @@ class Branch:
 
 
 @dataclasses.dataclass(frozen=True)
+class Start:
+    """Where a branch starts.
+
+    Attributes:
+        number: of its leaf.
+        prefix: generations that are replayed.
+        snapshots: whether forking tools have to leave snapshots, because later branches may start at its turns.
+        on_turn: of its :class:`BranchSession`.
+    """
+
+    number: int = 0
+    prefix: Sequence[Generation] = ()
+    snapshots: bool = False
+    on_turn: Callable[[BranchSession], None] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
 class LoopRunner:
     """Runs one agent loop again and again.
 
@@ -74,12 +91,8 @@ class LoopRunner:
     request_id: str | None = None
     memo: CallMemo | None = None
 
-    async def run(self, prefix: Sequence[Generation] = (), *, snapshots: bool = False) -> tuple[BranchSession, Any]:
+    async def run(self, start: Start) -> tuple[BranchSession, Any]:
         """One run.
-
-        Args:
-            prefix: generations that are replayed.
-            snapshots: whether forking tools have to leave snapshots, because later branches may start here.
 
         Returns:
             Its client, and what the loop returned.
@@ -87,12 +100,12 @@ class LoopRunner:
         Raises:
             Exception: whatever the loop or the client raised; a tool's outage, if that is what ended the run.
         """
-        session = BranchSession(self.client, self.request_id, prefix)
-        async with ToolSession(session, self.guard, self.memo, snapshots) as tools:
+        session = BranchSession(self.client, self.request_id, start.prefix, start.on_turn)
+        async with ToolSession(session, self.guard, self.memo, start.snapshots) as tools:
             output = await self.loop(session, tools.wrap(self.tools))
             session.raise_failure()
         return session, output
 
-    async def branch(self, prefix: Sequence[Generation], *, snapshots: bool = True) -> Branch:
-        """One run as a branch of a tree; arguments and errors are those of :meth:`run`."""
-        return Branch.of(*await self.run(prefix, snapshots=snapshots))
+    async def branch(self, start: Start) -> Branch:
+        """One run as a branch of a tree; raises what :meth:`run` does."""
+        return Branch.of(*await self.run(start))

@@ -1,48 +1,97 @@
-"""Growing one tree: M chains, then L rounds of K re-sampled turns, all branches of a round at once.
+"""Growing one tree: M chains, then L * K branches that each sample one of its turns again.
 
-Asynchronous and engine-agnostic: a branch is a coroutine, so a slow tool delays its own branch only. The one barrier is
-the method's own: the K turns to re-sample are known when the branches of the round before have ended.
+Asynchronous and engine-agnostic: a branch is a coroutine, so a slow tool delays its own branch only. With ``rounds`` K
+branches start whenever all others have ended, and their turns join the tree then, in order of number. With
+``continuous`` a turn joins as soon as its loop goes on, and branches start as soon as enough chains have ended, at the
+best turns known by then.
 """
 
 from __future__ import annotations
 
 import asyncio
 import dataclasses
+import functools
 import logging
+import math
 import random
+import time
 from collections.abc import Awaitable, Callable, Sequence
 
-from verl_atpo.config import AtpoConfig
+from verl_atpo.config import AtpoConfig, Schedule
 from verl_atpo.failure import ReplayEndedError, is_outage
-from verl_atpo.method.expansion import select_turns
+from verl_atpo.method.expansion import Pick, explain, select_turns
 from verl_atpo.method.tree import ROOT, TurnTree
-from verl_atpo.replay.recording import Generation
-from verl_atpo.replay.runner import Branch
+from verl_atpo.replay.client import BranchSession
+from verl_atpo.replay.recording import group_turns
+from verl_atpo.replay.runner import Branch, Start
 
 logger = logging.getLogger(__name__)
 
+RunBranch = Callable[[Start], Awaitable[Branch]]
+"""Runs the loop for one leaf."""
 
-RunBranch = Callable[[int, Sequence[Generation]], Awaitable[Branch]]
-"""Runs the loop for one leaf (its number, the generations to replay)."""
+
+@dataclasses.dataclass
+class Limb:
+    """One of a tree's M + L * K branches, from its start on.
+
+    Attributes:
+        number: of its leaf, in order of start.
+        round: branches that start together have the same; 0 for the initial chains.
+        pick: the turn it samples again; ``None`` for an initial chain.
+        context: nodes whose turns it shares.
+        started_s, ended_s: seconds since the tree's start; ``None`` until it has ended.
+        failures: what earlier tries died of.
+        tip: node of its latest turn that is in the tree; of an ended one its leaf.
+        joined: turns of the current try that are in the tree, shared ones included; ``None`` before its first own one.
+        branch: the finished run.
+    """
+
+    number: int
+    round: int
+    pick: Pick | None
+    context: list[int]
+    started_s: float
+    ended_s: float | None = None
+    failures: list[Exception] = dataclasses.field(default_factory=list)
+    tip: int = ROOT
+    joined: int | None = None
+    branch: Branch | None = None
 
 
 @dataclasses.dataclass
 class GrownTree:
     """A tree and the branches it was made of.
 
+    Turns of a try that died stay in the tree where they had joined it: without a leaf below they have no value.
+
     Attributes:
         tree: structure, turns, mean NLLs and rewards.
-        branches: finished runs by leaf number; each sampled the nodes that carry its number.
-        leaves: the node that each of them ended with.
-        picked: nodes that were re-sampled, round by round.
-        regrown: branches that had to be grown again.
+        limbs: its branches by leaf number; each sampled the nodes that carry its number.
     """
 
     tree: TurnTree = dataclasses.field(default_factory=TurnTree)
-    branches: list[Branch] = dataclasses.field(default_factory=list)
-    leaves: list[int] = dataclasses.field(default_factory=list)
-    picked: list[int] = dataclasses.field(default_factory=list)
-    regrown: int = 0
+    limbs: list[Limb] = dataclasses.field(default_factory=list)
+
+    @property
+    def branches(self) -> list[Branch]:
+        """The finished runs, by leaf number."""
+        return [limb.branch for limb in self.limbs if limb.branch is not None]
+
+    @property
+    def leaves(self) -> list[int]:
+        """The node that each of them ended with."""
+        return [limb.tip for limb in self.limbs if limb.branch is not None]
+
+    @property
+    def picked(self) -> list[int]:
+        """Nodes that were sampled again, in order of start."""
+        return [limb.pick.node for limb in self.limbs if limb.pick is not None]
+
+    @property
+    def regrown(self) -> int:
+        """Tries that had to be made again."""
+        return sum(len(limb.failures) for limb in self.limbs)
 
 
 class TreeGrower:
@@ -52,88 +101,142 @@ class TreeGrower:
         config: settings.
         run_branch: runs the agent loop once.
         rng: for selection strategies that draw.
+
+    Attributes:
+        grown: the tree so far, also when it failed.
     """
 
     def __init__(self, config: AtpoConfig, run_branch: RunBranch, rng: random.Random) -> None:
         self._config = config
+        self._expansion = config.expansion
+        self._continuous = config.expansion.schedule is Schedule.CONTINUOUS
         self._run_branch = run_branch
         self._rng = rng
-        self._grown = GrownTree()
+        self._began = time.monotonic()
+        self.grown = GrownTree()
 
     async def grow(self) -> GrownTree:
         """Grow the tree.
 
         Raises:
             Exception: a bug, or the last outage of a branch that could not be grown in ``growth.max_regrows`` new
-                tries; the other branches of its round are cancelled and have ended by then.
+                tries; the branches beside it are cancelled and have ended by then.
         """
-        expansion = self._config.expansion
-        await self._grow_round([ROOT] * expansion.initial_chains, round=0)
-        for round in range(1, expansion.rounds + 1):
-            picks = select_turns(self._grown.tree, expansion.branches_per_round, expansion, self._rng)
-            self._grown.picked += picks
-            await self._grow_round(picks, round=round)
-        return self._grown
-
-    async def _grow_round(self, picks: Sequence[int], round: int) -> None:
-        first = len(self._grown.branches)
-        tasks = [
-            asyncio.create_task(self._grow_branch(first + offset, self._context(node)))
-            for offset, node in enumerate(picks)
-        ]
+        running: set[asyncio.Task[None]] = set()
         try:
-            branches = await asyncio.gather(*tasks)
+            while True:
+                running |= {asyncio.create_task(self._grow_limb(limb)) for limb in self._next(len(running))}
+                if not running:
+                    return self.grown
+                done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+                for task in done:
+                    task.result()
         finally:
-            for task in tasks:
+            for task in running:
                 task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-        for node, branch in zip(picks, branches, strict=True):
-            self._add(branch, self._context(node), round)
+            await asyncio.gather(*running, return_exceptions=True)
 
-    def _context(self, node: int) -> list[int]:
-        """Nodes whose turns stand before ``node``'s turn; a branch of the root has none."""
-        return self._grown.tree.path(node)[:-1] if node != ROOT else []
+    def _next(self, running: int) -> list[Limb]:
+        """The branches that start now, while ``running`` others have not ended."""
+        limbs, expansion = self.grown.limbs, self._expansion
+        free = expansion.leaves - len(limbs)
+        if self._continuous and expansion.in_flight is not None:
+            free = min(free, max(0, expansion.in_flight - running))
+        if chains := expansion.initial_chains - len(limbs[: expansion.initial_chains]):
+            return self._start([None] * min(free, chains))
+        if self._continuous:
+            ended = sum(limb.branch is not None for limb in limbs[: expansion.initial_chains])
+            if ended < math.ceil(expansion.start_after * expansion.initial_chains):
+                return []
+            # While chains run, many a turn that is known is a first one: to sample it again would be a fresh chain.
+            least_depth = 1 if ended == expansion.initial_chains else 2
+        else:
+            least_depth = 0
+            if running:
+                return []
+            for limb in limbs:
+                if limb.joined is None:
+                    self._join(limb, limb.branch)
+            free = min(free, expansion.branches_per_round)
+        self._count_pending()
+        selected = select_turns(self.grown.tree, free, expansion, self._rng, least_depth=least_depth)
+        return self._start(explain(self.grown.tree, selected, expansion, least_depth=least_depth))
 
-    async def _grow_branch(self, number: int, context: Sequence[int]) -> Branch:
-        prefix = self._grown.tree.generations(context)
+    def _count_pending(self) -> None:
+        tree = self.grown.tree
+        for node in tree.nodes:
+            node.pending = 0
+        for limb in self.grown.limbs:
+            if limb.pick is not None and limb.joined is None:
+                tree.nodes[limb.context[-1] if limb.context else ROOT].pending += 1
+
+    def _start(self, picks: Sequence[Pick | None]) -> list[Limb]:
+        limbs, path = self.grown.limbs, self.grown.tree.path
+        round, now = limbs[-1].round + 1 if limbs else 1, time.monotonic() - self._began
+        started = [
+            Limb(number, 0, None, [], now) if pick is None else Limb(number, round, pick, path(pick.node)[:-1], now)
+            for number, pick in enumerate(picks, start=len(limbs))
+        ]
+        limbs += started
+        return started
+
+    async def _grow_limb(self, limb: Limb) -> None:
         growth = self._config.growth
         for regrow in range(growth.max_regrows + 1):
             try:
-                branch = await self._run_branch(number, prefix)
+                branch = await self._run_branch(self._start_of(limb))
                 _ = [turn.mean_nll for turn in branch.turns]
             except Exception as error:
                 if regrow == growth.max_regrows or not is_outage(error):
                     raise
-                logger.warning("Growing branch %d again (%d of %d): %r", number, regrow + 1, growth.max_regrows, error)
+                failure = error
             else:
                 if branch.replayed < len(branch.generations):
-                    return branch
-                # The loop ended before its new turn: the environment is not deterministic. Grow a chain of its own.
+                    limb.branch, limb.ended_s = branch, time.monotonic() - self._began
+                    if self._continuous:
+                        self._join(limb, branch)
+                    return
+                # The environment is not deterministic. Grow a chain of its own.
+                failure = ReplayEndedError(f"The loop ended branch {limb.number} without sampling a turn of its own.")
                 if regrow == growth.max_regrows:
-                    raise ReplayEndedError(f"The agent loop ended branch {number} without sampling a turn of its own.")
-                prefix = []
-            self._grown.regrown += 1
+                    raise failure
+                limb.context = []
+            limb.failures.append(failure)
+            limb.joined = None
+            logger.warning(
+                "Growing branch %d again (%d of %d): %r", limb.number, regrow + 1, growth.max_regrows, failure
+            )
             await asyncio.sleep(growth.regrow_delay_s * 2**regrow)
-        raise AssertionError("unreachable: the last try returns or raises")
 
-    def _add(self, branch: Branch, context: Sequence[int], round: int) -> None:
-        tree = self._grown.tree
-        parent, shared, generations = ROOT, 0, 0
-        for node in context:
-            generations += len(tree.turn(node).generations)
-            if generations > branch.replayed:
-                break  # diverged in or before this turn: the branch is on its own from here
-            parent, shared = node, shared + 1
-        for turn in branch.turns[shared:]:
-            ends = turn is branch.turns[-1]
-            parent = tree.add_turn(
-                parent,
+    def _start_of(self, limb: Limb) -> Start:
+        prefix = self.grown.tree.generations(limb.context)
+        more_to_come = len(self.grown.limbs) < self._expansion.leaves
+        on_turn = functools.partial(self._join, limb) if self._continuous else None
+        return Start(limb.number, prefix, snapshots=more_to_come, on_turn=on_turn)
+
+    def _join(self, limb: Limb, run: Branch | BranchSession | None) -> None:
+        """Let those turns of a run that goes on, or has ended, join the tree that have not yet."""
+        assert run is not None
+        tree = self.grown.tree
+        if limb.joined is None:
+            limb.tip, limb.joined = ROOT, 0
+            generations = 0
+            for node in limb.context:
+                generations += len(tree.turn(node).generations)
+                if generations > run.replayed:
+                    break  # diverged in or before this turn: the branch is on its own from here
+                limb.tip, limb.joined = node, limb.joined + 1
+        reward = run.reward if isinstance(run, Branch) else None
+        turns = group_turns(run.generations)
+        for turn in turns[limb.joined :]:
+            ends = reward is not None and turn is turns[-1]
+            limb.tip = tree.add_turn(
+                limb.tip,
                 mean_nll=turn.mean_nll,
                 is_leaf=ends,
-                reward=branch.reward if ends else None,
-                round=round,
-                branch=len(self._grown.branches),
+                reward=reward if ends else None,
+                round=limb.round,
+                branch=limb.number,
                 turn=turn,
             ).index
-        self._grown.branches.append(branch)
-        self._grown.leaves.append(parent)
+        limb.joined = len(turns)

@@ -30,7 +30,7 @@ class TreeStats:
 
     Attributes:
         leaves: trajectories.
-        nodes: turns in the tree, the root excluded.
+        nodes: turns in the tree, the root excluded; with continuous growth also those of tries that died.
         depths: turns of each trajectory.
         branched_nll: mean NLL of each re-sampled turn, nats/token (root picks have none).
         branched_turn: number of each re-sampled turn in its trajectory, from 1 (0: a fresh chain).
@@ -73,7 +73,7 @@ def tree_stats(grown: GrownTree, seconds: float) -> TreeStats:
         depths=[tree.depth(leaf) for leaf in grown.leaves],
         branched_nll=[nll for node in grown.picked if (nll := tree.nodes[node].mean_nll) is not None],
         branched_turn=[0 if node == ROOT else tree.depth(node) for node in grown.picked],
-        sampled_tokens=sum(len(generation.output.token_ids) for generation in live),
+        sampled_tokens=sum(len(tree.turn(node.index).token_ids) for node in tree.nodes[1:]),
         trained_tokens=sum(len(turn.token_ids) for branch in grown.branches for turn in branch.turns),
         prompt_tokens=prompt_tokens,
         cached_tokens=sum(generation.output.extra_fields.get("num_cached_tokens") or 0 for generation in live),

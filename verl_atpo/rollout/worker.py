@@ -15,7 +15,6 @@ import logging
 import math
 import random
 import time
-from collections.abc import Sequence
 from typing import Any
 
 import transfer_queue as tq
@@ -25,8 +24,7 @@ from verl.experimental.agent_loop import AgentLoopOutput
 from verl_atpo.config import ConfigError, Memoize
 from verl_atpo.failure import BranchBug, brief, is_outage
 from verl_atpo.replay.guard import CallMemo, ToolGuard
-from verl_atpo.replay.recording import Generation
-from verl_atpo.replay.runner import Branch
+from verl_atpo.replay.runner import Branch, Start
 from verl_atpo.rollout.dump import TreeDump
 from verl_atpo.rollout.grower import TreeGrower
 from verl_atpo.rollout.metrics import WorkerStats, tree_stats
@@ -108,13 +106,11 @@ class TreeAgentLoopWorker(RunScopedWorker):
 
         # Under full determinism the loop's own ids name the engine's requests, so they have to stay distinct.
         sticky = None if self.rollout_config.full_determinism else prompt["uid"]
-        expansion = self.atpo.expansion
-        last_round = expansion.leaves - expansion.branches_per_round if expansion.rounds else 0
 
-        async def run_branch(number: int, prefix: Sequence[Generation]) -> Branch:
-            kwargs = {**prompt, "trace": trace, "session_id": number}
+        async def run_branch(start: Start) -> Branch:
+            kwargs = {**prompt, "trace": trace, "session_id": start.number}
             runner = self.runner(dict(sampling_params), trajectory, kwargs, memo, sticky, self._score_leaf)
-            return await runner.branch(prefix, snapshots=number < last_round)
+            return await runner.branch(start)
 
         started = time.monotonic()
         grown = await TreeGrower(self.atpo, run_branch, random.Random(prompt["uid"])).grow()
@@ -137,7 +133,7 @@ class TreeAgentLoopWorker(RunScopedWorker):
         try:
             async for attempt in tries:
                 with attempt:
-                    await runner.run()
+                    await runner.run(Start())
         except Exception as error:
             if not is_outage(error):
                 self._note(error, kwargs)

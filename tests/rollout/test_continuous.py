@@ -1,0 +1,232 @@
+"""Continuous growth: whatever ends, fails or is late, the tree is whole, and what it was made of can be told."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import random
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from aiotools import VirtualClock
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from tests.assets.fakes import FakeEngine, FakeLoop, contexts, runner_of
+from tests.rollout.test_environments import ForkingWalk, Walk, grower
+from verl_atpo.config import AtpoConfig, CreditConfig, ExpansionConfig, GrowthConfig, Penalty, Schedule
+from verl_atpo.method.credit import node_values
+from verl_atpo.method.expansion import uncertainty_score
+from verl_atpo.method.tree import ROOT, TurnTree
+from verl_atpo.replay.runner import Branch, Start
+from verl_atpo.rollout.grower import GrownTree, TreeGrower
+from verl_atpo.rollout.metrics import tree_stats
+from verl_atpo.rollout.rows import leaf_outputs
+
+EXPANSION: dict[str, Any] = {"schedule": Schedule.CONTINUOUS}
+
+
+def config(chains: int = 4, branches: int = 3, rounds: int = 2, **expansion: Any) -> AtpoConfig:
+    settings = ExpansionConfig(chains, branches, rounds, **EXPANSION | expansion)
+    return AtpoConfig(expansion=settings, growth=GrowthConfig(max_regrows=60, regrow_delay_s=0.5))
+
+
+class Watched:
+    """Runs branches and notes who ran when."""
+
+    def __init__(self, runner: Any) -> None:
+        self._runner = runner
+        self.starts: list[Start] = []
+        self.running: set[int] = set()
+        self.most_running = 0
+        self.beside: dict[int, set[int]] = {}
+
+    async def __call__(self, start: Start) -> Branch:
+        self.starts.append(start)
+        self.running.add(start.number)
+        self.beside.setdefault(start.number, set(self.running))
+        self.most_running = max(self.most_running, len(self.running))
+        branch = await self._runner.branch(start)
+        self.running.discard(start.number)
+        return branch
+
+
+def grow(config: AtpoConfig, engine: FakeEngine, loop: FakeLoop) -> tuple[GrownTree, Watched]:
+    """A tree, on a virtual clock; one that stands still is noticed at once."""
+
+    async def on_a_virtual_clock() -> tuple[GrownTree, Watched]:
+        with VirtualClock().patch_loop():
+            run = Watched(runner_of(engine, loop))
+            return await asyncio.wait_for(TreeGrower(config, run, random.Random(0)).grow(), 1e6), run
+
+    return asyncio.run(on_a_virtual_clock())
+
+
+def check(grown: GrownTree, config: AtpoConfig) -> None:
+    """The tree is whole, its paths are what its branches saw, and rewards are neither lost nor made."""
+    tree, leaves = grown.tree, config.expansion.leaves
+    assert [limb.number for limb in grown.limbs] == list(range(leaves)) and len(grown.branches) == leaves
+    assert sorted(grown.leaves) == sorted(tree.leaves) and len(set(grown.leaves)) == leaves
+    for limb, branch, leaf in zip(grown.limbs, grown.branches, grown.leaves, strict=True):
+        path = tree.path(leaf)
+        assert contexts(tree.generations(path)) == contexts(branch.generations)
+        own = [node for node in path if tree.nodes[node].branch == limb.number]
+        assert own and own == path[-len(own) :]
+        assert tree.nodes[leaf].reward == branch.reward
+        if not branch.diverged and limb.pick is not None and limb.context:
+            assert path[: len(limb.context)] == limb.context == tree.path(limb.pick.node)[:-1]
+    rows = list(leaf_outputs(grown, CreditConfig()))
+    assert [sum(row.token_rewards) for row in rows] == pytest.approx([b.reward for b in grown.branches], abs=1e-6)
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    chains=st.integers(1, 5),
+    branches=st.integers(1, 4),
+    rounds=st.integers(0, 3),
+    seed=st.integers(0, 10_000),
+    stop=st.sampled_from([0.0, 0.3, 1.0]),
+    max_turns=st.integers(1, 5),
+    drift=st.booleans(),
+    fail=st.sampled_from([0.0, 0.1, 0.3]),
+    start_after=st.sampled_from([0.1, 0.5, 1.0]),
+    in_flight=st.sampled_from([None, 1, 2, 5]),
+    strategy=st.sampled_from(["entropy", "random"]),
+)
+def test_always_exactly_its_leaves_and_never_more_at_a_time(
+    chains, branches, rounds, seed, stop, max_turns, drift, fail, start_after, in_flight, strategy
+):
+    settings = config(
+        chains, branches, rounds, start_after=start_after, in_flight=in_flight, strategy=strategy, penalty=0.2
+    )
+    engine = FakeEngine(seed, stop=stop, fail=fail, latency_s=10.0)
+    grown, run = grow(settings, engine, FakeLoop(max_turns, drift))
+    check(grown, settings)
+    assert in_flight is None or run.most_running <= in_flight
+    first = next((limb for limb in grown.limbs if limb.pick), None)
+    if first is not None:  # enough chains had ended
+        still = run.beside[first.number] & set(range(chains))
+        assert chains - len(still) >= math.ceil(start_after * chains)
+    assert grown.regrown == len(run.starts) - settings.expansion.leaves
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    kind=st.sampled_from([Walk, ForkingWalk]),
+    seed=st.integers(0, 10_000),
+    fail=st.floats(0, 0.3),
+    refuse=st.floats(0, 0.3),
+    engine_fails=st.floats(0, 0.1),
+    stop=st.floats(0.05, 0.9),
+    in_flight=st.sampled_from([None, 3]),
+)
+def test_environments_with_state_work_at_the_turns_of_running_branches(
+    kind, seed, fail, refuse, engine_fails, stop, in_flight
+):
+    tool = kind(random.Random(seed), fail, refuse)
+    settings = config(3, 2, 2, in_flight=in_flight)
+
+    async def on_a_virtual_clock() -> GrownTree:
+        with VirtualClock().patch_loop():
+            engine = FakeEngine(seed, stop=stop, fail=engine_fails, latency_s=2.0)
+            return await asyncio.wait_for(grower(tool, engine, settings).grow(), 1e6)
+
+    grown = asyncio.run(on_a_virtual_clock())
+    check(grown, settings)
+    assert tool.opened == tool.closed and not tool.wrong
+    assert not any(branch.diverged for branch in grown.branches)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 10_000),
+    chains=st.integers(2, 5),
+    branches=st.integers(1, 4),
+    penalty_counts=st.sampled_from(Penalty),
+    strategy=st.sampled_from(["entropy", "random"]),
+)
+def test_with_equal_latencies_after_all_chains_the_picks_of_a_round_are_those_of_rounds(
+    seed, chains, branches, penalty_counts, strategy
+):
+    """The root, which `continuous` leaves out, aside."""
+    picked = {}
+    for schedule in Schedule:
+        settings = config(
+            chains, branches, 1, schedule=schedule, start_after=1.0, penalty_counts=penalty_counts, strategy=strategy
+        )
+        engine = FakeEngine(seed, stop=0.3)  # no latency: all take a turn at the same instant
+        grown, _ = grow(settings, engine, FakeLoop(4))
+        turns = {node.index: tuple(grown.tree.turn(node.index).token_ids) for node in grown.tree.nodes[1:]}
+        assume(ROOT not in grown.picked)
+        picked[schedule] = [turns[node] for node in grown.picked]
+    if strategy == "random":  # an order of the same candidates, which have other indices
+        assert len(picked[Schedule.ROUNDS]) == len(picked[Schedule.CONTINUOUS]) == branches
+    else:
+        assert picked[Schedule.ROUNDS] == picked[Schedule.CONTINUOUS]
+
+
+def test_a_branch_starts_at_a_turn_of_a_branch_that_still_runs_and_that_may_die():
+    """Both happen; the turns of a try that died stay, and have a value only where another branch went on from them."""
+    seen = {"running": 0, "died": 0, "worthless": 0}
+    for seed in range(60):
+        settings = config(4, 3, 2, start_after=0.25)
+        grown, run = grow(settings, FakeEngine(seed, stop=0.2, fail=0.15, latency_s=10.0), FakeLoop(6))
+        check(grown, settings)
+        tree, values = grown.tree, node_values(grown.tree, CreditConfig().backup)
+        alive = {node for leaf in grown.leaves for node in tree.path(leaf)}
+        assert {node.index for node in tree.nodes[1:] if values[node.index] is not None} == alive
+        for limb in grown.limbs:
+            owners = {tree.nodes[node].branch for node in limb.context}
+            seen["running"] += bool(owners & run.beside[limb.number])
+            seen["died"] += any(_died(grown, node) for node in limb.context)
+        seen["worthless"] += len(tree.nodes) - 1 - len(alive)
+        stats = tree_stats(grown, seconds=1.0)
+        assert stats.nodes == len(tree.nodes) - 1
+        assert stats.sampled_tokens == sum(len(tree.turn(node.index).token_ids) for node in tree.nodes[1:])
+    assert all(seen.values()), seen
+
+
+def _died(grown: GrownTree, node: int) -> bool:
+    """Whether the try that sampled a node has no leaf below it."""
+    owner = grown.tree.nodes[node].branch
+    return node not in grown.tree.path(grown.leaves[owner])
+
+
+def test_an_expansion_counts_from_its_start():
+    tree = TurnTree()
+    tree.add_turn(ROOT, mean_nll=1.0)
+    tree.add_turn(1, mean_nll=0.8)
+    settings = ExpansionConfig(penalty=0.1, penalty_counts=Penalty.EXPANSIONS)
+    assert [uncertainty_score(tree, node, settings) for node in (1, 2)] == pytest.approx([1.0, 0.8])
+    tree.nodes[1].pending = 2  # two branches are on their way to a turn beside turn 2
+    assert [uncertainty_score(tree, node, settings) for node in (1, 2)] == pytest.approx([1.0, 0.6])
+
+
+@pytest.mark.parametrize("in_flight", [None, 2, 4])
+def test_why_a_turn_was_picked_is_told_with_it(in_flight):
+    settings = config(2, 6, 3, in_flight=in_flight, penalty=0.05)
+    grown, _ = grow(settings, FakeEngine(3, stop=0.1, latency_s=10.0), FakeLoop(4))
+    picks = [limb.pick for limb in grown.limbs if limb.pick is not None]
+    assert len(picks) == 18
+    for pick in picks:
+        node = grown.tree.nodes[pick.node]
+        assert pick.score == pytest.approx(node.mean_nll - pick.penalty)
+        assert 1 <= pick.rank <= pick.candidates
+        assert pick.node != ROOT and not node.is_leaf
+    together = [limb.pick for limb in grown.limbs if limb.round == 1 and limb.pick is not None]
+    assert [pick.rank for pick in together] == [1 + at % together[0].candidates for at in range(len(together))]
+    assert any(pick.penalty > 0 for pick in picks) or in_flight is None
+
+
+def test_forking_tools_leave_snapshots_while_branches_are_still_to_start():
+    _, run = grow(config(4, 3, 2, in_flight=4), FakeEngine(3, stop=0.1, latency_s=10.0), FakeLoop(6))
+    assert _numbers_without(run.starts) == [9]
+    _, run = grow(config(4, 3, 2), FakeEngine(3, stop=0.1, latency_s=10.0), FakeLoop(6))
+    assert _numbers_without(run.starts) == [4, 5, 6, 7, 8, 9]  # all start at once
+    _, run = grow(config(4, 3, 0), FakeEngine(3, stop=0.1, latency_s=10.0), FakeLoop(6))
+    assert _numbers_without(run.starts) == [0, 1, 2, 3]
+
+
+def _numbers_without(starts: Sequence[Start]) -> list[int]:
+    return [start.number for start in starts if not start.snapshots]
