@@ -19,6 +19,7 @@ from verl_atpo.config import (
     ObservationCut,
     OnOutage,
     Penalty,
+    Schedule,
     SharedTurns,
     ToolConfig,
 )
@@ -37,6 +38,9 @@ def test_every_setting_is_read():
             "penalty": 1,
             "penalty_counts": "siblings",
             "strategy": "random",
+            "schedule": "continuous",
+            "start_after": 1,
+            "in_flight": 12,
         },
         "credit": {
             "backup": "leaf_mean",
@@ -62,7 +66,7 @@ def test_every_setting_is_read():
     }
     config = AtpoConfig.from_mapping(settings)
     assert config == AtpoConfig(
-        ExpansionConfig(10, 6, 2, 1.0, Penalty.SIBLINGS, "random"),
+        ExpansionConfig(10, 6, 2, 1.0, Penalty.SIBLINGS, "random", Schedule.CONTINUOUS, 1.0, 12),
         CreditConfig(Backup.LEAF_MEAN, AdvantageMode.DIFF_PARENT, Normalize.CENTER, SharedTurns.ONCE),
         GrowthConfig(0, 2.0),
         ToolConfig(5.0, 0, 1.0, 4, None, 100, ObservationCut.MIDDLE, OnOutage.OBSERVE, Memoize.TREE, 10),
@@ -98,6 +102,10 @@ def test_a_mapping_of_the_defaults_reads_back():
         ({"expansion": {"penalty": float("nan")}}, "algorithm.atpo.expansion.penalty=nan", "expected a finite number"),
         ({"expansion": {"penalty": "0.05"}}, "algorithm.atpo.expansion.penalty='0.05'", "expected float, got str"),
         ({"expansion": {"strategy": 3}}, "algorithm.atpo.expansion.strategy=3", "expected str, got int"),
+        ({"expansion": {"schedule": "continous"}}, "expansion.schedule='continous'", "one of rounds, continuous"),
+        ({"expansion": {"start_after": 0}}, "algorithm.atpo.expansion.start_after=0", "a number above 0"),
+        ({"expansion": {"start_after": 1.5}}, "algorithm.atpo.expansion.start_after=1.5", "a number of at most 1"),
+        ({"expansion": {"in_flight": 0}}, "algorithm.atpo.expansion.in_flight=0", "an integer of at least 1 or null"),
         ({"growth": {"max_regrows": -1}}, "algorithm.atpo.growth.max_regrows=-1", "at least 0"),
         ({"growth": {"regrow_delay_s": -1}}, "algorithm.atpo.growth.regrow_delay_s=-1", "at least 0"),
         ({"tools": {"max_calls": 0}}, "algorithm.atpo.tools.max_calls=0", "an integer of at least 1 or null"),

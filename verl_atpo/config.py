@@ -51,7 +51,7 @@ class Schedule(str, enum.Enum):
     ROUNDS = "rounds"
     """K at a time, each time all branches have ended (the paper)."""
     CONTINUOUS = "continuous"
-    """As chains end, at the best of the turns known so far; no branch waits for another."""
+    """As chains end, at the best of the turns known by then, those of running branches included."""
 
 
 class Backup(str, enum.Enum):

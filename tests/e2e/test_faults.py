@@ -57,7 +57,10 @@ def write_search_yaml(file: Path, **settings: float) -> None:
 
 @pytest.mark.e2e
 def test_training_goes_on_while_the_search_server_fails(tmp_path):
-    """Slow, dropped, 500, malformed; killed in the middle of a step and started again: no leaf is lost or punished."""
+    """Slow, dropped, 500, malformed; killed in the middle of a step and started again: no leaf is lost or punished.
+
+    The trees grow continuously.
+    """
     port, counts = free_port(), tmp_path / "counts.json"
     write_search_yaml(tmp_path / "search.yaml", timeout_s=1.0, retries=1)
     run = Run(
@@ -67,6 +70,7 @@ def test_training_goes_on_while_the_search_server_fails(tmp_path):
         f"trainer.total_training_steps={STEPS}",
         "trainer.val_before_train=False",
         "trainer.test_freq=-1",
+        "algorithm.atpo.expansion.schedule=continuous",  # a branch may start at a turn of one that dies
         "algorithm.atpo.growth.max_regrows=12",
         "algorithm.atpo.growth.regrow_delay_s=0.1",
         environment={"SEARCH_URL": f"http://127.0.0.1:{port}"},
@@ -89,6 +93,9 @@ def test_training_goes_on_while_the_search_server_fails(tmp_path):
         assert data["atpo/tool_errors"] == 0  # outages are not the model's errors
         assert data["atpo/tool_outages"] <= data["atpo/branches_regrown"]
         check_rewards(run.trees(), step, data)
+    trees = [tree["branches"] for tree in run.trees()]
+    chains_end = [max(each["ended_s"] for each in branches if each["picked"] is None) for branches in trees]
+    assert any(branches[-1]["started_s"] < end for branches, end in zip(trees, chains_end, strict=True))
     assert sum(data["atpo/tool_retries"] for data in steps) > 0
     assert sum(data["atpo/tool_outages"] for data in steps) > 0
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
+import json
 import math
 import random
 from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,6 +23,7 @@ from verl_atpo.method.credit import node_values
 from verl_atpo.method.expansion import uncertainty_score
 from verl_atpo.method.tree import ROOT, TurnTree
 from verl_atpo.replay.runner import Branch, Start
+from verl_atpo.rollout.dump import TreeDump
 from verl_atpo.rollout.grower import GrownTree, TreeGrower
 from verl_atpo.rollout.metrics import tree_stats
 from verl_atpo.rollout.rows import leaf_outputs
@@ -217,6 +221,19 @@ def test_why_a_turn_was_picked_is_told_with_it(in_flight):
     together = [limb.pick for limb in grown.limbs if limb.round == 1 and limb.pick is not None]
     assert [pick.rank for pick in together] == [1 + at % together[0].candidates for at in range(len(together))]
     assert any(pick.penalty > 0 for pick in picks) or in_flight is None
+
+
+def test_the_dump_says_when_each_branch_started_and_why(tmp_path):
+    grown, _ = grow(config(4, 3, 2), FakeEngine(3, stop=0.1, fail=0.2, latency_s=10.0), FakeLoop(4))
+    tokenizer = SimpleNamespace(decode=lambda ids, skip_special_tokens: str(ids))
+    record = json.loads(json.dumps(TreeDump(str(tmp_path), tokenizer).describe(grown, CreditConfig())))
+    assert [branch["leaf"] for branch in record["branches"]] == grown.leaves
+    assert [branch["picked"] is None for branch in record["branches"]] == [True] * 4 + [False] * 6
+    for branch, limb in zip(record["branches"], grown.limbs, strict=True):
+        assert 0 <= branch["started_s"] <= branch["ended_s"] and len(branch["failures"]) == len(limb.failures)
+        if limb.pick is not None:
+            assert branch["picked"] == dataclasses.asdict(limb.pick)
+    assert any(branch["failures"] for branch in record["branches"])
 
 
 def test_forking_tools_leave_snapshots_while_branches_are_still_to_start():

@@ -58,6 +58,9 @@ def test_paper_is_the_authors_script():
             "penalty": 0.05,
             "penalty_counts": "siblings",
             "strategy": "entropy",
+            "schedule": "rounds",
+            "start_after": 0.5,
+            "in_flight": None,
         },
         "credit": {
             "backup": "child_softmax",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
 import os
 import secrets
@@ -13,9 +14,10 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from verl_atpo.config import CreditConfig
+from verl_atpo.failure import brief
 from verl_atpo.method.credit import node_values, tree_advantages
 from verl_atpo.method.tree import ROOT
-from verl_atpo.rollout.grower import GrownTree
+from verl_atpo.rollout.grower import GrownTree, Limb
 
 
 class TreeDump:
@@ -89,8 +91,23 @@ class TreeDump:
             "root_value": values[ROOT],
             "picked": grown.picked,
             "regrown": grown.regrown,
+            "branches": [_branch(limb) for limb in grown.limbs],
             "nodes": nodes,
         }
 
     def _text(self, ids: list[int]) -> str:
         return str(self._tokenizer.decode(ids, skip_special_tokens=False))
+
+
+def _branch(limb: Limb) -> dict[str, Any]:
+    """When a branch started and why its turn was picked; ``picked`` is ``None`` for an initial chain."""
+    return {
+        "number": limb.number,
+        "leaf": None if limb.branch is None else limb.tip,
+        "round": limb.round,
+        "diverged": limb.branch is not None and limb.branch.diverged,
+        "picked": None if limb.pick is None else dataclasses.asdict(limb.pick),
+        "started_s": limb.started_s,
+        "ended_s": limb.ended_s,
+        "failures": [brief(error) for error in limb.failures],
+    }
