@@ -129,8 +129,8 @@ class TreeGrower:
                 if not running:
                     return self.grown
                 done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
-                for task in done:
-                    task.result()
+                if errors := [error for task in done if (error := task.exception()) is not None]:
+                    raise errors[0]
         finally:
             for task in running:
                 task.cancel()
