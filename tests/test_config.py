@@ -106,6 +106,11 @@ def test_a_mapping_of_the_defaults_reads_back():
         ({"expansion": {"start_after": 0}}, "algorithm.atpo.expansion.start_after=0", "a number above 0"),
         ({"expansion": {"start_after": 1.5}}, "algorithm.atpo.expansion.start_after=1.5", "a number of at most 1"),
         ({"expansion": {"in_flight": 0}}, "algorithm.atpo.expansion.in_flight=0", "an integer of at least 1 or null"),
+        (
+            {"expansion": {"schedule": "continuous", "strategy": "other_chains"}},
+            "algorithm.atpo.expansion.schedule='continuous'",
+            "set schedule=rounds",
+        ),
         ({"growth": {"max_regrows": -1}}, "algorithm.atpo.growth.max_regrows=-1", "at least 0"),
         ({"growth": {"regrow_delay_s": -1}}, "algorithm.atpo.growth.regrow_delay_s=-1", "at least 0"),
         ({"tools": {"max_calls": 0}}, "algorithm.atpo.tools.max_calls=0", "an integer of at least 1 or null"),

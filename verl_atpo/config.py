@@ -11,29 +11,10 @@ import enum
 from collections.abc import Mapping
 from typing import Any
 
-from verl_atpo.settings import Amount, ConfigError, Count, Positive, PositiveAmount, Share, plain, read, settings
+from verl_atpo.settings import Amount, Count, Positive, PositiveAmount, Share, plain, read, settings
+from verl_atpo.settings import ConfigError as ConfigError
 
 ROOT_KEY = "algorithm.atpo"
-
-__all__ = [
-    "ROOT_KEY",
-    "AdvantageMode",
-    "AtpoConfig",
-    "Backup",
-    "ConfigError",
-    "CreditConfig",
-    "ExpansionConfig",
-    "GrowthConfig",
-    "Memoize",
-    "Normalize",
-    "ObservationCut",
-    "OnOutage",
-    "Penalty",
-    "Schedule",
-    "SharedTurns",
-    "ToolConfig",
-    "Weights",
-]
 
 
 class Penalty(str, enum.Enum):
@@ -46,7 +27,7 @@ class Penalty(str, enum.Enum):
 
 
 class Schedule(str, enum.Enum):
-    """When the branches behind the initial chains start."""
+    """When branches start."""
 
     ROUNDS = "rounds"
     """K at a time, each time all branches have ended (the paper)."""
@@ -156,6 +137,8 @@ class ExpansionConfig:
             raise ValueError(
                 "branches_per_round=0 cannot work: expected an integer of at least 1 (for plain chains set rounds=0)."
             )
+        if self.schedule is Schedule.CONTINUOUS and self.strategy == "other_chains":
+            raise ValueError("schedule='continuous' cannot work: other_chains needs every chain; set schedule=rounds.")
 
     @property
     def leaves(self) -> int:

@@ -106,11 +106,12 @@ class Pick:
 def explain(tree: TurnTree, selected: Sequence[int], config: ExpansionConfig, *, least_depth: int = 0) -> list[Pick]:
     """What spoke for turns that :func:`select_turns` chose of this very tree."""
     scores = {index: uncertainty_score(tree, index, config) for index in _candidates(tree, least_depth)}
-    ranks = {index: rank for rank, index in enumerate(sorted(scores, key=lambda each: -scores[each]), start=1)}
-    return [
-        Pick(index, scores[index], (tree.nodes[index].mean_nll or 0.0) - scores[index], ranks[index], len(scores))
-        for index in selected
-    ]
+    picks = []
+    for index in selected:  # a strategy may have chosen one that is no candidate
+        score = uncertainty_score(tree, index, config)
+        rank = 1 + sum(scores[other] > score or (scores[other] == score and other < index) for other in scores)
+        picks.append(Pick(index, score, (tree.nodes[index].mean_nll or 0.0) - score, rank, len(scores)))
+    return picks
 
 
 @register_strategy("entropy")
