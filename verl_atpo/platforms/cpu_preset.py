@@ -53,7 +53,7 @@ CPU_PRESET: dict[str, Any] = {
         "actor": {
             "strategy": "fsdp2",
             "use_torch_compile": False,
-            "fsdp_config": {"mixed_precision": FULL_PRECISION},
+            "fsdp_config": {"mixed_precision": FULL_PRECISION, "use_torch_compile": False},
         },
         "ref": {"fsdp_config": {"mixed_precision": FULL_PRECISION}},
         "rollout": {
