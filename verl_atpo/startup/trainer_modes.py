@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 from typing import Any
 
@@ -28,6 +29,22 @@ def check_trainer_mode(config: DictConfig) -> None:
         raise ConfigError(f"{MODE}={mode} cannot work: expected one of {', '.join(MODES)}.")
     if mode == "separate_async":
         _check_separate(config)
+    _check_storage(config, mode)
+
+
+def _check_storage(config: DictConfig, mode: str) -> None:
+    """TransferQueue holds a batch, and with an asynchronous trainer those that are sampled ahead."""
+    key = "transfer_queue.backend.SimpleStorage.total_storage_size"
+    size = _get(config, key)
+    if size is None:  # no limit
+        return
+    ahead = _get(config, f"trainer.v1.{mode}.num_warmup_batches") or 0
+    needed = math.ceil((1 + ahead) * _get(config, "data.train_batch_size") * (1 + _get(config, f"{ROLLOUT}.n")))
+    if needed > size:
+        raise ConfigError(
+            f"{key}={size} cannot work: {1 + ahead} batches of data.train_batch_size prompts and their rollout.n rows "
+            f"are {needed} entries; set {key}=null or more than that."
+        )
 
 
 def _check_separate(config: DictConfig) -> None:
