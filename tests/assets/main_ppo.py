@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import subprocess
 import sys
 import time
@@ -29,7 +30,7 @@ class Run:
         folder: its working directory; runs in the same folder share model, data and checkpoints.
         loop: name of the agent loop, ``tests/assets/<loop>.yaml`` without its ending.
         overrides: further arguments.
-        environment: further variables.
+        environment: further variables, for Ray's workers too; ``RAY_ADDRESS`` for a cluster that is there already.
     """
 
     def __init__(self, folder: Path, loop: str, *overrides: str, environment: dict[str, str] | None = None) -> None:
@@ -62,15 +63,14 @@ class Run:
             f"hydra.run.dir={folder}/hydra",
             *overrides,
         ]
-        variables = {
-            "VERL_PLATFORM": "cpu",
-            "VERL_FILE_LOGGER_PATH": str(folder / "metrics.jsonl"),
-            "PYTHONPATH": str(ROOT),
-        }
+        seen_by_workers = {"VERL_FILE_LOGGER_PATH": str(folder / "metrics.jsonl"), **(environment or {})}
+        runtime = "+ray_kwargs.ray_init.runtime_env.env_vars"
+        command += [f"{runtime}.{name}='{value}'" for name, value in seen_by_workers.items()]
+        variables = {"RAY_ADDRESS": "local", "VERL_PLATFORM": "cpu", "PYTHONPATH": str(ROOT), **seen_by_workers}
         self._log = (folder / "train.log").open("w")
         self.process = subprocess.Popen(
             command,
-            env={**os.environ, **variables, **(environment or {})},
+            env={**os.environ, **variables},
             cwd=folder,
             stdin=subprocess.DEVNULL,
             stdout=self._log,
@@ -107,6 +107,21 @@ class Run:
         """The dumped trees."""
         files = self.folder.glob("trees/*.jsonl")
         return [json.loads(line) for file in files for line in file.read_text().splitlines()]
+
+    def rows(self, step: int) -> dict[str, list[str]]:
+        """Keys of the rows that a step was trained on, by prompt; with ``trainer.rollout_data_dir=<folder>/rows``."""
+        keys = [json.loads(line)["uid"] for line in (self.folder / "rows" / f"{step}.jsonl").read_text().splitlines()]
+        by_prompt: dict[str, list[str]] = {}
+        for key in keys:
+            by_prompt.setdefault(key.partition("_")[0], []).append(key)
+        return by_prompt
+
+    def waiting(self, step: int) -> set[str]:
+        """Prompts that the checkpoint of a step holds because they have not been trained on; asynchronous trainers."""
+        folder = self.folder / "checkpoints" / f"global_step_{step}" / "transfer_queue"
+        partition = pickle.loads((folder / "controller_state.pkl").read_bytes())["partitions"]["train"]
+        tags = partition.custom_meta
+        return {key for key, number in partition.keys_mapping.items() if tags.get(number, {}).get("is_prompt")}
 
     def worker(self, name: str) -> psutil.Process:
         """This run's Ray process whose title begins with ``ray::<name>``."""
@@ -155,3 +170,15 @@ def check_rewards(trees: list[dict[str, Any]], step: int, logged: dict[str, floa
     assert abs(logged["critic/score/mean"] - sum(rewards) / len(rewards)) < 1e-5
     assert abs(logged["critic/score/max"] - max(rewards)) < 1e-5
     assert abs(logged["critic/score/min"] - min(rewards)) < 1e-5
+
+
+def check_trees_of_a_step(run: Run, step: int, data: dict[str, Any]) -> set[str]:
+    """The rows of a step are whole trees, and nothing was lost on the way; returns their prompts."""
+    rows = run.rows(step)
+    assert len(rows) == PROMPTS
+    for uid, keys in rows.items():
+        assert sorted(keys) == sorted(f"{uid}_{leaf}_0" for leaf in range(LEAVES))
+    assert data["atpo/trees_failed"] == data["atpo/tool_errors"] == data.get("atpo/replays_diverged", 0) == 0
+    grown = {tree["uid"]: tree for tree in run.trees()}
+    check_rewards([{**grown[uid], "global_step": step} for uid in rows], step, data)
+    return set(rows)
