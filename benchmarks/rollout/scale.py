@@ -54,7 +54,7 @@ async def simulate(schedule: str, batch: Batch, engines: int, speed: EngineSpeed
         leaves = await SCHEDULES[schedule](fleet, batch)
         seconds = asyncio.get_running_loop().time()
     busy = statistics.fmean(engine.busy_s for engine in fleet.engines) / seconds
-    return {**speeds(leaves, fleet.sampled_tokens, seconds), "busy": busy}
+    return {**speeds(leaves, fleet.sampled_tokens, seconds), "busy": busy, "turns": fleet.turns}
 
 
 def measure(schedule: str, engines: int, tools: str, prompts: int, seed: int) -> dict[str, Any]:

@@ -106,13 +106,14 @@ class SimulatedFleet:
     Attributes:
         engines: of the fleet.
         sampled_tokens: tokens sampled so far.
+        turns: answers so far.
     """
 
     def __init__(self, engines: int, speed: EngineSpeed, seed: int = 0) -> None:
         self._rng = np.random.default_rng(seed)
         self._home: dict[str, SimulatedEngine] = {}
         self.engines = [SimulatedEngine(speed) for _ in range(engines)]
-        self.sampled_tokens = 0
+        self.sampled_tokens = self.turns = 0
 
     async def generate(self, request_id: str, *, prompt_ids: list[int], sampling_params: dict[str, Any]) -> TokenOutput:
         """One turn of random tokens."""
@@ -123,6 +124,7 @@ class SimulatedFleet:
         log_probs = (-self._rng.standard_exponential(count)).tolist()
         await self._home[request_id].sample(prompt_ids, tokens)
         self.sampled_tokens += len(tokens)
+        self.turns += 1
         return TokenOutput(token_ids=tokens, log_probs=log_probs, extra_fields={})
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections import Counter
 
 import pytest
 from aiotools import VirtualClock
@@ -11,8 +12,9 @@ from aiotools import VirtualClock
 from benchmarks.rollout import scale
 from benchmarks.rollout.agent import Latency, Workload
 from benchmarks.rollout.scale import simulate
-from benchmarks.rollout.schedules import SCHEDULES, Batch
+from benchmarks.rollout.schedules import SCHEDULES, Batch, trees
 from benchmarks.rollout.simulated import EngineSpeed, SimulatedEngine, SimulatedFleet
+from benchmarks.rollout.traffic import bytes_per_leaf
 from verl_atpo.config import AtpoConfig, ExpansionConfig
 
 SPEED = EngineSpeed(step_s=1.0, sequence_s=0.1, prefill_s=0.01, max_num_seqs=1)
@@ -77,3 +79,20 @@ def test_the_command_measures_what_it_is_asked_for(tmp_path, monkeypatch):
     assert set(runs) == {(schedule, seed) for schedule in SCHEDULES for seed in (3, 4)}
     ratios = [runs["continuous", seed]["leaves_per_s"] / runs["chains", seed]["leaves_per_s"] for seed in (3, 4)]
     assert row["leaves_per_s, continuous / chains"] == pytest.approx(sum(ratios) / 2)
+
+
+async def test_a_fleet_deals_trees_out_evenly_so_that_it_falls_apart_into_its_workers():
+    with VirtualClock().patch_loop():
+        fleet = SimulatedFleet(4, EngineSpeed())
+        await trees(fleet, Batch(8, SMALL, Workload(median_turn_tokens=8), Latency(), 0))
+    assert Counter(Counter(map(id, fleet._home.values())).values()) == {2: 4}  # 2 trees on each of 4 engines
+
+
+def test_what_a_leaf_sends():
+    """Trees ask for their own turns only, and their rows are those of as many chains."""
+    asked, answered, row, tokens = bytes_per_leaf(Batch(2, SMALL, Workload(), Latency(), 0))
+    for each in (asked, answered):
+        assert 0 < each["trees"] < each["same leaves as chains"]
+    for each in (row, tokens):
+        assert each["trees"] == each["same leaves as chains"]
+    assert row["trees"] > 36 * tokens["trees"]  # four integers of 8 bytes and more for every token
