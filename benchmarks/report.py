@@ -24,7 +24,7 @@ from benchmarks.learning import report as learning
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
-PAGES = (ROOT / "docs" / "results.md", ROOT / "docs" / "unbiased.md", ROOT / "README.md")
+PAGES = tuple(ROOT / page for page in ("docs/results.md", "docs/unbiased.md", "docs/scaling.md", "README.md"))
 PLOTS = ROOT / "docs" / "results"
 _BLOCK = re.compile(r"(<!-- begin (?P<name>[\w-]+) -->\n).*?(<!-- end (?P=name) -->)", re.DOTALL)
 
@@ -67,6 +67,37 @@ TABLES = {
             "ours, ms/turn": "ours, ms/turn",
             "peak MB/prompt": "peak MB/prompt",
         },
+    ),
+    "fleet": (
+        ("rollout_fleet.json", "fleet"),
+        {
+            "schedule": "schedule",
+            "seconds": "rollout takes, s",
+            "first worker, s": "the first worker is done after, s",
+            "leaves/s": "leaves/s",
+            "sampled tokens/leaf": "sampled tokens/leaf",
+            "engines busy": "engines busy",
+            "turns/s": "turns/s",
+        },
+    ),
+    "fleet-worker": (
+        ("rollout_fleet.json", "worker"),
+        {
+            "prompts": "prompts",
+            "leaves": "leaves",
+            "sampled turns": "sampled turns",
+            "processor s": "processor time, s",
+            "ms/turn": "ms/turn",
+            "MB/prompt": "MB/prompt",
+        },
+    ),
+    "fleet-bytes": (
+        ("rollout_fleet.json", "bytes"),
+        {"what": "mean per leaf", "trees": "trees", "same leaves as chains": "the same leaves as chains"},
+    ),
+    "fleet-central": (
+        ("rollout_fleet.json", "central"),
+        {"what": "what", "entries": "entries", "measured": "measured"},
     ),
     "credit": (
         ("credit.json", "rows"),
