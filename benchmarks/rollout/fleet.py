@@ -103,7 +103,7 @@ def parts(processes: int) -> dict[str, Callable[[], list[dict[str, Any]]]]:
 
     def fleets() -> list[dict[str, Any]]:
         with ProcessPoolExecutor(processes, mp_context=spawn) as pool:
-            return [fleet(schedule, pool) for schedule in ("chains", "trees")]
+            return [fleet(schedule, pool) for schedule in ("chains", "rounds", "continuous")]
 
     return {
         "worker": workers,

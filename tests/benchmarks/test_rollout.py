@@ -12,7 +12,7 @@ from aiotools import VirtualClock
 from benchmarks.rollout import scale
 from benchmarks.rollout.agent import Latency, Workload
 from benchmarks.rollout.scale import simulate
-from benchmarks.rollout.schedules import SCHEDULES, Batch, trees
+from benchmarks.rollout.schedules import SCHEDULES, Batch, rounds
 from benchmarks.rollout.simulated import EngineSpeed, SimulatedEngine, SimulatedFleet
 from benchmarks.rollout.traffic import bytes_per_leaf
 from verl_atpo.config import AtpoConfig, ExpansionConfig
@@ -84,7 +84,7 @@ def test_the_command_measures_what_it_is_asked_for(tmp_path, monkeypatch):
 async def test_a_fleet_deals_trees_out_evenly_so_that_it_falls_apart_into_its_workers():
     with VirtualClock().patch_loop():
         fleet = SimulatedFleet(4, EngineSpeed())
-        await trees(fleet, Batch(8, SMALL, Workload(median_turn_tokens=8), Latency(), 0))
+        await rounds(fleet, Batch(8, SMALL, Workload(median_turn_tokens=8), Latency(), 0))
     assert Counter(Counter(map(id, fleet._home.values())).values()) == {2: 4}  # 2 trees on each of 4 engines
 
 
