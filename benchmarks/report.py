@@ -1,8 +1,8 @@
 """Puts what the benchmarks measured into the docs: `python -m benchmarks.report`.
 
-Every block between `<!-- begin NAME -->` and `<!-- end NAME -->` in `docs/results.md`, `docs/unbiased.md` and
-`README.md` is made anew from the files in `benchmarks/results/`, and the plots in `docs/results/` with it. `--check`
-writes nothing and fails if a block is not what the files say.
+Every block between `<!-- begin NAME -->` and `<!-- end NAME -->` in the pages below is made anew from the files in
+`benchmarks/results/`, and the plots in `docs/results/` with it. `--check` writes nothing and fails if a block is not
+what the files say.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ from benchmarks.learning import report as learning
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
-PAGES = tuple(ROOT / page for page in ("docs/results.md", "docs/unbiased.md", "docs/scaling.md", "README.md"))
+_PAGES = ("docs/results.md", "docs/unbiased.md", "docs/scaling.md", "docs/viewer.md", "README.md")
+PAGES = tuple(ROOT / page for page in _PAGES)
 PLOTS = ROOT / "docs" / "results"
 _BLOCK = re.compile(r"(<!-- begin (?P<name>[\w-]+) -->\n).*?(<!-- end (?P=name) -->)", re.DOTALL)
 
@@ -141,6 +142,7 @@ TABLES = {
             "memory_over_gspo": "peak memory over gspo",
         },
     ),
+    "viewer": (("viewer.json", "rows"), {"what": "", "measured": "measured", "goal": "at most"}),
 }
 """Block -> result file and the key of its rows, and their columns: key -> title."""
 

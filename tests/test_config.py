@@ -63,6 +63,9 @@ def test_every_setting_is_read():
             "memo_size": 10,
         },
         "dump_dir": "trees",
+        "dump_every": 10,
+        "dump_max": 4,
+        "log_trees": 2,
     }
     config = AtpoConfig.from_mapping(settings)
     assert config == AtpoConfig(
@@ -71,6 +74,9 @@ def test_every_setting_is_read():
         GrowthConfig(0, 2.0),
         ToolConfig(5.0, 0, 1.0, 4, None, 100, ObservationCut.MIDDLE, OnOutage.OBSERVE, Memoize.TREE, 10),
         "trees",
+        10,
+        4,
+        2,
     )
     assert config.expansion.leaves == 22  # 10 + 2 * 6
     assert config.to_mapping() == settings

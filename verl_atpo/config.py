@@ -221,6 +221,12 @@ class AtpoConfig:
     """What stands around tool calls."""
     dump_dir: str | None = None
     """Folder for one JSON line per tree; null writes nothing."""
+    dump_every: Positive = 1
+    """Steps from one whose trees are dumped to the next; the first step's are."""
+    dump_max: Positive | None = None
+    """Trees dumped of a step, the first of its batch; null for all."""
+    log_trees: Count = 0
+    """Trees of a step that verl's loggers wandb and TensorBoard show."""
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any] | None) -> AtpoConfig:

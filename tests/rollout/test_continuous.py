@@ -23,7 +23,7 @@ from verl_atpo.method.credit import node_values
 from verl_atpo.method.expansion import uncertainty_score
 from verl_atpo.method.tree import ROOT, TurnTree
 from verl_atpo.replay.runner import Branch, Start
-from verl_atpo.rollout.dump import TreeDump
+from verl_atpo.rollout.describe import TreeDescriber
 from verl_atpo.rollout.grower import GrownTree, TreeGrower
 from verl_atpo.rollout.metrics import tree_stats
 from verl_atpo.rollout.rows import leaf_outputs
@@ -223,10 +223,13 @@ def test_why_a_turn_was_picked_is_told_with_it(in_flight):
     assert any(pick.penalty > 0 for pick in picks) or in_flight is None
 
 
-def test_the_dump_says_when_each_branch_started_and_why(tmp_path):
+def test_the_dump_says_when_each_branch_started_and_why():
     grown, _ = grow(config(4, 3, 2), FakeEngine(3, stop=0.1, fail=0.2, latency_s=10.0), FakeLoop(4))
-    tokenizer = SimpleNamespace(decode=lambda ids, skip_special_tokens: str(ids))
-    record = json.loads(json.dumps(TreeDump(str(tmp_path), tokenizer).describe(grown, CreditConfig())))
+    tokenizer = SimpleNamespace(
+        decode=lambda ids, **_: str(ids), batch_decode=lambda batch, **_: list(map(str, batch)), all_special_tokens=()
+    )
+    described = TreeDescriber(tokenizer, AtpoConfig()).record(grown, {"uid": "u", "global_steps": 1}, seconds=1.0)
+    record = json.loads(json.dumps(described))
     assert [branch["leaf"] for branch in record["branches"]] == grown.leaves
     assert [branch["picked"] is None for branch in record["branches"]] == [True] * 4 + [False] * 6
     for branch, limb in zip(record["branches"], grown.limbs, strict=True):

@@ -22,14 +22,11 @@ from verl_atpo.config import (
     SharedTurns,
 )
 from verl_atpo.method.channel import is_marked
-from verl_atpo.method.credit import node_values, tree_advantages
+from verl_atpo.method.credit import tree_advantages
 from verl_atpo.method.estimator import compute_atpo_advantage
-from verl_atpo.rollout.dump import TreeDump
 from verl_atpo.rollout.grower import GrownTree, TreeGrower
 from verl_atpo.rollout.metrics import add_to_tracking
 from verl_atpo.rollout.rows import leaf_outputs, policy_text
-from verl_atpo.view.export import most_telling, to_html
-from verl_atpo.view.files import read_trees
 
 
 async def grow(seed: int = 0, stop: float = 0.3) -> GrownTree:
@@ -116,36 +113,6 @@ async def test_rows_keep_all_that_the_loop_returned():
         row = output.as_dict()
         assert row.keys() == plain.keys()
         assert all(torch.equal(row[key], plain[key]) for key in ("prompts", "responses", "response_mask"))
-
-
-class Words:
-    def decode(self, ids, skip_special_tokens):
-        return " ".join(map(str, ids))
-
-
-async def test_dump_holds_the_tree_and_can_be_drawn(tmp_path):
-    dump = TreeDump(str(tmp_path / "trees"), Words())
-    credit = CreditConfig()
-    for step in (1, 2):
-        grown = await grow(seed=step)
-        prompt = {"uid": f"u<{step}>", "global_steps": step, "reward_model": {"ground_truth": "<right>"}}
-        await dump.write(grown, prompt, credit)
-    trees = read_trees(tmp_path / "trees")
-    assert [tree["global_step"] for tree in trees] == [1, 2]
-    tree = trees[-1]
-    assert tree["prompt"] == "1 2 3" and len(tree["nodes"]) == len(grown.tree.nodes) - 1
-    values = node_values(grown.tree, credit.backup)
-    for node in tree["nodes"]:
-        turn = grown.tree.turn(node["index"])
-        assert node["text"] == " ".join(map(str, turn.token_ids))
-        assert node["value"] == values[node["index"]]
-        assert (node["observation"] == "") == (node["parent"] == 0)
-        if node["parent"]:
-            assert turn.observed_ids[-1] == int(node["observation"])
-    telling = most_telling(trees)
-    html = to_html(telling)
-    assert html.count("<details") == len(telling["nodes"])
-    assert "&lt;right&gt;" in html and "<right>" not in html
 
 
 def test_metrics_go_with_training_steps_only_and_can_be_undone(tmp_path, monkeypatch):

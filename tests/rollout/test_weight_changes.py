@@ -19,7 +19,8 @@ from verl.workers.rollout.replica import TokenOutput
 from tests.assets.fakes import PROMPT, contexts, run_branch_with
 from verl_atpo.config import AtpoConfig, CreditConfig, ExpansionConfig, GrowthConfig
 from verl_atpo.replay.client import BranchSession
-from verl_atpo.rollout.dump import TreeDump
+from verl_atpo.rollout.describe import TreeDescriber
+from verl_atpo.rollout.dump_file import DumpFile
 from verl_atpo.rollout.grower import GrownTree, TreeGrower
 from verl_atpo.rollout.rows import leaf_outputs
 
@@ -150,8 +151,11 @@ def test_a_row_has_the_versions_of_its_whole_path_and_a_turn_in_the_dump_its_own
         branch.replayed for branch in grown.branches
     )  # their first turns are older than anything they sampled themselves
 
-    tokenizer = SimpleNamespace(decode=lambda ids, skip_special_tokens: str(ids))
-    dumped = json.loads(json.dumps(TreeDump(str(tmp_path), tokenizer).describe(grown, CreditConfig())))
+    tokenizer = SimpleNamespace(
+        decode=lambda ids, **_: str(ids), batch_decode=lambda batch, **_: list(map(str, batch)), all_special_tokens=()
+    )
+    record = TreeDescriber(tokenizer, AtpoConfig()).record(grown, {"uid": "u", "global_steps": 1}, seconds=1.0)
+    dumped = json.loads(json.dumps(record))
     assert [tuple(node["versions"]) for node in dumped["nodes"]] == [
         grown.tree.turn(node.index).versions for node in grown.tree.nodes[1:]
     ]
@@ -159,4 +163,4 @@ def test_a_row_has_the_versions_of_its_whole_path_and_a_turn_in_the_dump_its_own
 
 def test_two_workers_never_write_to_one_file(tmp_path):
     """Neither on two nodes, whose process ids may be the same, nor after a restart."""
-    assert TreeDump(str(tmp_path), None)._path != TreeDump(str(tmp_path), None)._path
+    assert DumpFile(tmp_path).path != DumpFile(tmp_path).path

@@ -72,7 +72,20 @@ def test_paper_is_the_authors_script():
         "growth": {"max_regrows": 3, "regrow_delay_s": 1.0},
         "tools": ToolConfig().__dict__ | {"observation_cut": "tail", "on_outage": "regrow", "memoize": "never"},
         "dump_dir": None,
+        "dump_every": 1,
+        "dump_max": None,
+        "log_trees": 0,
     }
+
+
+def test_trees_for_the_loggers_need_what_draws_them(monkeypatch):
+    config = composed(
+        "+atpo=tree", "actor_rollout_ref.rollout.agent.default_agent_loop=tool_agent", "algorithm.atpo.log_trees=2"
+    )
+    assert check_config(config).log_trees == 2
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "resvg_py" else name)
+    with pytest.raises(ConfigError, match=r"log_trees=2 cannot work: resvg_py .*verl-atpo\[view\]"):
+        check_config(config)
 
 
 @pytest.mark.parametrize("preset", ["tree", "paper"])

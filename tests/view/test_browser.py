@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from tests.view.conftest import Viewer, answers, wait_until
+from benchmarks.view.browser import answers, wait_until
+from tests.view.conftest import Viewer
 from verl_atpo.view.demo import demo_trees, write_demo
 from verl_atpo.view.files import read_trees
 from verl_atpo.view.layout import ROOT
@@ -65,8 +66,8 @@ class Page:
 
 
 @pytest.fixture
-def page(chromium: Any, viewer: Viewer) -> Page:
-    return Page(chromium, viewer.address)
+def page(chromium: Any, demo_viewer: Viewer) -> Page:
+    return Page(chromium, demo_viewer.address)
 
 
 @pytest.fixture(scope="module")
@@ -314,13 +315,13 @@ def test_an_unknown_tree_is_said_to_be_none(page: Page) -> None:
     assert answers(f"{page.address}/export/html/nobody")
 
 
-def test_many_visitors_at_once(viewer: Viewer, trees: list[Record]) -> None:
+def test_many_visitors_at_once(demo_viewer: Viewer, trees: list[Record]) -> None:
     import urllib.request
 
     found: list[int] = []
 
     def visit(uid: str) -> None:
-        with urllib.request.urlopen(f"{viewer.address}/tree/{uid}", timeout=60) as answer:
+        with urllib.request.urlopen(f"{demo_viewer.address}/tree/{uid}", timeout=60) as answer:
             found.append(len(answer.read()))
 
     threads = [threading.Thread(target=visit, args=[tree["uid"]]) for tree in trees[:12]]

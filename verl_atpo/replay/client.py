@@ -10,6 +10,7 @@ ends the replay there (the environment is not deterministic) and the branch goes
 from __future__ import annotations
 
 import copy
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -85,6 +86,7 @@ class BranchSession:
         if self._on_turn is not None and asked != self._context and len(self.generations) > self.replayed:
             self._on_turn(self)
         self._busy = True
+        started = time.monotonic()
         try:
             output = await self._client.generate(self._request_id or request_id, prompt_ids=prompt_ids, **kwargs)
         except TypeError:
@@ -94,7 +96,9 @@ class BranchSession:
             raise self.failure from error
         finally:
             self._busy = False
-        self._take(Generation.after(self._context, asked, _own_copy(output)), asked)
+        generation = Generation.after(self._context, asked, _own_copy(output))
+        generation.started_s, generation.ended_s = started, time.monotonic()
+        self._take(generation, asked)
         return output
 
     def raise_failure(self) -> None:

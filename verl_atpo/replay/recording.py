@@ -49,12 +49,16 @@ class Generation:
         observed_ids: what the loop put behind that: the prompt, an observation, or nothing (the turn goes on).
         output: what the engine answered: ``token_ids``, ``log_probs`` in nats, ``extra_fields``.
         tool_calls: calls made before the loop asked again.
+        started_s: when the engine was asked, on the process's monotonic clock.
+        ended_s: when it had answered.
     """
 
     dropped: int
     observed_ids: list[int]
     output: Any
     tool_calls: list[ToolCall] = dataclasses.field(default_factory=list)
+    started_s: float = dataclasses.field(default=0.0, compare=False)
+    ended_s: float = dataclasses.field(default=0.0, compare=False)
 
     @classmethod
     def after(cls, context: list[int], prompt_ids: list[int], output: Any) -> Generation:
@@ -116,6 +120,16 @@ class Turn:
         if not log_probs:
             raise EmptyTurnError("The engine returned a turn without tokens (request aborted?).")
         return -sum(log_probs) / len(log_probs)
+
+    @property
+    def started_s(self) -> float:
+        """When its first generation was asked for, on the process's monotonic clock."""
+        return self.generations[0].started_s
+
+    @property
+    def ended_s(self) -> float:
+        """When its last generation had been answered."""
+        return self.generations[-1].ended_s
 
     @property
     def versions(self) -> tuple[int, int] | None:

@@ -9,11 +9,14 @@ from omegaconf import DictConfig
 from tensordict import TensorDict
 from verl.trainer.ppo.v1 import AgentLoopManagerTQ
 
+from verl_atpo.rollout.dump_choice import DumpChoice
 from verl_atpo.rollout.metrics import WorkerStats, add_to_tracking, step_metrics
 from verl_atpo.rollout.stop import StopRule, check_while_polling
 from verl_atpo.rollout.watch import WorkerWatch
 from verl_atpo.rollout.worker import TreeAgentLoopWorker
 from verl_atpo.startup.checks import check_agent_names, check_config
+from verl_atpo.view.loggers import log_trees
+from verl_atpo.view.record import Record
 
 
 class TreeAgentLoopManager(AgentLoopManagerTQ):
@@ -24,12 +27,14 @@ class TreeAgentLoopManager(AgentLoopManagerTQ):
     """
 
     def __init__(self, config: DictConfig, *args: Any, **kwargs: Any) -> None:
-        check_config(config)
+        self._atpo = check_config(config)
         super().__init__(config, *args, **kwargs)
         self.agent_loop_workers_class = ray.remote(TreeAgentLoopWorker)
         self._watch = WorkerWatch()
         self._stop_rule = StopRule(config.data.train_batch_size)
-        add_to_tracking(self.take_metrics)
+        self._choice = DumpChoice(self._atpo.dump_every, self._atpo.dump_max)
+        self._records: list[Record] = []
+        add_to_tracking(self.take_metrics, self._show_trees if self._atpo.log_trees else None)
         check_while_polling(self.check_failures)
 
     def generate_sequences(self, prompts: TensorDict) -> None:
@@ -41,6 +46,7 @@ class TreeAgentLoopManager(AgentLoopManagerTQ):
         self.check_failures()
         default = self.rollout_config.agent.default_agent_loop
         check_agent_names(set(prompts["agent_name"]) if "agent_name" in prompts else {default})
+        self._choice.mark(prompts)
         workers: list[Any] = self.agent_loop_workers
         for worker, chunk in zip(workers, prompts.chunk(len(workers)), strict=False):  # as verl deals them out
             self._watch.hold(worker, chunk["uid"])
@@ -61,4 +67,9 @@ class TreeAgentLoopManager(AgentLoopManagerTQ):
         stats = WorkerStats()
         for taken in ray.get([worker.take_stats.remote() for worker in workers]):
             stats.add(taken)
+        self._records = stats.records
         return step_metrics(stats)
+
+    def _show_trees(self, backends: dict[str, Any], step: int) -> None:
+        """The most telling trees of the step, in the loggers that can show any."""
+        log_trees(backends, self._records, step, self._atpo.log_trees)

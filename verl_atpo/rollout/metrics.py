@@ -18,6 +18,7 @@ from verl_atpo.method.tree import ROOT
 from verl_atpo.replay.guard import CallCounts
 from verl_atpo.replay.recording import Generation, context_lengths
 from verl_atpo.rollout.grower import GrownTree
+from verl_atpo.view.record import Record
 
 PREFIX = "atpo"
 STEP_METRIC = "training/global_step"
@@ -92,22 +93,37 @@ class WorkerStats:
         trees: those that finished.
         failed: number of those that failed.
         tools: all tool calls, those of failed branches and of validation too.
+        records: trees for the loggers that show some.
+        dump_seconds: CPU time that writing trees down took, beside the event loop.
     """
 
     trees: list[TreeStats] = dataclasses.field(default_factory=list)
     failed: int = 0
     tools: CallCounts = dataclasses.field(default_factory=CallCounts)
+    records: list[Record] = dataclasses.field(default_factory=list)
+    dump_seconds: float = 0.0
+
+    def keep(self, record: Record, most: int) -> None:
+        """Keep a tree for the loggers, at most ``most``, those with different rewards first."""
+        self.records = sorted([*self.records, record], key=lambda each: each["summary"]["outcome"] != "mixed")[:most]
 
     def add(self, other: WorkerStats) -> None:
         """Count ``other`` in."""
         self.trees += other.trees
         self.failed += other.failed
         self.tools.add(other.tools)
+        self.records += other.records
+        self.dump_seconds += other.dump_seconds
 
 
 def step_metrics(stats: WorkerStats) -> dict[str, float]:
     """Metrics of one training step, by the names they have in the logger."""
-    metrics = {"trees_failed": float(stats.failed), **_tool_metrics(stats.tools), **_tree_metrics(stats.trees)}
+    metrics = {
+        "trees_failed": float(stats.failed),
+        "dump_seconds": stats.dump_seconds,
+        **_tool_metrics(stats.tools),
+        **_tree_metrics(stats.trees),
+    }
     return {f"{PREFIX}/{name}": value for name, value in metrics.items()}
 
 
@@ -158,11 +174,14 @@ def _tree_metrics(trees: Sequence[TreeStats]) -> dict[str, float]:
     return metrics
 
 
-def add_to_tracking(take: Callable[[], dict[str, float]]) -> Callable[[], None]:
+def add_to_tracking(
+    take: Callable[[], dict[str, float]], show: Callable[[dict[str, Any], int], None] | None = None
+) -> Callable[[], None]:
     """Let verl's logger log ``take()`` with every training step, on all its backends.
 
     Args:
         take: gives the metrics since its last call.
+        show: gets the backends by name, and the step, after they have been logged.
 
     Returns:
         Function that undoes it.
@@ -171,9 +190,12 @@ def add_to_tracking(take: Callable[[], dict[str, float]]) -> Callable[[], None]:
 
     @functools.wraps(original)
     def log(self: Tracking, data: dict[str, Any], step: int, *args: Any, **kwargs: Any) -> Any:
-        if STEP_METRIC in data:
-            data = {**data, **take()}
-        return original(self, data, step, *args, **kwargs)
+        if STEP_METRIC not in data:
+            return original(self, data, step, *args, **kwargs)
+        logged = original(self, {**data, **take()}, step, *args, **kwargs)
+        if show is not None:
+            show(self.logger, step)
+        return logged
 
     def undo() -> None:
         Tracking.log = original  # type: ignore[method-assign]

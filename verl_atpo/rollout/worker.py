@@ -25,8 +25,10 @@ from verl_atpo.config import ConfigError, Memoize
 from verl_atpo.failure import BranchBug, brief, is_outage
 from verl_atpo.replay.guard import CallMemo, ToolGuard
 from verl_atpo.replay.runner import Branch, Start
+from verl_atpo.rollout.describe import TreeDescriber
 from verl_atpo.rollout.dump import TreeDump
-from verl_atpo.rollout.grower import TreeGrower
+from verl_atpo.rollout.dump_choice import MARK
+from verl_atpo.rollout.grower import GrownTree, TreeGrower
 from verl_atpo.rollout.metrics import WorkerStats, tree_stats
 from verl_atpo.rollout.rows import leaf_outputs, policy_text
 from verl_atpo.rollout.scope import RunScopedWorker
@@ -45,7 +47,8 @@ class TreeAgentLoopWorker(RunScopedWorker):
         self.atpo = check_config(self.config)
         self.guard = ToolGuard(self.atpo.tools, self.tokenizer)
         self._memo = CallMemo(self.atpo.tools.memo_size) if self.atpo.tools.memoize is Memoize.RUN else None
-        self._dump = TreeDump(self.atpo.dump_dir, self.tokenizer) if self.atpo.dump_dir else None
+        self._dump = TreeDump(self.atpo.dump_dir)
+        self._describer = TreeDescriber(self.tokenizer, self.atpo)
         self._stats = WorkerStats()
         self._failures = Failures()
 
@@ -65,6 +68,7 @@ class TreeAgentLoopWorker(RunScopedWorker):
         """What happened since the last call."""
         taken, self._stats = self._stats, WorkerStats()
         taken.tools = self.guard.take_totals()
+        taken.dump_seconds, self._dump.seconds = self._dump.seconds, 0.0
         return taken
 
     async def generate_sequences(self, prompts: Any) -> None:
@@ -77,13 +81,14 @@ class TreeAgentLoopWorker(RunScopedWorker):
         await super().generate_sequences(prompts)
 
     async def _run_prompt(self, prompt: dict, sampling_params: dict, trajectory: dict, trace: bool = False) -> None:
+        chosen = bool(prompt.pop(MARK, True))
         if trajectory["validate"] or not prompt.get("__do_sample__", True):
             await super()._run_prompt(prompt, sampling_params, trajectory=trajectory, trace=trace)
             return
         uid = prompt["uid"]
         await tq.async_kv_put(key=uid, partition_id="train", tag={"status": "running"})
         try:
-            await self._grow_and_publish(prompt, sampling_params, trajectory, trace)
+            await self._grow_and_publish(prompt, sampling_params, trajectory, trace, chosen)
             self._failures = dataclasses.replace(self._failures, finished=self._failures.finished + 1)
             status = "finished"
         except Exception as error:
@@ -93,7 +98,9 @@ class TreeAgentLoopWorker(RunScopedWorker):
             status = "failure"
         await tq.async_kv_put(key=uid, partition_id="train", tag={"status": status})
 
-    async def _grow_and_publish(self, prompt: dict, sampling_params: dict, trajectory: dict, trace: bool) -> None:
+    async def _grow_and_publish(
+        self, prompt: dict, sampling_params: dict, trajectory: dict, trace: bool, chosen: bool
+    ) -> None:
         leaves = self.atpo.expansion.leaves
         wanted = prompt.pop("__rollout_n__", leaves)
         if wanted != leaves:
@@ -113,12 +120,33 @@ class TreeAgentLoopWorker(RunScopedWorker):
             return await runner.branch(start)
 
         started = time.monotonic()
-        grown = await TreeGrower(self.atpo, run_branch, random.Random(prompt["uid"])).grow()
+        grower = TreeGrower(self.atpo, run_branch, random.Random(prompt["uid"]))
+        try:
+            grown = await grower.grow()
+        except Exception as error:
+            if chosen:
+                await self._dump_tree(grower.grown, prompt, started, failed=brief(error))
+            raise
         self._stats.trees.append(tree_stats(grown, seconds=time.monotonic() - started))
         for number, output in enumerate(leaf_outputs(grown, self.atpo.credit)):
             await super()._agent_loop_postprocess(output, False, **{**prompt, "session_id": number})
-        if self._dump is not None:
-            await self._dump.write(grown, prompt, self.atpo.credit)
+        if chosen:
+            await self._dump_tree(grown, prompt, started)
+
+    async def _dump_tree(
+        self,
+        grown: GrownTree,
+        prompt: dict,
+        started: float,
+        failed: str | None = None,
+    ) -> None:
+        """Write a tree down, if anyone wants to see it; nothing of it can make the tree fail."""
+        if not self.atpo.dump_dir and not self.atpo.log_trees:
+            return
+        seconds = time.monotonic() - started
+        record = await self._dump.write(lambda: self._describer.record(grown, prompt, seconds=seconds, failed=failed))
+        if record is not None:
+            self._stats.keep(record, self.atpo.log_trees)
 
     async def _run_agent_loop(self, sampling_params: dict, trajectory: dict, **kwargs: Any) -> None:
         """A chain, as verl runs it, but with tools of its own, and run again after an outage."""

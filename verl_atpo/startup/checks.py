@@ -6,6 +6,7 @@ first prompt (in the rollout's manager and workers).
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -56,10 +57,20 @@ def check_config(config: DictConfig) -> AtpoConfig:
     if _get(config, "actor_rollout_ref.rollout.agent.agent_loop_manager_class") == MANAGER:
         _check_tree(config, atpo)
     check_trainer_mode(config)
+    _check_logged_trees(atpo)
     if is_packed(config):
         check_packed(config)
     check_tool_files(config)
     return atpo
+
+
+def _check_logged_trees(atpo: AtpoConfig) -> None:
+    missing = [name for name in ("jinja2", "resvg_py") if importlib.util.find_spec(name) is None]
+    if atpo.log_trees and missing:
+        raise ConfigError(
+            f"{ROOT_KEY}.log_trees={atpo.log_trees} cannot work: {' and '.join(missing)} cannot be imported, which "
+            f"draw the trees; pip install 'verl-atpo[view]', or set {ROOT_KEY}.log_trees=0."
+        )
 
 
 def check_tool_files(config: DictConfig) -> None:

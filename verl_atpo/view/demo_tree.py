@@ -12,7 +12,7 @@ import random
 from typing import Any
 
 from verl_atpo.config import CreditConfig, ExpansionConfig
-from verl_atpo.method.credit import Outcomes, node_values, normalization, tree_advantages
+from verl_atpo.method.credit import node_values, tree_advantages
 from verl_atpo.method.expansion import select_turns, uncertainty_score
 from verl_atpo.method.tree import ROOT, TurnTree
 from verl_atpo.view.record import FORMAT, Branch, Node, Pick, Record, ToolUse, summarize
@@ -78,7 +78,7 @@ class DemoTree:
         for _ in range(expansion.initial_chains):
             self._branch(ROOT, 0, None)
         for round in range(1, expansion.rounds + 1):
-            self._clock = max(branch["ended_s"] for branch in self._branches)
+            self._clock = max(branch["ended_s"] or 0.0 for branch in self._branches)
             picks = [(node, self._pick(node)) for node in self._select()]
             for node, pick in picks:
                 self._branch(node, round, pick)
@@ -171,18 +171,16 @@ class DemoTree:
     def _finish(self) -> Record:
         credit = CreditConfig()
         values = node_values(self._tree, credit.backup)
-        rewards = [node.reward for node in self._tree.nodes if node.reward is not None]
-        offset, factor = normalization(Outcomes.of(rewards), credit.normalize)
         advantages = tree_advantages(self._tree, credit)
         failed = "ToolOutage: Tool 'search' is out: TimeoutError()" if self._rng.random() < 0.01 else None
         record = Record(
             format=FORMAT, uid=self._uid, global_step=self._step, data_source=f"demo_{self._hops}hop",
             ground_truth=self._answer, extra_info={"hops": self._hops, "split": "train"},
             prompt=f"{START}user\n{self._prompt}{END}\n{START}assistant\n", prompt_tokens=14 + len(self._prompt) // 5,
-            template=[START, END], failed=failed, root_value=values[ROOT], reward_offset=offset, reward_factor=factor,
+            template=[START, END], failed=failed, root_value=values[ROOT],
             credit={"backup": credit.backup.value, "advantage": credit.advantage.value},
             picked=self._picked, regrown=self._outages, outages=self._outages,
-            seconds=max(branch["ended_s"] for branch in self._branches),
+            seconds=max(branch["ended_s"] or 0.0 for branch in self._branches),
             nodes=[self._node(index, values, advantages) for index in sorted(self._turns)],
             branches=[self._with_row(branch) for branch in self._branches],
         )  # fmt: skip
@@ -205,7 +203,7 @@ class DemoTree:
 
     def _with_row(self, branch: Branch) -> Branch:
         starts, at = [], 0
-        for index in self._tree.path(branch["leaf"]):
+        for index in self._tree.path(branch["leaf"] or ROOT):
             turn = self._turns[index]
             at += len(turn.observation) // 4
             starts.append(at)

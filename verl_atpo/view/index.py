@@ -11,14 +11,13 @@ import dataclasses
 import hashlib
 import json
 import logging
-import os
 import sqlite3
-import tempfile
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from verl_atpo.view.cache import default_cache, writable
 from verl_atpo.view.files import Line, dump_files, fingerprint, new_lines, read, same_file, summary_of
 from verl_atpo.view.filters import Filters, searchable
 from verl_atpo.view.record import Record, Summary
@@ -89,7 +88,7 @@ class TreeIndex:
     def __init__(self, folder: Path, cache: Path | None = None) -> None:
         self.folder = folder.resolve()
         name = hashlib.sha256(str(self.folder).encode()).hexdigest()[:16]
-        self.path = _writable(cache or default_cache()) / f"{name}.sqlite"
+        self.path = writable(cache or default_cache()) / f"{name}.sqlite"
         self._updating = threading.Lock()
         with contextlib.suppress(sqlite3.DatabaseError), self._connect() as connection:
             if connection.execute("PRAGMA user_version").fetchone()[0] == VERSION:
@@ -234,20 +233,3 @@ def texts_of(record: Record) -> str:
     for node in record.get("nodes") or []:
         texts += [node.get("observation", ""), node.get("text", "")]
     return "\n".join(dict.fromkeys(texts))
-
-
-def _writable(cache: Path) -> Path:
-    """``cache``, made if it is missing; where that cannot be, a folder for this time only."""
-    try:
-        cache.mkdir(parents=True, exist_ok=True, mode=0o700)
-    except OSError as error:
-        logger.warning("No index can be kept in %s (%s): the next start reads the dump anew", cache, error)
-    else:
-        if os.access(cache, os.W_OK):
-            return cache
-    return Path(tempfile.mkdtemp(prefix="verl_atpo_view_"))
-
-
-def default_cache() -> Path:
-    """``verl_atpo/view`` in the user's cache."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "verl_atpo" / "view"

@@ -55,6 +55,7 @@ class Overview:
         self.filters = filters
         self._seen: tuple[int, int, int] | None = None
         frame(run, "overview")
+        run.metrics.update()
         self._charts()
         with ui.element("div").classes("panel column").style("gap: 10px"):
             self._bar()

@@ -74,7 +74,7 @@ def curves(records: Sequence[Record]) -> dict[str, list[tuple[int, float]]]:
         leaves = [node["turn"] for node in record["nodes"] if node.get("is_leaf")]
         if leaves:
             found["mean turns"].append((step, sum(leaves) / len(leaves)))
-        nlls = [node["mean_nll"] for node in record["nodes"] if node.get("mean_nll") is not None]
+        nlls = [nll for node in record["nodes"] if (nll := node.get("mean_nll")) is not None]
         if nlls:
             found["mean NLL"].append((step, sum(nlls) / len(nlls)))
     return dict(found)

@@ -62,7 +62,9 @@ class Node(TypedDict, total=False):
     """Characters of ``text`` that each token makes, ``len(text)`` in all. Missing if they make none of it in order."""
     token_nll_centinats: list[int]
     """Negative log-likelihood of each token in hundredths of a nat."""
-    mean_nll: float
+    mean_nll: float | None
+    versions: tuple[int, int] | None
+    """Oldest and newest version of the weights that sampled it."""
     is_leaf: bool
     reward: float | None
     value: float | None
@@ -80,7 +82,7 @@ class Branch(TypedDict, total=False):
     """One trajectory, by leaf number."""
 
     number: int
-    leaf: int
+    leaf: int | None
     """Node of its last turn; ``None`` for one that never ended."""
     round: int
     own_turns: int
@@ -88,7 +90,7 @@ class Branch(TypedDict, total=False):
     picked: Pick | None
     started_s: float
     """Seconds from the tree's start to its own."""
-    ended_s: float
+    ended_s: float | None
     failures: list[str]
     """Why earlier tries of it died, in order."""
     reward: float
@@ -98,6 +100,9 @@ class Branch(TypedDict, total=False):
     response_tokens: int
     starts: list[int]
     """Where each turn's first token stands in the response; at or behind ``response_tokens``: cut off."""
+    tail: str
+    """What stood behind the last turn: an observation that the loop never asked on with."""
+    tail_tokens: int
     trained_from: int
     """First token of the response that is trained (``credit.shared_turns=once``: the first own turn's)."""
 
@@ -147,9 +152,6 @@ class Record(TypedDict, total=False):
     failed: str | None
     """Why the tree failed as a group; its turns so far are still here."""
     root_value: float | None
-    reward_offset: float
-    reward_factor: float
-    """Advantages are made from (reward - offset) * factor."""
     credit: dict[str, str]
     picked: list[int]
     picks: list[Pick]

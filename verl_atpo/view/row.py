@@ -83,4 +83,6 @@ def segments(record: Mapping[str, Any], leaf: int) -> list[Segment]:
         trained, advantage = at >= trained_from, node.get("advantage")
         row.append(Segment(at, kept, node["text"], trained, index, advantage, node.get("value")))
         at += kept
+    if branch.get("tail_tokens"):
+        row.append(Segment(at, branch["tail_tokens"], branch["tail"], False))
     return row

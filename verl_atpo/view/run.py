@@ -1,4 +1,4 @@
-"""One run's folder as the pages see it: its index, which a thread keeps up to date, and verl's metric file."""
+"""One run's folder as the pages see it: its index, which a thread keeps up to date, and verl's metric files."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import json
 import logging
 import threading
 from pathlib import Path
-from typing import Any
 
+from verl_atpo.metrics_file import read_steps
 from verl_atpo.view.files import DEPTH
 from verl_atpo.view.index import TreeIndex
 
@@ -17,59 +17,51 @@ LOOK_S = 1.0
 """Seconds between looks at the folder."""
 
 
-class MetricFile:
-    """What verl's logger ``file`` wrote, read as it grows: a line a step, ``{"step": .., "data": {metric: value}}``.
+class MetricFiles:
+    """What verl's logger ``file`` wrote, one file for each start of the run; read again when there is more.
 
     Args:
-        folder: the run's; the file is found by how its first line looks.
+        folder: the run's; the files are found by how their first line looks.
         path: the file, where it is not in the folder.
+
+    Attributes:
+        series: steps and values by metric.
     """
 
     def __init__(self, folder: Path, path: Path | None = None) -> None:
         self._folder, self._path = folder, path
-        self._done = 0
+        self._sizes: dict[Path, int] = {}
         self.series: dict[str, list[tuple[int, float]]] = {}
 
     def update(self) -> None:
-        """Read the lines that were added; a file that became shorter is read anew."""
-        if self._path is None:
-            self._path = self._find()
-        if self._path is None or not self._path.exists():
+        """Read the files, if there is something new in them."""
+        files = [self._path] if self._path is not None else self._find()
+        sizes = {file: file.stat().st_size for file in files if file.exists()}
+        if sizes == self._sizes:
             return
-        if self._path.stat().st_size < self._done:
-            self._done, self.series = 0, {}
-        with self._path.open("rb") as file:
-            file.seek(self._done)
-            added = file.read()
-        whole = added[: added.rfind(b"\n") + 1]
-        self._done += len(whole)
-        for line in whole.splitlines():
-            self._add(line)
+        series: dict[str, list[tuple[int, float]]] = {}
+        for step, data in read_steps(*sizes):
+            for name, value in data.items():
+                if isinstance(value, int | float) and not isinstance(value, bool):
+                    series.setdefault(name, []).append((step, float(value)))
+        self._sizes, self.series = sizes, series
 
-    def _add(self, line: bytes) -> None:
-        entry = _entry(line)
-        if entry is None:
-            return
-        for name, value in entry["data"].items():
-            if isinstance(value, int | float) and not isinstance(value, bool):
-                self.series.setdefault(name, []).append((entry["step"], float(value)))
-
-    def _find(self) -> Path | None:
+    def _find(self) -> list[Path]:
+        found = []
         for depth in range(DEPTH):
             for path in sorted(self._folder.glob("*/" * depth + "*.jsonl")):
-                with path.open("rb") as file:
-                    if _entry(file.readline(1 << 20)) is not None:
-                        return path
-        return None
+                if not path.name.startswith("trees-"):
+                    with path.open("rb") as file:
+                        found += [path] if _is_entry(file.readline(1 << 20)) else []
+        return found
 
 
-def _entry(line: bytes) -> dict[str, Any] | None:
+def _is_entry(line: bytes) -> bool:
     try:
         entry = json.loads(line)
     except ValueError:
-        return None
-    right = isinstance(entry, dict) and isinstance(entry.get("step"), int) and isinstance(entry.get("data"), dict)
-    return entry if right else None
+        return False
+    return isinstance(entry, dict) and isinstance(entry.get("step"), int) and isinstance(entry.get("data"), dict)
 
 
 class Run:
@@ -84,7 +76,7 @@ class Run:
     def __init__(self, folder: Path, cache: Path | None = None, metrics: Path | None = None) -> None:
         self.folder = folder.resolve()
         self.index = TreeIndex(self.folder, cache)
-        self.metrics = MetricFile(self.folder, metrics)
+        self.metrics = MetricFiles(self.folder, metrics)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._follow, name="verl_atpo-index", daemon=True)
 

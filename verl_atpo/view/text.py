@@ -21,7 +21,7 @@ HEADLINE_READS = 4000
 
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff" + "".join(_NAMES) + "]")
 _ROLE = re.compile(r"\s*(system|user|assistant|tool|model|function)[ \t]*\n")
-_LIKELY_SPECIAL = r"<\|[^|<>\s]{1,40}\|>"
+LIKELY_SPECIAL = r"<\|[^|<>\s]{1,40}\|>"
 _CALL = re.compile(r'\{\s*"name"\s*:.*\}', re.DOTALL)
 _ANSWER = re.compile(r"<answer>(.*?)(?:</answer>|$)", re.DOTALL)
 _TAG_CALL = re.compile(r"<(search|python|code|tool)>(.*?)(?:</\1>|$)", re.DOTALL)
@@ -51,10 +51,10 @@ def without_template(text: str, template: Iterable[str]) -> str:
 
     Args:
         text: decoded tokens.
-        template: the tokenizer's special tokens; none: those of the form ``<|...|>`` are taken for it.
+        template: the tokenizer's special tokens; those of the form ``<|...|>`` are always taken for it.
     """
     special = sorted((token for token in template if token), key=len, reverse=True)
-    parts = re.split("|".join(map(re.escape, special)) or _LIKELY_SPECIAL, text)
+    parts = re.split("|".join([*map(re.escape, special), LIKELY_SPECIAL]), text)
     kept = [parts[0], *(_ROLE.sub("", part, count=1) if _ROLE.match(part) else part for part in parts[1:])]
     return "\n".join(part.strip("\n") for part in kept if part.strip())
 

@@ -36,7 +36,7 @@ def spans(record: Mapping[str, Any], branch: Mapping[str, Any]) -> list[tuple[st
 
 def draw_timeline(record: Mapping[str, Any], width: int = 1000) -> str | None:
     """The time line as SVG; ``None``: the dump does not say when branches ran."""
-    branches = [branch for branch in record.get("branches") or [] if branch.get("started_s") is not None]
+    branches = [branch for branch in record.get("branches") or [] if branch.get("ended_s") is not None]
     if not branches:
         return None
     last = max(branch["ended_s"] for branch in branches) or 1.0

@@ -1,0 +1,1 @@
+"""The viewer under load, and the pictures of it in the documentation."""
