@@ -19,7 +19,7 @@ from benchmarks.lab.arms import ARMS, settings
 from benchmarks.lab.engine import Engine
 from benchmarks.lab.episodes import Task, converse
 from benchmarks.lab.model import Weights, hidden_states, logits
-from benchmarks.lab.rollout import Row, grow
+from benchmarks.lab.rollout import Row, accuracy, grow
 from benchmarks.lab.run import Plan, complete
 from benchmarks.lab.tasks import TASKS
 from benchmarks.lab.update import Batch, advantages, response_log_probs, trie_of
@@ -230,3 +230,18 @@ def test_text_world_is_played_to_its_goal() -> None:
             assert partner.answer(chat.call("", action)) is not None
         assert partner.reward([]) == 1.0
         assert partner.answer(chat.done()) is None
+
+
+def test_text_world_keeps_its_warm_start(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(text_world, "WARM_STARTS", tmp_path)
+    monkeypatch.setattr(text_world, "DEMOS", 64)
+    for name in ("TRAIN_PER_LEVEL", "HELD_OUT_PER_LEVEL"):
+        monkeypatch.setattr(text_world, name, 2)
+    task = text_world.make_task(0)
+    trained, kept = task.model(), task.model()
+    assert [file.name for file in tmp_path.iterdir()] == ["text_world0.safetensors"]
+    for one, other in zip(trained.parameters(), kept.parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=0)
+    engine = Engine(kept, 0, task.end)
+    played = asyncio.run(accuracy(engine, task))
+    assert set(played) == {"2rooms", "3rooms", "4rooms"}
