@@ -50,6 +50,7 @@ BASELINES = {
 TREES = {
     "paper": Arm("AT²PO, paper", (*TURN, "algorithm.atpo.expansion.penalty_counts=siblings")),
     "tree": Arm("AT²PO, tree", TURN),
+    "continuous": Arm("AT²PO, tree, continuous growth", (*TURN, "algorithm.atpo.expansion.schedule=continuous")),
 }
 SPLIT = (
     "algorithm.atpo.credit.backup=child_mean",

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import random
-from collections.abc import Sequence
 
 from benchmarks.lab.engine import Engine
 from benchmarks.lab.episodes import Episode, Task, Trajectory, converse
 from verl_atpo.config import AtpoConfig
 from verl_atpo.replay.client import BranchSession
-from verl_atpo.replay.recording import Generation
-from verl_atpo.replay.runner import Branch
+from verl_atpo.replay.runner import Branch, Start
 from verl_atpo.rollout.grower import TreeGrower
 from verl_atpo.rollout.rows import token_rewards
 
@@ -32,8 +30,8 @@ class Row:
 async def grow(engine: Engine, episode: Episode, task: Task, config: AtpoConfig, rng: random.Random) -> list[Row]:
     """The rows of one tree, in order of leaf number."""
 
-    async def run_branch(number: int, prefix: Sequence[Generation]) -> Branch:
-        session = BranchSession(engine, None, prefix)
+    async def run_branch(start: Start) -> Branch:
+        session = BranchSession(engine, None, start.prefix, start.on_turn)
         return Branch.of(session, await converse(session, episode.partner(), task.limits))
 
     grown = await TreeGrower(config, run_branch, rng).grow()

@@ -128,6 +128,11 @@ def test_unbiased_trees_have_as_many_leaves_and_advantages_that_say_something() 
         assert bool(tree.abs().max() > 0.01) == (len(outcomes) > 1)
 
 
+def test_continuous_growth_has_as_many_leaves() -> None:
+    _, groups = grown(settings(ARMS["continuous"].overrides).atpo)
+    assert [len(group) for group in groups] == [16, 16]
+
+
 def test_a_run_taken_up_again_is_the_run(tmp_path) -> None:
     """Stopped after its second validation, by an exception where a signal would come."""
 
