@@ -85,7 +85,9 @@ def test_a_picture_shows_every_turn_reward_and_pick() -> None:
     assert words.count("A ") >= len(record["nodes"]) and "picked to be sampled again" in words
     picked_twice = [node for node in set(record["picked"]) if record["picked"].count(node) == 2 and node != ROOT]
     assert words.count("2\u00d7") == len(picked_twice)
-    folded = ElementTree.fromstring(draw_tree(record, folded=[ROOT]))
+    assert not [group for group in picture.iter(f"{SVG}g") if group.get("data-fold")]
+    folded = ElementTree.fromstring(draw_tree(record, folded=[ROOT], folds=True))
+    assert [group.get("data-fold") for group in folded.iter(f"{SVG}g") if group.get("data-fold")] == ["0"]
     assert len([group for group in folded.iter(f"{SVG}g") if group.get("data-node")]) == 1
 
 

@@ -59,9 +59,15 @@ class _Picture:
     """One drawing in the making."""
 
     def __init__(
-        self, record: Mapping[str, Any], folded: Collection[int], by: ColorBy, selected: int | None, links: bool
+        self,
+        record: Mapping[str, Any],
+        folded: Collection[int],
+        by: ColorBy,
+        selected: int | None,
+        links: bool,
+        folds: bool,
     ) -> None:
-        self.links = links
+        self.links, self.folds = links, folds
         self.record = record
         self.nodes = {node["index"]: node for node in record.get("nodes") or []}
         template = record.get("template") or []
@@ -172,7 +178,7 @@ class _Picture:
         text(pill, width / 2, 12.5, words, weight="600", anchor="middle")
 
     def _fold(self, group: Element, place: Place, width: int) -> None:
-        if self.links:
+        if not self.folds:
             return
         if place.hidden:
             mark, words = f"{place.hidden_leaves} ▸", f"unfold {place.hidden} turns, {place.hidden_leaves} leaves"
@@ -199,6 +205,7 @@ def draw_tree(
     by: ColorBy = ColorBy.ADVANTAGE,
     selected: int | None = None,
     links: bool = False,
+    folds: bool = False,
 ) -> str:
     """A tree as SVG.
 
@@ -207,6 +214,7 @@ def draw_tree(
         folded: nodes whose children are left out.
         by: what colours show.
         selected: node with a ring around it.
-        links: for a page of its own: turns link to ``#turn-<node>``, and nothing can be folded.
+        links: turns link to ``#turn-<node>``.
+        folds: with the marks that a page folds at.
     """
-    return tostring(_Picture(record, folded, by, selected, links).draw(), encoding="unicode")
+    return tostring(_Picture(record, folded, by, selected, links, folds).draw(), encoding="unicode")

@@ -22,7 +22,7 @@ KEYS = {
     "o": "overview",
     "?": "these keys",
 }
-REFRESH_S = 2.0
+REFRESH_S = 1.0
 TOGGLE = "dense no-caps unelevated padding='2px 10px' toggle-color=primary color=grey-3 text-color=grey-8"
 
 

@@ -162,7 +162,7 @@ class TreePage:
     def draw(self) -> None:
         """Show the state, and put it into the address."""
         state = self.state
-        self.picture.content = draw_tree(self.record, folded=state.folded, by=state.by, selected=state.node)
+        self.picture.content = draw_tree(self.record, folded=state.folded, by=state.by, selected=state.node, folds=True)
         self.panel.show(state.node, heat=state.heat, raw=state.raw)
         query = {**dict(parse_qsl(self.filters.to_query())), **state.to_query()}
         ui.navigate.history.replace(f"/tree/{quote(self.record['uid'], safe='')}?{urlencode(query)}")
