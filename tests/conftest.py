@@ -1,7 +1,11 @@
-"""Property tests draw from one seed, which pytest prints first: ``--hypothesis-seed=N`` repeats a run."""
+"""For all tests: the seed of property tests is printed, and what the package logs reaches pytest.
+
+Property tests draw from one seed, which pytest prints first: ``--hypothesis-seed=N`` repeats a run.
+"""
 
 from __future__ import annotations
 
+import logging
 import random
 
 import pytest
@@ -19,3 +23,9 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     reporter = session.config.pluginmanager.get_plugin("terminalreporter")
     if reporter is not None:
         reporter.write_line(f"seed of property tests: --hypothesis-seed={session.config.option.hypothesis_seed}")
+
+
+@pytest.fixture(autouse=True)
+def _log_reaches_pytest(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In real runs the package's logger hands nothing on."""
+    monkeypatch.setattr(logging.getLogger("verl_atpo"), "propagate", True)

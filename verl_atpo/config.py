@@ -9,9 +9,11 @@ from __future__ import annotations
 import dataclasses
 import enum
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
-from verl_atpo.settings import Amount, Count, Positive, PositiveAmount, Share, plain, read, settings
+from pydantic import Field
+
+from verl_atpo.settings import Amount, Pause, Positive, Share, Tries, plain, read, settings
 from verl_atpo.settings import ConfigError as ConfigError
 
 ROOT_KEY = "algorithm.atpo"
@@ -113,11 +115,11 @@ class Memoize(str, enum.Enum):
 class ExpansionConfig:
     """Entropy-guided tree expansion: M chains, then L rounds that re-sample K turns each."""
 
-    initial_chains: Positive = 8
+    initial_chains: Annotated[int, Field(ge=1, le=1024, strict=True)] = 8
     """M, complete trajectories that every tree starts with."""
-    branches_per_round: Count = 4
+    branches_per_round: Annotated[int, Field(ge=0, le=1024, strict=True)] = 4
     """K, turns re-sampled in one round."""
-    rounds: Count = 2
+    rounds: Annotated[int, Field(ge=0, le=1024, strict=True)] = 2
     """L, expansion rounds; 0 leaves plain chains."""
     penalty: Amount = 0.05
     """alpha, nats taken off a node's score per unit that ``penalty_counts`` counts."""
@@ -175,9 +177,9 @@ class CreditConfig:
 class GrowthConfig:
     """What happens to a branch that dies of infrastructure (engine gone, tool outage), never of the model."""
 
-    max_regrows: Count = 3
+    max_regrows: Tries = 3
     """Times one branch is grown again before its whole tree fails."""
-    regrow_delay_s: Amount = 1.0
+    regrow_delay_s: Pause = 1.0
     """Seconds before the first new try; doubles with every further one."""
 
 
@@ -185,11 +187,11 @@ class GrowthConfig:
 class ToolConfig:
     """What stands around every live tool call."""
 
-    timeout_s: PositiveAmount | None = 120.0
+    timeout_s: Annotated[float, Field(gt=0, le=86400, allow_inf_nan=False, strict=True)] | None = 120.0
     """Seconds one try may take, null for no limit; a call that takes longer is an outage."""
-    retries: Count = 2
+    retries: Tries = 2
     """Further tries of a stateless tool's call after a transient error or a time-out."""
-    retry_delay_s: Amount = 0.5
+    retry_delay_s: Pause = 0.5
     """Seconds before the first further try; doubles with each, with jitter."""
     max_calls: Positive | None = None
     """Calls per trajectory, null for no limit; the model is told that the limit is reached."""

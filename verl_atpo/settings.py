@@ -25,9 +25,11 @@ from typing_extensions import dataclass_transform
 
 Count = Annotated[int, pydantic.Field(ge=0, strict=True)]
 Positive = Annotated[int, pydantic.Field(ge=1, strict=True)]
+Tries = Annotated[int, pydantic.Field(ge=0, le=100, strict=True)]
 Amount = Annotated[float, pydantic.Field(ge=0, allow_inf_nan=False, strict=True)]
 PositiveAmount = Annotated[float, pydantic.Field(gt=0, allow_inf_nan=False, strict=True)]
 Share = Annotated[float, pydantic.Field(gt=0, le=1, allow_inf_nan=False, strict=True)]
+Pause = Annotated[float, pydantic.Field(ge=0, le=3600, allow_inf_nan=False, strict=True)]
 
 _Class = TypeVar("_Class")
 _LONGEST_VALUE = 200
@@ -91,7 +93,12 @@ def _explain(cls: Any, error: Any, path: str) -> str:
     if kind == "value_error":  # of a class's own check, which names the field
         return f"{path}.{error['ctx']['error']}"
     about = f" It is: {field.description}" if field and field.description else ""
-    return f"{path}={show(value)} cannot work: expected {_expected(cls, error)}.{about}"
+    hint = did_you_mean(value, [member.value for member in cls]) if _is_enum(cls) else ""
+    return f"{path}={show(value)} cannot work: expected {_expected(cls, error)}.{hint}{about}"
+
+
+def _is_enum(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, enum.Enum)
 
 
 _BOUNDS = {"ge": "of at least", "gt": "above", "le": "of at most", "lt": "below"}
@@ -105,7 +112,7 @@ def _expected(annotation: Any, error: Any) -> str:
         if bound in context:
             noun = "an integer" if isinstance(context[bound], int) else "a number"
             return f"{noun} {words} {context[bound]:g}{null}"
-    if isinstance(annotation, type) and issubclass(annotation, enum.Enum):
+    if _is_enum(annotation):
         return f"one of {', '.join(str(member.value) for member in annotation)}"
     if hasattr(annotation, "__pydantic_fields__"):
         return f"a group of settings ({', '.join(annotation.__pydantic_fields__)})"

@@ -278,6 +278,16 @@ def test_settings_in_any_container(wrap):
         first_token({"atpo": {"credit": {"normalise": "none"}}})
 
 
+@pytest.mark.parametrize("normalize", ["zscore", "zscore_sample", "center"])
+def test_verls_switch_for_dr_grpo_is_obeyed(normalize):
+    settings = AlgoConfig(adv_estimator="atpo", norm_adv_by_std_in_grpo=False)
+    algorithm = {"atpo": {"credit": {"normalize": normalize}}, "norm_adv_by_std_in_grpo": False}
+    rewards, mask = torch.tensor(TREE_REWARDS), torch.tensor(TREE_MASK)
+    for config in (algorithm, settings):
+        ours, _ = compute_atpo_advantage(rewards, mask, ["t"] * 3, config)
+        assert ours[0, 0].item() == pytest.approx(0.25)  # 0.75 minus the mean 0.5
+
+
 def test_verls_own_settings_object_and_none():
     rewards, mask = torch.tensor(TREE_REWARDS), torch.tensor(TREE_MASK)
     default, _ = compute_atpo_advantage(rewards, mask, ["t"] * 3)

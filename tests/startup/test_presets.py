@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -160,22 +158,6 @@ def test_single_turn_loops_are_refused():
     check_agent_names({"tool_agent", "mine"})
     with pytest.raises(ConfigError, match="default_agent_loop=tool_agent"):
         check_agent_names({"tool_agent", "single_turn_agent"})
-
-
-def test_a_preset_is_checked_in_the_driver_before_ray_starts(tmp_path):
-    command = [sys.executable, "-W", "ignore", "-m", "verl.trainer.main_ppo", "+atpo=tree"]
-    run = subprocess.run(
-        [*command, "actor_rollout_ref.rollout.n=5", f"hydra.run.dir={tmp_path}"],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    output = run.stdout + run.stderr
-    assert run.returncode != 0
-    assert "verl_atpo: actor_rollout_ref.rollout.n=5 cannot work" in output
-    assert "set actor_rollout_ref.rollout.n=16" in output
-    assert "ray init kwargs" not in output
 
 
 def test_the_cpu_preset_without_its_environment_variable_is_refused(monkeypatch):

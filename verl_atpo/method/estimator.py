@@ -11,14 +11,13 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import torch
-from omegaconf import OmegaConf
 
-from verl_atpo.config import ROOT_KEY, AtpoConfig, ConfigError, CreditConfig
+from verl_atpo.algorithm import of_verl, read_algorithm
+from verl_atpo.config import ConfigError, CreditConfig
 from verl_atpo.method.channel import read_values
 from verl_atpo.method.credit import Outcomes, normalization, turn_advantage
 
@@ -89,21 +88,13 @@ def _outcomes(outcome_R: torch.Tensor, group_R: torch.Tensor) -> Outcomes:
 
 
 def _credit_settings(config: Any) -> CreditConfig:
-    def read(name: str) -> Any:
-        return (
-            config.get(name) if isinstance(config, Mapping) or hasattr(config, "get") else getattr(config, name, None)
-        )
-
-    if read("use_kl_in_reward"):
+    if of_verl(config, "use_kl_in_reward"):
         raise ConfigError(
             "algorithm.use_kl_in_reward=True cannot work with algorithm.adv_estimator=atpo: expected False, because a "
             "penalty on every token's reward would overwrite the turns' values. Remedy: "
             "algorithm.use_kl_in_reward=False actor_rollout_ref.actor.use_kl_loss=True."
         )
-    atpo = read(ROOT_KEY.rpartition(".")[2])
-    if OmegaConf.is_config(atpo):
-        atpo = OmegaConf.to_container(atpo, resolve=True)
-    return (atpo if isinstance(atpo, AtpoConfig) else AtpoConfig.from_mapping(atpo)).credit
+    return read_algorithm(config).credit
 
 
 @functools.cache

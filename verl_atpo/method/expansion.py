@@ -21,6 +21,7 @@ from typing import TypeAlias
 
 from verl_atpo.config import ROOT_KEY, ConfigError, ExpansionConfig, Penalty
 from verl_atpo.method.tree import ROOT, TurnTree
+from verl_atpo.settings import did_you_mean
 
 Strategy: TypeAlias = Callable[[TurnTree, list[int], ExpansionConfig, random.Random], list[int]]
 
@@ -52,6 +53,7 @@ def strategy_named(name: str) -> Strategy:
     if name not in STRATEGIES:
         raise ConfigError(
             f"{ROOT_KEY}.expansion.strategy={name!r} cannot work: expected one of {', '.join(sorted(STRATEGIES))}."
+            f"{did_you_mean(name, STRATEGIES)}"
         )
     return STRATEGIES[name]
 

@@ -92,7 +92,7 @@ class SearchTool(BaseTool):
         if tool_schema is None:
             raise ValueError("search.tool_schema is missing: take the one of verl_atpo/search_qa/search.yaml")
         super().__init__(config, tool_schema)
-        self.settings = read(SearchConfig, {key: value for key, value in config.items() if key != "type"}, "search")
+        self.settings = self.read_settings(config)
         self._client = RetrieverClient(
             self.settings.endpoint,
             topk=self.settings.topk,
@@ -103,6 +103,15 @@ class SearchTool(BaseTool):
             max_batch=self.settings.max_batch,
             max_requests=self.settings.max_requests,
         )
+
+    @classmethod
+    def read_settings(cls, config: dict[str, Any]) -> SearchConfig:
+        """The settings in a tool's ``config``; the start-up checks call it before any tool is made.
+
+        Raises:
+            ConfigError: a setting that cannot work.
+        """
+        return read(SearchConfig, {key: value for key, value in config.items() if key != "type"}, "search")
 
     @rollout_trace_op
     async def execute(

@@ -40,9 +40,6 @@ from verl_atpo.training import ACTIVATE
 LEAVES = "${atpo.leaves:${algorithm.atpo.expansion}}"
 """``rollout.n`` of the tree presets: follows M, K and L when they are overridden."""
 
-CHECK = {"hydra": {"callbacks": {"atpo": {"_target_": "verl_atpo.plugin.CheckConfig"}}}}
-"""Hydra runs this in the driver before verl's ``main``, so before Ray starts."""
-
 LOSS = {
     "policy_loss": {"loss_mode": "atpo"},
     "loss_agg_mode": "seq-mean-token-mean",
@@ -66,7 +63,6 @@ UNBIASED = AtpoConfig(
 def _tree(atpo: AtpoConfig, **loss: Any) -> dict[str, Any]:
     rollout = {"n": LEAVES, "calculate_log_probs": True, "agent": {"agent_loop_manager_class": MANAGER}}
     return {
-        **CHECK,
         "algorithm": {"adv_estimator": "atpo", "atpo": atpo.to_mapping()},
         "actor_rollout_ref": {"actor": {**LOSS, **loss}, "rollout": rollout},
     }
@@ -83,11 +79,11 @@ ATPO_PRESETS: dict[str, dict[str, Any]] = {
         )
     ),
     "unbiased": _tree(UNBIASED, loss_agg_mode="seq-mean-token-sum-norm"),
-    "chain": {**CHECK, "algorithm": {"adv_estimator": "grpo"}, "actor_rollout_ref": {"actor": LOSS}},
+    "chain": {"algorithm": {"adv_estimator": "grpo"}, "actor_rollout_ref": {"actor": LOSS}},
 }
 
 TRAIN_PRESETS: dict[str, dict[str, Any]] = {
-    "packed": {**CHECK, "actor_rollout_ref": {"model": {"external_lib": ACTIVATE}, "actor": {"strategy": "fsdp2"}}}
+    "packed": {"actor_rollout_ref": {"model": {"external_lib": ACTIVATE}, "actor": {"strategy": "fsdp2"}}}
 }
 
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {

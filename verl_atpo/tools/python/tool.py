@@ -51,9 +51,18 @@ class PythonTool(StatefulTool):
 
     def __init__(self, config: dict[str, Any], tool_schema: OpenAIFunctionToolSchema | None = None) -> None:
         super().__init__(config, tool_schema)
-        self.settings = read(PythonConfig, {key: value for key, value in config.items() if key != "type"}, "python")
+        self.settings = self.read_settings(config)
         self.sandbox = find_sandbox(self.settings)
         self._starts = asyncio.Semaphore(self.settings.starts)
+
+    @classmethod
+    def read_settings(cls, config: dict[str, Any]) -> PythonConfig:
+        """The settings in a tool's ``config``; the start-up checks call it before any tool is made.
+
+        Raises:
+            ConfigError: a setting that cannot work.
+        """
+        return read(PythonConfig, {key: value for key, value in config.items() if key != "type"}, "python")
 
     async def open(self) -> Session:  # type: ignore[override]
         """Start the interpreter of a trajectory.

@@ -1,0 +1,118 @@
+"""The check in the driver: nothing passes it by crashing, and it says what a run uses."""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+import sys
+
+import pytest
+from hydra import compose, initialize_config_module
+from omegaconf import OmegaConf, open_dict
+
+from tests.startup.test_bad_configs import config_with, refusal
+from verl_atpo.startup import driver
+from verl_atpo.startup.driver import LONGEST, CheckConfig
+
+
+@pytest.mark.parametrize(
+    "error", [AttributeError("'list' object"), KeyError("x"), UnicodeDecodeError("utf-8", b"", 0, 1, "bad")]
+)
+def test_whatever_goes_wrong_in_a_check_ends_the_run(monkeypatch, error):
+    def broken(config):
+        raise error
+
+    monkeypatch.setattr(driver, "check_config", broken)
+    message = refusal(config_with())
+    assert type(error).__name__ in message and "test_driver.py" in message
+
+
+def test_interpolations_that_fail_end_the_run():
+    assert "NO_SUCH_VARIABLE" in refusal(config_with("algorithm.atpo.dump_dir=${oc.env:NO_SUCH_VARIABLE}"))
+
+
+def test_a_long_message_is_cut(monkeypatch):
+    monkeypatch.setattr(driver, "check_config", lambda config: 1 / 0 if config is None else config["x" * 5000])
+    with open_dict(config := config_with()):
+        OmegaConf.set_struct(config, True)
+    with pytest.raises(SystemExit) as end:
+        CheckConfig().on_job_start(config)
+    assert len(str(end.value.code)) <= LONGEST
+
+
+def test_a_config_without_us_passes_unseen(monkeypatch):
+    monkeypatch.setattr(driver, "check_config", lambda config: 1 / 0)
+    with initialize_config_module("verl.trainer.config", version_base=None):
+        CheckConfig().on_job_start(compose("ppo_trainer"))
+
+
+def test_the_banner_says_what_a_run_uses(caplog):
+    with caplog.at_level(logging.INFO, "verl_atpo"):
+        CheckConfig().on_job_start(config_with())
+    for words in (
+        "estimator: atpo",
+        "loss: atpo, seq-mean-token-mean",
+        "importance ratio between 1 - 0.003 and 1 + 0.004",
+        "M=8, K=4, L=2: 16 leaves, branched by entropy",
+        "backup=child_softmax, advantage=value, normalize=zscore",
+        "agent loop: tool_agent",
+        "SearchTool (stateless when a turn branches)",
+    ):
+        assert words in caplog.text
+    caplog.clear()
+    with caplog.at_level(logging.INFO, "verl_atpo"):
+        CheckConfig().on_job_start(config_with(preset="chain"))
+    assert "trees: none" in caplog.text
+
+
+def test_dr_grpos_switch_is_obeyed_and_said(caplog):
+    with caplog.at_level(logging.INFO, "verl_atpo"):
+        CheckConfig().on_job_start(config_with("algorithm.norm_adv_by_std_in_grpo=false"))
+    assert "normalize=center" in caplog.text
+
+
+def test_what_takes_a_presets_place_is_warned_of_by_the_words_to_delete(caplog):
+    config = config_with("algorithm.adv_estimator=grpo", "actor_rollout_ref.actor.clip_ratio_high=0.28")
+    with open_dict(config):
+        config.hydra = {
+            "runtime": {"choices": {"atpo": "tree"}},
+            "overrides": {
+                "task": ["algorithm.adv_estimator=grpo", "actor_rollout_ref.actor.clip_ratio_high=0.28", "+x=1"]
+            },
+        }
+    CheckConfig().on_job_start(config)
+    warned = [record.message for record in caplog.records if record.levelno == logging.WARNING]
+    assert len(warned) == 2
+    assert "Delete algorithm.adv_estimator=grpo" in warned[0] and "no advantage of their own" in warned[0]
+    assert "clip_ratio_high=0.28" in warned[1] and "0.004" in warned[1]
+
+
+LOGGED = """
+import logging
+import vllm
+import verl
+for handler in logging.root.handlers:
+    handler.setLevel(logging.ERROR)
+logging.root.setLevel(logging.ERROR)
+logging.getLogger("verl_atpo.rollout.worker").warning("growing again")
+"""
+
+
+def test_warnings_arrive_whatever_vllm_does_to_the_root_logger():
+    run = subprocess.run([sys.executable, "-W", "ignore", "-c", LOGGED], capture_output=True, text=True, timeout=300)
+    assert run.stderr.count("WARNING verl_atpo.rollout.worker: growing again") == 1, run.stderr[-2000:]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ["+atpo=tree", "actor_rollout_ref.rollout.temperature=hot"],
+        ["algorithm.adv_estimator=atpo", "+algorithm.atpo.x=1"],
+    ],
+    ids=["preset", "no preset"],
+)
+def test_before_ray_starts_with_and_without_a_preset(tmp_path, settings):
+    command = [sys.executable, "-W", "ignore", "-m", "verl.trainer.main_ppo", f"hydra.run.dir={tmp_path}", *settings]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert run.returncode != 0
+    assert "verl_atpo: " in run.stderr and "ray init kwargs" not in run.stdout + run.stderr

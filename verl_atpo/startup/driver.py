@@ -1,0 +1,68 @@
+"""What happens in the driver, before Ray starts: the config is checked, and a banner says what the run uses.
+
+Hydra runs :class:`CheckConfig` before verl's ``main``. It is part of Hydra's own defaults once the plugin is loaded, so
+it needs no preset; a config without anything of this package passes unseen.
+"""
+
+from __future__ import annotations
+
+import logging
+import traceback
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig, OmegaConf
+
+from verl_atpo.config import ConfigError
+from verl_atpo.startup.banner import banner, overridden
+from verl_atpo.startup.checks import check_config, is_used
+
+logger = logging.getLogger(__name__)
+
+CALLBACK = {"_target_": f"{__name__}.CheckConfig"}
+LONGEST = 1000
+"""Characters of a message."""
+
+
+class CheckConfig(Callback):
+    """Refuses a config that cannot work, in the driver, before Ray starts."""
+
+    def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Check verl's whole config, and say what the run uses.
+
+        Raises:
+            SystemExit: the message names setting, value and remedy. (Hydra only warns of a callback's ``Exception``, so
+                whatever goes wrong here has to end the run in this way.)
+        """
+        if not is_used(config):
+            return
+        try:
+            atpo = check_config(config)
+            for line in overridden(config):
+                logger.warning(line)
+            logger.info(banner(config, atpo))
+        except ConfigError as error:
+            raise SystemExit(_cut(f"verl_atpo: {error}")) from error
+        except Exception as error:
+            raise SystemExit(_unforeseen(error)) from error
+
+
+def _unforeseen(error: Exception) -> str:
+    """OmegaConf's errors speak for themselves; of any other the place is of use, to a user and to us."""
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    text = " ".join(str(error).split())
+    return _cut(
+        f"verl_atpo: the config cannot be checked, so it cannot work: {type(error).__name__}: {text} "
+        f"({place.filename}:{place.lineno}). Correct the setting; if there is nothing to correct, report this line."
+    )
+
+
+def _cut(message: str) -> str:
+    return message if len(message) < LONGEST else message[: LONGEST - 4] + "..."
+
+
+def check_every_config() -> None:
+    """Put the check into Hydra's defaults; may be called again."""
+    defaults: Any = ConfigStore.instance().repo["hydra"]["config.yaml"]
+    OmegaConf.update(defaults.node, "callbacks.atpo", CALLBACK, force_add=True)

@@ -1,0 +1,93 @@
+"""Start-up checks of what verl learns from: advantage estimator, policy loss, clip range, rollout correction."""
+
+from __future__ import annotations
+
+from omegaconf import DictConfig
+
+from verl_atpo.startup.verl_config import ACTOR, get, grows_trees, number, refuse, refuse_unknown
+
+ESTIMATOR = "algorithm.adv_estimator"
+LOSS = f"{ACTOR}.policy_loss.loss_mode"
+CORRECTION = "algorithm.rollout_correction"
+
+SUMMING = (
+    "grpo",
+    "grpo_vectorized",
+    "grpo_passk",
+    "rloo",
+    "rloo_vectorized",
+    "opo",
+    "gpg",
+    "reinforce_plus_plus_baseline",
+)
+"""verl's estimators that only sum a row's rewards; with a tree's rows they see the outcomes of its leaves."""
+
+AGGREGATIONS = ("token-mean", "token-sum", "seq-mean-token-sum", "seq-mean-token-sum-norm", "seq-mean-token-mean")
+
+
+def check_objective(config: DictConfig) -> None:
+    """Check estimator and loss.
+
+    Raises:
+        ConfigError: names the setting, its value and the remedy.
+    """
+    estimator = get(config, ESTIMATOR)
+    if grows_trees(config):
+        _check_estimator(estimator)
+    if estimator == "atpo" and get(config, "algorithm.use_kl_in_reward"):
+        refuse(
+            "algorithm.use_kl_in_reward",
+            True,
+            f"the per-token KL penalty would be read as turn values; set it to False and {ACTOR}.use_kl_loss=True",
+        )
+    _check_loss(config)
+    _check_correction(config)
+
+
+def _check_estimator(estimator: object) -> None:
+    if estimator == "atpo" or estimator in SUMMING:
+        return
+    reason = "; atpo reads the turns' values out of a tree's rewards, the others only sum a row"
+    refuse_unknown(ESTIMATOR, estimator, ("atpo", *SUMMING), reason)
+
+
+def _check_loss(config: DictConfig) -> None:
+    from verl.trainer.ppo.core_algos import POLICY_LOSS_REGISTRY
+
+    loss, elsewhere = get(config, LOSS), get(config, "actor_rollout_ref.model.external_lib")
+    if loss is not None and loss not in POLICY_LOSS_REGISTRY and not elsewhere:
+        refuse_unknown(LOSS, loss, POLICY_LOSS_REGISTRY)
+    aggregation = get(config, f"{ACTOR}.loss_agg_mode")
+    if aggregation is not None and aggregation not in AGGREGATIONS:
+        refuse_unknown(f"{ACTOR}.loss_agg_mode", aggregation, AGGREGATIONS)
+    if loss != "atpo":
+        return
+    bounds = {}
+    for name in ("clip_ratio_low", "clip_ratio_high"):
+        key = f"{ACTOR}.{name}"
+        if number(config, key) is None:
+            key = f"{ACTOR}.clip_ratio"
+        bounds[key] = number(config, key)
+    for key, bound in bounds.items():
+        if bound is not None and (bound < 0 or (bound >= 1 and not key.endswith("high"))):
+            refuse(key, bound, "the ratio is clipped to 1 - low .. 1 + high; set a small positive number, e.g. 0.003")
+    if bounds and all(bound == 0 for bound in bounds.values()):
+        refuse(next(iter(bounds)), 0, "the clip range is empty, so that nothing is learnt; set e.g. 0.003")
+
+
+def _check_correction(config: DictConfig) -> None:
+    ours = "atpo" in (get(config, ESTIMATOR), get(config, LOSS))
+    rejection = get(config, f"{CORRECTION}.rollout_rs")
+    if ours and isinstance(rejection, str) and any(each.strip().startswith("token") for each in rejection.split(",")):
+        refuse(
+            f"{CORRECTION}.rollout_rs",
+            rejection,
+            "rejecting single tokens cuts turns in two; reject whole rows, e.g. seq_mean_k1",
+        )
+    if get(config, LOSS) == "atpo" and get(config, f"{CORRECTION}.bypass_mode"):
+        refuse(
+            f"{CORRECTION}.bypass_mode",
+            True,
+            "the ratio would compare the trainer with the engine, whose numbers differ by as much as the narrow clip "
+            f"range of {LOSS}=atpo; set it to False",
+        )
