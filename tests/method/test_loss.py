@@ -93,9 +93,9 @@ def test_turns_are_the_maximal_runs_of_ones(mask):
     turns = Turns(torch.tensor(mask), torch.float32)
     runs = [list(turns_of_row([int(token) for token in row])) for row in mask]
     for row, spans in enumerate(runs):
-        assert turns.opens[row].nonzero().flatten().tolist() == [start for start, _ in spans]
+        assert turns.opens_RT[row].nonzero().flatten().tolist() == [start for start, _ in spans]
         lengths = [end - start for start, end in spans]
-        assert turns.lengths[row].tolist() == [0, *lengths] + [0] * (turns.lengths.shape[1] - 1 - len(spans))
+        assert turns.lengths_RK[row].tolist() == [0, *lengths] + [0] * (turns.lengths_RK.shape[1] - 1 - len(spans))
 
 
 @each_mode
@@ -224,6 +224,18 @@ def test_a_huge_ratio_stays_finite():
     assert grad.isfinite().all()
 
 
+@pytest.mark.parametrize("key", ["old_log_prob", "log_prob", "advantages"])
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
+def test_numbers_that_are_not_finite_stop_with_row_and_token(key, bad):
+    tensors = batch([[1, 1, 0, 1], [1, 0, 1, 1], [1, 1, 1, 1], [1, 1, 1, 0]])
+    tensors[key] = tensors[key].clone()
+    tensors[key][1, 1] = bad  # masked: of no account
+    run(compute_policy_loss_atpo, tensors, MODES[0], actor())
+    tensors[key][1, 2] = tensors[key][2, 0] = bad
+    with pytest.raises(ValueError, match=rf"row 1 of the micro-batch, token 2, has .*{bad:g}.*lower the learning rate"):
+        run(compute_policy_loss_atpo, tensors, MODES[0], actor())
+
+
 def test_long_rows_keep_their_precision_in_float32():
     tensors = make_batch(4, 8192, 6, "cpu", torch.float32)
     ours = run(compute_policy_loss_atpo, tensors, MODES[0], actor())
@@ -235,7 +247,7 @@ def test_long_rows_keep_their_precision_in_float32():
 def test_half_precision_sums_in_float32():
     tensors = make_batch(2, 2048, 2, "cpu", torch.bfloat16)
     turns = Turns(tensors["response_mask"], torch.bfloat16)
-    for lengths, row in zip(turns.lengths.tolist(), tensors["response_mask"].int().tolist(), strict=True):
+    for lengths, row in zip(turns.lengths_RK.tolist(), tensors["response_mask"].int().tolist(), strict=True):
         assert lengths[1:3] == [end - start for start, end in turns_of_row(row)]  # hundreds: bfloat16 would round
     loss, grad, _ = run(compute_policy_loss_atpo, tensors, MODES[0], actor())
     assert loss.isfinite()
