@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from verl_atpo.settings import Amount, Pause, Positive, Share, Tries, plain, read, settings
+from verl_atpo.settings import Amount, Count, Pause, Positive, Share, Tries, plain, read, settings
 from verl_atpo.settings import ConfigError as ConfigError
 
 ROOT_KEY = "algorithm.atpo"

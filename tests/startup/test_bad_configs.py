@@ -67,7 +67,7 @@ BAD = [
     (f"{X}.penalty=.inf", "penalty=inf", "finite"),
     (f"{X}.penalty='0.05'", "expected float, got str"),
     (f"{X}.penalty_counts=sibling", "one of siblings, expansions", "Did you mean siblings?"),
-    (f"{X}.strategy=best", "expected one of entropy, random"),
+    (f"{X}.strategy=best", "expected one of entropy, other_chains, random"),
     (f"{X}.strategy=entropie", "Did you mean entropy?"),
     (f"{X}.strategy=7", "expected str, got int"),
     (f"{X}.round=2", f"Did you mean {X}.rounds"),
@@ -131,7 +131,6 @@ BAD = [
     ((f"{A}.clip_ratio_low=null", f"{A}.clip_ratio=-1"), "clip_ratio=-1 cannot work"),
     ("algorithm.rollout_correction.rollout_rs=token_k1", "cuts turns in two", "seq_mean_k1"),
     ("algorithm.rollout_correction.rollout_rs='seq_mean_k1,token_k3'", "cuts turns in two"),
-    ("algorithm.rollout_correction.bypass_mode=true", "bypass_mode=True cannot work", "narrow clip range"),
     # how it is sampled
     (f"{R}.n=5", f"{R}.n=5 cannot work", "8 + 2 * 4 = 16", f"set {R}.n=16"),
     (f"{R}.n=null", f"set {R}.n=16"),

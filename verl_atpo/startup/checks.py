@@ -58,7 +58,6 @@ def check_config(config: DictConfig) -> AtpoConfig:
         _check_trees(config)
         check_sampling(config, atpo)
     check_trainer_mode(config)
-    _check_logged_trees(atpo)
     if is_packed(config):
         check_packed(config)
     check_tool_files(config)

@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from verl_atpo.config import ConfigError
 from verl_atpo.startup.banner import banner, overridden
 from verl_atpo.startup.checks import check_config, is_used
+from verl_atpo.startup.objective import warn_of_bypass
 
 logger = logging.getLogger(__name__)
 
@@ -39,8 +40,9 @@ class CheckConfig(Callback):
             return
         try:
             atpo = check_config(config)
-            for line in overridden(config):
-                logger.warning(line)
+            for line in (*overridden(config), warn_of_bypass(config)):
+                if line is not None:
+                    logger.warning(line)
             logger.info(banner(config, atpo))
         except ConfigError as error:
             raise SystemExit(_cut(f"verl_atpo: {error}")) from error

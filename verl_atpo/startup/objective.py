@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from omegaconf import DictConfig
 
-from verl_atpo.startup.verl_config import ACTOR, get, grows_trees, number, refuse, refuse_unknown
+from verl_atpo.startup.verl_config import ACTOR, ROLLOUT, get, grows_trees, number, refuse, refuse_unknown
 
 ESTIMATOR = "algorithm.adv_estimator"
 LOSS = f"{ACTOR}.policy_loss.loss_mode"
@@ -23,6 +23,27 @@ SUMMING = (
 """verl's estimators that only sum a row's rewards; with a tree's rows they see the outcomes of its leaves."""
 
 AGGREGATIONS = ("token-mean", "token-sum", "seq-mean-token-sum", "seq-mean-token-sum-norm", "seq-mean-token-mean")
+
+
+FULL_PRECISION = ("float32", "fp32", "32", "float")
+
+
+def warn_of_bypass(config: DictConfig) -> str | None:
+    """What to say where the ratio compares the trainer with the engine, and both do not compute in float32."""
+    if get(config, LOSS) != "atpo" or not get(config, f"{CORRECTION}.bypass_mode"):
+        return None
+    types = {key: get(config, key) for key in (f"{ROLLOUT}.dtype", f"{ACTOR}.fsdp_config.mixed_precision.param_dtype")}
+    low = {key: kind for key, kind in types.items() if kind is not None and str(kind) not in FULL_PRECISION}
+    if not low:
+        return None
+    settings = " and ".join(f"{key}={kind}" for key, kind in low.items())
+    return (
+        f"{CORRECTION}.bypass_mode=True with {settings}: the ratio of a turn compares the trainer with the engine, and "
+        f"{MISMATCH}. Set bypass_mode=False, or compute in float32 on both sides."
+    )
+
+
+MISMATCH = "their numbers differ in low precision by more than the narrow clip range of the loss atpo"
 
 
 def check_objective(config: DictConfig) -> None:
@@ -83,11 +104,4 @@ def _check_correction(config: DictConfig) -> None:
             f"{CORRECTION}.rollout_rs",
             rejection,
             "rejecting single tokens cuts turns in two; reject whole rows, e.g. seq_mean_k1",
-        )
-    if get(config, LOSS) == "atpo" and get(config, f"{CORRECTION}.bypass_mode"):
-        refuse(
-            f"{CORRECTION}.bypass_mode",
-            True,
-            "the ratio would compare the trainer with the engine, whose numbers differ by as much as the narrow clip "
-            f"range of {LOSS}=atpo; set it to False",
         )
