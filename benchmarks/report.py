@@ -34,10 +34,11 @@ _ROLLOUT = {
     "latency": "tools",
     "schedule": "schedule",
     "leaves_per_s": "leaves/s",
+    "leaves_per_s / chains": "leaves/s over chains",
+    "leaves_per_s / lock-step": "leaves/s over lock-step",
     "tokens_per_s": "sampled tokens/s",
     "tokens_per_leaf": "sampled tokens/leaf",
-    "tokens_per_s / chains": "tokens/s over chains",
-    "leaves_per_s / lock-step trees": "leaves/s over lock-step",
+    "tokens_per_leaf / chains": "sampled tokens/leaf over chains",
     "busy": "rollout process busy",
 }
 TABLES = {
@@ -48,13 +49,14 @@ TABLES = {
         {
             "engines": "engines",
             "tools": "tools",
-            "trees, s": "trees take, s",
-            "engines busy": "engines busy",
-            "tokens per leaf / chains": "sampled tokens/leaf over chains",
-            "tokens_per_s / chains": "tokens/s over chains",
-            "leaves_per_s / chains": "leaves/s over chains",
-            "leaves_per_s / lock-step trees": "leaves/s over lock-step",
-            "leaves_per_s, one round / chains": "one round of 12: leaves/s over chains",
+            "continuous, s": "continuous takes, s",
+            "engines busy, continuous": "engines busy",
+            "leaves_per_s, continuous / chains": "leaves/s, continuous over chains",
+            "leaves_per_s, rounds / chains": "rounds over chains",
+            "leaves_per_s, continuous / lock-step": "continuous over lock-step",
+            "leaves_per_s, rounds / lock-step": "rounds over lock-step",
+            "tokens_per_leaf, continuous / chains": "tokens/leaf, continuous over chains",
+            "tokens_per_leaf, rounds / chains": "tokens/leaf, rounds over chains",
         },
     ),
     "overhead": (
@@ -150,23 +152,29 @@ TABLES = {
 def headlines() -> str:
     """What the README quotes."""
     rows = {(row["latency"], row["schedule"]): row for row in _rows(*TABLES["rollout"][0])}
-    quiet, chains = rows["no latency", "trees"], rows["no latency", "chains"]
-    tailed = [rows[tools, "trees"] for tools in ("heavy-tailed", "slow, heavy-tailed")]
     saturated = {(row["latency"], row["schedule"]): row for row in _rows(*TABLES["rollout-saturated"][0])}
+    tailed = [row for (tools, schedule), row in rows.items() if "heavy" in tools and schedule == "continuous"]
     ours = [row["ours, ms/turn"] for row in _rows(*TABLES["overhead"][0])]
     scale = _rows(*TABLES["rollout-scale"][0])
-    scale_tailed = [row for row in scale if row["tools"].startswith("heavy-tailed")]
     losses = _rows(*TABLES["loss"][0])
     measured = learning.headlines(RESULTS / "learning") | {
-        "trees: sampled tokens/s over verl's chains, idle engine": f"{quiet['tokens_per_s / chains']:.2f}",
-        "trees: sampled tokens/s over verl's chains, saturated engine": (
-            f"{saturated['no latency', 'trees']['tokens_per_s / chains']:.2f}"
-        ),
-        "trees: sampled tokens per leaf, over chains": f"{quiet['tokens_per_leaf'] / chains['tokens_per_leaf']:.2f}",
-        "trees: leaves/s with heavy-tailed tools, over lock-step": _over_lock_step(tailed),
-        "the same at the paper's scale, simulated": _over_lock_step(scale_tailed),
-        "trees: leaves/s over chains at the paper's scale, simulated": _range(
-            [row["leaves_per_s / chains"] for row in scale], "{:.2f}"
+        **{
+            f"{schedule}: leaves/s over chains, {what}": _range([row[f"leaves_per_s{key}"] for row in table], "{:.2f}")
+            for schedule in ("continuous", "rounds")
+            for what, table, key in (
+                ("idle engine", _of(rows, schedule), " / chains"),
+                ("saturated engine", _of(saturated, schedule), " / chains"),
+                ("paper's scale, simulated", scale, f", {schedule} / chains"),
+            )
+        },
+        **{
+            f"{schedule}: sampled tokens per leaf over chains, paper's scale, simulated": _range(
+                [row[f"tokens_per_leaf, {schedule} / chains"] for row in scale], "{:.2f}"
+            )
+            for schedule in ("continuous", "rounds")
+        },
+        "continuous: leaves/s with heavy-tailed tools, over lock-step": _range(
+            [row["leaves_per_s / lock-step"] for row in tailed], "{:.2f}"
         ),
         "our work per turn beside the engine, ms": _range(ours, "{:.2f}"),
         "loss: times faster than a loop over turns": _range([row["faster_than_loop"] for row in losses], "{:.0f}"),
@@ -176,8 +184,8 @@ def headlines() -> str:
     return tabulate(measured.items(), headers=("measured", ""), tablefmt="github", disable_numparse=True)
 
 
-def _over_lock_step(rows: list[dict[str, Any]]) -> str:
-    return _range([row["leaves_per_s / lock-step trees"] for row in rows], "{:.2f}")
+def _of(rows: dict[tuple[str, str], dict[str, Any]], schedule: str) -> list[dict[str, Any]]:
+    return [row for (_, of), row in rows.items() if of == schedule]
 
 
 def learning_tables() -> str:
