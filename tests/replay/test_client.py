@@ -145,6 +145,25 @@ async def test_a_continued_generation_belongs_to_the_turn_it_continues():
     assert turns[0].mean_nll == pytest.approx(-sum(log_probs) / len(log_probs))
 
 
+async def test_a_turn_is_told_when_the_loop_goes_on_after_it_and_only_once_it_is_over():
+    told: list[list[int]] = []
+
+    def on_turn(session: BranchSession) -> None:
+        told.append([len(turn.generations) for turn in group_turns(session.generations)])
+
+    first = BranchSession(FakeEngine(stop=0.0), "tree")
+    prompt = list(PROMPT)
+    for seen in ([100], [], [101], [102]):
+        output = await first.generate("x", prompt_ids=prompt, sampling_params={})
+        prompt = [*prompt, *output.token_ids, *seen]
+    branch = BranchSession(FakeEngine(stop=0.0), "tree", first.generations[:1], on_turn)
+    prompt = list(PROMPT)
+    for seen in ([100], [], [101], [102]):  # a replayed turn, one of two generations, one that is the last
+        output = await branch.generate("x", prompt_ids=prompt, sampling_params={})
+        prompt = [*prompt, *output.token_ids, *seen]
+    assert told == [[1, 2]]
+
+
 async def test_a_rewritten_context_is_refused():
     session, output = await _chain(FakeEngine(stop=0.0), FakeLoop(max_turns=3))
     turns = group_turns(session.generations)

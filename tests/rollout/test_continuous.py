@@ -220,7 +220,11 @@ def test_why_a_turn_was_picked_is_told_with_it(in_flight):
         assert pick.node != ROOT and not node.is_leaf
     together = [limb.pick for limb in grown.limbs if limb.round == 1 and limb.pick is not None]
     assert [pick.rank for pick in together] == [1 + at % together[0].candidates for at in range(len(together))]
-    assert any(pick.penalty > 0 for pick in picks) or in_flight is None
+    grown_ones = [limb for limb in grown.limbs if limb.pick is not None]
+    for limb in grown_ones:  # a branch counts from its start, whether it has sampled a turn or not
+        before = [each for each in grown_ones if each.round < limb.round and each.context == limb.context]
+        assert limb.pick.penalty == pytest.approx(0.05 * len(before))
+    assert any(limb.pick.penalty > 0 for limb in grown_ones) or in_flight is None
 
 
 def test_the_dump_says_when_each_branch_started_and_why():
