@@ -23,7 +23,7 @@ def line(step: int, data: dict[str, Any], minutes: float) -> str:
     if "atpo/leaves_per_tree" in data:
         parts.append(
             f"{data['atpo/trees']:.0f} trees of {data['atpo/leaves_per_tree']:.0f} leaves, "
-            f"{data['atpo/saved_tokens_share']:.0%} tokens shared"
+            f"{data['atpo/shared_tokens_share']:.0%} tokens shared"
         )
     if "timing_s/step" in data:
         parts.append(f"{data['timing_s/step']:.1f} s")

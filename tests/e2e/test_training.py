@@ -24,7 +24,8 @@ def test_main_ppo_trains_on_trees(tmp_path):
         assert data["atpo/trees"] == PROMPTS
         assert data["atpo/leaves_per_tree"] == LEAVES
         assert data["atpo/depth/mean"] == TURNS
-        assert 0 < data["atpo/saved_tokens_share"] < 1
+        assert 0 < data["atpo/shared_tokens_share"] < 1
+        assert data["atpo/saved_tokens_share"] < 1
         assert data["atpo/replays_diverged"] == data["atpo/branches_regrown"] == data["atpo/trees_failed"] == 0
         assert data["actor/atpo/turns_per_row"] == TURNS
         assert data["actor/grad_norm"] > 0

@@ -159,16 +159,41 @@ async def test_a_slow_branch_delays_nobody_but_its_own_round():
     assert finished[1] < 0.1 and finished[2] < 0.1 and finished[0] >= 0.2
 
 
+async def test_tokens_of_tries_that_died_count_as_sampled():
+    run_branch, died = run_branch_with(FakeEngine(3), FakeLoop(4)), []
+
+    async def dies_once(asked):
+        branch = await run_branch(asked)
+        if asked.number == 1 and not died:
+            died.append(sum(len(turn.token_ids) for turn in branch.turns))
+            raise EngineOutage("gone")
+        return branch
+
+    grown = await TreeGrower(_config(3, 0, 0), dies_once, random.Random(0)).grow()
+    stats = tree_stats(grown, seconds=1.0)
+    assert died[0] > 0 and stats.regrown == 1
+    assert stats.sampled_tokens == stats.tree_tokens + died[0]
+
+
 async def test_stats_count_sampled_and_saved_tokens():
     engine = FakeEngine(2, stop=0.0)
     grown = await _grow(_config(2, 2, 1), engine, FakeLoop(4))
     stats = tree_stats(grown, seconds=2.0)
     trained = sum(sum(branch.output.response_mask) for branch in grown.branches)
     in_tree = sum(len(grown.tree.turn(node.index).token_ids) for node in grown.tree.nodes[1:])
-    assert (stats.trained_tokens, stats.sampled_tokens) == (trained, in_tree)
+    assert (stats.trained_tokens, stats.sampled_tokens, stats.tree_tokens) == (trained, in_tree, in_tree)
+    chains = sum(sum(branch.output.response_mask) for branch in grown.branches[:2])
+    assert stats.chain_tokens == 4 * chains / 2
     assert stats.leaves == 4 and stats.nodes == len(grown.tree.nodes) - 1 and stats.depths == [4] * 4
     metrics = step_metrics(WorkerStats([stats, stats]))
-    assert metrics["atpo/saved_tokens_share"] == pytest.approx(1 - in_tree / trained)
+    assert metrics["atpo/saved_tokens_share"] == pytest.approx(1 - in_tree / (2 * chains))
+    assert metrics["atpo/shared_tokens_share"] == pytest.approx(1 - in_tree / trained)
+    picked = [grown.tree.nodes[node] for node in grown.picked]
+    assert metrics["atpo/branched_mean_nll"] == pytest.approx(sum(node.mean_nll for node in picked) / len(picked))
+    depths = [grown.tree.depth(node.index) for node in picked]
+    fresh = [branch.turns[depth - 1] for branch, depth in zip(grown.branches[2:], depths, strict=True)]
+    assert metrics["atpo/resampled_mean_nll"] == pytest.approx(sum(turn.mean_nll for turn in fresh) / len(fresh))
+    assert metrics["atpo/resampled_mean_nll"] != metrics["atpo/branched_mean_nll"]
     assert metrics["atpo/trees"] == 2 and metrics["atpo/tree_seconds/mean"] == 2.0
     assert metrics["atpo/branched_turn"] == pytest.approx(sum(stats.branched_turn) / 2)
     failed = step_metrics(WorkerStats(failed=3, tools=CallCounts(calls=4, outages=3, seconds=2.0)))

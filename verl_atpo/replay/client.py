@@ -28,6 +28,7 @@ class BranchSession:
         prefix: generations to replay, in order.
         on_turn: called whenever the loop goes on after a turn of its own: that turn and the tool calls behind it are
             complete.
+        on_sampled: called with the number of tokens of every live generation.
 
     Attributes:
         generations: every generation of this run, replayed ones first (the recorded objects themselves).
@@ -42,11 +43,13 @@ class BranchSession:
         request_id: str | None,
         prefix: Sequence[Generation] = (),
         on_turn: Callable[[BranchSession], None] | None = None,
+        on_sampled: Callable[[int], None] | None = None,
     ) -> None:
         self._client = client
         self._request_id = request_id
         self._prefix = list(prefix)
         self._on_turn = on_turn
+        self._on_sampled = on_sampled
         self._context: list[int] = []  # prompts and answers so far
         self._busy = False
         self.generations: list[Generation] = []
@@ -99,6 +102,8 @@ class BranchSession:
         generation = Generation.after(self._context, asked, _own_copy(output))
         generation.started_s, generation.ended_s = started, time.monotonic()
         self._take(generation, asked)
+        if self._on_sampled is not None:
+            self._on_sampled(len(generation.output.token_ids))
         return output
 
     def raise_failure(self) -> None:

@@ -62,13 +62,14 @@ class Start:
         number: of its leaf.
         prefix: generations that are replayed.
         snapshots: whether forking tools have to leave snapshots, because later branches may start at its turns.
-        on_turn: of its :class:`BranchSession`.
+        on_turn, on_sampled: of its :class:`BranchSession`.
     """
 
     number: int = 0
     prefix: Sequence[Generation] = ()
     snapshots: bool = False
     on_turn: Callable[[BranchSession], None] | None = None
+    on_sampled: Callable[[int], None] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,7 +101,7 @@ class LoopRunner:
         Raises:
             Exception: whatever the loop or the client raised; a tool's outage, if that is what ended the run.
         """
-        session = BranchSession(self.client, self.request_id, start.prefix, start.on_turn)
+        session = BranchSession(self.client, self.request_id, start.prefix, start.on_turn, start.on_sampled)
         async with ToolSession(session, self.guard, self.memo, start.snapshots) as tools:
             output = await self.loop(session, tools.wrap(self.tools))
             session.raise_failure()

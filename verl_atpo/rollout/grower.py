@@ -45,6 +45,7 @@ class Limb:
         tip: node of its latest turn that is in the tree; of an ended one its leaf.
         joined: turns of the current try that are in the tree, shared ones included; ``None`` before its first own one.
         branch: the finished run.
+        sampled_tokens: tokens the engine sampled for it, those of tries that died too.
     """
 
     number: int
@@ -57,6 +58,11 @@ class Limb:
     tip: int = ROOT
     joined: int | None = None
     branch: Branch | None = None
+    sampled_tokens: int = 0
+
+    def count(self, tokens: int) -> None:
+        """Count a generation's tokens."""
+        self.sampled_tokens += tokens
 
 
 @dataclasses.dataclass
@@ -212,7 +218,7 @@ class TreeGrower:
         prefix = self.grown.tree.generations(limb.context)
         more_to_come = len(self.grown.limbs) < self._expansion.leaves
         on_turn = functools.partial(self._join, limb) if self._continuous else None
-        return Start(limb.number, prefix, snapshots=more_to_come, on_turn=on_turn)
+        return Start(limb.number, prefix, snapshots=more_to_come, on_turn=on_turn, on_sampled=limb.count)
 
     def _join(self, limb: Limb, run: Branch | BranchSession | None) -> None:
         """Let those turns of a run that goes on, or has ended, join the tree that have not yet."""

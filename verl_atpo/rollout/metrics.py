@@ -17,7 +17,7 @@ from verl.utils.tracking import Tracking
 from verl_atpo.method.tree import ROOT
 from verl_atpo.replay.guard import CallCounts
 from verl_atpo.replay.recording import Generation, context_lengths
-from verl_atpo.rollout.grower import GrownTree
+from verl_atpo.rollout.grower import GrownTree, Limb
 from verl_atpo.view.record import Record
 
 PREFIX = "atpo"
@@ -33,10 +33,14 @@ class TreeStats:
         leaves: trajectories.
         nodes: turns in the tree, the root excluded; with continuous growth also those of tries that died.
         depths: turns of each trajectory.
-        branched_nll: mean NLL of each re-sampled turn, nats/token (root picks have none).
+        branched_nll: mean NLL of each re-sampled turn, nats/token (root picks have none). They were picked for being
+            high, so part of that is chance: ``resampled_nll`` is what such a context is worth.
+        resampled_nll: mean NLL of each turn sampled in their place.
         branched_turn: number of each re-sampled turn in its trajectory, from 1 (0: a fresh chain).
-        sampled_tokens: tokens the engine sampled for the tree.
-        trained_tokens: tokens of all trajectories, shared ones counted every time: what independent chains sample.
+        sampled_tokens: tokens the engine sampled for the tree, those of failed tries too.
+        tree_tokens: tokens of the tree's turns, each once.
+        chain_tokens: leaves times the mean tokens of the initial chains: what as many independent chains sample.
+        trained_tokens: tokens of all trajectories, shared ones counted every time.
         prompt_tokens: tokens of all contexts sent to the engine.
         cached_tokens: those of them that met the engine's prefix cache.
         distinct_rewards: number of different rewards.
@@ -49,8 +53,11 @@ class TreeStats:
     nodes: int
     depths: list[int]
     branched_nll: list[float]
+    resampled_nll: list[float]
     branched_turn: list[int]
     sampled_tokens: int
+    tree_tokens: int
+    chain_tokens: float
     trained_tokens: int
     prompt_tokens: int
     cached_tokens: int
@@ -73,8 +80,11 @@ def tree_stats(grown: GrownTree, seconds: float) -> TreeStats:
         nodes=len(tree.nodes) - 1,
         depths=[tree.depth(leaf) for leaf in grown.leaves],
         branched_nll=[nll for node in grown.picked if (nll := tree.nodes[node].mean_nll) is not None],
+        resampled_nll=[nll for limb in grown.limbs if (nll := _resampled_nll(limb)) is not None],
         branched_turn=[0 if node == ROOT else tree.depth(node) for node in grown.picked],
-        sampled_tokens=sum(len(tree.turn(node.index).token_ids) for node in tree.nodes[1:]),
+        sampled_tokens=sum(limb.sampled_tokens for limb in grown.limbs),
+        tree_tokens=sum(len(tree.turn(node.index).token_ids) for node in tree.nodes[1:]),
+        chain_tokens=len(grown.branches) * float(np.mean([_tokens(limb) for limb in grown.limbs if limb.pick is None])),
         trained_tokens=sum(len(turn.token_ids) for branch in grown.branches for turn in branch.turns),
         prompt_tokens=prompt_tokens,
         cached_tokens=sum(generation.output.extra_fields.get("num_cached_tokens") or 0 for generation in live),
@@ -83,6 +93,18 @@ def tree_stats(grown: GrownTree, seconds: float) -> TreeStats:
         regrown=grown.regrown,
         seconds=seconds,
     )
+
+
+def _tokens(limb: Limb) -> int:
+    """Sampled tokens of a whole trajectory."""
+    return sum(len(turn.token_ids) for turn in limb.branch.turns) if limb.branch is not None else 0
+
+
+def _resampled_nll(limb: Limb) -> float | None:
+    """Mean NLL of the turn that a branch sampled in the place of the picked one; None for a fresh chain."""
+    if limb.pick is None or limb.pick.node == ROOT or limb.branch is None:
+        return None
+    return limb.branch.turns[min(len(limb.context), len(limb.branch.turns) - 1)].mean_nll
 
 
 @dataclasses.dataclass
@@ -156,7 +178,8 @@ def _tree_metrics(trees: Sequence[TreeStats]) -> dict[str, float]:
         "depth/mean": float(np.mean(depths)),
         "depth/max": float(np.max(depths)),
         "sampled_tokens": total("sampled_tokens"),
-        "saved_tokens_share": 1.0 - total("sampled_tokens") / total("trained_tokens"),
+        "saved_tokens_share": 1.0 - total("sampled_tokens") / total("chain_tokens"),
+        "shared_tokens_share": 1.0 - total("tree_tokens") / total("trained_tokens"),
         "prefix_cache_hit_share": total("cached_tokens") / total("prompt_tokens"),
         "distinct_rewards_per_tree": total("distinct_rewards") / len(trees),
         "equal_rewards_share": sum(tree.distinct_rewards == 1 for tree in trees) / len(trees),
@@ -167,8 +190,10 @@ def _tree_metrics(trees: Sequence[TreeStats]) -> dict[str, float]:
     }
     branched_nll = [nll for tree in trees for nll in tree.branched_nll]
     branched_turn = [turn for tree in trees for turn in tree.branched_turn]
+    resampled_nll = [nll for tree in trees for nll in tree.resampled_nll]
     if branched_nll:
         metrics["branched_mean_nll"] = float(np.mean(branched_nll))
+        metrics["resampled_mean_nll"] = float(np.mean(resampled_nll))
     if branched_turn:
         metrics["branched_turn"] = float(np.mean(branched_turn))
     return metrics
