@@ -21,7 +21,7 @@ from __future__ import annotations
 import itertools
 import math
 import struct
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
@@ -43,22 +43,18 @@ def write_values(
 ) -> list[float]:
     """Token-level rewards of one trajectory that carry its turns' values.
 
-    Every entry is a float32, and each one makes up for the rounding of those before it, so neither the storage as
-    float32 nor the number of turns adds up errors.
+    Every entry is a float32 and makes up for the rounding of those before it, so that errors do not add up.
 
     Args:
         turn_values: raw (not normalised) values V_1 .. V_n of the trajectory's turns; the last is the outcome reward.
         turn_starts: index in the response of each turn's first token. The first is 0, the second at least 2, because
             an observation of at least one token lies between two turns.
         root_value: V_root.
-        length: tokens in the response. What a turn that starts at ``length`` or later would carry goes to the last
-            token, so that the sum still is the outcome.
-        outcome: the outcome reward, where it is not the last value; the last token makes the row add up to it, and a
-            last turn of one token has it as value.
+        length: tokens in the response. What a turn that starts behind them would carry goes to the last token.
+        outcome: the outcome reward, where it is not the last value: the last token makes the row add up to it.
 
     Returns:
-        ``length`` rewards. A response of one token carries just the outcome; one of two tokens that had more than
-        one turn cannot show V_1.
+        ``length`` rewards. One token carries just the outcome; two tokens of more than one turn cannot show V_1.
 
     Raises:
         ValueError: starts that are not as above, values and starts of different number, values that are not finite or
@@ -86,10 +82,15 @@ def write_values(
     for position, value in potentials.items():
         rewards[position] = _float32(value - total)
         total += rewards[position]
-    free = (position for position in range(2, length) if position not in potentials)
+    _mark(rewards, potentials)
+    return rewards
+
+
+def _mark(rewards: list[float], taken: Container[int]) -> None:
+    """Write the marker on the first two tokens from token 2 on that carry no value."""
+    free = (position for position in range(2, len(rewards)) if position not in taken)
     for position, mark in zip(free, (MARK, -MARK), strict=False):
         rewards[position] = mark
-    return rewards
 
 
 def _check(turn_values: Sequence[float], turn_starts: Sequence[int], root_value: float, length: int) -> None:

@@ -62,11 +62,7 @@ def compute_policy_loss_atpo(
     turn_log_ratio_RT = turns.mean(log_ratio_RT.detach())
 
     ratio_RT = (log_ratio_RT - log_ratio_RT.detach() + turn_log_ratio_RT).clamp(max=MAX_LOG_RATIO).exp()
-    low, high = clip_range(config)
-    # max(-A s, -A clip(s)), in half the memory: only the bound beyond which A has nothing to gain any more holds.
-    bounded_RT = torch.where(advantages_RT > 0, ratio_RT.clamp(max=high), ratio_RT.clamp(min=low))
-    losses_RT = -advantages_RT * bounded_RT
-    clipped_RT = (bounded_RT != ratio_RT) & (advantages_RT != 0)
+    losses_RT, clipped_RT = _surrogate(ratio_RT, advantages_RT, *clip_range(config))
     if rollout_is_weights is not None:
         losses_RT = losses_RT * torch.where(mask_RT, rollout_is_weights, 0.0)
     loss = _aggregate(losses_RT, turns, loss_agg_mode, config.global_batch_info)
@@ -75,6 +71,14 @@ def compute_policy_loss_atpo(
     if bad_row is not None:
         raise ValueError(_not_finite(bad_row, old_log_prob, log_prob, advantages, mask_RT))
     return loss, metrics
+
+
+def _surrogate(
+    ratio_RT: torch.Tensor, advantages_RT: torch.Tensor, low: float, high: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """max(-A s, -A clip(s)) and where it is clipped, in half the memory: only the bound beyond which A gains holds."""
+    bounded_RT = torch.where(advantages_RT > 0, ratio_RT.clamp(max=high), ratio_RT.clamp(min=low))
+    return -advantages_RT * bounded_RT, (bounded_RT != ratio_RT) & (advantages_RT != 0)
 
 
 class Turns:

@@ -15,68 +15,73 @@ _REFUSAL = b"HTTP/1.1 %s\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
 _MOST_HEADER_BYTES = 1 << 16
 
 
-def patient_protocol(patience_s: float) -> type[asyncio.Protocol]:
-    """The class of connections whose clients have ``patience_s`` seconds for a request, and as long for its answer.
+_Base: Any = AutoHTTPProtocol
+
+
+class PatientProtocol(_Base):
+    """A connection whose client has ``patience_s`` seconds for a request, and as long for its answer.
 
     A request has to be whole that long after its first byte (the first of a connection: after the connection was
     made), else the answer is 408; headers longer than 64 KiB are answered by 431. An answer has to be taken that long
     after it was given, else the connection is cut.
     """
-    base: Any = AutoHTTPProtocol
 
-    class PatientProtocol(base):
-        _reading: asyncio.TimerHandle | None = None
-        _writing: asyncio.TimerHandle | None = None
-        _header_bytes = 0
+    patience_s: float
+    _reading: asyncio.TimerHandle | None = None
+    _writing: asyncio.TimerHandle | None = None
+    _header_bytes = 0
 
-        def connection_made(self, transport: asyncio.Transport) -> None:
-            super().connection_made(transport)
-            self._reading = self.loop.call_later(patience_s, self._not_whole)
+    def connection_made(self, transport: asyncio.Transport) -> None:
+        super().connection_made(transport)
+        self._reading = self.loop.call_later(self.patience_s, self._not_whole)
 
-        def data_received(self, data: bytes) -> None:
-            super().data_received(data)
-            self._header_bytes = self._header_bytes + len(data) if self._waits_for_headers() else 0
-            if self._header_bytes > _MOST_HEADER_BYTES:
-                self._refuse(b"431 Request Header Fields Too Large")
-            elif self._waits_for_headers() or self.cycle.more_body:
-                if self._reading is None:
-                    self._reading = self.loop.call_later(patience_s, self._not_whole)
-            else:
-                self._stop("_reading")
-
-        def on_response_complete(self) -> None:
-            self._stop("_writing")
-            self._writing = self.loop.call_later(patience_s, self._not_taken)
-            super().on_response_complete()
-
-        def connection_lost(self, exc: Exception | None) -> None:
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        self._header_bytes = self._header_bytes + len(data) if self._waits_for_headers() else 0
+        if self._header_bytes > _MOST_HEADER_BYTES:
+            self._refuse(b"431 Request Header Fields Too Large")
+        elif self._waits_for_headers() or self.cycle.more_body:
+            if self._reading is None:
+                self._reading = self.loop.call_later(self.patience_s, self._not_whole)
+        else:
             self._stop("_reading")
-            self._stop("_writing")
-            super().connection_lost(exc)
 
-        def _waits_for_headers(self) -> bool:
-            return self.cycle is None or self.cycle.response_complete
+    def on_response_complete(self) -> None:
+        self._stop("_writing")
+        self._writing = self.loop.call_later(self.patience_s, self._not_taken)
+        super().on_response_complete()
 
-        def _stop(self, name: str) -> None:
-            timer = getattr(self, name)
-            if timer is not None:
-                timer.cancel()
-            setattr(self, name, None)
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop("_reading")
+        self._stop("_writing")
+        super().connection_lost(exc)
 
-        def _not_whole(self) -> None:
-            self._reading = None
-            self._refuse(b"408 Request Timeout")
+    def _waits_for_headers(self) -> bool:
+        return self.cycle is None or self.cycle.response_complete
 
-        def _refuse(self, status: bytes) -> None:
-            if self._waits_for_headers() or not self.cycle.response_started:
-                self.transport.write(_REFUSAL % status)
-            self.transport.close()
-            self._stop("_writing")
-            self._writing = self.loop.call_later(patience_s, self._not_taken)
+    def _stop(self, name: str) -> None:
+        timer = getattr(self, name)
+        if timer is not None:
+            timer.cancel()
+        setattr(self, name, None)
 
-        def _not_taken(self) -> None:
-            self._writing = None
-            if self.transport.get_write_buffer_size():
-                self.transport.abort()
+    def _not_whole(self) -> None:
+        self._reading = None
+        self._refuse(b"408 Request Timeout")
 
-    return PatientProtocol
+    def _refuse(self, status: bytes) -> None:
+        if self._waits_for_headers() or not self.cycle.response_started:
+            self.transport.write(_REFUSAL % status)
+        self.transport.close()
+        self._stop("_writing")
+        self._writing = self.loop.call_later(self.patience_s, self._not_taken)
+
+    def _not_taken(self) -> None:
+        self._writing = None
+        if self.transport.get_write_buffer_size():
+            self.transport.abort()
+
+
+def patient_protocol(patience_s: float) -> type[PatientProtocol]:
+    """The class of connections with this patience: uvicorn makes its connections itself, of a class."""
+    return type("PatientProtocol", (PatientProtocol,), {"patience_s": patience_s})

@@ -53,16 +53,14 @@ def compute_score(
     _check_settings(metric, style, kwargs)
     info = extra_info or {}
     golden = golden_answers(ground_truth)
-    policy_text = info.get("policy_text")
-    turns = split_turns(solution_str, Style(style)) if policy_text is None else [policy_text]
+    own = info.get("policy_text")
+    turns = [own] if own is not None else split_turns(solution_str, Style(style))
     answer = extract_answer("\n".join(turns))
     values = {name: measure(answer, golden) if answer else 0.0 for name, measure in _METRICS.items()}
     malformed = turns_error(turns, Style(style)) is not None
-    score = values[metric]
-    if malformed and malformed_score is not None and (info.get("split") or "train") == "train":
-        score = float(malformed_score)
+    punished = malformed and malformed_score is not None and (info.get("split") or "train") == "train"
     return {
-        "score": score,
+        "score": float(malformed_score) if punished else values[metric],  # type: ignore[arg-type]
         "acc": values["em"],
         **values,
         "format_ok": float(not malformed),

@@ -1,0 +1,53 @@
+"""The house keeps its shape: small files, small functions, no import cycles."""
+
+from __future__ import annotations
+
+import ast
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+FILES = sorted((ROOT / "verl_atpo").rglob("*.py"))
+LONGEST_FILE, LONGEST_FUNCTION = 250, 50
+
+
+def module(file: Path) -> str:
+    return ".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+def imports(file: Path, names: set[str]) -> set[str]:
+    """Modules of the package that a module imports when it is imported itself."""
+    found = set()
+    for node in ast.parse(file.read_text()).body:  # imports inside functions are made later
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            submodules = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= submodules & names or {node.module}
+    return (found & names) - {module(file)}
+
+
+def test_there_is_something_to_look_at():
+    assert len(FILES) > 100
+
+
+@pytest.mark.parametrize("file", FILES, ids=module)
+def test_a_file_and_its_functions_fit_a_screen_or_a_few(file):
+    text = file.read_text()
+    assert len(text.splitlines()) <= LONGEST_FILE
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            lines = (node.end_lineno or 0) - node.lineno + 1
+            assert lines <= LONGEST_FUNCTION, f"{node.name} has {lines} lines"
+
+
+def test_no_import_goes_round_in_circles():
+    names = {module(file) for file in FILES}
+    graph = {module(file): imports(file, names) for file in FILES}
+    assert sum(map(len, graph.values())) > 200
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        pytest.fail(f"modules import one another: {' -> '.join(error.args[1])}")
