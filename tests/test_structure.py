@@ -1,8 +1,10 @@
-"""The house keeps its shape: small files, small functions, no import cycles."""
+"""The house keeps its shape: small files, small functions, no import cycles, a pure core that loads nothing heavy."""
 
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -51,3 +53,15 @@ def test_no_import_goes_round_in_circles():
         TopologicalSorter(graph).prepare()
     except CycleError as error:
         pytest.fail(f"modules import one another: {' -> '.join(error.args[1])}")
+
+
+PURE = ("settings", "config", "method.tree", "method.expansion", "method.credit", "method.channel")
+HEAVY = {"torch", "ray", "verl", "vllm", "transformers", "omegaconf", "hydra", "numpy"}
+
+
+def test_the_pure_core_loads_nothing_heavy():
+    wanted = {f"verl_atpo.{name}" for name in PURE}
+    code = f"import sys\nimport {', '.join(sorted(wanted))}\nprint(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=60)
+    modules = set(loaded.stdout.split())
+    assert wanted <= modules and not modules & HEAVY

@@ -42,16 +42,14 @@ def compute_policy_loss_atpo(
         advantages: (R, T) float.
         response_mask: (R, T), 1 on sampled tokens; int, float or bool.
         loss_agg_mode: any of verl's ``agg_loss``; the paper's is ``seq-mean-token-mean``.
-        config: verl's ``ActorConfig``: ``clip_ratio_low`` and ``clip_ratio_high`` (``clip_ratio`` where one is
-            ``None``) give the range [1 - low, 1 + high]; ``global_batch_info`` goes to ``agg_loss``.
+        config: verl's ``ActorConfig``, for :func:`clip_range`; ``global_batch_info`` goes to ``agg_loss``.
         rollout_is_weights: (R, T) float, weights of verl's rollout correction; multiplied into the loss.
 
     Returns:
         The loss, a scalar, and metrics. A turn counts as clipped if its first token is.
 
     Raises:
-        ValueError: no config; a log-probability or an advantage of a sampled token that is NaN or infinite; what
-            ``agg_loss`` raises.
+        ValueError: no config; a log-probability or advantage that is not finite; what ``agg_loss`` raises.
     """
     if config is None:
         raise ValueError("config=None: expected verl's ActorConfig, which holds the clip range.")
