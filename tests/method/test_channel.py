@@ -144,6 +144,7 @@ def test_or_refused(dtype):
         read(torch.zeros(1, 3, dtype=dtype))
 
 
+@pytest.mark.fault("Learning", "token-level rewards that are no float32 numbers", "refused with the row")
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf, 1e39])
 def test_rewards_that_are_no_float32_numbers_are_refused(bad):
     with pytest.raises(ValueError, match=r"row 1 has the token-level reward .*finite float32 numbers.*Remedy"):

@@ -224,6 +224,7 @@ def test_a_huge_ratio_stays_finite():
     assert grad.isfinite().all()
 
 
+@pytest.mark.fault("Learning", "log-probs and advantages that are NaN or infinite", "the step stops with row and token")
 @pytest.mark.parametrize("key", ["old_log_prob", "log_prob", "advantages"])
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
 def test_numbers_that_are_not_finite_stop_with_row_and_token(key, bad):

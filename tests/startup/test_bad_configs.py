@@ -180,6 +180,7 @@ def test_the_table_is_long_enough():
     assert len(BAD) >= 100
 
 
+@pytest.mark.fault("Start-up", "configurations that cannot work", "refused in the driver with setting and remedy")
 @pytest.mark.parametrize(
     ("settings", *("words",)), [(case[0], case[1:]) for case in BAD], ids=lambda case: str(case)[:60]
 )

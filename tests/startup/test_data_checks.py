@@ -91,6 +91,7 @@ def test_the_table_is_long_enough():
     assert len(BAD) >= 30
 
 
+@pytest.mark.fault("Start-up", "data rows that cannot work", "refused with the row and what is expected")
 @pytest.mark.parametrize(("bad", *("words",)), [(case[0], case[1:]) for case in BAD], ids=lambda case: str(case)[:60])
 def test_bad_rows(bad, words):
     good = {"data_source": "nq", "reward_model": {"ground_truth": "4"}, "agent_name": "tool_agent", "tools_kwargs": {}}
@@ -122,6 +123,7 @@ SCHEMA = (
 )
 
 
+@pytest.mark.fault("Start-up", "files of tools that cannot work", "refused with file, entry and remedy")
 @pytest.mark.parametrize(
     ("content", "message"),
     [

@@ -15,6 +15,7 @@ from verl_atpo.startup import driver
 from verl_atpo.startup.driver import LONGEST, CheckConfig
 
 
+@pytest.mark.fault("Start-up", "a check that raises anything", "the run ends before Ray starts")
 @pytest.mark.parametrize(
     "error", [AttributeError("'list' object"), KeyError("x"), UnicodeDecodeError("utf-8", b"", 0, 1, "bad")]
 )

@@ -49,6 +49,7 @@ def test_a_tool_agent_without_tools_has_one_turn():
     check_loops(config(tool_config_path="tools.yaml"))
 
 
+@pytest.mark.fault("Start-up", "files of agent loops that cannot work", "refused with file, entry and remedy")
 @pytest.mark.parametrize(
     ("content", "message"),
     [
