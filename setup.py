@@ -86,6 +86,7 @@ RETRIEVER = [
     "numpy",
     "starlette>=1.10",
     "tqdm",
+    "tyro",
     "uvicorn",
     "xxhash",
 ]

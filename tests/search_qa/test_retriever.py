@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
 import math
 import os
@@ -34,7 +35,7 @@ from verl_atpo.search_qa.retriever.batching import Batcher
 from verl_atpo.search_qa.retriever.bm25 import Bm25Index, Bm25Settings
 from verl_atpo.search_qa.retriever.client import RetrieverClient
 from verl_atpo.search_qa.retriever.corpus import Corpus, CorpusError
-from verl_atpo.search_qa.retriever.server import ServerSettings
+from verl_atpo.search_qa.retriever.settings import DenseSettings, Options, ServerSettings, options_of
 
 PASSAGES = [
     '"Llama"\nThe llama is a domesticated South American camelid.',
@@ -461,9 +462,6 @@ def test_a_stop_answers_what_is_under_way(tmp_path: Path, number: signal.Signals
     [
         (["--corpus", "{folder}/none.jsonl"], "none.jsonl: no such file"),
         (["--corpus", "{folder}/bad.jsonl"], "bad.jsonl, line 1: not JSON"),
-        (["--corpus", "{corpus}", "--topk", "0"], "topk=0 cannot work"),
-        (["--corpus", "{corpus}", "--topk", "200"], "topk=200 cannot work: expected at most max_topk=100"),
-        (["--corpus", "{corpus}", "--stemmer", "klingon"], "stemmer='klingon' cannot work"),
     ],
 )
 def test_what_cannot_be_served_ends_with_a_reason(
@@ -473,6 +471,48 @@ def test_what_cannot_be_served_ends_with_a_reason(
     names = {"folder": tmp_path, "corpus": write_corpus(tmp_path)}
     assert main([*(argument.format(**names) for argument in arguments), "--port", "0"]) == 2
     assert message in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "--corpus PATH"),
+        (["--corpus", "c", "--topk", "0"], "topk=0 cannot work"),
+        (["--corpus", "c", "--topk", "200"], "topk=200 cannot work: expected at most max_topk=100"),
+        (["--corpus", "c", "--top-k", "3"], "Perhaps you meant: --topk INT"),
+        (["--corpus", "c", "--stemmer", "klingon"], "stemmer='klingon' cannot work"),
+        (["--corpus", "c", "--method", "sparse"], "--method"),
+    ],
+)
+def test_a_command_line_that_cannot_work_ends_with_a_reason(capsys, arguments: list[str], message: str) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == 2 and message in said(capsys)
+
+
+def test_the_command_line_has_every_setting(capsys) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["--help"])
+    assert ended.value.code == 0
+    text = said(capsys)
+    flags = {"batch_window_s": "batch-window-ms", "factory": "faiss-factory", "batch_size": "encoder-batch-size"}
+    for kind in (ServerSettings, Bm25Settings, DenseSettings):
+        for field in dataclasses.fields(kind):
+            assert f"--{flags.get(field.name, field.name.replace('_', '-'))} " in text
+
+
+def test_what_is_written_otherwise_than_in_python_is_read() -> None:
+    options = options_of(
+        ["--corpus", "c", "--stemmer", "none", "--batch-window-ms", "5", "--faiss-factory", "IVF8,Flat"]
+    )
+    assert (options.bm25.stemmer, options.server.batch_window_s, options.dense.factory) == (None, 0.005, "IVF8,Flat")
+    assert options_of(["--corpus", "c"]) == Options(Path("c"))
+
+
+def said(capsys: pytest.CaptureFixture[str]) -> str:
+    """What the program printed, without the frame."""
+    printed = capsys.readouterr()
+    return " ".join((printed.out + printed.err).replace("│", " ").split())
 
 
 def test_a_port_in_use_shows_before_anything_is_built(tmp_path: Path) -> None:

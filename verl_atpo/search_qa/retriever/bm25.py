@@ -14,27 +14,10 @@ from bm25s.tokenization import Tokenizer
 from verl_atpo.search_qa.retriever.artifacts import build_once
 from verl_atpo.search_qa.retriever.corpus import Corpus
 from verl_atpo.search_qa.retriever.index import Hit
+from verl_atpo.search_qa.retriever.settings import Bm25Settings
 
 COMPILE_FROM = 50_000
 """Passages from which on compiled code (where numba is installed) is worth the seconds that compiling takes."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Bm25Settings:
-    """How text becomes terms.
-
-    Attributes:
-        stemmer: a Snowball stemmer's language, or ``None`` for words as they are.
-        stopwords: a language code of ``bm25s``, or ``None`` to keep all words.
-    """
-
-    stemmer: str | None = "english"
-    stopwords: str | None = "en_plus"
-
-    def __post_init__(self) -> None:
-        known = Stemmer.algorithms()
-        if self.stemmer is not None and self.stemmer not in known:
-            raise ValueError(f"stemmer={self.stemmer!r} cannot work: expected none or one of {', '.join(known)}")
 
 
 class Bm25Index:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 from collections.abc import Iterator, Sequence
 from itertools import islice
@@ -16,46 +15,12 @@ from sentence_transformers import SentenceTransformer
 from verl_atpo.search_qa.retriever.artifacts import ServedFile, build_once
 from verl_atpo.search_qa.retriever.corpus import Corpus
 from verl_atpo.search_qa.retriever.index import Hit
+from verl_atpo.search_qa.retriever.settings import DenseSettings
 
 logger = logging.getLogger(__name__)
 
-E5_PREFIXES = ("query: ", "passage: ")
 _CHUNK = 4096  # passages embedded between two additions to the index
 _INDEX = "index.faiss"
-
-
-@dataclasses.dataclass(frozen=True)
-class DenseSettings:
-    """How text becomes vectors and vectors are searched.
-
-    Attributes:
-        model: name or folder of a sentence-transformers model.
-        factory: FAISS's description of the index; ``Flat`` is exact, ``IVF4096,PQ64`` small and fast.
-        nprobe: lists of an IVF index that one query looks into; other kinds ignore it.
-        query_prefix: stands before queries; ``None`` means what the model is known to need (E5), else its own prompt.
-        passage_prefix: the same for passages.
-        train_passages: passages that an index which must be trained is trained on.
-        batch_size: texts in one batch of the model.
-        device: torch's name of the device, ``None`` for the best one there is.
-    """
-
-    model: str = "intfloat/e5-base-v2"
-    factory: str = "Flat"
-    nprobe: int = 64
-    query_prefix: str | None = None
-    passage_prefix: str | None = None
-    train_passages: int = 200_000
-    batch_size: int = 64
-    device: str | None = None
-
-    def prefixes(self) -> tuple[str | None, str | None]:
-        """Of queries and of passages. E5 models are known by their name; the instruct ones take other prompts."""
-        words = Path(self.model).name.lower().split("-")
-        query, passage = E5_PREFIXES if "e5" in words and "instruct" not in words else (None, None)
-        return (
-            query if self.query_prefix is None else self.query_prefix,
-            passage if self.passage_prefix is None else self.passage_prefix,
-        )
 
 
 class Embedder:

@@ -1,8 +1,6 @@
 """The HTTP interface: ``POST /retrieve`` as Search-R1 has it, ``GET /health``."""
 
 import asyncio
-import dataclasses
-import math
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Annotated, Any, Literal, cast
@@ -17,45 +15,8 @@ from verl_atpo.search_qa.retriever.answering import Answerer, Question
 from verl_atpo.search_qa.retriever.artifacts import DamagedError
 from verl_atpo.search_qa.retriever.corpus import Corpus
 from verl_atpo.search_qa.retriever.index import PassageIndex
+from verl_atpo.search_qa.retriever.settings import ServerSettings
 from verl_atpo.search_qa.retriever.unicode import whole
-
-
-@dataclasses.dataclass(frozen=True)
-class ServerSettings:
-    """Limits and batching of the server.
-
-    Attributes:
-        topk: passages per query of a request that does not say.
-        max_topk: most that a request may ask for.
-        max_queries: queries in one request.
-        max_query_chars: characters of one query.
-        max_passages: passages that one request may ask for, queries times topk.
-        max_body_bytes: bytes of one request.
-        max_batch: queries in one search.
-        batch_window_s: seconds a query waits for others while a thread is idle.
-        threads: searches at once.
-        patience_s: seconds that a client has to send a request, and again to take its answer.
-    """
-
-    topk: int = 3
-    max_topk: int = 100
-    max_queries: int = 1024
-    max_query_chars: int = 8192
-    max_passages: int = 16_384
-    max_body_bytes: int = 4 << 20
-    max_batch: int = 64
-    batch_window_s: float = 0.002
-    threads: int = 1
-    patience_s: float = 30.0
-
-    def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            least = 0 if field.name == "batch_window_s" else 1
-            if not math.isfinite(value) or value < least:
-                raise ValueError(f"{field.name}={value!r} cannot work: expected a number of at least {least}")
-        if self.topk > self.max_topk:
-            raise ValueError(f"topk={self.topk} cannot work: expected at most max_topk={self.max_topk}")
 
 
 class Document(BaseModel):
