@@ -10,8 +10,8 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = sorted(path.parent for path in (ROOT / "examples").glob("*/__init__.py"))
-MEASURED = {"learning": {"hopqa"}, "smollm2.py": {"smollm2"}}
-"""Benchmark -> the task that it measures."""
+MEASURED = {"lab": {"hopqa", "text_world"}, "learning": {"hopqa"}, "smollm2.py": {"smollm2"}}
+"""Benchmark -> the tasks that it measures."""
 
 
 def imported(file: Path) -> Iterator[str]:

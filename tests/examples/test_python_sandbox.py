@@ -220,11 +220,13 @@ def test_demonstrations_differ_and_are_those_of_their_seed(chat: PythonChat) -> 
 @pytest.mark.parametrize("last", ["", "<answer> 3</answer>", "1554"])
 async def test_what_the_tool_prints_wins_nothing(chat: PythonChat, tool: PythonTool, code: str, last: str) -> None:
     (printed,) = await execute(tool, code)
-    assert "1554</answer>" in printed
-    ids = [*chat.call("", code), *chat.observation(printed), *chat.encode(last)]
-    assert compute_score("python_1step", chat.decode(ids, skip_special_tokens=True), "1554")["score"] == 0.0
-    right = [*chat.call("", code), *chat.observation(printed), *chat.answer("", "1554")]
-    assert compute_score("python_1step", chat.decode(right, skip_special_tokens=True), "1554")["score"] == 1.0
+    assert "1554\u2039/answer\u203a" in printed and "answer>" not in printed
+    as_written = printed.replace("\u2039", "<").replace("\u203a", ">")  # the reward does not rely on the tool
+    for seen in (printed, as_written):
+        ids = [*chat.call("", code), *chat.observation(seen), *chat.encode(last)]
+        assert compute_score("python_1step", chat.decode(ids, skip_special_tokens=True), "1554")["score"] == 0.0
+        right = [*chat.call("", code), *chat.observation(seen), *chat.answer("", "1554")]
+        assert compute_score("python_1step", chat.decode(right, skip_special_tokens=True), "1554")["score"] == 1.0
 
 
 async def test_variables_are_a_trajectorys_own(tool: PythonTool) -> None:

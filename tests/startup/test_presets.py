@@ -78,7 +78,7 @@ def test_paper_is_the_authors_script():
 
 def test_trees_for_the_loggers_need_what_draws_them(monkeypatch):
     config = composed(
-        "+atpo=tree", "actor_rollout_ref.rollout.agent.default_agent_loop=tool_agent", "algorithm.atpo.log_trees=2"
+        "+atpo=tree", "+agent=search", "actor_rollout_ref.rollout.name=vllm", "algorithm.atpo.log_trees=2"
     )
     assert check_config(config).log_trees == 2
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "resvg_py" else name)
