@@ -151,6 +151,7 @@ async def test_an_error_is_the_models_to_read_and_leaves_the_state_alone():
     with pytest.raises(ValueError, match="below zero"):
         await run(1, -5)
     assert run.tools.counts.errors == 1 and run.session.failure is None
+    assert run.tools.counts.first_error.startswith("Traceback")
     await run.tools.close()
     assert len(tool.closed) == 1
     again = Run(tool, run.session.generations)

@@ -8,6 +8,7 @@ import contextlib
 import dataclasses
 import json
 import logging
+import traceback
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -27,6 +28,9 @@ LONGEST_RETRY_DELAY_S = 30.0
 Live = Callable[[], Awaitable[Any]]
 
 
+_LONGEST_TRACEBACK = 2000
+
+
 @dataclasses.dataclass
 class CallCounts:
     """What happened to tool calls.
@@ -41,6 +45,7 @@ class CallCounts:
         states_opened: states of stateful tools that were made or restored.
         states_closed: those of them that were released.
         seconds: time that loops waited for calls, tries and waits included.
+        first_error: traceback of the first of ``errors``.
     """
 
     calls: int = 0
@@ -52,11 +57,20 @@ class CallCounts:
     states_opened: int = 0
     states_closed: int = 0
     seconds: float = 0.0
+    first_error: str | None = None
 
     def add(self, other: CallCounts) -> None:
         """Count ``other`` in."""
-        for field in dataclasses.fields(self):
+        first = self.first_error or other.first_error
+        for field in dataclasses.fields(self)[:-1]:
             setattr(self, field.name, getattr(self, field.name) + getattr(other, field.name))
+        self.first_error = first
+
+    def raised(self, error: Exception) -> None:
+        """Count a call that the tool refused, and keep the first one's traceback."""
+        self.errors += 1
+        if self.first_error is None:
+            self.first_error = "".join(traceback.format_exception(error, limit=-4, chain=False))[:_LONGEST_TRACEBACK]
 
 
 @dataclasses.dataclass(frozen=True)

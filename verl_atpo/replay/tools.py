@@ -158,7 +158,7 @@ class ToolSession:
             self._session.failure = bug
             call.result = f"{tool.name} is broken."
         except Exception as error:  # kept, and raised again now and on every replay
-            self.counts.errors += 1
+            self.counts.raised(error)
             call.error = self._harmless(error)
         finally:
             self.counts.seconds += time.monotonic() - started

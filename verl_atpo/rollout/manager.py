@@ -9,6 +9,7 @@ from omegaconf import DictConfig
 from tensordict import TensorDict
 from verl.trainer.ppo.v1 import AgentLoopManagerTQ
 
+from verl_atpo.rollout.alarm import UselessSteps
 from verl_atpo.rollout.dump_choice import DumpChoice
 from verl_atpo.rollout.metrics import WorkerStats, add_to_tracking, step_metrics
 from verl_atpo.rollout.stop import StopRule, check_while_polling
@@ -34,6 +35,7 @@ class TreeAgentLoopManager(AgentLoopManagerTQ):
         self._stop_rule = StopRule(config.data.train_batch_size)
         self._choice = DumpChoice(self._atpo.dump_every, self._atpo.dump_max)
         self._records: list[Record] = []
+        self._useless = UselessSteps()
         add_to_tracking(self.take_metrics, self._show_trees if self._atpo.log_trees else None)
         check_while_polling(self.check_failures)
 
@@ -68,6 +70,7 @@ class TreeAgentLoopManager(AgentLoopManagerTQ):
         for taken in ray.get([worker.take_stats.remote() for worker in workers]):
             stats.add(taken)
         self._records = stats.records
+        self._useless.look(stats)
         return step_metrics(stats)
 
     def _show_trees(self, backends: dict[str, Any], step: int) -> None:
