@@ -5,10 +5,11 @@ Property tests draw from one seed, which pytest prints first: ``--hypothesis-see
 
 from __future__ import annotations
 
-import logging
 import random
 
 import pytest
+
+from verl_atpo.log import own_logger
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -28,4 +29,4 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 @pytest.fixture(autouse=True)
 def _log_reaches_pytest(monkeypatch: pytest.MonkeyPatch) -> None:
     """In real runs the package's logger hands nothing on."""
-    monkeypatch.setattr(logging.getLogger("verl_atpo"), "propagate", True)
+    monkeypatch.setattr(own_logger(), "propagate", True)

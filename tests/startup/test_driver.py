@@ -88,6 +88,15 @@ def test_what_takes_a_presets_place_is_warned_of_by_the_words_to_delete(caplog):
     assert "clip_ratio_high=0.28" in warned[1] and "0.004" in warned[1]
 
 
+def test_bypass_mode_in_low_precision_is_warned_of_with_numbers(caplog):
+    bypass = "algorithm.rollout_correction.bypass_mode=true"
+    CheckConfig().on_job_start(config_with(bypass, "actor_rollout_ref.rollout.dtype=float32"))
+    assert "bypass_mode" not in caplog.text
+    CheckConfig().on_job_start(config_with(bypass))
+    assert "bypass_mode=True with actor_rollout_ref.rollout.dtype=bfloat16" in caplog.text
+    assert "61% of the turns" in caplog.text
+
+
 LOGGED = """
 import logging
 import vllm
