@@ -180,7 +180,7 @@ class GrowthConfig:
     max_regrows: Tries = 3
     """Times one branch is grown again before its whole tree fails."""
     regrow_delay_s: Pause = 1.0
-    """Seconds before the first new try; doubles with every further one."""
+    """Seconds before the first new try; doubles with every further one, to a minute at most."""
 
 
 @settings

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 
+LONGEST_PAUSE_S = 60.0
 LONGEST_REASON = 400
 """Characters of an error that a message repeats: one from a remote process carries that process's traceback."""
 
@@ -70,6 +71,14 @@ def is_outage(error: BaseException) -> bool:
         cause = getattr(error, "cause", None)
         return isinstance(cause, BaseException) and is_outage(cause)
     return isinstance(error, OUTAGES) or is_transient(error) or RAY_ERROR in names
+
+
+def pause_s(first: float, failed: int) -> float:
+    """Seconds before a new try: ``first``, doubled for each of the ``failed`` ones before, to a minute at most.
+
+    A longer ``first`` stays as it is.
+    """
+    return min(first * 2.0**failed, max(first, LONGEST_PAUSE_S))
 
 
 def brief(error: BaseException) -> str:

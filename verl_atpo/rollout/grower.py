@@ -18,7 +18,7 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 
 from verl_atpo.config import AtpoConfig, Schedule
-from verl_atpo.failure import ReplayEndedError, is_outage
+from verl_atpo.failure import ReplayEndedError, is_outage, pause_s
 from verl_atpo.method.expansion import Pick, explain, select_turns
 from verl_atpo.method.tree import ROOT, TurnTree
 from verl_atpo.replay.client import BranchSession
@@ -212,7 +212,7 @@ class TreeGrower:
             logger.warning(
                 "Growing branch %d again (%d of %d): %r", limb.number, regrow + 1, growth.max_regrows, failure
             )
-            await asyncio.sleep(growth.regrow_delay_s * 2**regrow)
+            await asyncio.sleep(pause_s(growth.regrow_delay_s, regrow))
 
     def _start_of(self, limb: Limb) -> Start:
         prefix = self.grown.tree.generations(limb.context)

@@ -18,11 +18,11 @@ import time
 from typing import Any
 
 import transfer_queue as tq
-from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, wait_exponential
+from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt
 from verl.experimental.agent_loop import AgentLoopOutput
 
 from verl_atpo.config import ConfigError, Memoize
-from verl_atpo.failure import BranchBug, brief, is_outage
+from verl_atpo.failure import BranchBug, brief, is_outage, pause_s
 from verl_atpo.replay.guard import CallMemo, ToolGuard
 from verl_atpo.replay.runner import Branch, Start
 from verl_atpo.rollout.describe import TreeDescriber
@@ -154,7 +154,7 @@ class TreeAgentLoopWorker(RunScopedWorker):
         runner = self.runner(sampling_params, trajectory, kwargs, self._memo)
         tries = AsyncRetrying(
             stop=stop_after_attempt(growth.max_regrows + 1),
-            wait=wait_exponential(multiplier=growth.regrow_delay_s),
+            wait=lambda state: pause_s(growth.regrow_delay_s, state.attempt_number - 1),
             retry=retry_if_exception(is_outage),
             reraise=True,
         )
