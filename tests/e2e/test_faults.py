@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import socket
 import subprocess
 import sys
 import time
@@ -16,7 +15,7 @@ import yaml
 from verl.tools.tool_registry import load_all_tools
 
 from tests.assets.faulty_retriever import FAULTS, GIVEN_UP
-from tests.assets.main_ppo import LEAVES, PROMPTS, ROOT, Run, check_rewards
+from tests.assets.main_ppo import LEAVES, PROMPTS, ROOT, Run, check_rewards, free_port
 from tests.assets.searcher_loop import TURNS
 from verl_atpo.search_qa.search_tool import SearchTool
 
@@ -36,11 +35,6 @@ def faulty_retriever(port: int, counts: Path) -> Iterator[None]:
     finally:
         server.kill()
         server.wait()
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return server.getsockname()[1]
 
 
 def write_search_yaml(file: Path, **settings: float) -> None:
