@@ -17,13 +17,13 @@ from typing import Any
 
 from tabulate import tabulate
 
-from benchmarks import smollm2
+from benchmarks import headlines, smollm2
+from benchmarks.headlines import RESULTS, read_rows
 from benchmarks.lab import agreement
 from benchmarks.lab import report as lab
 from benchmarks.learning import report as learning
 
 ROOT = Path(__file__).parents[1]
-RESULTS = ROOT / "benchmarks" / "results"
 _PAGES = ("docs/results.md", "docs/unbiased.md", "docs/scaling.md", "docs/viewer.md", "README.md")
 PAGES = tuple(ROOT / page for page in _PAGES)
 PLOTS = ROOT / "docs" / "results"
@@ -149,45 +149,6 @@ TABLES = {
 """Block -> result file and the key of its rows, and their columns: key -> title."""
 
 
-def headlines() -> str:
-    """What the README quotes."""
-    rows = {(row["latency"], row["schedule"]): row for row in _rows(*TABLES["rollout"][0])}
-    saturated = {(row["latency"], row["schedule"]): row for row in _rows(*TABLES["rollout-saturated"][0])}
-    ours = [row["ours, ms/turn"] for row in _rows(*TABLES["overhead"][0])]
-    scale = _rows(*TABLES["rollout-scale"][0])
-    losses = _rows(*TABLES["loss"][0])
-    measured = learning.headlines(RESULTS / "learning") | {
-        **{
-            f"{schedule}: leaves/s over chains, {what}": _range([row[f"leaves_per_s{key}"] for row in table], "{:.2f}")
-            for schedule in ("continuous", "rounds")
-            for what, table, key in (
-                ("idle engine", _of(rows, schedule), " / chains"),
-                ("saturated engine", _of(saturated, schedule), " / chains"),
-                ("paper's scale, simulated", scale, f", {schedule} / chains"),
-            )
-            if table
-        },
-        **{
-            f"{schedule}: sampled tokens per leaf over chains, paper's scale, simulated": _range(
-                [row[f"tokens_per_leaf, {schedule} / chains"] for row in scale], "{:.2f}"
-            )
-            for schedule in ("continuous", "rounds")
-        },
-        "continuous: leaves/s with heavy-tailed tools over lock-step, paper's scale, simulated": _range(
-            [row["leaves_per_s, continuous / lock-step"] for row in scale if "heavy" in row["tools"]], "{:.2f}"
-        ),
-        "our work per turn beside the engine, ms": _range(ours, "{:.2f}"),
-        "loss: times faster than a loop over turns": _range([row["faster_than_loop"] for row in losses], "{:.0f}"),
-        "loss: time over verl's `gspo`": _range([row["time_over_gspo"] for row in losses], "{:.2f}"),
-        "loss: peak memory over verl's `gspo`": _range([row["memory_over_gspo"] for row in losses], "{:.2f}"),
-    }
-    return tabulate(measured.items(), headers=("measured", ""), tablefmt="github", disable_numparse=True)
-
-
-def _of(rows: dict[tuple[str, str], dict[str, Any]], schedule: str) -> list[dict[str, Any]]:
-    return [row for (_, of), row in rows.items() if of == schedule]
-
-
 def learning_tables() -> str:
     """The learning comparison."""
     return learning.tables(RESULTS / "learning")
@@ -195,7 +156,7 @@ def learning_tables() -> str:
 
 def _table(source: tuple[str, str], columns: dict[str, str]) -> str:
     """The columns of a file's rows, by title, as a Markdown table."""
-    cells = [{title: _cell(row[key]) for key, title in columns.items()} for row in _rows(*source)]
+    cells = [{title: _cell(row[key]) for key, title in columns.items()} for row in read_rows(*source)]
     return tabulate(cells, headers="keys", tablefmt="github", disable_numparse=True)
 
 
@@ -229,7 +190,9 @@ def lab_agreement() -> str:
 
 BLOCKS: dict[str, Callable[[], str]] = {
     "bias": bias,
-    "headlines": headlines,
+    "chosen": headlines.chosen,
+    "figure": headlines.figure,
+    "headlines": headlines.headlines,
     "lab": lab_tables,
     "lab-agreement": lab_agreement,
     "learning": learning_tables,
@@ -261,16 +224,6 @@ def main() -> None:
     if not options.check:
         learning.draw(RESULTS / "learning", PLOTS / "learning.png")
         lab.draw(RESULTS / "lab", PLOTS / "lab.png")
-
-
-def _rows(file: str, key: str) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = json.loads((RESULTS / file).read_text())[key]
-    return rows
-
-
-def _range(values: list[float], form: str) -> str:
-    low, high = form.format(min(values)), form.format(max(values))
-    return low if low == high else f"{low} to {high}"
 
 
 def _cell(value: Any) -> str:

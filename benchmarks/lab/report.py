@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -67,6 +68,24 @@ def ratios(curves: Sequence[Curve]) -> str:
         row["p (Holm), sampled to 80%"] = f"{corrected[arm]:.2g}"
         rows.append(row)
     return tabulate(rows, headers="keys", tablefmt="github", disable_numparse=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class Cost:
+    """A cost ratio, its 95 % interval, and how many pairs of runs it is of."""
+
+    ratio: str
+    low: str
+    high: str
+    pairs: int
+
+
+def cost_over_grpo(folder: Path, arm: str, target: float, task: str = "hopqa") -> Cost:
+    """Sampled tokens until an accuracy, over GRPO's in the same world and seed."""
+    pairs = _pairs([curve for curve in read_curves(folder) if curve.task == task], arm, "sampled_tokens", target)
+    found = interval(pairs)
+    ratio, low, high = (f"{math.exp(each):.2f}" for each in (found.estimate, found.low, found.high))
+    return Cost(ratio, low, high, sum(map(len, pairs.values())))
 
 
 def levels(curves: Sequence[Curve]) -> str:

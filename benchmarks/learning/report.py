@@ -49,8 +49,20 @@ def headlines(folder: Path) -> dict[str, str]:
     for ours, others, group in groups:
         _, at_equal_tokens = _figures(common_tokens(group))
         for arm in others:
-            name = f"HopQA, accuracy at equal tokens, points: {ARMS[ours].title} minus {ARMS[arm].title}"
-            found[name] = _difference(paired(group, ours, arm, at_equal_tokens))
+            for when, figure in (("at equal tokens", at_equal_tokens), ("after equal steps", _last)):
+                name = f"HopQA, accuracy {when}, points: {ARMS[ours].title} minus {ARMS[arm].title}"
+                found[name] = _difference(paired(group, ours, arm, figure))
+    return found
+
+
+def over_grpo(folder: Path) -> list[tuple[str, str, str]]:
+    """AT²PO, with its own and with a wider clip range, minus GRPO: at equal tokens, and after the last step."""
+    runs = _runs(folder)
+    found = []
+    for ours, group in ((OURS, runs), (WIDER, _compared_with_wider(runs))):
+        _, at_equal_tokens = _figures(common_tokens(group))
+        differences = (_difference(paired(group, ours, "grpo", figure)) for figure in (at_equal_tokens, _last))
+        found.append((ARMS[ours].title, *differences))
     return found
 
 

@@ -1,0 +1,98 @@
+"""The few figures that stand for all results: at the top of `docs/results.md`, and what the README quotes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tabulate import tabulate
+
+from benchmarks.lab import report as lab
+from benchmarks.learning import report as learning
+
+RESULTS = Path(__file__).parent / "results"
+TARGET = 0.7
+"""Accuracy that the figure of the README is about."""
+
+
+def read_rows(file: str, key: str) -> list[dict[str, Any]]:
+    """The rows of a result file."""
+    rows: list[dict[str, Any]] = json.loads((RESULTS / file).read_text())[key]
+    return rows
+
+
+def figure() -> str:
+    """The one figure of the README, in a sentence."""
+    cost = lab.cost_over_grpo(RESULTS / "lab", "tree", TARGET)
+    return (
+        f"**{cost.ratio} of the tokens** that GRPO's chains sample are what these trees sample until "
+        f"{TARGET:.0%} accuracy (95 % between {cost.low} and {cost.high}, {cost.pairs} pairs of runs of a tiny model)."
+    )
+
+
+def chosen() -> str:
+    """What the README quotes: what speaks for trees, with what speaks against them beside it."""
+    scale, packed = read_rows("rollout_scale.json", "rows"), read_rows("packed.json", "results")
+    costs = {arm: lab.cost_over_grpo(RESULTS / "lab", arm, TARGET) for arm in ("tree", "tree_grpo")}
+    updates = [row["faster_cpu"] for row in packed if row["mode"] == "update" and "chains" not in row["batch"]]
+    rows = {
+        f"sampled tokens to {TARGET:.0%} accuracy, over GRPO's: AT²PO; trees by chance (Tree-GRPO-style)": "; ".join(
+            f"{cost.ratio} [{cost.low}, {cost.high}]" for cost in costs.values()
+        ),
+        **{
+            f"accuracy over GRPO's, points, {title}: at equal tokens; after equal steps": f"{tokens}; {steps}"
+            for title, tokens, steps in learning.over_grpo(RESULTS / "learning")
+        },
+        "rollout's leaves/s over chains, paper's scale, simulated: rounds; continuous": "; ".join(
+            spread([row[f"leaves_per_s, {schedule} / chains"] for row in scale], "{:.2f}")
+            for schedule in ("rounds", "continuous")
+        ),
+        "update on trees, `+train=packed` over verl's rows: times faster, in processor time": spread(updates, "{:.1f}"),
+    }
+    return tabulate(rows.items(), headers=("measured on two CPU cores", ""), tablefmt="github", disable_numparse=True)
+
+
+def headlines() -> str:
+    """The top of the page of results."""
+    rows = {(row["latency"], row["schedule"]): row for row in read_rows("rollout.json", "rows")}
+    saturated = {(row["latency"], row["schedule"]): row for row in read_rows("rollout_saturated.json", "rows")}
+    ours = [row["ours, ms/turn"] for row in read_rows("rollout_overhead.json", "rows")]
+    scale, losses = read_rows("rollout_scale.json", "rows"), read_rows("loss.json", "results")
+    measured = learning.headlines(RESULTS / "learning") | {
+        **{
+            f"{schedule}: leaves/s over chains, {what}": spread([row[f"leaves_per_s{key}"] for row in table], "{:.2f}")
+            for schedule in ("continuous", "rounds")
+            for what, table, key in (
+                ("idle engine", _of(rows, schedule), " / chains"),
+                ("saturated engine", _of(saturated, schedule), " / chains"),
+                ("paper's scale, simulated", scale, f", {schedule} / chains"),
+            )
+            if table
+        },
+        **{
+            f"{schedule}: sampled tokens per leaf over chains, paper's scale, simulated": spread(
+                [row[f"tokens_per_leaf, {schedule} / chains"] for row in scale], "{:.2f}"
+            )
+            for schedule in ("continuous", "rounds")
+        },
+        "continuous: leaves/s with heavy-tailed tools over lock-step, paper's scale, simulated": spread(
+            [row["leaves_per_s, continuous / lock-step"] for row in scale if "heavy" in row["tools"]], "{:.2f}"
+        ),
+        "our work per turn beside the engine, ms": spread(ours, "{:.2f}"),
+        "loss: times faster than a loop over turns": spread([row["faster_than_loop"] for row in losses], "{:.0f}"),
+        "loss: time over verl's `gspo`": spread([row["time_over_gspo"] for row in losses], "{:.2f}"),
+        "loss: peak memory over verl's `gspo`": spread([row["memory_over_gspo"] for row in losses], "{:.2f}"),
+    }
+    return tabulate(measured.items(), headers=("measured", ""), tablefmt="github", disable_numparse=True)
+
+
+def spread(values: Sequence[float], form: str) -> str:
+    """The smallest and the largest value."""
+    low, high = form.format(min(values)), form.format(max(values))
+    return low if low == high else f"{low} to {high}"
+
+
+def _of(rows: dict[tuple[str, str], dict[str, Any]], schedule: str) -> list[dict[str, Any]]:
+    return [row for (_, of), row in rows.items() if of == schedule]
