@@ -99,8 +99,6 @@ async def _tool(url: str, clients: int, stack: AsyncExitStack) -> Ask:
         settings.endpoint,
         topk=settings.topk,
         timeout_s=_TIMEOUT_S,
-        retries=0,
-        backoff_s=settings.backoff_s,
         batch_window_s=settings.batch_window_s,
         max_batch=settings.max_batch,
         max_requests=settings.max_requests,

@@ -56,7 +56,7 @@ def test_training_goes_on_while_the_search_server_fails(tmp_path):
     The trees grow continuously.
     """
     port, counts = free_port(), tmp_path / "counts.json"
-    write_search_yaml(tmp_path / "search.yaml", timeout_s=1.0, retries=1)
+    write_search_yaml(tmp_path / "search.yaml", timeout_s=1.0)
     run = Run(
         tmp_path,
         "searcher_loop",
@@ -65,6 +65,7 @@ def test_training_goes_on_while_the_search_server_fails(tmp_path):
         "trainer.val_before_train=False",
         "trainer.test_freq=-1",
         "algorithm.atpo.expansion.schedule=continuous",  # a branch may start at a turn of one that dies
+        "algorithm.atpo.tools.retries=1",
         "algorithm.atpo.growth.max_regrows=12",
         "algorithm.atpo.growth.regrow_delay_s=0.1",
         environment={"SEARCH_URL": f"http://127.0.0.1:{port}"},

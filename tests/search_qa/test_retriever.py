@@ -433,8 +433,6 @@ async def test_the_client_and_the_server_understand_each_other(server: ServerPro
         f"{server.url}/retrieve",
         topk=2,
         timeout_s=10,
-        retries=0,
-        backoff_s=0,
         batch_window_s=0.01,
         max_batch=4,
         max_requests=4,

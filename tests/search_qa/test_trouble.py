@@ -38,7 +38,7 @@ POISON = '{"id": "\\udc00", "contents": "\\"Poison\\"\\nhalf a pair: \\ud800 tox
 
 
 def make_client(url: str, **settings: Any) -> RetrieverClient:
-    defaults = {"topk": 2, "timeout_s": 10.0, "retries": 0, "backoff_s": 0.0, "batch_window_s": 0.05}
+    defaults = {"topk": 2, "timeout_s": 10.0, "batch_window_s": 0.05}
     return RetrieverClient(f"{url}/retrieve", **{**defaults, "max_batch": 64, "max_requests": 4, **settings})
 
 
@@ -130,7 +130,7 @@ async def test_one_querys_trouble_is_its_own(behaviour: Any) -> None:
     if behaviour is ODD["nesting within a hit"]:
         assert isinstance(bad, Answer)  # json takes it, and nobody else does with an id what str does
     else:
-        assert isinstance(bad, RetrieverError) and "after 1 try" in str(bad)
+        assert isinstance(bad, RetrieverError) and bad.passing
 
 
 @pytest.mark.fault("Search server", "an answer without an end", "an outage")

@@ -146,15 +146,18 @@ class ToolGuard:
             retry=retry_if_exception(is_transient if retry else lambda error: isinstance(error, TransientToolError)),
             reraise=True,
         )
+        number = 0
         try:
             async for attempt in tries:
                 with attempt:
-                    counts.retries += attempt.retry_state.attempt_number > 1
+                    number = attempt.retry_state.attempt_number
+                    counts.retries += number > 1
                     return await self._one_try(tool, live)
         except Exception as error:
             if not is_transient(error):
                 raise
-            raise ToolOutage(f"Tool {tool!r} is out: {error!r}") from error
+            times = "1 try" if number == 1 else f"{number} tries"
+            raise ToolOutage(f"Tool {tool!r} is out after {times}: {error!r}") from error
         raise AssertionError("unreachable: the last try returns or raises")
 
     async def _one_try(self, tool: str, live: Live) -> Any:

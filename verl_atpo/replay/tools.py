@@ -146,7 +146,6 @@ class ToolSession:
         started = time.monotonic()
         try:
             result = await self._remembered(tool.name, arguments, live, branching)
-            self.counts.retries += reported_retries(result)
             call.result = self._guard.observation(result)
         except ToolOutage as outage:
             self.counts.outages += 1
@@ -199,11 +198,3 @@ class ToolSession:
             except Exception as error:  # the call itself was carried out: no error of the model's
                 self._session.failure = error
         generations[-1].tool_calls.append(call)
-
-
-def reported_retries(result: Any) -> int:
-    """Further tries that a tool made by itself: one less than the ``tries`` among its metrics, if it reports them."""
-    match result:
-        case (_, _, {"tries": int(tries)}):
-            return tries - 1
-    return 0

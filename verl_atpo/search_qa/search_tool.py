@@ -16,12 +16,14 @@ from verl.utils.rollout_trace import rollout_trace_op
 
 from verl_atpo.search_qa.retriever.client import RetrieverClient, RetrieverError
 from verl_atpo.search_qa.retriever.wire import Passage
-from verl_atpo.settings import Amount, Count, Positive, PositiveAmount, read, settings, show
-from verl_atpo.tools.contract import Branching, ToolOutage
+from verl_atpo.settings import Amount, ConfigError, Positive, PositiveAmount, read, settings, show
+from verl_atpo.tools.contract import Branching, ToolOutage, TransientToolError
 from verl_atpo.tools.text import neutralise
 
 NOTHING_FOUND = "Nothing found."
 ENDPOINT = "/retrieve"
+MOVED = {"retries": "algorithm.atpo.tools.retries", "backoff_s": "algorithm.atpo.tools.retry_delay_s"}
+"""Former settings of the tool, and those that hold for every tool."""
 
 
 @settings
@@ -34,10 +36,6 @@ class SearchConfig:
     """Passages per query."""
     timeout_s: PositiveAmount = 30.0
     """Seconds one request may take."""
-    retries: Count = 2
-    """Further requests after a connection error, a time-out, 429, 5xx or an answer that is not understood."""
-    backoff_s: Amount = 0.5
-    """Seconds before the first further request; doubles with each, plus jitter."""
     batch_window_s: Amount = 0.005
     """Seconds a query waits for others, to go in one request with them; 0 sends at once."""
     max_batch: Positive = 64
@@ -97,8 +95,6 @@ class SearchTool(BaseTool):
             self.settings.endpoint,
             topk=self.settings.topk,
             timeout_s=self.settings.timeout_s,
-            retries=self.settings.retries,
-            backoff_s=self.settings.backoff_s,
             batch_window_s=self.settings.batch_window_s,
             max_batch=self.settings.max_batch,
             max_requests=self.settings.max_requests,
@@ -111,6 +107,8 @@ class SearchTool(BaseTool):
         Raises:
             ConfigError: a setting that cannot work.
         """
+        for old in MOVED.keys() & config.keys():
+            raise ConfigError(f"search.{old} is {MOVED[old]} now, for every tool: set it there and delete it here.")
         return read(SearchConfig, {key: value for key, value in config.items() if key != "type"}, "search")
 
     @rollout_trace_op
@@ -125,11 +123,12 @@ class SearchTool(BaseTool):
             **kwargs: of verl's agent loop, not needed.
 
         Returns:
-            The passages as text, the reward 0.0, and the metrics ``tries``, ``seconds``, ``batch_size`` and
-            ``passages``; a call without a usable query gets a text that says so, and no metrics.
+            The passages as text, the reward 0.0, and the metrics ``seconds``, ``batch_size`` and ``passages``; a call
+            without a usable query gets a text that says so, and no metrics.
 
         Raises:
-            ToolOutage: the server gave no answer past the retries.
+            TransientToolError: no answer, for a reason that may pass.
+            ToolOutage: the server refused the request.
         """
         query = parameters.get("query") if isinstance(parameters, dict) else None
         if not isinstance(query, str) or not query.strip():
@@ -138,9 +137,8 @@ class SearchTool(BaseTool):
         try:
             answer = await self._client.retrieve(_clean(query, self.settings.max_query_chars))
         except RetrieverError as error:
-            raise ToolOutage(str(error)) from error
+            raise (TransientToolError if error.passing else ToolOutage)(str(error)) from error
         metrics = {
-            "tries": answer.tries,
             "seconds": answer.seconds,
             "batch_size": answer.batch_size,
             "passages": len(answer.passages),

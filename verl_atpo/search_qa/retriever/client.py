@@ -16,22 +16,29 @@ from collections.abc import AsyncGenerator, Sequence
 from typing import Any
 
 import aiohttp
-from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, wait_exponential, wait_random
 
 from verl_atpo.search_qa.retriever.batching import Batcher
 from verl_atpo.search_qa.retriever.wire import Passages, body_of, parse_result
 
-LONGEST_BACKOFF_S = 10.0
 _SHOWN_CHARS = 200
 _KEEP_IDLE_S = 4.0  # servers close idle connections after 5 s (uvicorn) or more; a request must not meet that
 
 
 class RetrieverError(RuntimeError):
-    """No answer: the retries are used up, or the server refused the request. Says url, last error, tries."""
+    """No answer; says url and error.
+
+    Attributes:
+        passing: whether the reason may pass: a connection error, a time-out, 429, 5xx or an answer that is not
+            understood. Otherwise the server refused the request.
+    """
+
+    def __init__(self, said: str, *, passing: bool) -> None:
+        super().__init__(said)
+        self.passing = passing
 
 
 class _Passing(Exception):
-    """One try failed for a reason that may pass."""
+    """A request failed for a reason that may pass."""
 
 
 class _Unfit(_Passing):
@@ -44,13 +51,11 @@ class Answer:
 
     Attributes:
         passages: best first.
-        tries: HTTP requests made for it, 1 if the first succeeded.
         batch_size: queries in the request that was answered.
-        seconds: from sending the first request to the answer, back-off included.
+        seconds: from sending the request to the answer.
     """
 
     passages: Passages
-    tries: int
     batch_size: int
     seconds: float
 
@@ -78,15 +83,13 @@ class RetrieverClient:
     as ``asyncio.run`` does) or at the end of the process.
 
     A query never fails for what another one does: when a request with several is answered by 5xx, or by what cannot be
-    understood, each of them is asked again in a request of its own.
+    understood, each of them is asked again in a request of its own. Other further tries are the caller's
+    (``replay/guard.py``).
 
     Args:
         url: the endpoint, path included.
         topk: passages per query.
-        timeout_s: seconds that one try may take.
-        retries: further tries after a connection error, a time-out, 429, 5xx or an answer that is not understood.
-        backoff_s: seconds before the first further try; doubles with each, 10 s at most; up to ``backoff_s`` of
-            jitter is added.
+        timeout_s: seconds that one request may take.
         batch_window_s: seconds that a query waits for others.
         max_batch: queries in one request.
         max_requests: requests under way at once.
@@ -98,8 +101,6 @@ class RetrieverClient:
         *,
         topk: int,
         timeout_s: float,
-        retries: int,
-        backoff_s: float,
         batch_window_s: float,
         max_batch: int,
         max_requests: int,
@@ -107,8 +108,6 @@ class RetrieverClient:
         self.url = url
         self._topk = topk
         self._timeout = aiohttp.ClientTimeout(total=timeout_s)
-        self._retries = retries
-        self._backoff_s = backoff_s
         self._batching: dict[str, Any] = {
             "max_batch": max_batch,
             "window_s": batch_window_s,
@@ -121,7 +120,7 @@ class RetrieverClient:
         """The passages for one query.
 
         Raises:
-            RetrieverError: no answer past the retries, or the server refused the request (4xx but 429).
+            RetrieverError: no answer.
         """
         return await (await self._end()).batcher.submit(query)
 
@@ -151,53 +150,33 @@ class RetrieverClient:
     async def _fetch(self, line: _Line, queries: Sequence[str]) -> list[Answer | RetrieverError]:
         """What each query got; of several queries, one that got nothing is asked again on its own."""
         started = time.monotonic()
-        found, tries = await self._tried(line, queries)
+        found = await self._asked(line, queries)
         places = [place for place, each in enumerate(found) if each is None]
-        if places:
-            await asyncio.sleep(self._backoff_s)
-        alone = iter(await asyncio.gather(*(self._tried(line, [queries[place]]) for place in places)))
+        alone = iter(await asyncio.gather(*(self._asked(line, [queries[place]]) for place in places)))
         answers: list[Answer | RetrieverError] = []
         for each in found:
-            size, more = len(queries), 0
+            size = len(queries)
             if each is None:
-                ((each,), more), size = next(alone), 1
+                (each,), size = next(alone), 1
             assert each is not None  # what one query alone got is an answer or an error
             if isinstance(each, RetrieverError):
                 answers.append(each)
             else:
-                answers.append(Answer(each, tries + more, size, time.monotonic() - started))
+                answers.append(Answer(each, size, time.monotonic() - started))
         return answers
 
-    async def _tried(self, line: _Line, queries: Sequence[str]) -> tuple[list[Passages | RetrieverError | None], int]:
-        """The passages of each query, or why there are none, or None for one to be asked alone; and the tries made."""
-        tries = AsyncRetrying(
-            stop=stop_after_attempt(self._retries + 1),
-            wait=wait_exponential(multiplier=self._backoff_s, max=LONGEST_BACKOFF_S) + wait_random(0, self._backoff_s),
-            retry=retry_if_exception(lambda error: isinstance(error, _Passing) and not self._divides(error, queries)),
-            reraise=True,
-        )
-        count = 0
+    async def _asked(self, line: _Line, queries: Sequence[str]) -> list[Passages | RetrieverError | None]:
+        """The passages of each query, or why there are none, or None for one to be asked alone."""
         try:
-            async for attempt in tries:
-                with attempt:
-                    count = attempt.retry_state.attempt_number
-                    return list(await self._post(line, queries)), count
+            return list(await self._post(line, queries))
         except (_Passing, aiohttp.ClientError) as error:
-            if self._divides(error, queries):
-                return [None for _ in queries], count
-            failed = RetrieverError(
-                f"No answer from {self.url} after {count} {'try' if count == 1 else 'tries'}; last error: {error}. "
-                "Is the retriever up, and is the url right?"
-            )
-            return [failed for _ in queries], count
-        raise AssertionError("unreachable: the last try returns or raises")
-
-    @staticmethod
-    def _divides(error: BaseException, queries: Sequence[str]) -> bool:
-        return isinstance(error, _Unfit) and len(queries) > 1
+            if isinstance(error, _Unfit) and len(queries) > 1:
+                return [None for _ in queries]
+            said = f"No answer from {self.url}: {error}. Is the retriever up, and is the url right?"
+            return [RetrieverError(said, passing=isinstance(error, _Passing)) for _ in queries]
 
     async def _post(self, line: _Line, queries: Sequence[str]) -> list[Passages | None]:
-        """One try."""
+        """One request."""
         body = {"queries": queries, "topk": self._topk, "return_scores": True}
         try:
             async with line.places, line.session.post(self.url, json=body) as response:
