@@ -50,8 +50,9 @@ class Stopwatch:
         return taken
 
     def memory(self) -> None:
-        """Note the server's memory."""
-        self.peak = max(self.peak, self.process.memory_info().rss)
+        """Note the memory of the server's processes."""
+        running = [self.process, *self.process.children(recursive=True)]
+        self.peak = max(self.peak, sum(each.memory_info().rss for each in running))
 
 
 def measure(folder: Path, cache: Path) -> list[dict[str, Any]]:

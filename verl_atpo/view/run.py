@@ -1,10 +1,15 @@
-"""One run's folder as the pages see it: its index, which a thread keeps up to date, and verl's metric files."""
+"""One run's folder as the pages see it: its index, which a process keeps up to date, and verl's metric files.
+
+The pages' own process only reads the index: to make it takes minutes of CPU in a big run, and no page waits for that.
+"""
 
 from __future__ import annotations
 
 import json
 import logging
-import threading
+import multiprocessing
+import os
+import signal
 from pathlib import Path
 
 from verl_atpo.metrics_file import read_steps
@@ -77,8 +82,9 @@ class Run:
         self.folder = folder.resolve()
         self.index = TreeIndex(self.folder, cache)
         self.metrics = MetricFiles(self.folder, metrics)
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._follow, name="verl_atpo-index", daemon=True)
+        self._follower = multiprocessing.get_context("spawn").Process(
+            target=follow, args=(self.folder, self.index.path.parent), name="verl_atpo-index", daemon=True
+        )
 
     @property
     def name(self) -> str:
@@ -87,19 +93,30 @@ class Run:
 
     def start(self) -> None:
         """Begin to follow the folder."""
-        self._thread.start()
+        self._follower.start()
 
     def stop(self) -> None:
-        """End it, after the batch that is being read."""
-        self._stop.set()
-        self._thread.join()
+        """End it; a batch that is being read is left out, and read by the next start."""
+        self._follower.terminate()
+        self._follower.join()
 
-    def _follow(self) -> None:
-        while not self._stop.is_set():
-            try:
-                self.index.update()
-                busy = bool(self.index.add_words())
-            except OSError as error:  # a file went away between two looks, or a disk is out of reach for a while
-                logger.warning("Looking at %s again: %s", self.folder, error)
-                busy = False
-            self._stop.wait(0.0 if busy else LOOK_S)
+
+def follow(folder: Path, cache: Path) -> None:
+    """Keep a folder's index up to date, in a process of its own that steps back for pages and ends with its parent.
+
+    Args:
+        folder: the run's.
+        cache: folder of the index.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl+C reaches both processes: the parent ends this one
+    os.nice(10)
+    index, parent = TreeIndex(folder, cache), multiprocessing.parent_process()
+    assert parent is not None
+    while parent.is_alive():
+        try:
+            index.update()
+            busy = bool(index.add_words())
+        except OSError as error:  # a file went away between two looks, or a disk is out of reach for a while
+            logger.warning("Looking at %s again: %s", folder, error)
+            busy = False
+        parent.join(0.0 if busy else LOOK_S)
