@@ -3,7 +3,7 @@
 #
 #   bash examples/quickstart.sh                     # 10 to 15 minutes on 2 cores after the installation
 #   SEED=1 STEPS=20 bash examples/quickstart.sh     # another world, fewer steps
-#   bash examples/quickstart.sh +atpo=chain ...     # further arguments go to main_ppo
+#   bash examples/quickstart.sh +atpo=paper ...     # further arguments go to main_ppo
 set -euo pipefail
 ########################### user block ###########################
 SEED=${SEED:-0}

@@ -3,7 +3,7 @@
 #
 #   bash examples/python_sandbox/run.sh                     # about 10 minutes on 2 cores after the installation
 #   SEED=1 STEPS=40 bash examples/python_sandbox/run.sh     # other problems and another model, more steps
-#   bash examples/python_sandbox/run.sh +atpo=chain ...     # further arguments go to main_ppo
+#   bash examples/python_sandbox/run.sh +atpo=paper ...     # further arguments go to main_ppo
 set -euo pipefail
 ########################### user block ###########################
 SEED=${SEED:-0} STEPS=${STEPS:-20}

@@ -4,7 +4,7 @@
 #
 #   bash examples/text_world/run.sh                     # about 15 minutes on 2 cores after the installation
 #   SEED=1 STEPS=20 bash examples/text_world/run.sh     # other games, fewer steps
-#   bash examples/text_world/run.sh +atpo=chain ...     # further arguments go to main_ppo
+#   bash examples/text_world/run.sh +atpo=paper ...     # further arguments go to main_ppo
 set -euo pipefail
 ########################### user block ###########################
 SEED=${SEED:-0} STEPS=${STEPS:-40}

@@ -72,22 +72,6 @@ def test_dr_grpos_switch_is_obeyed_and_said(caplog):
     assert "normalize=center" in caplog.text
 
 
-def test_what_takes_a_presets_place_is_warned_of_by_the_words_to_delete(caplog):
-    config = config_with("algorithm.adv_estimator=grpo", "actor_rollout_ref.actor.clip_ratio_high=0.28")
-    with open_dict(config):
-        config.hydra = {
-            "runtime": {"choices": {"atpo": "tree"}},
-            "overrides": {
-                "task": ["algorithm.adv_estimator=grpo", "actor_rollout_ref.actor.clip_ratio_high=0.28", "+x=1"]
-            },
-        }
-    CheckConfig().on_job_start(config)
-    warned = [record.message for record in caplog.records if record.levelno == logging.WARNING]
-    assert len(warned) == 2
-    assert "Delete algorithm.adv_estimator=grpo" in warned[0] and "no advantage of their own" in warned[0]
-    assert "clip_ratio_high=0.28" in warned[1] and "0.004" in warned[1]
-
-
 def test_bypass_mode_in_low_precision_is_warned_of_with_numbers(caplog):
     bypass = "algorithm.rollout_correction.bypass_mode=true"
     CheckConfig().on_job_start(config_with(bypass, "actor_rollout_ref.rollout.dtype=float32"))

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from verl_atpo.config import AtpoConfig
 from verl_atpo.startup.loops import DEFAULT
 from verl_atpo.startup.objective import ESTIMATOR, LOSS
+from verl_atpo.startup.order import settings_of, split
+from verl_atpo.startup.presets import ATPO_PRESETS, PRESETS
 from verl_atpo.startup.tool_files import find_file, import_class, load_yaml
-from verl_atpo.startup.verl_config import ACTOR, AGENT, MULTI_TURN, ROLLOUT, get, grows_trees
+from verl_atpo.startup.verl_config import ACTOR, AGENT, MULTI_TURN, get, grows_trees
 
 WATCHED = {
     ESTIMATOR: "turns get no advantage of their own",
@@ -19,10 +20,9 @@ WATCHED = {
     f"{ACTOR}.loss_agg_mode": "rows weigh otherwise in the loss",
     f"{ACTOR}.clip_ratio_low": "the clip range is not the one for ratios per turn",
     f"{ACTOR}.clip_ratio_high": "the clip range is not the one for ratios per turn",
-    f"{ROLLOUT}.n": "the number of leaves is no longer M + L * K",
     f"{AGENT}.agent_loop_manager_class": "no trees are grown",
 }
-"""What a preset sets -> what is lost when a recipe's own setting takes its place."""
+"""What a preset sets -> what is lost when another setting takes its place."""
 
 
 def banner(config: DictConfig, atpo: AtpoConfig) -> str:
@@ -48,7 +48,8 @@ def banner(config: DictConfig, atpo: AtpoConfig) -> str:
         lines["tools"] = ", ".join(_tools(config)) or "none"
     else:
         lines["trees"] = "none: verl's own sampler"
-    return "\n".join(["verl_atpo runs with", *(f"  {name}: {text}" for name, text in lines.items())])
+    said = ["verl_atpo runs with", *(f"  {name}: {text}" for name, text in lines.items())]
+    return "\n".join([*said, *(f"  {line}" for line in gave_way(config))])
 
 
 def _tools(config: DictConfig) -> Iterator[str]:
@@ -63,21 +64,30 @@ def _tools(config: DictConfig) -> Iterator[str]:
         yield f"functions of {path} (stateless when a turn branches)"
 
 
+def gave_way(config: DictConfig) -> Iterator[str]:
+    """A line for each setting that stands before one of our words on the command line and is changed by it."""
+    _, replaced = split(_command_line(config))
+    for each in replaced:
+        value = get(config, each.key)
+        if each.key in PRESETS:
+            yield f"{each.line} gives way to {each.word}"
+        elif value != each.value:
+            yield f"{each.line} gives way to {each.word}: it is {value} now"
+
+
 def overridden(config: DictConfig) -> Iterator[str]:
-    """Warnings for settings of the command line that replace what a preset of ours set, with the words to delete."""
+    """Warnings for settings behind ``+atpo=...``, or of a config file, that take the place of what it sets."""
     choice = get(config, "hydra.runtime.choices.atpo")
     if choice is None:
         return
-    from verl_atpo.startup.presets import ATPO_PRESETS
+    settings = settings_of(ATPO_PRESETS[choice])
+    behind = {line.lstrip("+").partition("=")[0]: line for line in split(_command_line(config))[0]}
+    for key in WATCHED.keys() & settings.keys():
+        value, wanted = get(config, key), settings[key]
+        if value != wanted and not str(wanted).startswith("${"):
+            where = f"{behind[key]} behind +atpo={choice}" if key in behind else f"{key}={value} of a config file"
+            yield f"{where} takes the place of its {wanted}: {WATCHED[key]}. Delete it if that is not meant."
 
-    preset = OmegaConf.create(ATPO_PRESETS[choice])
-    for override in get(config, "hydra.overrides.task") or ():
-        key = str(override).lstrip("+").partition("=")[0]
-        wanted: Any = OmegaConf.to_container(preset, resolve=False)
-        for part in key.split("."):
-            wanted = wanted.get(part) if isinstance(wanted, dict) else None
-        if key in WATCHED and wanted is not None and get(config, key) != wanted and not str(wanted).startswith("${"):
-            yield (
-                f"{override} on the command line takes the place of +atpo={choice}'s {wanted}: {WATCHED[key]}. Delete "
-                f"{override} if that is not meant."
-            )
+
+def _command_line(config: DictConfig) -> list[str]:
+    return [str(line) for line in get(config, "hydra.overrides.task") or ()]

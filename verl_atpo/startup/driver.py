@@ -18,6 +18,7 @@ from verl_atpo.config import ConfigError
 from verl_atpo.startup.banner import banner, overridden
 from verl_atpo.startup.checks import check_config, is_used
 from verl_atpo.startup.objective import warn_of_bypass
+from verl_atpo.startup.order import obey_order
 
 logger = logging.getLogger(__name__)
 
@@ -65,6 +66,7 @@ def _cut(message: str) -> str:
 
 
 def check_every_config() -> None:
-    """Put the check into Hydra's defaults; may be called again."""
+    """Put the check into Hydra's defaults, and have it obey the order of the command line; may be called again."""
+    obey_order()
     defaults: Any = ConfigStore.instance().repo["hydra"]["config.yaml"]
     OmegaConf.update(defaults.node, "callbacks.atpo", CALLBACK, force_add=True)
