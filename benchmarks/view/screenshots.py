@@ -56,7 +56,7 @@ def shots(tree: Record) -> list[Shot]:
         Shot("tree", f"{page}?node={lost['index']}", 1200, there="[data-part=selected]"),
         Shot("siblings", f"{page}?node={lost['index']}", 1200, ("[data-part=siblings]",), "[data-part=diff] pre"),
         Shot("folded", f"{page}?node={lost['index']}&heat=1", 1000, ("[data-part=fold-settled]",), "[data-fold]"),
-        Shot("prompt", f"/prompt/{tree['summary']['prompt_key']}", 1000, there="[data-part=stamp]"),
+        Shot("prompt", f"/prompt/{tree['summary']['prompt_key']}", 1750, there="[data-part=stamp]"),
     ]
 
 

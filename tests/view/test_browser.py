@@ -224,7 +224,11 @@ def test_a_prompt_over_time(page: Page, trees: list[Record]) -> None:
     page.open(f"/tree/{tree['uid']}")
     page.click("[data-part=over-time]")
     wait_until(lambda: len(page.all("[data-part=stamp]")) == len(same) > 1)
-    page.says("[data-part=first-turns]", f"step {same[0]['global_step']}")
+    page.says("[data-part=turns]", f"step {same[0]['global_step']}")
+    page.click("[data-part=turn] button:nth-child(2)")
+    page.says("[data-part=turns] th:first-child", "turn 2")
+    page.says("[data-part=changes]", "TURN 1, NODE")
+    assert "VALUE" in page.text("[data-part=changes]") and page.text("[data-part=changes] ins")
 
 
 def test_exports_are_files(page: Page, trees: list[Record], tmp_path: Path) -> None:
@@ -285,7 +289,7 @@ def test_what_a_model_wrote_is_text(chromium: Any, open_viewer: Callable[..., Vi
         page.click(f"[data-part=tab-{tab}]")
         page.says(".q-tab-panels", "onerror=")
     page.click("[data-part=over-time]")
-    page.says("[data-part=first-turns]", "<script>")
+    page.says("[data-part=turns]", "<script>")
     assert "owned" not in page.browser.title
     assert not page.all("img[src=x], pre b, a[href^=javascript]")
 

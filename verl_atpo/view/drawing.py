@@ -12,6 +12,7 @@ from typing import Any
 from xml.etree.ElementTree import Element, SubElement, tostring
 
 from verl_atpo.view import legend
+from verl_atpo.view.alike import twins
 from verl_atpo.view.colors import ColorBy, Scale, scale_of, shade
 from verl_atpo.view.layout import ROOT, Layout, Place, lay_out
 from verl_atpo.view.svg import CHARACTER, FAINT, INK, LINE, PICKED, SMALL, badge, box, number, picture, text
@@ -78,6 +79,7 @@ class _Picture:
         self.style = style = style_for(self.layout, self.headlines.values())
         self.scale: Scale = scale_of(record, by)
         self.selected = selected
+        self.twins = twins(list(self.nodes.values()))
         self.picks = Counter(record.get("picked") or [])
         self.rewards = [node["reward"] for node in self.nodes.values() if node.get("reward") is not None]
         columns = 2 * MARGIN + style.root + (self.layout.columns - 1) * (style.width + style.gap) + 44
@@ -158,6 +160,8 @@ class _Picture:
         text(inner, 0, style.height - 6, "\u2002".join(measures), fill="#475569", size=SMALL)
         if times := self.picks.get(place.index):
             badge(group, style.width - 10, 0, f"{times}\u00d7" if times > 1 else "◆", PICKED)
+        if alike := self.twins.get(place.index):
+            badge(group, style.width - 10, style.height, f"={len(alike) + 1}", FAINT)
         self._leaf(group, node)
         self._fold(group, place, style.width)
 

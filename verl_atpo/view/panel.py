@@ -7,6 +7,7 @@ from typing import Any
 
 from nicegui import ui
 
+from verl_atpo.view.alike import twins
 from verl_atpo.view.blocks import diff_blocks, heat_block, text_block
 from verl_atpo.view.colors import ColorBy, scale_of
 from verl_atpo.view.frame import block
@@ -25,6 +26,7 @@ class Panel:
     def __init__(self, record: Mapping[str, Any], select: Callable[[int], None]) -> None:
         self.record, self.select = record, select
         self.nodes = {node["index"]: node for node in record.get("nodes") or []}
+        self.twins = twins(list(self.nodes.values()))
         self.template = record.get("template") or []
         self.whole = False
         self.tabs = "turn"
@@ -85,7 +87,9 @@ class Panel:
         return next((each for each in self.record.get("branches") or [] if each.get("leaf") == node["index"]), {})
 
     def _why(self, node: Mapping[str, Any]) -> None:
-        for words in reasons(self.record, node):
+        alike = self.twins.get(node["index"], [])
+        same = [f"Says the same, after the same, as node {', '.join(map(str, alike))}."] if alike else []
+        for words in [*reasons(self.record, node), *same]:
             with ui.row().classes("items-start no-wrap").style("gap: 6px"):
                 ui.icon("call_split", size="16px", color="primary")
                 ui.label(words).classes("text-caption").props("data-part=why")
@@ -136,7 +140,8 @@ class Siblings:
                 f"data-part=sibling-{each['index']}"
             ):
                 block(f"<span class='dot' style='background:{shade(each).edge}'></span>")
-                ui.label(words).classes("grow text-caption")
+                mark = "= " if each["index"] in panel.twins.get(node["index"], []) else ""
+                ui.label(mark + words).classes("grow text-caption")
                 ui.label(f"V {_plain(each.get('value')) or '?'}").classes("text-caption text-weight-bold").style(
                     "white-space: nowrap"
                 )

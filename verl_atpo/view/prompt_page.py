@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 from urllib.parse import quote
 
 from nicegui import ui
 
 from verl_atpo.view import charts
-from verl_atpo.view.blocks import text_block
+from verl_atpo.view.alike import Node, side_by_side, turns_by_words
+from verl_atpo.view.blocks import diff_blocks, text_block
 from verl_atpo.view.filters import Filters
-from verl_atpo.view.frame import block, frame
-from verl_atpo.view.layout import ROOT, below, children_of
+from verl_atpo.view.frame import TOGGLE, block, frame
 from verl_atpo.view.record import Record
 from verl_atpo.view.run import Run
-from verl_atpo.view.text import headline, shorten, visible, without_template
+from verl_atpo.view.text import shorten, visible, without_template
 from verl_atpo.view.thumbnail import draw_thumbnail
 
 MOST_TREES = 60
+MOST_CURVES = 4
 MOST_TURNS = 12
 
 
@@ -46,6 +47,9 @@ def prompt_page(run: Run, key: str) -> None:
         for name, points in curves(records).items():
             chart = ui.echart(charts.options(name, {name: points}, [name]))
             chart.style("height: 190px").props("data-part=curve")
+        values = values_by_turn(records)
+        chart = ui.echart(charts.options("mean value of turns", values, list(values)))
+        chart.style("height: 190px").props("data-part=curve")
     with ui.element("div").classes("panel"):
         ui.label("Trees (a dot is a turn, its colour the value)").classes("label")
         with ui.row().style("gap: 14px"):
@@ -60,8 +64,10 @@ def prompt_page(run: Run, key: str) -> None:
                     reward = "?" if summary["reward"] is None else f"{summary['reward']:.2f}"
                     ui.label(f"step {summary['step']} · {reward}").classes("text-caption text-center text-grey-8")
     with ui.element("div").classes("panel").style("overflow-x: auto"):
-        ui.label("First turns: share of trajectories, and value").classes("label")
-        _turns(records)
+        _Turns(records)
+    if len(records) > 1:
+        with ui.element("div").classes("panel"):
+            _Comparison(records)
 
 
 def curves(records: Sequence[Record]) -> dict[str, list[tuple[int, float]]]:
@@ -80,38 +86,49 @@ def curves(records: Sequence[Record]) -> dict[str, list[tuple[int, float]]]:
     return dict(found)
 
 
-def first_turns(record: Mapping[str, Any]) -> dict[str, tuple[float, float | None]]:
-    """What the policy began with: by headline, the share of the tree's leaves below it and their mean reward."""
-    nodes = {node["index"]: node for node in record["nodes"]}
-    children = children_of(record["nodes"])
-    leaves: dict[str, int] = defaultdict(int)
-    rewards: dict[str, list[float]] = defaultdict(list)
-    for index in children.get(ROOT, ()):
-        words = headline(without_template(nodes[index]["text"], record.get("template") or []))
-        for each in [index, *below(children, index)]:
-            if nodes[each].get("is_leaf"):
-                leaves[words] += 1
-                if nodes[each].get("reward") is not None:
-                    rewards[words].append(nodes[each]["reward"])
-    total = sum(leaves.values()) or 1
-    means = {words: sum(each) / len(each) for words, each in rewards.items()}
-    return {words: (count / total, means.get(words)) for words, count in leaves.items()}
+def values_by_turn(records: Sequence[Record]) -> dict[str, list[tuple[int, float]]]:
+    """Mean value of first turns, of second ones and so on, from step to step."""
+    found: dict[str, list[tuple[int, float]]] = {}
+    for number in range(1, MOST_CURVES + 1):
+        for record in records:
+            values = [node["value"] for node in record["nodes"] if node["turn"] == number]
+            known = [value for value in values if value is not None]
+            if known:
+                found.setdefault(f"turn {number}", []).append((record["global_step"], sum(known) / len(known)))
+    return found
 
 
-def _turns(records: Sequence[Record]) -> None:
-    by_step = [(record["global_step"], first_turns(record)) for record in records]
-    weight: dict[str, float] = defaultdict(float)
-    for _, turns in by_step:
-        for words, (share, _) in turns.items():
-            weight[words] += share
-    names = sorted(weight, key=lambda words: -weight[words])[:MOST_TURNS]
-    columns: list[dict[str, Any]] = [{"name": "turn", "label": "first turn", "field": "turn", "align": "left"}]
-    rows: list[dict[str, Any]] = [{"turn": shorten(visible(words), 70)} for words in names]
-    for number, (step, turns) in enumerate(by_step):
-        columns.append({"name": f"s{number}", "label": f"step {step}", "field": f"s{number}", "align": "center"})
-        for row, words in zip(rows, names, strict=True):
-            row[f"s{number}"] = _share(turns.get(words))
-    ui.table(columns=columns, rows=rows, row_key="turn").props("flat dense").props("data-part=first-turns")
+class _Turns:
+    """A table of what trajectories said in one of their turns, step by step; a switch chooses the turn."""
+
+    def __init__(self, records: Sequence[Record]) -> None:
+        self.records = records
+        deepest = max((node["turn"] for record in records for node in record["nodes"]), default=1)
+        with ui.row().classes("items-center").style("gap: 12px"):
+            ui.label("What was said: share of trajectories, and their mean reward").classes("label")
+            numbers = {number: f"turn {number}" for number in range(1, min(deepest, MOST_TURNS) + 1)}
+            chooser = ui.toggle(numbers, value=1, on_change=lambda e: self.show(e.value))
+            chooser.props(f"{TOGGLE} data-part=turn")
+        self.area = ui.element("div")
+        self.show(1)
+
+    def show(self, number: int) -> None:
+        """Show a turn, by its number."""
+        by_step = [(record["global_step"], turns_by_words(record, number)) for record in self.records]
+        weight: dict[str, float] = defaultdict(float)
+        for _, turns in by_step:
+            for words, (share, _) in turns.items():
+                weight[words] += share
+        names = sorted(weight, key=lambda words: -weight[words])[:MOST_TURNS]
+        columns: list[dict[str, Any]] = [{"name": "turn", "label": f"turn {number}", "field": "turn", "align": "left"}]
+        rows: list[dict[str, Any]] = [{"turn": shorten(visible(words), 70)} for words in names]
+        for at, (step, turns) in enumerate(by_step):
+            columns.append({"name": f"s{at}", "label": f"step {step}", "field": f"s{at}", "align": "center"})
+            for row, words in zip(rows, names, strict=True):
+                row[f"s{at}"] = _share(turns.get(words))
+        self.area.clear()
+        with self.area:
+            ui.table(columns=columns, rows=rows, row_key="turn").props("flat dense").props("data-part=turns")
 
 
 def _share(found: tuple[float, float | None] | None) -> str:
@@ -119,3 +136,42 @@ def _share(found: tuple[float, float | None] | None) -> str:
         return ""
     share, mean = found
     return f"{share:.0%}" + ("" if mean is None else f"  ·  {mean:.2f}")
+
+
+class _Comparison:
+    """The best trajectories of two trees, turn by turn, with what differs in words, values and reward."""
+
+    def __init__(self, records: Sequence[Record]) -> None:
+        self.records = records
+        names = {at: f"step {record['global_step']}" for at, record in enumerate(records)}
+        with ui.row().classes("items-center").style("gap: 12px"):
+            ui.label("What changed: the best trajectory of each tree, as a diff").classes("label")
+            self.choosers = [
+                ui.select(names, value=at, on_change=self.show).props(f"dense outlined data-part={part}")
+                for at, part in ((0, "before"), (len(records) - 1, "after"))
+            ]
+        grid = "display: grid; grid-template-columns: 1fr 1fr; gap: 4px 14px"
+        self.area = ui.element("div").style(grid).props("data-part=changes")
+        self.show()
+
+    def show(self) -> None:
+        """Show the two chosen trees."""
+        before, after = (self.records[chooser.value] for chooser in self.choosers)
+        self.area.clear()
+        with self.area:
+            for step in side_by_side(before, after):
+                words = [
+                    without_template(node["text"], record.get("template") or []) if node else ""
+                    for node, record in ((step.before, before), (step.after, after))
+                ]
+                for node, content in zip((step.before, step.after), diff_blocks(*words), strict=True):
+                    with ui.element("div"):
+                        ui.label(_measures(step.number, node)).classes("label")
+                        block(content)
+
+
+def _measures(number: int, node: Node | None) -> str:
+    if node is None:
+        return f"turn {number}: had ended"
+    shown = [f"{name} {node[name]:.2f}" for name in ("value", "reward") if node.get(name) is not None]
+    return ", ".join([f"turn {number}, node {node['index']}", *shown])
