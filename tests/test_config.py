@@ -10,6 +10,7 @@ from verl_atpo.config import (
     AdvantageMode,
     AtpoConfig,
     Backup,
+    Budget,
     ConfigError,
     CreditConfig,
     ExpansionConfig,
@@ -41,6 +42,9 @@ def test_every_setting_is_read():
             "schedule": "continuous",
             "start_after": 1,
             "in_flight": 12,
+            "budget": "adaptive",
+            "success": 2,
+            "spares": 8,
         },
         "credit": {
             "backup": "leaf_mean",
@@ -48,6 +52,7 @@ def test_every_setting_is_read():
             "normalize": "center",
             "shared_turns": "once",
             "weights": "per_leaf",
+            "tool_rewards": 1,
         },
         "growth": {"max_regrows": 0, "regrow_delay_s": 2},
         "tools": {
@@ -69,8 +74,10 @@ def test_every_setting_is_read():
     }
     config = AtpoConfig.from_mapping(settings)
     assert config == AtpoConfig(
-        ExpansionConfig(10, 6, 2, 1.0, Penalty.SIBLINGS, "random", Schedule.CONTINUOUS, 1.0, 12),
-        CreditConfig(Backup.LEAF_MEAN, AdvantageMode.DIFF_PARENT, Normalize.CENTER, SharedTurns.ONCE),
+        ExpansionConfig(
+            10, 6, 2, 1.0, Penalty.SIBLINGS, "random", Schedule.CONTINUOUS, 1.0, 12, Budget.ADAPTIVE, 2.0, 8
+        ),
+        CreditConfig(Backup.LEAF_MEAN, AdvantageMode.DIFF_PARENT, Normalize.CENTER, SharedTurns.ONCE, tool_rewards=1.0),
         GrowthConfig(0, 2.0),
         ToolConfig(5.0, 0, 1.0, 4, None, 100, ObservationCut.MIDDLE, OnOutage.OBSERVE, Memoize.TREE, 10),
         "trees",

@@ -7,108 +7,26 @@ They are read from a nested mapping, without OmegaConf or verl. Unknown keys and
 from __future__ import annotations
 
 import dataclasses
-import enum
 from collections.abc import Mapping
 from typing import Annotated, Any
 
 from pydantic import Field
 
+from verl_atpo.choices import AdvantageMode as AdvantageMode
+from verl_atpo.choices import Backup as Backup
+from verl_atpo.choices import Budget as Budget
+from verl_atpo.choices import Memoize as Memoize
+from verl_atpo.choices import Normalize as Normalize
+from verl_atpo.choices import ObservationCut as ObservationCut
+from verl_atpo.choices import OnOutage as OnOutage
+from verl_atpo.choices import Penalty as Penalty
+from verl_atpo.choices import Schedule as Schedule
+from verl_atpo.choices import SharedTurns as SharedTurns
+from verl_atpo.choices import Weights as Weights
 from verl_atpo.settings import Amount, Count, Pause, Positive, Share, Tries, plain, read, settings
 from verl_atpo.settings import ConfigError as ConfigError
 
 ROOT_KEY = "algorithm.atpo"
-
-
-class Penalty(str, enum.Enum):
-    """What the diversity penalty of the expansion score counts."""
-
-    SIBLINGS = "siblings"
-    """All children of the node's parent but one, initial chains included (the authors' code)."""
-    EXPANSIONS = "expansions"
-    """Only children that an expansion grew: the M initial chains are not held against first turns."""
-
-
-class Schedule(str, enum.Enum):
-    """When branches start."""
-
-    ROUNDS = "rounds"
-    """K at a time, each time all branches have ended (the paper)."""
-    CONTINUOUS = "continuous"
-    """As chains end, at the best of the turns known by then, those of running branches included."""
-
-
-class Backup(str, enum.Enum):
-    """How the value of an inner node is made from what lies below it (turn-wise credit assignment)."""
-
-    CHILD_SOFTMAX = "child_softmax"
-    CHILD_MEAN = "child_mean"
-    LEAF_MEAN = "leaf_mean"
-
-
-class AdvantageMode(str, enum.Enum):
-    """How the advantage of a turn is made from the values V of the tree's nodes."""
-
-    VALUE = "value"
-    DIFF_PARENT = "diff_parent"
-    DIFF_GLOBAL = "diff_global"
-    DIFF_LOCALGLOBAL = "diff_localglobal"
-
-
-class Normalize(str, enum.Enum):
-    """How the leaf rewards of one tree are brought to a common scale."""
-
-    ZSCORE = "zscore"
-    """Minus mean, over population standard deviation (the paper)."""
-    ZSCORE_SAMPLE = "zscore_sample"
-    """Minus mean, over sample standard deviation (verl's GRPO)."""
-    CENTER = "center"
-    """Minus mean (Dr. GRPO)."""
-    NONE = "none"
-
-
-class SharedTurns(str, enum.Enum):
-    """How often a turn that several leaves share is trained."""
-
-    PER_LEAF = "per_leaf"
-    """Once in the row of every leaf below it (the authors' code)."""
-    ONCE = "once"
-    """Only in the row of the leaf that first sampled it; the other rows mask it."""
-
-
-class Weights(str, enum.Enum):
-    """How much a turn counts that an expansion sampled anew, or that several leaves share."""
-
-    PER_LEAF = "per_leaf"
-    """Once for every leaf below it: contexts that were expanded count more (the paper)."""
-    SPLIT = "split"
-    """The n turns that were sampled in a context share its weight, and baselines leave a turn's own chain out."""
-
-
-class OnOutage(str, enum.Enum):
-    """What becomes of a trajectory whose tool's infrastructure failed past its retries."""
-
-    REGROW = "regrow"
-    """It is grown again, within ``growth.max_regrows``."""
-    OBSERVE = "observe"
-    """The model reads that the tool is unavailable, and goes on."""
-
-
-class ObservationCut(str, enum.Enum):
-    """Which part of a too long observation is left out."""
-
-    HEAD = "head"
-    MIDDLE = "middle"
-    TAIL = "tail"
-
-
-class Memoize(str, enum.Enum):
-    """Where equal calls of a stateless tool are made only once."""
-
-    NEVER = "never"
-    TREE = "tree"
-    """Within one tree."""
-    RUN = "run"
-    """Across all trees of a rollout worker; only for tools that always answer the same."""
 
 
 @settings
@@ -133,6 +51,12 @@ class ExpansionConfig:
     """Share of the chains that have ended when the first branch starts; of ``schedule=continuous``."""
     in_flight: Positive | None = None
     """Branches of one tree that run at a time, null for no limit; of ``schedule=continuous``."""
+    budget: Budget = Budget.FIXED
+    """Whether a tree always grows its L * K branches."""
+    success: Annotated[float, Field(allow_inf_nan=False, strict=True)] = 1.0
+    """Outcome from which a trajectory has succeeded; of ``budget=adaptive``."""
+    spares: Annotated[int, Field(ge=0, le=1024, strict=True)] = 0
+    """Branches beyond L * K for a tree with a failure, as far as other trees left theirs; of ``budget=adaptive``."""
 
     def __post_init__(self) -> None:
         if self.branches_per_round == 0 and self.rounds > 0:
@@ -141,6 +65,8 @@ class ExpansionConfig:
             )
         if self.schedule is Schedule.CONTINUOUS and self.strategy == "other_chains":
             raise ValueError("schedule='continuous' cannot work: other_chains needs every chain; set schedule=rounds.")
+        if self.budget is Budget.FIXED and self.spares:
+            raise ValueError(f"spares={self.spares} cannot work: fixed budgets leave none; set budget=adaptive, or 0.")
 
     @property
     def leaves(self) -> int:
@@ -162,6 +88,8 @@ class CreditConfig:
     """How often a turn shared by several leaves is trained."""
     weights: Weights = Weights.PER_LEAF
     """How much each sample of a turn counts; ``split`` makes the tree's gradient that of chains."""
+    tool_rewards: Amount = 0.0
+    """Weight of the rewards that tools give for their calls, beside the outcome; 0 leaves them out."""
 
     def __post_init__(self) -> None:
         given = (self.backup, self.advantage, self.shared_turns)
@@ -229,6 +157,13 @@ class AtpoConfig:
     """Trees dumped of a step, the first of its batch; null for all."""
     log_trees: Count = 0
     """Trees of a step that verl's loggers wandb and TensorBoard show."""
+
+    def __post_init__(self) -> None:
+        if self.expansion.budget is Budget.ADAPTIVE and self.credit.weights is Weights.SPLIT:
+            raise ValueError(
+                "expansion.budget='adaptive' cannot work: credit.weights=split is unbiased only where outcomes do not "
+                "decide how much is sampled; set budget=fixed, or weights=per_leaf."
+            )
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any] | None) -> AtpoConfig:

@@ -64,6 +64,11 @@ UNBIASED = {
     "split_only": Arm("tree with split weights", (*TURN, *SPLIT)),
     "picked_by_others": Arm("tree, contexts picked by other chains", (*TURN, *PICKED_BY_OTHERS)),
 }
+STOPS = ("algorithm.atpo.expansion.budget=adaptive",)
+ADAPTIVE = {
+    "adaptive": Arm("tree, adaptive budget", (*TURN, *STOPS)),
+    "adaptive_spares": Arm("tree, adaptive budget, spares", (*TURN, *STOPS, "algorithm.atpo.expansion.spares=16")),
+}
 PARTS = {
     "turn_chains": Arm("chains, turn-level loss", CHAINS + OUTCOME + TURN),
     "tree_random": Arm("tree, random expansion", RANDOM + TURN),
@@ -72,7 +77,7 @@ PARTS = {
 }
 IN_VERL = {f"verl_{name}": Arm(f"{arm.title}, as in verl", arm.overrides) for name, arm in in_verl.ARMS.items()}
 
-ARMS = {**BASELINES, **TREES, **UNBIASED, **PARTS, **IN_VERL}
+ARMS = {**BASELINES, **TREES, **UNBIASED, **ADAPTIVE, **PARTS, **IN_VERL}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,6 +10,7 @@ from benchmarks.lab.episodes import Episode, Task, Trajectory, converse
 from verl_atpo.config import AtpoConfig
 from verl_atpo.replay.client import BranchSession
 from verl_atpo.replay.runner import Branch, Start
+from verl_atpo.rollout.budget import Spares
 from verl_atpo.rollout.grower import TreeGrower
 from verl_atpo.rollout.rows import token_rewards
 
@@ -27,14 +28,16 @@ class Row:
     token_rewards: list[float]
 
 
-async def grow(engine: Engine, episode: Episode, task: Task, config: AtpoConfig, rng: random.Random) -> list[Row]:
-    """The rows of one tree, in order of leaf number."""
+async def grow(
+    engine: Engine, episode: Episode, task: Task, config: AtpoConfig, rng: random.Random, spares: Spares | None = None
+) -> list[Row]:
+    """The rows of one tree, in order of leaf number; trees of a step share ``spares``."""
 
     async def run_branch(start: Start) -> Branch:
         session = BranchSession(engine, None, start.prefix, start.on_turn)
         return Branch.of(session, await converse(session, episode.partner(), task.limits))
 
-    grown = await TreeGrower(config, run_branch, rng).grow()
+    grown = await TreeGrower(config, run_branch, rng, spares).grow()
     rewards = token_rewards(grown, config.credit)
     return [Row(branch.output, each) for branch, each in zip(grown.branches, rewards, strict=True)]
 

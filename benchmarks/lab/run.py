@@ -19,6 +19,7 @@ from benchmarks.lab.episodes import Episode, Task
 from benchmarks.lab.rollout import Row, accuracy, grow
 from benchmarks.lab.update import Learner
 from benchmarks.learning.results import write
+from verl_atpo.rollout.budget import Spares
 
 MOST_GENERATED = 10
 """With filtered groups, the most prompts asked in a step, over those it wants."""
@@ -140,8 +141,9 @@ class Run:
     async def _grow(self, count: int) -> list[list[Row]]:
         """Trees of the next ``count`` prompts, grown together."""
         prompts = list(itertools.islice(self._order(), self._prompts, self._prompts + count))
+        spares, atpo = Spares(), self._settings.atpo
         growers = [
-            grow(self._engine, episode, self._task, self._settings.atpo, random.Random(f"{self._plan.seed} {number}"))
+            grow(self._engine, episode, self._task, atpo, random.Random(f"{self._plan.seed} {number}"), spares)
             for number, episode in enumerate(prompts, start=self._prompts)
         ]
         self._prompts += count

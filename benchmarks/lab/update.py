@@ -6,7 +6,9 @@ Shapes: rows R of a mini-batch, response tokens T, prompts G, distinct tokens N 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterator, Sequence
+from operator import itemgetter
 
 import numpy as np
 import torch
@@ -88,6 +90,7 @@ class Learner:
     def __init__(self, model: Qwen3ForCausalLM, settings: Settings) -> None:
         self._model, self._settings = model, settings
         self.optimizer = torch.optim.AdamW(model.parameters(), lr=settings.learning_rate, weight_decay=0.01)
+        self._rows = settings.mini_batch * settings.atpo.expansion.leaves
         low, high = settings.clip
         self._loss = get_policy_loss_fn(settings.loss)
         self._config = ActorConfig(
@@ -98,23 +101,24 @@ class Learner:
             clip_ratio_high=high,
             loss_agg_mode=settings.aggregation,
         )
+        self._config.global_batch_info.update(dp_size=1, global_batch_size=self._rows)
 
     def step(self, groups: Sequence[Sequence[Row]]) -> Cost:
-        """Train on the rows of a step's prompts, mini-batch by mini-batch."""
+        """Train on the rows of a step's prompts, mini-batch by mini-batch.
+
+        As in verl, a mini-batch is a number of rows, and the last one is filled up with rows that train nothing.
+        """
         batch = Batch.of(groups)
         given = advantages(batch, self._settings)
-        tries = [trie_of(group) for group in groups]
-        for begin in range(0, len(groups), self._settings.mini_batch):
-            chosen = range(begin, min(begin + self._settings.mini_batch, len(groups)))
-            rows = torch.from_numpy(np.isin(batch.group, chosen)).nonzero()[:, 0]
+        in_rows = distinct = 0
+        for begin, pieces in mini_batches(groups, self._rows):
+            rows = slice(begin, begin + sum(map(len, pieces)))
+            tries = [trie_of(piece) for piece in pieces]
+            in_rows += sum(len(trie.slot_T) for trie in tries)
+            distinct += sum(map(len, tries))
             self.optimizer.zero_grad(set_to_none=False)
             if given[rows].any():  # else the gradient is 0, and the optimizer goes on with its momentum as verl's does
-                log_probs = response_log_probs(
-                    Weights.of(self._model),
-                    [groups[at] for at in chosen],
-                    [tries[at] for at in chosen],
-                    batch.mask.shape[1],
-                )
+                log_probs = response_log_probs(Weights.of(self._model), pieces, tries, batch.mask.shape[1])
                 loss, _ = self._loss(
                     old_log_prob=batch.old_log_probs[rows],
                     log_prob=log_probs,
@@ -126,8 +130,15 @@ class Learner:
                 loss.backward()
                 torch.nn.utils.clip_grad_norm_(self._model.parameters(), _CLIP_GRADIENT)
             self.optimizer.step()
-        in_rows = sum(len(trie.slot_T) for trie in tries)
-        return Cost(in_rows, sum(len(trie) for trie in tries))
+        return Cost(in_rows, distinct)
+
+
+def mini_batches(groups: Sequence[Sequence[Row]], size: int) -> Iterator[tuple[int, list[list[Row]]]]:
+    """Stretches of up to ``size`` rows: the number of the first one, and the rows by prompt."""
+    rows = [(at, row) for at, group in enumerate(groups) for row in group]
+    for begin in range(0, len(rows), size):
+        pieces = itertools.groupby(rows[begin : begin + size], key=itemgetter(0))
+        yield begin, [[row for _, row in piece] for _, piece in pieces]
 
 
 def trie_of(group: Sequence[Row]) -> Trie:

@@ -13,7 +13,8 @@ from benchmarks.rollout.agent import Latency, Pause, Workload, guard_without_tex
 from verl_atpo.config import AtpoConfig, Schedule
 from verl_atpo.replay.client import BranchSession
 from verl_atpo.replay.runner import Branch, LoopRunner, Start
-from verl_atpo.rollout.grower import GrownTree, TreeGrower
+from verl_atpo.rollout.grower import TreeGrower
+from verl_atpo.rollout.grown import GrownTree
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,7 +12,7 @@ from verl.utils.tensordict_utils import list_of_dict_to_tensordict
 from benchmarks.rollout.engine import InstantClient
 from benchmarks.rollout.schedules import Batch, grow
 from verl_atpo.config import CreditConfig
-from verl_atpo.rollout.grower import GrownTree
+from verl_atpo.rollout.grown import GrownTree
 from verl_atpo.rollout.rows import LeafOutput, leaf_outputs
 
 

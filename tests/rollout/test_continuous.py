@@ -24,7 +24,8 @@ from verl_atpo.method.expansion import uncertainty_score
 from verl_atpo.method.tree import ROOT, TurnTree
 from verl_atpo.replay.runner import Branch, Start
 from verl_atpo.rollout.describe import TreeDescriber
-from verl_atpo.rollout.grower import GrownTree, TreeGrower
+from verl_atpo.rollout.grower import TreeGrower
+from verl_atpo.rollout.grown import GrownTree
 from verl_atpo.rollout.metrics import tree_stats
 from verl_atpo.rollout.rows import leaf_outputs
 

@@ -26,7 +26,8 @@ from verl_atpo.rollout.describe import TreeDescriber
 from verl_atpo.rollout.dump import TreeDump
 from verl_atpo.rollout.dump_choice import MARK, DumpChoice
 from verl_atpo.rollout.dump_file import DumpFile
-from verl_atpo.rollout.grower import GrownTree, TreeGrower
+from verl_atpo.rollout.grower import TreeGrower
+from verl_atpo.rollout.grown import GrownTree
 from verl_atpo.rollout.rows import leaf_outputs
 from verl_atpo.view.files import read_trees
 from verl_atpo.view.record import Record

@@ -15,7 +15,8 @@ from tests.assets.fakes import PROMPT, STOP, FakeEngine, guard
 from verl_atpo.config import AtpoConfig, CreditConfig, ExpansionConfig, GrowthConfig
 from verl_atpo.replay.client import BranchSession
 from verl_atpo.replay.runner import LoopRunner
-from verl_atpo.rollout.grower import GrownTree, TreeGrower
+from verl_atpo.rollout.grower import TreeGrower
+from verl_atpo.rollout.grown import GrownTree
 from verl_atpo.rollout.rows import leaf_outputs
 from verl_atpo.tools import StatefulTool, ToolOutage, TransientToolError
 

@@ -15,7 +15,8 @@ from verl_atpo.config import AtpoConfig, ConfigError, ExpansionConfig, GrowthCon
 from verl_atpo.failure import EngineOutage, pause_s
 from verl_atpo.method.tree import ROOT
 from verl_atpo.replay.guard import CallCounts
-from verl_atpo.rollout.grower import GrownTree, TreeGrower
+from verl_atpo.rollout.grower import TreeGrower
+from verl_atpo.rollout.grown import GrownTree
 from verl_atpo.rollout.metrics import WorkerStats, step_metrics, tree_stats
 
 

@@ -24,7 +24,8 @@ from verl_atpo.config import (
 from verl_atpo.method.channel import is_marked
 from verl_atpo.method.credit import tree_advantages
 from verl_atpo.method.estimator import compute_atpo_advantage
-from verl_atpo.rollout.grower import GrownTree, TreeGrower
+from verl_atpo.rollout.grower import TreeGrower
+from verl_atpo.rollout.grown import GrownTree
 from verl_atpo.rollout.metrics import add_to_tracking
 from verl_atpo.rollout.rows import leaf_outputs, policy_text
 

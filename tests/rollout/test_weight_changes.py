@@ -21,7 +21,8 @@ from verl_atpo.config import AtpoConfig, CreditConfig, ExpansionConfig, GrowthCo
 from verl_atpo.replay.client import BranchSession
 from verl_atpo.rollout.describe import TreeDescriber
 from verl_atpo.rollout.dump_file import DumpFile
-from verl_atpo.rollout.grower import GrownTree, TreeGrower
+from verl_atpo.rollout.grower import TreeGrower
+from verl_atpo.rollout.grown import GrownTree
 from verl_atpo.rollout.rows import leaf_outputs
 
 TURNS, TURN_TOKENS = 3, 4

@@ -34,6 +34,18 @@ async def test_a_tree_is_published_whole(model, queue):
     assert (failures.finished, failures.failed, failures.bug) == (1, 0, None)
 
 
+async def test_an_adaptive_tree_that_succeeds_has_the_rows_of_its_chains_and_leaves_the_rest_to_others(model, queue):
+    adaptive = "algorithm.atpo.expansion.budget=adaptive"
+    scores = [1.0, 1.0, 0.0, 1.0, 1.0, 0.0]
+    worker = make_worker(
+        model, "words", adaptive, "algorithm.atpo.expansion.spares=2", scorer=Scorer(lambda: scores.pop(0))
+    )
+    await run(worker, "words", uid="rich")
+    await run(worker, "words", uid="poor")
+    assert queue.status == {"rich": "finished", "poor": "finished"} and scores == []
+    assert {uid: len(rows) for uid, rows in queue.rows.items()} == {"rich": 2, "poor": 4}
+
+
 @pytest.mark.parametrize(
     ("loop", "words"),
     [

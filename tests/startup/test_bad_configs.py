@@ -68,6 +68,7 @@ BAD = [
     (f"{X}.penalty='0.05'", "expected float, got str"),
     (f"{X}.penalty_counts=sibling", "one of siblings, expansions", "Did you mean siblings?"),
     (f"{X}.strategy=best", "expected one of entropy, other_chains, random"),
+    (f"{X}.spares=3", "fixed budgets leave none; set budget=adaptive"),
     (f"{X}.strategy=entropie", "Did you mean entropy?"),
     (f"{X}.strategy=7", "expected str, got int"),
     (f"{X}.round=2", f"Did you mean {X}.rounds"),

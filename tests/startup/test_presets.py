@@ -59,6 +59,9 @@ def test_paper_is_the_authors_script():
             "schedule": "rounds",
             "start_after": 0.5,
             "in_flight": None,
+            "budget": "fixed",
+            "success": 1.0,
+            "spares": 0,
         },
         "credit": {
             "backup": "child_softmax",
@@ -66,6 +69,7 @@ def test_paper_is_the_authors_script():
             "normalize": "zscore",
             "shared_turns": "per_leaf",
             "weights": "per_leaf",
+            "tool_rewards": 0.0,
         },
         "growth": {"max_regrows": 3, "regrow_delay_s": 1.0},
         "tools": ToolConfig().__dict__ | {"observation_cut": "tail", "on_outage": "regrow", "memoize": "never"},

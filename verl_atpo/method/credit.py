@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from typing import Any, TypeAlias
 
 from verl_atpo.config import AdvantageMode, Backup, CreditConfig, Normalize, Weights
+from verl_atpo.method.returns import carried_returns, leaf_returns
 from verl_atpo.method.split import row_advantages
 from verl_atpo.method.tree import ROOT, TurnTree
 
@@ -33,16 +34,19 @@ Number: TypeAlias = Any
 """A float, or a tensor: what is written with it is arithmetic that both understand."""
 
 
-def node_values(tree: TurnTree, backup: Backup) -> list[float | None]:
-    """Value of every node from the leaves' rewards as they stand.
+def node_values(tree: TurnTree, backup: Backup, tool_rewards: float = 0.0) -> list[float | None]:
+    """Value of every node, its return to go, from the rewards as they stand.
 
     A leaf's value is its reward. An inner node's is, over the children (``leaf_mean``: the leaves below) whose
     value is known, their mean or (``child_softmax``) their mean weighted with the softmax of the children's mean NLL.
+    Added to either is ``tool_rewards`` times what tools gave for the calls behind the turn.
 
     Returns:
         One value per node, by index; ``None`` where no reward is known below the node.
     """
-    values: list[float | None] = [node.reward for node in tree.nodes]
+    values: list[float | None] = [
+        None if node.reward is None else node.reward + tool_rewards * node.tool_reward for node in tree.nodes
+    ]
     leaves = [int(node.reward is not None) for node in tree.nodes]
     for node in reversed(tree.nodes):  # children come after their parent, so they are done first
         known = [child for child in node.children if values[child] is not None]
@@ -55,7 +59,7 @@ def node_values(tree: TurnTree, backup: Backup) -> list[float | None]:
             weights = [leaves[child] / leaves[node.index] for child in known]
         else:
             weights = [1 / len(known)] * len(known)
-        values[node.index] = math.fsum(
+        values[node.index] = tool_rewards * node.tool_reward + math.fsum(
             weight * (values[child] or 0.0) for weight, child in zip(weights, known, strict=True)
         )
     return values
@@ -67,9 +71,9 @@ def carried_values(tree: TurnTree, credit: CreditConfig) -> list[float | None]:
     With ``weights=split`` it is the root's value plus what :func:`~verl_atpo.method.split.row_advantages` says of the
     turn, so that ``diff_global`` gives just that, scaled as ``normalize`` says.
     """
-    values = node_values(tree, credit.backup)
+    values = node_values(tree, credit.backup, credit.tool_rewards)
     if credit.weights is Weights.PER_LEAF:
-        return values
+        return values if credit.tool_rewards == 0 else carried_returns(tree, values, credit)
     known = [value or 0.0 for value in values]
     return [known[ROOT] + advantage for advantage in row_advantages(tree, known)]
 
@@ -168,9 +172,8 @@ def node_advantages(tree: TurnTree, values: Sequence[float | None], mode: Advant
 
 def tree_advantages(tree: TurnTree, credit: CreditConfig) -> list[float | None]:
     """What the estimator gives the tokens of each node's turn, by index: all three steps on one tree."""
-    offset, factor = normalization(
-        Outcomes.of([node.reward for node in tree.nodes if node.reward is not None]), credit.normalize
-    )
+    returns = leaf_returns(tree, credit.tool_rewards)
+    offset, factor = normalization(Outcomes.of([each for each in returns if each is not None]), credit.normalize)
     values = carried_values(tree, credit)
     scaled = [None if value is None else (value - offset) * factor for value in values]
     return node_advantages(tree, scaled, credit.advantage)

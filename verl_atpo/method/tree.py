@@ -29,6 +29,7 @@ class TurnNode:
         mean_nll: mean negative log-likelihood of the turn's sampled tokens, nats/token; ``None`` for the root.
         is_leaf: the turn ended its trajectory.
         reward: outcome reward of the trajectory that a leaf ends; ``None`` means not known, which is not 0.
+        tool_reward: what tools gave for the calls behind the turn.
         round: 0 for a turn of an initial chain, r >= 1 for a turn grown in expansion round r.
         branch: number of the branch (and of the leaf) whose run sampled it; -1 if nobody asks.
         pending: branches on their way to a first turn after this one.
@@ -45,6 +46,7 @@ class TurnNode:
     branch: int = -1
     pending: int = 0
     turn: Turn | None = None
+    tool_reward: float = 0.0
     children: list[int] = dataclasses.field(default_factory=list)
 
 
@@ -72,6 +74,7 @@ class TurnTree:
         round: int = 0,
         branch: int = -1,
         turn: Turn | None = None,
+        tool_reward: float = 0.0,
     ) -> TurnNode:
         """Add the turn that was sampled after ``parent``.
 
@@ -83,6 +86,7 @@ class TurnTree:
             round: expansion round that grew the turn, 0 for the initial chains.
             branch: number of the branch whose run sampled it.
             turn: its tokens and the observation that opened it.
+            tool_reward: what tools gave for the calls behind it.
 
         Returns:
             The new node.
@@ -100,7 +104,9 @@ class TurnTree:
             raise ValueError(f"reward={reward} on a turn that is no leaf: only a trajectory's last turn has one.")
         if reward is not None and not math.isfinite(reward):
             raise ValueError(f"reward={reward} of a leaf: expected a finite number, or None for 'not known'.")
-        node = TurnNode(len(self.nodes), parent, mean_nll, is_leaf, reward, round, branch, turn=turn)
+        node = TurnNode(
+            len(self.nodes), parent, mean_nll, is_leaf, reward, round, branch, turn=turn, tool_reward=tool_reward
+        )
         self.nodes.append(node)
         self.nodes[parent].children.append(node.index)
         return node

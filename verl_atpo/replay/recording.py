@@ -8,12 +8,13 @@ their contexts. Putting the generations of a path together gives back exactly th
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
 from verl_atpo.config import ConfigError
-from verl_atpo.failure import ContextRewrittenError, EmptyTurnError
+from verl_atpo.failure import BranchBug, ContextRewrittenError, EmptyTurnError
 
 OLDEST_VERSION, NEWEST_VERSION = "min_global_steps", "max_global_steps"
 """verl's extra fields of a generation and of a row: the training steps whose weights sampled it."""
@@ -38,6 +39,26 @@ class ToolCall:
     result: Any = None
     error: Exception | None = None
     snapshot: Any = None
+
+    @property
+    def reward(self) -> float:
+        """What the tool gave for the call: the second of the things it returned; 0 where there is none, as in verl.
+
+        Raises:
+            BranchBug: it is no finite number.
+        """
+        if not isinstance(self.result, tuple) or len(self.result) < 2 or self.result[1] is None:
+            return 0.0
+        try:
+            reward = float(self.result[1])
+        except (TypeError, ValueError):
+            reward = math.nan
+        if not math.isfinite(reward):
+            raise BranchBug(
+                f"Tool {self.name!r} gave the reward {self.result[1]!r} for a call: expected a finite number or None. "
+                "Remedy: mend the tool, or set algorithm.atpo.credit.tool_rewards=0."
+            )
+        return reward
 
 
 @dataclasses.dataclass
@@ -120,6 +141,11 @@ class Turn:
         if not log_probs:
             raise EmptyTurnError("The engine returned a turn without tokens (request aborted?).")
         return -sum(log_probs) / len(log_probs)
+
+    @property
+    def tool_reward(self) -> float:
+        """What tools gave for the calls behind it; raises what :attr:`ToolCall.reward` does."""
+        return math.fsum(call.reward for generation in self.generations for call in generation.tool_calls)
 
     @property
     def started_s(self) -> float:

@@ -14,7 +14,7 @@ from verl_atpo.method.credit import node_values, tree_advantages
 from verl_atpo.method.tree import ROOT, TurnNode
 from verl_atpo.replay.recording import Turn
 from verl_atpo.replay.runner import Branch as Run
-from verl_atpo.rollout.grower import GrownTree
+from verl_atpo.rollout.grown import GrownTree
 from verl_atpo.view.record import FORMAT, Branch, Node, Pick, Record, ToolUse, summarize
 
 
@@ -59,7 +59,7 @@ class TreeDescriber:
             prompt=text,
             template=self._template(nodes, text),
             failed=failed,
-            root_value=node_values(tree, credit.backup)[ROOT],
+            root_value=node_values(tree, credit.backup, credit.tool_rewards)[ROOT],
             credit={"backup": credit.backup.value, "advantage": credit.advantage.value},
             picked=list(grown.picked),
             regrown=grown.regrown,
@@ -74,7 +74,7 @@ class TreeDescriber:
 
     def _nodes(self, grown: GrownTree, credit: CreditConfig) -> list[Node]:
         tree = grown.tree
-        values = node_values(tree, credit.backup)
+        values = node_values(tree, credit.backup, credit.tool_rewards)
         advantages = tree_advantages(tree, credit) if grown.branches else values  # without a branch there is no turn
         last = {leaf: number for number, leaf in enumerate(grown.leaves)}
         described = []
@@ -82,6 +82,8 @@ class TreeDescriber:
             entry = self._node(node, tree.turn(node.index))
             entry["turn"] = tree.depth(node.index)
             entry["value"], entry["advantage"] = values[node.index], advantages[node.index]
+            if credit.tool_rewards:
+                entry["tool_reward"] = node.tool_reward
             entry.update(_times(tree.turn(node.index), after=None if node.index in last else _next(grown, node)))
             described.append(entry)
         return described

@@ -9,7 +9,6 @@ best turns known by then.
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import functools
 import logging
 import math
@@ -20,10 +19,12 @@ from collections.abc import Awaitable, Callable, Sequence
 from verl_atpo.config import AtpoConfig, Schedule
 from verl_atpo.failure import ReplayEndedError, is_outage, pause_s
 from verl_atpo.method.expansion import Pick, explain, select_turns
-from verl_atpo.method.tree import ROOT, TurnTree
+from verl_atpo.method.tree import ROOT
 from verl_atpo.replay.client import BranchSession
 from verl_atpo.replay.recording import group_turns
 from verl_atpo.replay.runner import Branch, Start
+from verl_atpo.rollout.budget import Spares, TreeBudget
+from verl_atpo.rollout.grown import GrownTree, Limb
 
 logger = logging.getLogger(__name__)
 
@@ -31,89 +32,24 @@ RunBranch = Callable[[Start], Awaitable[Branch]]
 """Runs the loop for one leaf."""
 
 
-@dataclasses.dataclass
-class Limb:
-    """One of a tree's M + L * K branches, from its start on.
-
-    Attributes:
-        number: of its leaf, in order of start.
-        round: branches that start together have the same; 0 for the initial chains.
-        pick: the turn it samples again; ``None`` for an initial chain.
-        context: nodes whose turns it shares.
-        started_s, ended_s: seconds since the tree's start; ``None`` until it has ended.
-        failures: what earlier tries died of.
-        tip: node of its latest turn that is in the tree; of an ended one its leaf.
-        joined: turns of the current try that are in the tree, shared ones included; ``None`` before its first own one.
-        branch: the finished run.
-        sampled_tokens: tokens the engine sampled for it, those of tries that died too.
-    """
-
-    number: int
-    round: int
-    pick: Pick | None
-    context: list[int]
-    started_s: float
-    ended_s: float | None = None
-    failures: list[Exception] = dataclasses.field(default_factory=list)
-    tip: int = ROOT
-    joined: int | None = None
-    branch: Branch | None = None
-    sampled_tokens: int = 0
-
-    def count(self, tokens: int) -> None:
-        """Count a generation's tokens."""
-        self.sampled_tokens += tokens
-
-
-@dataclasses.dataclass
-class GrownTree:
-    """A tree and the branches it was made of.
-
-    Turns of a try that died stay in the tree where they had joined it: without a leaf below they have no value.
-
-    Attributes:
-        tree: structure, turns, mean NLLs and rewards.
-        limbs: its branches by leaf number; each sampled the nodes that carry its number.
-    """
-
-    tree: TurnTree = dataclasses.field(default_factory=TurnTree)
-    limbs: list[Limb] = dataclasses.field(default_factory=list)
-
-    @property
-    def branches(self) -> list[Branch]:
-        """The finished runs, by leaf number."""
-        return [limb.branch for limb in self.limbs if limb.branch is not None]
-
-    @property
-    def leaves(self) -> list[int]:
-        """The node that each of them ended with."""
-        return [limb.tip for limb in self.limbs if limb.branch is not None]
-
-    @property
-    def picked(self) -> list[int]:
-        """Nodes that were sampled again, in order of start."""
-        return [limb.pick.node for limb in self.limbs if limb.pick is not None]
-
-    @property
-    def regrown(self) -> int:
-        """Tries that had to be made again."""
-        return sum(len(limb.failures) for limb in self.limbs)
-
-
 class TreeGrower:
-    """Grows one tree with exactly M + L * K leaves, or raises.
+    """Grows one tree with as many leaves as its budget says, M + L * K if that is fixed, or raises.
 
     Args:
         config: settings.
         run_branch: runs the agent loop once.
         rng: for selection strategies that draw.
+        spares: branches it shares with the trees beside it; of ``budget=adaptive``.
 
     Attributes:
         grown: the tree so far, also when it failed.
     """
 
-    def __init__(self, config: AtpoConfig, run_branch: RunBranch, rng: random.Random) -> None:
+    def __init__(
+        self, config: AtpoConfig, run_branch: RunBranch, rng: random.Random, spares: Spares | None = None
+    ) -> None:
         self._config = config
+        self._budget = TreeBudget(config.expansion, spares or Spares())
         self._expansion = config.expansion
         self._continuous = config.expansion.schedule is Schedule.CONTINUOUS
         self._run_branch = run_branch
@@ -133,6 +69,7 @@ class TreeGrower:
             while True:
                 running |= {asyncio.create_task(self._grow_limb(limb)) for limb in self._next(len(running))}
                 if not running:
+                    self._budget.close(len(self.grown.limbs))
                     return self.grown
                 done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
                 if errors := [error for task in done if (error := task.exception()) is not None]:
@@ -145,9 +82,7 @@ class TreeGrower:
     def _next(self, running: int) -> list[Limb]:
         """The branches that start now, while ``running`` others have not ended."""
         limbs, expansion = self.grown.limbs, self._expansion
-        free = expansion.leaves - len(limbs)
-        if self._continuous and expansion.in_flight is not None:
-            free = min(free, max(0, expansion.in_flight - running))
+        free = self._budget.branches(len(limbs), running, self.grown.outcomes)
         if chains := expansion.initial_chains - len(limbs[: expansion.initial_chains]):
             return self._start([None] * min(free, chains))
         if self._continuous:
@@ -216,7 +151,7 @@ class TreeGrower:
 
     def _start_of(self, limb: Limb) -> Start:
         prefix = self.grown.tree.generations(limb.context)
-        more_to_come = len(self.grown.limbs) < self._expansion.leaves
+        more_to_come = len(self.grown.limbs) < self._budget.ever
         on_turn = functools.partial(self._join, limb) if self._continuous else None
         return Start(limb.number, prefix, snapshots=more_to_come, on_turn=on_turn, on_sampled=limb.count)
 
@@ -244,5 +179,6 @@ class TreeGrower:
                 round=limb.round,
                 branch=limb.number,
                 turn=turn,
+                tool_reward=turn.tool_reward if self._config.credit.tool_rewards else 0.0,
             ).index
         limb.joined = len(turns)

@@ -17,7 +17,7 @@ from verl.utils.tracking import Tracking
 from verl_atpo.method.tree import ROOT
 from verl_atpo.replay.guard import CallCounts
 from verl_atpo.replay.recording import Generation, context_lengths
-from verl_atpo.rollout.grower import GrownTree, Limb
+from verl_atpo.rollout.grown import GrownTree, Limb
 from verl_atpo.view.record import Record
 
 PREFIX = "atpo"
@@ -43,7 +43,8 @@ class TreeStats:
         trained_tokens: tokens of all trajectories, shared ones counted every time.
         prompt_tokens: tokens of all contexts sent to the engine.
         cached_tokens: those of them that met the engine's prefix cache.
-        distinct_rewards: number of different rewards.
+        distinct_rewards: number of different rewards, those of tools counted in.
+        tool_rewards: what tools gave on the way of each trajectory; zeros where such rewards are left out.
         diverged: branches whose replay met other prompt ids than were recorded.
         regrown: branches grown again after a failure.
         seconds: wall-clock time from the first chain's start to the last branch's end.
@@ -62,6 +63,7 @@ class TreeStats:
     prompt_tokens: int
     cached_tokens: int
     distinct_rewards: int
+    tool_rewards: list[float]
     diverged: int
     regrown: int
     seconds: float
@@ -72,6 +74,7 @@ def tree_stats(grown: GrownTree, seconds: float) -> TreeStats:
     tree = grown.tree
     live: list[Generation] = []
     prompt_tokens = 0
+    tool_rewards = [sum(tree.nodes[node].tool_reward for node in tree.path(leaf)) for leaf in grown.leaves]
     for branch in grown.branches:
         live += branch.generations[branch.replayed :]
         prompt_tokens += sum(context_lengths(branch.generations)[branch.replayed :])
@@ -88,7 +91,8 @@ def tree_stats(grown: GrownTree, seconds: float) -> TreeStats:
         trained_tokens=sum(len(turn.token_ids) for branch in grown.branches for turn in branch.turns),
         prompt_tokens=prompt_tokens,
         cached_tokens=sum(generation.output.extra_fields.get("num_cached_tokens") or 0 for generation in live),
-        distinct_rewards=len({branch.reward for branch in grown.branches}),
+        distinct_rewards=len(set(zip(grown.outcomes, tool_rewards, strict=True))),
+        tool_rewards=tool_rewards,
         diverged=sum(branch.diverged for branch in grown.branches),
         regrown=grown.regrown,
         seconds=seconds,
@@ -183,6 +187,7 @@ def _tree_metrics(trees: Sequence[TreeStats]) -> dict[str, float]:
         "prefix_cache_hit_share": total("cached_tokens") / total("prompt_tokens"),
         "distinct_rewards_per_tree": total("distinct_rewards") / len(trees),
         "equal_rewards_share": sum(tree.distinct_rewards == 1 for tree in trees) / len(trees),
+        "tool_reward/mean": float(np.mean([reward for tree in trees for reward in tree.tool_rewards])),
         "replays_diverged": total("diverged"),
         "branches_regrown": total("regrown"),
         "tree_seconds/mean": total("seconds") / len(trees),

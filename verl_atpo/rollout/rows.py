@@ -14,10 +14,11 @@ from verl.experimental.agent_loop import AgentLoopOutput
 from verl_atpo.config import CreditConfig, SharedTurns, Weights
 from verl_atpo.method.channel import is_marked, write_values
 from verl_atpo.method.credit import carried_values
+from verl_atpo.method.returns import leaf_returns
 from verl_atpo.method.tree import ROOT
 from verl_atpo.replay.recording import NEWEST_VERSION, OLDEST_VERSION, versions
 from verl_atpo.replay.runner import Branch
-from verl_atpo.rollout.grower import GrownTree
+from verl_atpo.rollout.grown import GrownTree
 
 
 class LeafOutput(AgentLoopOutput):
@@ -62,18 +63,18 @@ def _versions(branch: Branch) -> dict[str, int]:
 
 def token_rewards(grown: GrownTree, credit: CreditConfig) -> list[list[float]]:
     """Those of every leaf's row; plain outcomes where all rows are too short to say that they come from a tree."""
-    values = carried_values(grown.tree, credit)
+    values, returns = carried_values(grown.tree, credit), leaf_returns(grown.tree, credit.tool_rewards)
     root_value = values[ROOT]
     assert root_value is not None  # every leaf of a grown tree has a reward
+    apart = credit.weights is Weights.SPLIT or credit.tool_rewards > 0  # a leaf's value is not its row's sum
     rows = []
     for branch, leaf in zip(grown.branches, grown.leaves, strict=True):
         turn_values = [value for node in grown.tree.path(leaf) if (value := values[node]) is not None]
         length = len(branch.output.response_ids)
-        outcome = branch.reward if credit.weights is Weights.SPLIT else None
-        rows.append(write_values(turn_values, branch.starts, root_value, length, outcome))
+        rows.append(write_values(turn_values, branch.starts, root_value, length, returns[leaf] if apart else None))
     if any(map(is_marked, rows)):
         return rows
-    return [[0.0] * (len(row) - 1) + [branch.reward] for row, branch in zip(rows, grown.branches, strict=True)]
+    return [[0.0] * (len(row) - 1) + [returns[leaf] or 0.0] for row, leaf in zip(rows, grown.leaves, strict=True)]
 
 
 def policy_text(output: AgentLoopOutput, tokenizer: PreTrainedTokenizerBase) -> str:

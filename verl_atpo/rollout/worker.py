@@ -25,10 +25,12 @@ from verl_atpo.config import ConfigError, Memoize
 from verl_atpo.failure import BranchBug, brief, is_outage, pause_s
 from verl_atpo.replay.guard import CallMemo, ToolGuard
 from verl_atpo.replay.runner import Branch, Start
+from verl_atpo.rollout.budget import Spares
 from verl_atpo.rollout.describe import TreeDescriber
 from verl_atpo.rollout.dump import TreeDump
 from verl_atpo.rollout.dump_choice import MARK
-from verl_atpo.rollout.grower import GrownTree, TreeGrower
+from verl_atpo.rollout.grower import TreeGrower
+from verl_atpo.rollout.grown import GrownTree
 from verl_atpo.rollout.metrics import WorkerStats, tree_stats
 from verl_atpo.rollout.rows import leaf_outputs, policy_text
 from verl_atpo.rollout.scope import RunScopedWorker
@@ -51,6 +53,7 @@ class TreeAgentLoopWorker(RunScopedWorker):
         self._describer = TreeDescriber(self.tokenizer, self.atpo)
         self._stats = WorkerStats()
         self._failures = Failures()
+        self._spares = Spares()
 
     async def failures(self) -> Failures:
         """What failed since the start; the manager decides whether it stops the run."""
@@ -78,6 +81,7 @@ class TreeAgentLoopWorker(RunScopedWorker):
             ConfigError: a row that cannot be trained or validated on; says which, and what to do.
         """
         check_rows(prompts, self.config, self.tokenizer, [tool.name for tool in self.tools])
+        self._spares = Spares()  # of this batch's trees, so that a step never has more rows than fixed budgets give it
         await super().generate_sequences(prompts)
 
     async def _run_prompt(self, prompt: dict, sampling_params: dict, trajectory: dict, trace: bool = False) -> None:
@@ -105,7 +109,7 @@ class TreeAgentLoopWorker(RunScopedWorker):
         wanted = prompt.pop("__rollout_n__", leaves)
         if wanted != leaves:
             raise ConfigError(
-                f"__rollout_n__={wanted} of prompt {prompt['uid']} cannot work: a tree has exactly M + L * K = "
+                f"__rollout_n__={wanted} of prompt {prompt['uid']} cannot work: a tree grows M + L * K = "
                 f"{leaves} leaves. Leave the column out, or train this data without the tree."
             )
         prompt.pop("__do_sample__", None)
@@ -120,7 +124,7 @@ class TreeAgentLoopWorker(RunScopedWorker):
             return await runner.branch(start)
 
         started = time.monotonic()
-        grower = TreeGrower(self.atpo, run_branch, random.Random(prompt["uid"]))
+        grower = TreeGrower(self.atpo, run_branch, random.Random(prompt["uid"]), self._spares)
         try:
             grown = await grower.grow()
         except Exception as error:

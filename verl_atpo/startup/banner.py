@@ -39,7 +39,7 @@ def banner(config: DictConfig, atpo: AtpoConfig) -> str:
         expansion = atpo.expansion
         lines["trees"] = (
             f"M={expansion.initial_chains}, K={expansion.branches_per_round}, L={expansion.rounds}: "
-            f"{expansion.leaves} leaves, branched by {expansion.strategy}"
+            f"{expansion.leaves} leaves, branched by {expansion.strategy}, budget {expansion.budget.value}"
         )
         lines["credit"] = ", ".join(
             f"{name}={value}" for name, value in atpo.to_mapping()["credit"].items() if value is not None

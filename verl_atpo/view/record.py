@@ -68,7 +68,9 @@ class Node(TypedDict, total=False):
     is_leaf: bool
     reward: float | None
     value: float | None
-    """On the scale of the reward."""
+    """On the scale of the reward: with rewards of tools, what is still to come."""
+    tool_reward: float
+    """What tools gave for the calls behind it; missing where such rewards are left out."""
     advantage: float | None
     """What the estimator gives the turn's tokens."""
     tool_calls: list[ToolUse]

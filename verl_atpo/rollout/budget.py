@@ -1,0 +1,74 @@
+"""How many leaves a tree gets: M + L * K, or with ``budget=adaptive`` as many as its outcomes are worth.
+
+A tree all of whose trajectories have succeeded grows no branch: equal outcomes give every turn the advantage 0, and
+most likely its branches would succeed too. What it did without is spare, and a tree beside it with a failure may grow
+it. The trees of a worker's batch share one :class:`Spares`, so together they never have more leaves than fixed budgets
+give. Nobody waits for anybody: a tree takes what is there when its own budget is spent.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+from verl_atpo.config import Budget, ExpansionConfig, Schedule
+
+
+@dataclasses.dataclass
+class Spares:
+    """Branches that trees did without and that others may grow.
+
+    Attributes:
+        left: how many nobody has taken yet.
+    """
+
+    left: int = 0
+
+    def take(self, most: int) -> int:
+        """Take up to ``most``; returns how many."""
+        taken = min(self.left, most)
+        self.left -= taken
+        return taken
+
+
+class TreeBudget:
+    """The leaves of one tree.
+
+    Args:
+        expansion: M, K, L and what the budget is.
+        spares: what it shares with the trees beside it.
+
+    Attributes:
+        most: leaves that it may have by now.
+    """
+
+    def __init__(self, expansion: ExpansionConfig, spares: Spares) -> None:
+        self._expansion, self._spares = expansion, spares
+        self.most = expansion.leaves
+
+    @property
+    def ever(self) -> int:
+        """Leaves that it may ever have."""
+        return self._expansion.leaves + self._expansion.spares
+
+    def branches(self, started: int, running: int, outcomes: Sequence[float]) -> int:
+        """Trajectories that may start now.
+
+        Args:
+            started: trajectories so far, the initial chains among them.
+            running: those of them that have not ended.
+            outcomes: of those that have.
+        """
+        expansion = self._expansion
+        if expansion.budget is Budget.ADAPTIVE and started >= expansion.initial_chains:
+            if all(outcome >= expansion.success for outcome in outcomes):
+                return 0
+            if started == self.most and not running:
+                self.most += self._spares.take(min(expansion.branches_per_round, self.ever - self.most))
+        if expansion.schedule is Schedule.CONTINUOUS and expansion.in_flight is not None:
+            return min(self.most - started, max(0, expansion.in_flight - running))
+        return self.most - started
+
+    def close(self, started: int) -> None:
+        """The tree is grown: what it did without is spare."""
+        self._spares.left += self.most - started

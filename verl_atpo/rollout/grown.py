@@ -1,0 +1,82 @@
+"""A tree that grows or has grown, and the branches it is made of."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from verl_atpo.method.expansion import Pick
+from verl_atpo.method.tree import ROOT, TurnTree
+from verl_atpo.replay.runner import Branch
+
+
+@dataclasses.dataclass
+class Limb:
+    """One of a tree's M + L * K branches, from its start on.
+
+    Attributes:
+        number: of its leaf, in order of start.
+        round: branches that start together have the same; 0 for the initial chains.
+        pick: the turn it samples again; ``None`` for an initial chain.
+        context: nodes whose turns it shares.
+        started_s, ended_s: seconds since the tree's start; ``None`` until it has ended.
+        failures: what earlier tries died of.
+        tip: node of its latest turn that is in the tree; of an ended one its leaf.
+        joined: turns of the current try that are in the tree, shared ones included; ``None`` before its first own one.
+        branch: the finished run.
+        sampled_tokens: tokens the engine sampled for it, those of tries that died too.
+    """
+
+    number: int
+    round: int
+    pick: Pick | None
+    context: list[int]
+    started_s: float
+    ended_s: float | None = None
+    failures: list[Exception] = dataclasses.field(default_factory=list)
+    tip: int = ROOT
+    joined: int | None = None
+    branch: Branch | None = None
+    sampled_tokens: int = 0
+
+    def count(self, tokens: int) -> None:
+        """Count a generation's tokens."""
+        self.sampled_tokens += tokens
+
+
+@dataclasses.dataclass
+class GrownTree:
+    """A tree and the branches it was made of.
+
+    Attributes:
+        tree: structure, turns, mean NLLs and rewards. Turns of a try that died stay where they had joined it: without
+            a leaf below they have no value.
+        limbs: its branches by leaf number; each sampled the nodes that carry its number.
+    """
+
+    tree: TurnTree = dataclasses.field(default_factory=TurnTree)
+    limbs: list[Limb] = dataclasses.field(default_factory=list)
+
+    @property
+    def branches(self) -> list[Branch]:
+        """The finished runs, by leaf number."""
+        return [limb.branch for limb in self.limbs if limb.branch is not None]
+
+    @property
+    def outcomes(self) -> list[float]:
+        """Their outcome rewards."""
+        return [branch.reward for branch in self.branches]
+
+    @property
+    def leaves(self) -> list[int]:
+        """The node that each of them ended with."""
+        return [limb.tip for limb in self.limbs if limb.branch is not None]
+
+    @property
+    def picked(self) -> list[int]:
+        """Nodes that were sampled again, in order of start."""
+        return [limb.pick.node for limb in self.limbs if limb.pick is not None]
+
+    @property
+    def regrown(self) -> int:
+        """Tries that had to be made again."""
+        return sum(len(limb.failures) for limb in self.limbs)
