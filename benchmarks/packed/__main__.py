@@ -7,7 +7,8 @@
 The times, of the clock and of the processor, are the shortest of the repeats, of which both engines have as many, one
 after the other. The peak is what a call needs on top of what was there before. `max_error` is the largest difference of
 a sampled token's log-probability (forward), and the largest of a parameter's gradient over its norm (update). Without a
-CUDA device everything runs on the CPU in float32, else in bfloat16 and verl's rows without padding.
+CUDA device everything runs on the CPU in float32, else in bfloat16, and verl's rows without padding where flash-attn
+is installed.
 Writes `benchmarks/results/packed.json`.
 """
 
@@ -15,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import importlib.util
 import json
 import os
 import tempfile
@@ -25,6 +27,7 @@ from typing import Any
 import torch
 
 CUDA = torch.cuda.is_available()
+FLASH = CUDA and importlib.util.find_spec("flash_attn") is not None
 if not CUDA:
     os.environ.setdefault("VERL_PLATFORM", "cpu")  # before verl is imported
 
@@ -111,7 +114,8 @@ def tokens_of(rows: Rows, settings: dict[str, Any]) -> dict[str, Any]:
 
 def lines(names: list[str], batches: list[str], seed: int, repeats: int, scale: float) -> Iterator[dict[str, Any]]:
     """The lines of the table, one after the other. A batch with longer rows than the model's budget is left out."""
-    precision = {"dtype": "bf16", "remove_padding": True, "attention": "flash_attention_2"} if CUDA else {}
+    precision: dict[str, Any] = {"dtype": "bf16"} if CUDA else {}
+    precision |= {"remove_padding": True, "attention": "flash_attention_2"} if FLASH else {}
     for name in names:
         model = MODELS[name]
         with tempfile.TemporaryDirectory() as folder:
@@ -121,7 +125,7 @@ def lines(names: list[str], batches: list[str], seed: int, repeats: int, scale: 
                 for kind in ("verl", "packed")
             }
         settings: dict[str, Any] = {"use_dynamic_bsz": True, "max_token_len_per_gpu": model.budget}
-        settings |= {"use_remove_padding": CUDA, "global_batch_size": 22}
+        settings |= {"use_remove_padding": FLASH, "global_batch_size": 22}
         for batch in batches:
             rows = make_batch(BATCHES[batch], seed, model.config.vocab_size, scale)
             if max(map(len, rows.whole())) > model.budget:

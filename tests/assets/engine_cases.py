@@ -87,9 +87,9 @@ def write_two_layers(folder: Path) -> None:
     Qwen3ForCausalLM(config).save_pretrained(folder)
 
 
-def engine_of(name: str, folder: Path, case: Case) -> Any:
+def engine_of(name: str, folder: Path, case: Case, dtype: str = "fp32") -> Any:
     """verl's engine or the packed one."""
-    engine = make_engine(name, folder, checkpointing=case.checkpointing, lora_rank=case.lora)
+    engine = make_engine(name, folder, dtype=dtype, checkpointing=case.checkpointing, lora_rank=case.lora)
     if case.lora:  # an adapter starts as zero, and with it most gradients
         torch.manual_seed(2)
         for parameter_name, parameter in engine.module.named_parameters():
@@ -113,7 +113,9 @@ def results(engine: Any, rows: Rows, shares: list[list[int]], case: Case) -> Ten
     with engine.eval_mode():
         output = engine.infer_batch(batch_of(rows, mine, case.seed, calculate_entropy=True, **settings))
     for name, values in output["model_output"].items():
-        found |= {f"{name} row {row}": value for row, value in zip(mine, counted(rows, mine, values), strict=True)}
+        found |= {
+            f"{name} row {row}": value for row, value in zip(mine, counted(rows, mine, values.cpu()), strict=True)
+        }
     for number, share in enumerate(shares):
         data = batch_of(rows, share, case.seed, calculate_entropy=case.entropy > 0, **settings)
         with engine.train_mode():
@@ -122,10 +124,10 @@ def results(engine: Any, rows: Rows, shares: list[list[int]], case: Case) -> Ten
             found[f"loss {number}"] = torch.tensor(output["loss"]).sum()
             for name, parameter in engine.module.named_parameters():
                 if parameter.grad is not None:
-                    found[f"grad {number} {name}"] = parameter.grad.full_tensor().clone()
+                    found[f"grad {number} {name}"] = parameter.grad.full_tensor().cpu().clone()
             engine.optimizer_step()
     for name, parameter in engine.module.named_parameters():
-        found[f"parameter {name}"] = parameter.full_tensor().detach().clone()
+        found[f"parameter {name}"] = parameter.full_tensor().detach().cpu().clone()
     return found
 
 

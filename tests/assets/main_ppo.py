@@ -24,6 +24,27 @@ PROMPTS, LEAVES = 4, 8
 LONGEST_RUN_S = 1500
 
 
+DEVICES = {
+    "cpu": ["+platform=cpu"],
+    "cuda": [
+        "trainer.n_gpus_per_node=1",
+        "trainer.nnodes=1",
+        "ray_kwargs.ray_init.num_cpus=16",
+        "data.dataloader_num_workers=0",
+        "reward.num_workers=1",
+        "actor_rollout_ref.model.use_remove_padding=False",
+        "+actor_rollout_ref.model.override_config.attn_implementation=sdpa",
+        "actor_rollout_ref.actor.use_torch_compile=False",
+        "actor_rollout_ref.rollout.name=vllm",
+        "actor_rollout_ref.rollout.tensor_model_parallel_size=1",
+        "actor_rollout_ref.rollout.enforce_eager=True",
+        "actor_rollout_ref.rollout.gpu_memory_utilization=0.3",
+        "actor_rollout_ref.rollout.agent.num_workers=1",
+    ],
+}
+"""What a run on the device is told."""
+
+
 class Run:
     """One ``main_ppo`` in ``folder``, which gets its model and data; ``main_ppo +atpo=tree`` unless overridden.
 
@@ -31,43 +52,24 @@ class Run:
         folder: its working directory; runs in the same folder share model, data and checkpoints.
         loop: name of the agent loop, ``tests/assets/<loop>.yaml`` without its ending.
         overrides: further arguments.
-        environment: further variables, for Ray's workers too; ``RAY_ADDRESS`` for a cluster that is there already.
+        environment: further variables, for Ray's workers too, but for those of Ray itself (its token would be logged);
+            ``RAY_ADDRESS`` for a cluster that is there already.
+        device: what it runs on.
     """
 
-    def __init__(self, folder: Path, loop: str, *overrides: str, environment: dict[str, str] | None = None) -> None:
+    def __init__(
+        self, folder: Path, loop: str, *overrides: str, environment: dict[str, str] | None = None, device: str = "cpu"
+    ) -> None:
         self.folder = folder
         if not (folder / "model").exists():
             write_model(folder / "model")
             write_data(folder)
-        command = [
-            *(sys.executable, "-W", "ignore", "-m", "verl.trainer.main_ppo"),
-            *("+atpo=tree", "+platform=cpu", "+sampler=quick"),
-            f"data.train_files={folder}/train.parquet",
-            f"data.val_files={folder}/val.parquet",
-            f"data.train_batch_size={PROMPTS}",
-            "data.max_prompt_length=32",
-            "data.max_response_length=64",
-            f"actor_rollout_ref.model.path={folder}/model",
-            f"actor_rollout_ref.actor.ppo_mini_batch_size={PROMPTS}",
-            "actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=16",
-            "actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu=16",
-            "actor_rollout_ref.rollout.max_model_len=128",
-            f"actor_rollout_ref.rollout.agent.default_agent_loop={loop.partition('_')[0]}",
-            f"actor_rollout_ref.rollout.agent.agent_loop_config_path={ASSETS}/{loop}.yaml",
-            f"reward.custom_reward_function.path={ASSETS}/words_reward.py",
-            "algorithm.atpo.expansion.initial_chains=4",
-            "algorithm.atpo.expansion.branches_per_round=2",
-            f"algorithm.atpo.dump_dir={folder}/trees",
-            "trainer.save_freq=-1",
-            'trainer.logger=["console","file"]',
-            f"trainer.default_local_dir={folder}/checkpoints",
-            f"hydra.run.dir={folder}/hydra",
-            *overrides,
-        ]
-        seen_by_workers = {"VERL_FILE_LOGGER_PATH": str(folder / "metrics.jsonl"), **(environment or {})}
+        command = [sys.executable, "-W", "ignore", "-m", "verl.trainer.main_ppo"]
+        command += arguments(folder, loop, *overrides, device=device)
+        own = {"VERL_FILE_LOGGER_PATH": str(folder / "metrics.jsonl"), **(environment or {})}
         runtime = "+ray_kwargs.ray_init.runtime_env.env_vars"
-        command += [f"{runtime}.{name}='{value}'" for name, value in seen_by_workers.items()]
-        variables = {"RAY_ADDRESS": "local", "VERL_PLATFORM": "cpu", "PYTHONPATH": str(ROOT), **seen_by_workers}
+        command += [f"{runtime}.{name}='{value}'" for name, value in own.items() if not name.startswith("RAY_")]
+        variables = {"RAY_ADDRESS": "local", "VERL_PLATFORM": device, "PYTHONPATH": str(ROOT), **own}
         self._log = (folder / "train.log").open("w")
         self.process = subprocess.Popen(
             command,
@@ -146,6 +148,34 @@ class Run:
             if (process.info["cwd"] or "").startswith(str(self.folder)) and process.pid != os.getpid():
                 found.append(" ".join(process.info["cmdline"] or []))
         return found
+
+
+def arguments(folder: Path, loop: str, *overrides: str, device: str = "cpu") -> list[str]:
+    """Of ``main_ppo``; see :class:`Run`."""
+    return [
+        *("+atpo=tree", *DEVICES[device], "+sampler=quick"),
+        f"data.train_files={folder}/train.parquet",
+        f"data.val_files={folder}/val.parquet",
+        f"data.train_batch_size={PROMPTS}",
+        "data.max_prompt_length=32",
+        "data.max_response_length=64",
+        f"actor_rollout_ref.model.path={folder}/model",
+        f"actor_rollout_ref.actor.ppo_mini_batch_size={PROMPTS}",
+        "actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=16",
+        "actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu=16",
+        "actor_rollout_ref.rollout.max_model_len=128",
+        f"actor_rollout_ref.rollout.agent.default_agent_loop={loop.partition('_')[0]}",
+        f"actor_rollout_ref.rollout.agent.agent_loop_config_path={ASSETS}/{loop}.yaml",
+        f"reward.custom_reward_function.path={ASSETS}/words_reward.py",
+        "algorithm.atpo.expansion.initial_chains=4",
+        "algorithm.atpo.expansion.branches_per_round=2",
+        f"algorithm.atpo.dump_dir={folder}/trees",
+        "trainer.save_freq=-1",
+        'trainer.logger=["console","file"]',
+        f"trainer.default_local_dir={folder}/checkpoints",
+        f"hydra.run.dir={folder}/hydra",
+        *overrides,
+    ]
 
 
 def free_port() -> int:

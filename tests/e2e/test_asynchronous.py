@@ -1,4 +1,4 @@
-"""An engine apart from the trainer: generations are stopped for new weights and go on with them."""
+"""verl's asynchronous trainers: generations are stopped for new weights and go on with them; trees stay whole."""
 
 from __future__ import annotations
 
@@ -59,6 +59,33 @@ def test_weights_change_while_trees_grow(tmp_path):
     # Whether one generation is stopped in its middle is the machine's affair; that weights change inside trees is not.
     spans = [[turn["versions"] for turn in tree["nodes"]] for tree in grown.values()]
     assert any(min(old for old, _ in span) < max(new for _, new in span) for span in spans)
+
+
+@pytest.mark.e2e
+def test_trees_wait_while_the_trainer_trains_and_over_a_restart(tmp_path):
+    """``colocate_async``, taken up again from a checkpoint: no tree is lost or trained twice, stale ones drop whole."""
+    half, oldest = 2, 2
+    trained: dict[int, set[str]] = {}
+    for begin, end in ((0, half), (half, 2 * half)):
+        run = Run(
+            tmp_path,
+            "words_loop",
+            "trainer.v1.trainer_mode=colocate_async",
+            "trainer.v1.colocate_async.num_warmup_batches=2",
+            "trainer.v1.sampler.max_off_policy_strategy=drop",
+            f"trainer.v1.sampler.max_off_policy_threshold={oldest}",
+            f"trainer.rollout_data_dir={tmp_path}/rows",
+            f"trainer.total_training_steps={end}",
+            "trainer.save_freq=1",
+            "trainer.val_before_train=False",
+            "trainer.test_freq=-1",
+        )
+        assert run.wait() == 0, run.log[-5000:]
+        assert run.left_over() == []
+        logged = {record["step"]: record["data"] for record in run.steps()}
+        assert list(logged) == list(range(begin + 1, end + 1))
+        trained |= {step: check_trees_of_a_step(run, step, data) for step, data in logged.items()}
+    assert len(set.union(*trained.values())) == PROMPTS * 2 * half
 
 
 def saved(folder: Path, step: int) -> Path:
