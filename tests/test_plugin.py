@@ -58,21 +58,29 @@ def test_registering_twice_changes_nothing():
     run_python(REGISTERED + "\nfrom verl_atpo.plugin import register\nregister()\n" + REGISTERED)
 
 
-def test_a_failure_is_loud_though_verl_hides_it():
-    code = """
-    import json, pathlib
-    read = pathlib.Path.read_text
-    def other_version(self, *args, **kwargs):
-        text = read(self, *args, **kwargs)
-        return text.replace("0.9.1", "9.9.9") if self.name == "tested_versions.json" else text
-    pathlib.Path.read_text = other_version
-    import verl
-    from verl.trainer.ppo.core_algos import ADV_ESTIMATOR_REGISTRY
-    assert "atpo" not in ADV_ESTIMATOR_REGISTRY
-    """
-    stderr = run_python(code).stderr
+ANOTHER_VERL = """
+import importlib.metadata
+import verl_atpo.seams as seams
+
+version = importlib.metadata.version
+importlib.metadata.version = lambda name: "9.9.9" if name == "verl" else version(name)
+seams.SEAMS[seams.Feature.METHOD] += MORE
+import verl
+from verl.trainer.ppo.core_algos import ADV_ESTIMATOR_REGISTRY
+"""
+
+
+def test_a_verl_whose_seams_moved_is_refused_loudly_though_verl_hides_it():
+    more = "MORE = (seams.Seam('verl.trainer.ppo.core_algos:gone', 'moved'),)"
+    code = ANOTHER_VERL.replace("seams.SEAMS[", f"{more}\nseams.SEAMS[")
+    stderr = run_python(f"{code}assert 'atpo' not in ADV_ESTIMATOR_REGISTRY").stderr
     assert "verl_atpo could not be registered" in stderr
-    assert "verl 0.9.1 is installed, but this verl_atpo is made for verl 9.9.9" in stderr
+    assert "verl 9.9.9 is installed" in stderr and "core_algos:gone (moved): it is not there" in stderr
+
+
+def test_a_verl_that_only_got_newer_is_taken():
+    code = ANOTHER_VERL.replace("+= MORE", "+= ()")
+    run_python(f"{code}assert 'atpo' in ADV_ESTIMATOR_REGISTRY")
 
 
 def test_a_policy_loss_of_the_same_name_is_not_overwritten(monkeypatch):

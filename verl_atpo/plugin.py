@@ -9,10 +9,6 @@ as an error first.
 from __future__ import annotations
 
 import importlib.metadata
-import json
-from pathlib import Path
-
-from verl.trainer.ppo.core_algos import POLICY_LOSS_REGISTRY, register_adv_est, register_policy_loss
 
 from verl_atpo.log import own_logger
 from verl_atpo.method.estimator import compute_atpo_advantage
@@ -20,6 +16,8 @@ from verl_atpo.method.loss import compute_policy_loss_atpo
 from verl_atpo.platforms import activate_if_requested
 from verl_atpo.startup.driver import check_every_config
 from verl_atpo.startup.presets import register_presets
+from verl_atpo.startup.seam_check import require
+from verl_atpo.versions import tested_versions
 
 logger = own_logger()
 
@@ -30,9 +28,12 @@ def register() -> None:
     """Register estimator, loss, presets, checks and, where it was asked for, the CPU platform; may be called again.
 
     Raises:
-        RuntimeError: a verl that this version is not made for, or a name that somebody else took.
+        SeamMissing: a verl in which estimator and loss cannot work.
+        RuntimeError: a name that somebody else took.
     """
-    _check_verl_version()
+    _check_verl()
+    from verl.trainer.ppo.core_algos import POLICY_LOSS_REGISTRY, register_adv_est, register_policy_loss
+
     register_adv_est(NAME)(compute_atpo_advantage)
     # verl's register_policy_loss overwrites without a word.
     if POLICY_LOSS_REGISTRY.get(NAME, compute_policy_loss_atpo) is not compute_policy_loss_atpo:
@@ -43,14 +44,10 @@ def register() -> None:
     activate_if_requested()
 
 
-def _check_verl_version() -> None:
-    tested = json.loads(Path(__file__).with_name("tested_versions.json").read_text())["verl"]
-    found = importlib.metadata.version("verl")
-    if found != tested:
-        raise RuntimeError(
-            f"verl {found} is installed, but this verl_atpo is made for verl {tested}, and verl's seams move between "
-            f"versions: pip install verl=={tested}, or a verl_atpo made for verl {found}."
-        )
+def _check_verl() -> None:
+    """Look for the seams of estimator and loss, except in a verl in which tests found them all."""
+    if importlib.metadata.version("verl") not in tested_versions()["verl"]["seams"]:
+        require()
 
 
 try:

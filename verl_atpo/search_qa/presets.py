@@ -18,6 +18,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 HERE = Path(__file__).parent
+TAG_LOOP = "tag_agent"
 RESOLVER = "atpo.answer_style"
 FORMAT = "${actor_rollout_ref.rollout.multi_turn.format}"
 STYLES = {"atpo_tags": "tags", "hermes": "tools"}
@@ -50,7 +51,7 @@ def register_resolver() -> None:
 
 AGENT_PRESETS: dict[str, dict[str, Any]] = {
     "search": _agent("tool_agent", "hermes"),
-    "search_tags": _agent("tag_agent", "atpo_tags", agent_loop_config_path=str(HERE / "tag_agent.yaml")),
+    "search_tags": _agent(TAG_LOOP, "atpo_tags", agent_loop_config_path=str(HERE / "tag_agent.yaml")),
 }
 
 SCORE_PRESETS: dict[str, dict[str, Any]] = {

@@ -17,8 +17,10 @@ from omegaconf import DictConfig, OmegaConf
 from verl_atpo.config import ConfigError
 from verl_atpo.startup.banner import banner, overridden
 from verl_atpo.startup.checks import check_config, is_used
+from verl_atpo.startup.features import asked_for
 from verl_atpo.startup.objective import warn_of_bypass
 from verl_atpo.startup.order import obey_order
+from verl_atpo.startup.seam_check import SeamMissing, require
 
 logger = logging.getLogger(__name__)
 
@@ -40,12 +42,13 @@ class CheckConfig(Callback):
         if not is_used(config):
             return
         try:
+            require(*asked_for(config))
             atpo = check_config(config)
             for line in (*overridden(config), warn_of_bypass(config)):
                 if line is not None:
                     logger.warning(line)
             logger.info(banner(config, atpo))
-        except ConfigError as error:
+        except (ConfigError, SeamMissing) as error:
             raise SystemExit(_cut(f"verl_atpo: {error}")) from error
         except Exception as error:
             raise SystemExit(_unforeseen(error)) from error

@@ -40,7 +40,7 @@ def find_file(key: str, path: str) -> Path:
     Raises:
         ConfigError: there is none.
     """
-    from verl.utils.import_utils import resolve_config_path
+    from verl.experimental.agent_loop.utils import resolve_config_path
 
     try:
         found = Path(resolve_config_path(str(path)))
