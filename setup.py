@@ -113,6 +113,7 @@ setup(
         "aiohttp",
         "async-lru>=2",
         "async-timeout>=4",
+        "packaging",
         "pydantic>=2.7",
         "pyyaml",
         "tabulate",
