@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import random
 
+import hypothesis
 import pytest
 
 from verl_atpo.log import own_logger
@@ -14,7 +15,9 @@ from verl_atpo.log import own_logger
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
-    """Choose the seed before hypothesis' own plugin reads it."""
+    """Choose settings and seed before hypothesis' own plugin reads it."""
+    hypothesis.settings.register_profile("house", deadline=None)  # a deadline would test what else the machine does
+    hypothesis.settings.load_profile("house")
     if config.getoption("--hypothesis-seed", None) is None:
         config.option.hypothesis_seed = random.SystemRandom().randrange(2**32)
 
@@ -24,6 +27,14 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     reporter = session.config.pluginmanager.get_plugin("terminalreporter")
     if reporter is not None:
         reporter.write_line(f"seed of property tests: --hypothesis-seed={session.config.option.hypothesis_seed}")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Where several processes share the tests, a file stays with one of them, and so do all real runs."""
+    for item in items:
+        group = "e2e" if item.get_closest_marker("e2e") else item.location[0]
+        item.add_marker(pytest.mark.xdist_group(group))
 
 
 @pytest.fixture(autouse=True)

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # All checks: lint, types, tests. Makes .venv when it is missing. Arguments go to pytest:
 #
-#   bash tests/run.sh                  # everything, with one real training run
+#   bash tests/run.sh                  # everything: the fast tests, two at a time, then the real training runs
 #   bash tests/run.sh -m 'not e2e'     # the fast ones
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -11,4 +11,11 @@ bin=.venv/bin
 "$bin/ruff" check .
 "$bin/ruff" format --check .
 "$bin/mypy"
-"$bin/python" -m pytest "$@"
+tests=("$bin/python" -m pytest --durations=30 --numprocesses=2 --dist=loadgroup) # groups: tests/conftest.py
+if (($#)); then
+    exec "${tests[@]}" "$@"
+fi
+failed=0
+"${tests[@]}" -m 'not e2e' || failed=1
+"${tests[@]}" --numprocesses=0 -m e2e || failed=1 # a real run wants both cores
+exit $failed

@@ -97,7 +97,7 @@ def test_registered_inside_a_ray_worker():
     run_python(
         f"""
         import ray
-        ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False)
+        ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False)
 
         @ray.remote
         def registered():

@@ -73,7 +73,7 @@ result["detected"] = platform_manager._detect_platform_name()
 # What verl names its weight-transfer socket after, as driver and worker see it, while another cluster is up.
 JOB_IDS = """
 import ray, verl
-ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False)
+ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False)
 @ray.remote
 def seen_by_worker():
     import verl
