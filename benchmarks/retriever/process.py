@@ -8,12 +8,13 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 _ADDRESS = re.compile(r"http://[\d.]+:\d+")
 _LONGEST_STOP_S = 60.0
+PROGRAM = ("-m", "verl_atpo.search_qa.retriever")
 
 
 class ServerProcess:
@@ -24,14 +25,19 @@ class ServerProcess:
         process: the process.
     """
 
-    def __init__(self, *arguments: str, ready_s: float = 300.0) -> None:
+    def __init__(self, *arguments: str, ready_s: float = 300.0, program: Sequence[str] = PROGRAM) -> None:
         """Start it and wait until it is ready.
+
+        Args:
+            *arguments: of its command line.
+            ready_s: seconds that it may take.
+            program: arguments of Python that start it.
 
         Raises:
             RuntimeError: it ended, or was not ready in time; with the end of its log.
         """
         self._log = tempfile.NamedTemporaryFile(suffix=".log")  # noqa: SIM115 (lives as long as the process)
-        command = [sys.executable, "-m", "verl_atpo.search_qa.retriever", "--port", "0", *arguments]
+        command = [sys.executable, *program, "--port", "0", *arguments]
         self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=self._log)
         self.url = ""
         deadline = time.monotonic() + ready_s
@@ -74,9 +80,11 @@ class ServerProcess:
 
 
 @contextmanager
-def running_server(*arguments: str, ready_s: float = 300.0) -> Iterator[ServerProcess]:
-    """A server that is stopped at the end."""
-    server = ServerProcess(*arguments, ready_s=ready_s)
+def running_server(
+    *arguments: str, ready_s: float = 300.0, program: Sequence[str] = PROGRAM
+) -> Iterator[ServerProcess]:
+    """A server that is stopped at the end; arguments of :class:`ServerProcess`."""
+    server = ServerProcess(*arguments, ready_s=ready_s, program=program)
     try:
         yield server
     finally:

@@ -28,7 +28,7 @@ from benchmarks.retriever.process import ServerProcess, running_server
 from tests.assets.search_servers import ScriptedServer, fine, hits
 from tests.search_qa.test_retriever import PASSAGES, PLAIN, post, write_corpus
 from verl_atpo.search_qa.retriever import __main__ as program
-from verl_atpo.search_qa.retriever.artifacts import DamagedError
+from verl_atpo.search_qa.retriever.artifacts import DamagedError, noted
 from verl_atpo.search_qa.retriever.batching import Batcher
 from verl_atpo.search_qa.retriever.bm25 import Bm25Index
 from verl_atpo.search_qa.retriever.client import Answer, RetrieverClient, RetrieverError
@@ -268,6 +268,25 @@ def test_a_ready_made_index_that_is_damaged_is_refused(tmp_path: Path) -> None:
             dense._read(path)
 
 
+@pytest.mark.fault("Search server", "a ready-made index that changed since it was first served", "refused by checksum")
+@pytest.mark.parametrize("damage", [cut, scramble, empty], ids=lambda each: each.__name__)
+def test_a_ready_made_index_is_compared_with_what_was_first_served(tmp_path: Path, damage: Any) -> None:
+    path, note = tmp_path / "e5.index", tmp_path / "i" / "note.json"
+    path.write_bytes(random.Random(1).randbytes(1000))
+    noted(path, note).check()
+    os.utime(path)
+    noted(path, note).check()
+    damage(path)
+    with pytest.raises(
+        DamagedError, match=r"e5\.index is not what it was when it was first served .*fetch it again, or r"
+    ):
+        noted(path, note)
+    note.write_text("[")  # a note that cannot be read is made anew, as for another file
+    noted(path, note).check()
+    path.rename(tmp_path / "other.index")
+    noted(tmp_path / "other.index", note).check()
+
+
 # clients that want too much, or are too slow
 
 
@@ -415,6 +434,38 @@ def test_a_stop_waits_for_nobody_for_long(tmp_path: Path) -> None:
             open_connections.enter_context(connected(server)).sendall(sent)
         server.process.terminate()
         assert server.process.wait(30) == 0  # without an end to its patience it waited 100 s
+
+
+ENDLESS_SEARCH = """
+import sys, time
+from verl_atpo.search_qa.retriever import __main__ as program
+from verl_atpo.search_qa.retriever.bm25 import Bm25Index
+
+find = Bm25Index.search
+
+def search(self, queries, topk):
+    if "endless" in queries:
+        print("searching", file=sys.stderr, flush=True)
+        time.sleep(1000)
+    return find(self, queries, topk)
+
+Bm25Index.search = search
+sys.exit(program.main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.fault("Search server", "a stop while a search does not end", "ends in seconds, exit code 0")
+def test_a_stop_does_not_wait_for_a_search_without_an_end(tmp_path: Path) -> None:
+    """Python itself would wait for the thread for ever when it exits."""
+    arguments = ["--corpus", str(write_corpus(tmp_path)), "--port", "0"]
+    with running_server(*arguments, program=("-c", ENDLESS_SEARCH)) as server, connected(server) as connection:
+        body = json.dumps({"queries": ["endless"]}).encode()
+        connection.sendall(HEADERS % len(body) + body)
+        while "searching" not in server.log():
+            time.sleep(0.05)
+        server.process.terminate()
+        assert server.process.wait(30) == 0
+        assert "Stopped by SIGTERM" in server.log()
 
 
 @pytest.mark.fault("Search server", "odd arguments of the command", "refused by name")

@@ -64,14 +64,14 @@ class ServedFile:
 
     Args:
         path: the file.
-        content: what it has to hold; None if nobody knows, then any change counts as damage.
+        content: what it has to hold.
         remedy: for the error.
 
     Raises:
         OSError: it cannot be opened.
     """
 
-    def __init__(self, path: Path, content: Content | None, remedy: str) -> None:
+    def __init__(self, path: Path, content: Content, remedy: str) -> None:
         self.path = path
         self._content = content
         self._remedy = remedy
@@ -89,13 +89,41 @@ class ServedFile:
             state = self._state()
             if state == self._seen:
                 return
-            if self._content is None or content_of(self._file.fileno()) != self._content:
+            if content_of(self._file.fileno()) != self._content:
                 raise DamagedError(f"{self.path} was changed while it was served. Stop the server; {self._remedy}")
             self._seen = state  # touched, linked or renamed
 
     def _state(self) -> tuple[int, int, int]:
         stat = os.fstat(self._file.fileno())
         return stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
+
+
+def noted(path: Path, note: Path) -> ServedFile:
+    """A file that was made elsewhere: what it holds is noted when it is first served, and compared ever after.
+
+    Args:
+        path: the file.
+        note: where that stands.
+
+    Raises:
+        DamagedError: it holds something else than before.
+        OSError: it cannot be read.
+    """
+    content = content_of(path)
+    now = {"file": str(path.resolve()), **dataclasses.asdict(content)}
+    try:
+        before = json.loads(note.read_bytes())
+    except (OSError, ValueError):
+        before = None
+    if isinstance(before, dict) and before.get("file") == now["file"] and before != now:
+        raise DamagedError(
+            f"{path} is not what it was when it was first served ({now['bytes']} bytes with checksum {now['xxh3']}, "
+            f"then {before.get('bytes')} with {before.get('xxh3')}): fetch it again, or remove {note} if it was "
+            "replaced on purpose."
+        )
+    note.parent.mkdir(parents=True, exist_ok=True)
+    note.write_text(json.dumps(now), encoding="utf-8")
+    return ServedFile(path, content, "then restore the file and start it again.")
 
 
 def build_once(folder: Path, fingerprint: Mapping[str, Any], build: Callable[[Path], None]) -> list[ServedFile]:

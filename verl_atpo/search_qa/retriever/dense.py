@@ -12,7 +12,7 @@ import faiss
 import numpy as np
 from sentence_transformers import SentenceTransformer
 
-from verl_atpo.search_qa.retriever.artifacts import ServedFile, build_once
+from verl_atpo.search_qa.retriever.artifacts import ServedFile, build_once, noted
 from verl_atpo.search_qa.retriever.corpus import Corpus
 from verl_atpo.search_qa.retriever.index import Hit
 from verl_atpo.search_qa.retriever.settings import DenseSettings
@@ -56,6 +56,7 @@ class DenseIndex:
 
     Raises:
         ValueError: ``index_file`` cannot be read, or does not fit the corpus or the model.
+        DamagedError: it holds something else than when it was first served.
     """
 
     method = "dense"
@@ -69,7 +70,7 @@ class DenseIndex:
             self._files = self._built(corpus, index_dir, settings)
             index_file = index_dir / self.method / _INDEX
         else:
-            self._files = [ServedFile(index_file, None, "then restore the file and start it again.")]
+            self._files = [noted(index_file, index_dir / f"{index_file.name}.checksum.json")]
         self._index = _read(index_file)
         self._check(index_file, len(corpus))
         if isinstance(self._index, faiss.IndexIVF):
