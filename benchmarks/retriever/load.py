@@ -73,8 +73,8 @@ async def measure(url: str, queries: list[str], clients: int, requests: int, way
         "without_passages": empty,
         "seconds": round(seconds, 3),
         "queries_per_s": round(len(latencies) / seconds, 1),
-        "latency_s": _percentiles(latencies),
-        "health_s": _percentiles(health),
+        "latency_s": percentiles(latencies),
+        "health_s": percentiles(health),
     }
 
 
@@ -119,7 +119,8 @@ async def _probe(url: str, seconds: list[float]) -> None:
             await asyncio.sleep(_HEALTH_PERIOD_S)
 
 
-def _percentiles(seconds: list[float]) -> dict[str, float]:
+def percentiles(seconds: list[float]) -> dict[str, float]:
+    """Median, upper percentiles and maximum; empty for nothing."""
     if not seconds:
         return {}
     marks = {"p50": 50, "p95": 95, "p99": 99, "max": 100}
@@ -165,9 +166,14 @@ def _inputs(options: argparse.Namespace, folder: Path) -> tuple[Path, list[str]]
         return options.corpus, [row["question"] for row in read_questions(options.queries)]
     corpus = folder / "made_up.jsonl"
     write_made_up_corpus(corpus, options.made_up)
+    return corpus, queries_of(corpus)
+
+
+def queries_of(corpus: Path) -> list[str]:
+    """The first words of the first passages."""
     with corpus.open(encoding="utf-8") as lines:
         texts = [json.loads(line)["contents"].split("\n", 1)[1].split() for line in itertools.islice(lines, 1000)]
-    return corpus, [" ".join(words[:8]) for words in texts]
+    return [" ".join(words[:8]) for words in texts]
 
 
 def _cpu_s(server: ServerProcess) -> float:
