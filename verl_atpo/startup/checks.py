@@ -16,6 +16,7 @@ from omegaconf import DictConfig
 from verl_atpo.algorithm import read_algorithm
 from verl_atpo.config import ROOT_KEY, AtpoConfig
 from verl_atpo.method.expansion import strategy_named
+from verl_atpo.startup.learning import check_learning
 from verl_atpo.startup.loops import check_agent_names, check_loops
 from verl_atpo.startup.objective import ESTIMATOR, LOSS, check_objective
 from verl_atpo.startup.sampling import check_sampling
@@ -54,6 +55,7 @@ def check_config(config: DictConfig) -> AtpoConfig:
     atpo = read_config(config)
     strategy_named(atpo.expansion.strategy)
     check_objective(config)
+    check_learning(config)
     if grows_trees(config):
         _check_trees(config)
         check_sampling(config, atpo)
