@@ -4,20 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from tests.assets.main_ppo import LEAVES, PROMPTS, Run, check_rewards
+from tests.assets.main_ppo import LEAVES, PROMPTS, check_rewards
 from tests.assets.words_loop import TURNS
-
-STEPS = 2
+from tests.e2e.conftest import PLAIN_STEPS
 
 
 @pytest.mark.e2e
-def test_main_ppo_trains_on_trees(tmp_path):
-    run = Run(tmp_path, "words_loop", f"trainer.total_training_steps={STEPS}", f"trainer.test_freq={STEPS}")
-    assert run.wait() == 0, run.log[-5000:]
-    assert run.left_over() == []
-
-    assert [record["step"] for record in run.steps()] == [0, 1, 2]
-    before, *trained = (record["data"] for record in run.steps())
+def test_main_ppo_trains_on_trees(plain_run):
+    assert [record["step"] for record in plain_run.steps()] == [0, 1, 2]
+    before, *trained = (record["data"] for record in plain_run.steps())
     assert "val-core/words/acc/mean@1" in before and "val-core/words/acc/mean@1" in trained[-1]
     assert not any(key.startswith("atpo/") for key in before)  # validation runs verl's plain chains
     for data in trained:
@@ -31,8 +26,8 @@ def test_main_ppo_trains_on_trees(tmp_path):
         assert data["actor/grad_norm"] > 0
         assert data["training/rollout_probs_diff_max"] < 0.01  # the trainer recomputes the recorded log-probs
 
-    trees = run.trees()
-    assert len(trees) == PROMPTS * STEPS
+    trees = plain_run.trees()
+    assert len(trees) == PROMPTS * PLAIN_STEPS
     for tree in trees:
         assert sum(node["is_leaf"] for node in tree["nodes"]) == LEAVES
         assert len(tree["picked"]) == 4

@@ -1,0 +1,34 @@
+"""A real run that several tests look at: a start takes longer than a test."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.assets.main_ppo import Run
+from tests.assets.recorded_rows import FOLDER
+
+PLAIN_STEPS = 2
+RECORDS = "tests.assets.recorded_rows"
+# One micro-batch and one pack, since verl averages some metrics over them; entropy, so that there is its metric.
+SAME_FOR_ALL = [
+    f"trainer.total_training_steps={PLAIN_STEPS}",
+    "actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=32",
+    "actor_rollout_ref.actor.entropy_coeff=0.01",
+]
+
+
+@pytest.fixture(scope="session")
+def plain_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """Two steps with verl's own engine, a validation before and after them; its rows are kept for other runs."""
+    folder = tmp_path_factory.mktemp("plain")
+    run = Run(
+        folder,
+        "words_loop",
+        *SAME_FOR_ALL,
+        f"actor_rollout_ref.model.external_lib={RECORDS}",
+        f"trainer.test_freq={PLAIN_STEPS}",
+        environment={FOLDER: str(folder / "recorded")},
+    )
+    assert run.wait() == 0, run.log[-5000:]
+    assert run.left_over() == []
+    return run
