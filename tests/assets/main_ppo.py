@@ -84,7 +84,7 @@ class Run:
         """Return code; a run that takes longer is stopped and fails the test."""
         try:
             return self.process.wait(timeout_s)
-        except subprocess.TimeoutExpired:
+        except BaseException:  # a test run that is interrupted leaves nothing behind either
             self.process.terminate()
             self.process.wait(60)
             raise
