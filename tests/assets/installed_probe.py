@@ -39,9 +39,11 @@ assert str(CHECKOUT) not in sys.path
 own = distribution("verl-atpo")
 assert Path(str(own.locate_file("."))).is_relative_to(sys.prefix)
 for group in ("verl.plugins", "vllm.general_plugins", "console_scripts"):
-    (found,) = [each for each in entry_points(group=group) if each.dist is not None and each.dist.name == own.name]
-    assert importlib.import_module(found.module).__file__.startswith(str(PACKAGE))
-    found.load()
+    found = [each for each in entry_points(group=group) if each.dist is not None and each.dist.name == own.name]
+    assert found, group
+    for each in found:
+        assert importlib.import_module(each.module).__file__.startswith(str(PACKAGE))
+        each.load()
 for file in ("tools/python.yaml", "search_qa/search.yaml"):
     assert load_all_tools(tool_config_path=str(PACKAGE / file), function_tool_path=None), file
 compose_all()
