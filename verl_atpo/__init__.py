@@ -8,6 +8,8 @@ The map, from the paper to the code:
 | entropy-guided tree expansion | ``method/expansion.py`` | ``select_turns``, ``register_strategy`` |
 | turn-wise credit assignment | ``method/credit.py`` | ``node_values``, ``normalization``, ``turn_advantage`` |
 | beyond the paper: split weights | ``method/split.py`` | ``row_advantages`` |
+| beyond the paper: rewards of tools, returns to go | ``method/returns.py`` | ``carried_returns``, ``leaf_returns`` |
+| beyond the paper: adaptive budgets | ``rollout/budget.py`` | ``TreeBudget``, ``Spares`` |
 | values on their way to the estimator | ``method/channel.py`` | ``write_values``, ``read_values`` |
 | advantage of a turn | ``method/estimator.py`` | ``compute_atpo_advantage``, estimator ``atpo`` |
 | ATPO objective | ``method/loss.py`` | ``compute_policy_loss_atpo``, policy loss ``atpo`` |

@@ -65,8 +65,11 @@ UNBIASED = {
     "picked_by_others": Arm("tree, contexts picked by other chains", (*TURN, *PICKED_BY_OTHERS)),
 }
 STOPS = ("algorithm.atpo.expansion.budget=adaptive",)
+FEW_CHAINS = ("algorithm.atpo.expansion.initial_chains=4", "algorithm.atpo.expansion.rounds=3")
 ADAPTIVE = {
     "adaptive": Arm("tree, adaptive budget", (*TURN, *STOPS)),
+    "adaptive_4": Arm("tree of 4 chains, adaptive budget", (*TURN, *STOPS, *FEW_CHAINS)),
+    "tree_4": Arm("tree of 4 chains", (*TURN, *FEW_CHAINS)),
     "adaptive_spares": Arm("tree, adaptive budget, spares", (*TURN, *STOPS, "algorithm.atpo.expansion.spares=16")),
 }
 PARTS = {
