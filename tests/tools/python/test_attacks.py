@@ -23,6 +23,21 @@ from verl_atpo.tools.python.tool import LOST, NO_OUTPUT
 ME = os.getpid()
 PAIR = "import socket\na, b = socket.socketpair()"
 
+
+def machine_code(code: str) -> str:
+    """Runs these bytes, and says what they return."""
+    return (
+        f"import ctypes, mmap\nm = mmap.mmap(-1, 4096, prot=7)\nm.write(bytes.fromhex('{code}'))\n"
+        "ctypes.CFUNCTYPE(ctypes.c_int)(ctypes.addressof(ctypes.c_char.from_buffer(m)))()"
+    )
+
+
+NEWER_CALLS = {
+    "io_uring_setup": 425, "clone3": 435, "userfaultfd": 323, "bpf": 321, "perf_event_open": 298, "keyctl": 250,
+    "fsopen": 430, "open_tree": 428, "process_vm_readv": 310, "splice": 275, "vmsplice": 278, "copy_file_range": 326,
+    "execveat": 322, "pidfd_getfd": 438, "memfd_secret": 447, "setns": 308, "prctl": 157, "kexec_load": 246,
+}  # fmt: skip
+
 # An attack that got through must not harm the machine that runs the tests, so signals are the one that only asks (0).
 # Then what the model reads, and whether its variables are lost.
 ATTACKS: dict[str, tuple[str, str, bool]] = {
@@ -76,14 +91,38 @@ ATTACKS: dict[str, tuple[str, str, bool]] = {
     ),
     "new namespace": ("import ctypes\nctypes.CDLL(None).unshare(0x10000000)", "-1", False),
     "mount": ("import ctypes\nctypes.CDLL(None).mount(b'none', b'/', b'tmpfs', 0, None)", "-1", False),
-    "mmap'd code": (
-        "import ctypes, mmap\nm = mmap.mmap(-1, 4096, prot=7)\n"
-        # mov eax, 57 (fork); syscall; ret
-        "m.write(bytes.fromhex('b8390000000f05c3'))\n"
-        "ctypes.CFUNCTYPE(ctypes.c_int)(ctypes.addressof(ctypes.c_char.from_buffer(m)))()",
-        "-1",
+    "mmap'd code": (machine_code("b8390000000f05c3"), "-1", False),  # mov eax, 57 (fork); syscall; ret
+    "32-bit system call": (machine_code("b802000000cd80c3"), rf"The interpreter crashed \(SIGSYS\)\. {LOST}", True),
+    "x32 system call": (machine_code("b8390000400f05c3"), rf"The interpreter crashed \(SIGSYS\)\. {LOST}", True),
+    "newer system calls": (
+        f"import ctypes\nlibc = ctypes.CDLL(None)\n"
+        f"[name for name, n in {NEWER_CALLS}.items() if libc.syscall(n, 0, 0, 0, 0, 0) != -1]",
+        r"\[\]",
         False,
     ),
+    "files through the trainer's root": (f"open('/proc/{ME}/root/etc/shadow').read()", DENIED, False),
+    "files through its folder": (f"open('/proc/{ME}/cwd/setup.py').read()", DENIED, False),
+    "own descriptors anew": ("import os\n[os.open(f'/proc/self/fd/{n}', 2) for n in range(3, 20)]", DENIED, False),
+    "larger pipes": ("import fcntl, os\nfcntl.fcntl(os.pipe()[1], 1031, 1 << 20)", DENIED, False),
+    "program by posix_spawn": ("import os\nos.posix_spawn('/bin/ls', ['ls'], {})", DENIED, False),
+    "regular expression without an end": ("import re\nre.match('(a+)+$', 'a' * 60 + 'b')", OVER_CPU, True),
+    "equal hashes": ("{(2**61 - 1) * n: 0 for n in range(3 * 10**5)} and None", OVER_CPU, True),
+    "an error whose text has no end": (
+        "class E(Exception):\n    def __str__(self):\n        while True: pass\nraise E",
+        OVER_CPU,
+        True,
+    ),
+    "a value that leaves when shown": (
+        "class A:\n    def __repr__(self): raise SystemExit(7)\nA()",
+        "SystemExit: 7",
+        False,
+    ),
+    "a finalizer without an end": (
+        "class D:\n    def __del__(self):\n        while True: pass\nD(); 1",
+        OVER_CPU,
+        True,
+    ),
+    "a trace without an end": ("import sys\ndef t(*a):\n    while True: pass\nsys.setprofile(t)", OVER_CPU, True),
     "closing descriptors": ("import os\nos.closerange(0, 1000)", rf"The interpreter ended with .*{LOST}", True),
     "leaving": ("import os\nos._exit(3)", rf"The interpreter ended with exit code 3\. {LOST}", True),
     "crash": ("import ctypes\nctypes.string_at(0)", rf"The interpreter crashed \(SIGSEGV\)\. {LOST}", True),
@@ -105,7 +144,8 @@ ATTACKS: dict[str, tuple[str, str, bool]] = {
     ),
 }
 if sys.platform != "linux" or os.uname().machine != "x86_64":
-    del ATTACKS["mmap'd code"]
+    for name in ("mmap'd code", "32-bit system call", "x32 system call", "newer system calls"):
+        del ATTACKS[name]
 
 
 @pytest.mark.fault(
