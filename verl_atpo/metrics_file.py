@@ -28,6 +28,25 @@ def read_steps(*files: Path) -> Steps:
     return sorted(steps.items())
 
 
+def find_metrics(folder: Path, depth: int = 3) -> list[Path]:
+    """The files of verl's logger in a run's folder or below, one for each start; told by their first line."""
+    found = []
+    for below in range(depth):
+        for path in sorted(folder.glob("*/" * below + "*.jsonl")):
+            if not path.name.startswith("trees-"):
+                with path.open("rb") as file:
+                    found += [path] if _is_step(file.readline(1 << 20)) else []
+    return found
+
+
+def _is_step(line: bytes) -> bool:
+    try:
+        entry = json.loads(line)
+    except ValueError:
+        return False
+    return isinstance(entry, dict) and isinstance(entry.get("step"), int) and isinstance(entry.get("data"), dict)
+
+
 def validation_means(data: Mapping[str, Any]) -> dict[str, dict[str, float]]:
     """Data source -> metric -> mean over its questions, of one step's metrics; empty if it was no validation step."""
     means: dict[str, dict[str, float]] = {}

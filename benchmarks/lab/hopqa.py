@@ -17,7 +17,7 @@ from examples.hopqa.questions import Question, sample_questions
 from examples.hopqa.retrieval import SearchIndex
 from examples.hopqa.world import make_split_worlds
 from examples.kit.answer_reward import compute_score
-from examples.kit.model import build_model
+from verl_atpo.tiny.model import build_model
 
 TRAIN_PER_HOP, HELD_OUT_PER_HOP = 400, 200
 LIMITS = Limits(turns=8, tokens=256)

@@ -11,13 +11,13 @@ from safetensors.torch import load_model, save_model
 from transformers import PreTrainedTokenizerFast, Qwen3ForCausalLM
 
 from benchmarks.lab.episodes import Episode, Limits, Task
-from examples.kit.model import build_model
 from examples.kit.stages import say
-from examples.kit.training import imitate
 from examples.text_world.chat import WorldChat, build_tokenizer
 from examples.text_world.demos import make_demos
 from examples.text_world.engine import Game, World
 from examples.text_world.games import MAX_ACTIONS, draw_games, prompt
+from verl_atpo.tiny.model import build_model
+from verl_atpo.tiny.training import imitate
 
 TRAIN_PER_LEVEL, HELD_OUT_PER_LEVEL = 500, 334
 LIMITS = Limits(turns=MAX_ACTIONS + 1, tokens=336)

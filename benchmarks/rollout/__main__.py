@@ -123,7 +123,7 @@ def small_model(folder: Path) -> Path:
     import torch
     from transformers import Qwen3Config, Qwen3ForCausalLM
 
-    from examples.kit.tokenizer import word_tokenizer
+    from verl_atpo.tiny.tokenizer import word_tokenizer
 
     tokenizer = word_tokenizer(["user assistant tool"])
     tokenizer.save_pretrained(folder)

@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerFast
 from examples.hopqa.lexicon import Lexicon
 from examples.hopqa.schema import RELATION_NAMES, Kind
 from examples.kit.answer_reward import final_answer
-from examples.kit.chat import AnswerChat
+from verl_atpo.tiny.chat import AnswerChat
 
 
 @dataclass(frozen=True)

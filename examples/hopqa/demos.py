@@ -15,7 +15,7 @@ from examples.hopqa.lexicon import Lexicon
 from examples.hopqa.questions import HOPS, Question, sample_question
 from examples.hopqa.retrieval import SearchIndex
 from examples.hopqa.world import TRAIN_SIZES, World, make_world
-from examples.kit.demo import Demo, Transcript
+from verl_atpo.tiny.demo import Demo, Transcript
 
 
 @dataclass(frozen=True)

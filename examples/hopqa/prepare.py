@@ -24,9 +24,9 @@ from examples.hopqa.retrieval import SearchIndex
 from examples.hopqa.sampler import measure, sample_conversations
 from examples.hopqa.warm_start import warm_start
 from examples.hopqa.world import World, make_split_worlds
-from examples.kit.demo import Demo
-from examples.kit.model import build_model
-from examples.kit.stages import Stage, parser, run_stages, save, say
+from examples.kit.stages import Stage, parser, run_stages, say
+from verl_atpo.tiny.demo import Demo
+from verl_atpo.tiny.model import build_model, save
 
 TRAIN_PER_HOP, VAL_PER_HOP = 400, 64
 DEMO_WORLDS, DEMOS_PER_WORLD = 180, 80

@@ -11,7 +11,7 @@ from examples.hopqa.chat import ChatCodec, FinalTurn
 from examples.hopqa.questions import Question
 from examples.hopqa.retrieval import SearchIndex
 from examples.kit.answer_reward import compute_score
-from examples.kit.sampling import sample_turns
+from verl_atpo.tiny.sampling import sample_turns
 
 MAX_TURNS = 6
 MAX_RESPONSE_TOKENS = 192

@@ -13,8 +13,8 @@ from transformers import Qwen3ForCausalLM
 from examples.hopqa.chat import ChatCodec
 from examples.hopqa.lexicon import Lexicon
 from examples.hopqa.schema import RELATION_NAMES
-from examples.kit.demo import Demo
-from examples.kit.training import IGNORED, Batch, TrainSettings, demo_batches, train
+from verl_atpo.tiny.demo import Demo
+from verl_atpo.tiny.training import IGNORED, Batch, TrainSettings, demo_batches, train
 
 DRILL_STEPS, DRILL_ROWS, _DRILL_FACTS = 150, 32, 8
 

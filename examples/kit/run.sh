@@ -99,7 +99,7 @@ export TENSORBOARD_DIR=${TENSORBOARD_DIR:-$OUT/tensorboard} # for trainer.logger
 "$python" -m verl.trainer.main_ppo "${ARGUMENTS[@]}" >>"$OUT/train.log" 2>&1 </dev/null &
 training=$!
 trap 'kill "$training" 2>/dev/null || true' INT TERM
-"$python" -m examples.kit.watch "$VERL_FILE_LOGGER_PATH" --pid "$training"
+"$python" -m verl_atpo.watch "$VERL_FILE_LOGGER_PATH" --pid "$training"
 wait "$training" || failed train "${AGAIN:-}"
 
 stage "3/3  what it learned: $TESTS"

@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from transformers.utils import logging as transformers_logging
 
 
@@ -61,12 +60,6 @@ def run_stages(out: Path, settings: str, stages: Sequence[Stage]) -> None:
         started = time.monotonic()
         stage.run()
         say(f"{stage.name}: done in {time.monotonic() - started:.0f} s")
-
-
-def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
-    """Writes a Hugging Face folder; the weights come last, for their presence marks the stage as done."""
-    tokenizer.save_pretrained(folder)
-    model.save_pretrained(folder)
 
 
 def _check_settings(file: Path, settings: str) -> None:

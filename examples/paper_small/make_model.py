@@ -11,12 +11,12 @@ from pathlib import Path
 
 from transformers import PreTrainedTokenizerFast
 
-from examples.kit.demo import Demo, Transcript
-from examples.kit.model import build_model
-from examples.kit.stages import parser, save, say
-from examples.kit.tokenizer import END, START, text_tokenizer
-from examples.kit.training import TrainSettings, collate, train
+from examples.kit.stages import parser, say
 from recipes.data.prompts import PROMPTS, build_messages
+from verl_atpo.tiny.demo import Demo, Transcript
+from verl_atpo.tiny.model import build_model, save
+from verl_atpo.tiny.tokenizer import END, START, text_tokenizer
+from verl_atpo.tiny.training import TrainSettings, collate, train
 
 CONTEXT, STEPS, ROWS = 2048, 200, 4
 CHAT_TEMPLATE = (

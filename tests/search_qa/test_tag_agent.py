@@ -7,8 +7,8 @@ import json
 import pytest
 from verl.tools.schemas import OpenAIFunctionToolSchema
 
-from examples.kit.tokenizer import text_tokenizer
 from verl_atpo.search_qa.tag_agent import TagAgentLoop, TagToolParser, tag_argument
+from verl_atpo.tiny.tokenizer import text_tokenizer
 
 TEXT = "<think>a</think> <search>q</search>"
 

@@ -5,14 +5,13 @@ The pages' own process only reads the index: to make it takes minutes of CPU in 
 
 from __future__ import annotations
 
-import json
 import logging
 import multiprocessing
 import os
 import signal
 from pathlib import Path
 
-from verl_atpo.metrics_file import read_steps
+from verl_atpo.metrics_file import find_metrics, read_steps
 from verl_atpo.view.files import DEPTH
 from verl_atpo.view.index import TreeIndex
 
@@ -40,7 +39,7 @@ class MetricFiles:
 
     def update(self) -> None:
         """Read the files, if there is something new in them."""
-        files = [self._path] if self._path is not None else self._find()
+        files = [self._path] if self._path is not None else find_metrics(self._folder, DEPTH)
         sizes = {file: file.stat().st_size for file in files if file.exists()}
         if sizes == self._sizes:
             return
@@ -50,23 +49,6 @@ class MetricFiles:
                 if isinstance(value, int | float) and not isinstance(value, bool):
                     series.setdefault(name, []).append((step, float(value)))
         self._sizes, self.series = sizes, series
-
-    def _find(self) -> list[Path]:
-        found = []
-        for depth in range(DEPTH):
-            for path in sorted(self._folder.glob("*/" * depth + "*.jsonl")):
-                if not path.name.startswith("trees-"):
-                    with path.open("rb") as file:
-                        found += [path] if _is_entry(file.readline(1 << 20)) else []
-        return found
-
-
-def _is_entry(line: bytes) -> bool:
-    try:
-        entry = json.loads(line)
-    except ValueError:
-        return False
-    return isinstance(entry, dict) and isinstance(entry.get("step"), int) and isinstance(entry.get("data"), dict)
 
 
 class Run:

@@ -9,11 +9,12 @@ from __future__ import annotations
 import functools
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from transformers import PreTrainedTokenizerFast
 
-from examples.kit.tokenizer import END, START, word_tokenizer
+from verl_atpo.tiny.tokenizer import END, START, word_tokenizer
 
 OBSERVATION_OPEN, OBSERVATION_CLOSE = "<tool_response>", "</tool_response>"
 ANSWER_OPEN, ANSWER_CLOSE = "<answer>", "</answer>"
@@ -25,13 +26,14 @@ class ChatFormat:
     """Token ids of the parts of a conversation, such that the parts in a row are the conversation.
 
     Attributes:
-        tool, argument: names of the only tool and of its only argument.
+        tool, argument: names of the tool and of its argument; calls of others, and with several arguments, can be
+            written too, in more tokens.
         quote: what stands around the argument's value: a quotation mark, or nothing for a number.
         fixed: further strings with a token of their own.
     """
 
-    tool: str
-    argument: str
+    tool: str = "tool"
+    argument: str = "argument"
     quote = '"'
     fixed: tuple[str, ...] = ()
 
@@ -40,7 +42,8 @@ class ChatFormat:
         """Trains a tokenizer in which every word of `lines` and every fixed string of the format is one token."""
         call_open = f'<tool_call>\n{{"name": "{cls.tool}", "arguments": {{"{cls.argument}": {cls.quote}'
         call_close = f"{cls.quote}}}}}\n</tool_call>"
-        return word_tokenizer(lines, ("\n", call_open, call_close, OBSERVATION_OPEN, OBSERVATION_CLOSE, *cls.fixed))
+        fixed = ("\n", call_open, call_close, OBSERVATION_OPEN, OBSERVATION_CLOSE, *cls.fixed)
+        return word_tokenizer(lines, fixed, opening=(call_open,))
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
         """Keeps the tokenizer; observations repeat, so their ids are cached."""
@@ -51,9 +54,16 @@ class ChatFormat:
         """Ids up to where the model's first turn starts."""
         return self.encode(f"{START}user\n{question}{END}\n{START}assistant\n")
 
-    def call(self, thought: str, value: str | int) -> list[int]:
-        """Ids the model samples to call the tool, the end token included; the thought comes first and may be empty."""
-        body = json.dumps({"name": self.tool, "arguments": {self.argument: value}}, ensure_ascii=False)
+    def call(self, thought: str, value: str | int | Mapping[str, Any], tool: str | None = None) -> list[int]:
+        """Ids the model samples to call the tool, the end token included.
+
+        Args:
+            thought: comes first and may be empty.
+            value: of the argument; or all arguments by name.
+            tool: another one than the format's.
+        """
+        arguments = value if isinstance(value, Mapping) else {self.argument: value}
+        body = json.dumps({"name": tool or self.tool, "arguments": arguments}, ensure_ascii=False)
         return self.encode(f"{thought}<tool_call>\n{body}\n</tool_call>{END}")
 
     def called(self, turn_ids: list[int]) -> str | None:

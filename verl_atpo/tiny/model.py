@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import torch
-from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+from transformers import PreTrainedModel, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 _EMBEDDING_STD = 0.1
 _PAIRS = 3  # rotary frequencies that place the peak of the previous-token head
@@ -34,6 +35,12 @@ def build_model(tokenizer: PreTrainedTokenizerFast, seed: int) -> Qwen3ForCausal
     model = Qwen3ForCausalLM(config)
     _seed_induction(model)
     return model
+
+
+def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, folder: str | Path) -> None:
+    """Writes a Hugging Face folder; the weights come last, so their presence says that it is whole."""
+    tokenizer.save_pretrained(folder)
+    model.save_pretrained(folder)
 
 
 @torch.no_grad()

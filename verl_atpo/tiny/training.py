@@ -13,7 +13,7 @@ from torch.nn.functional import cross_entropy
 from torch.nn.utils import clip_grad_norm_
 from transformers import Qwen3ForCausalLM
 
-from examples.kit.demo import Demo
+from verl_atpo.tiny.demo import Demo
 
 IGNORED = -100
 
@@ -28,11 +28,13 @@ class TrainSettings:
         batch_size: conversations a step.
         learning_rate: peak, for Muon (the matrices) and AdamW (embeddings and norms) alike.
         warmup_steps: linear rise; the last 30 % of all steps fall linearly to a twentieth.
+        threads: of torch; one, for the matrices are tiny.
     """
 
     batch_size: int = 16
     learning_rate: float = 0.012
     warmup_steps: int = 40
+    threads: int = 1
 
 
 def collate(demos: list[Demo], pad_id: int) -> Batch:
@@ -79,7 +81,9 @@ def imitate(
         settings: batch size and schedule; the defaults if None.
     """
     settings = settings or TrainSettings()
-    batches = demo_batches(demos, settings.batch_size, model.config.pad_token_id, random.Random(f"warm-start-{seed}"))
+    padding = model.config.pad_token_id
+    assert padding is not None  # build_model sets it
+    batches = demo_batches(demos, settings.batch_size, padding, random.Random(f"warm-start-{seed}"))
     train(model, batches, math.ceil(len(demos) / settings.batch_size), report, settings)
 
 
@@ -92,6 +96,8 @@ def train(
 ) -> None:
     """Next-token prediction on the labelled tokens of `batches`, of which there are `steps`, in place."""
     optimizers, schedules = _optimizers(model, steps, settings)
+    threads_before = torch.get_num_threads()
+    torch.set_num_threads(settings.threads)
     started, losses = time.monotonic(), []
     model.train()
     for step, (ids, labels) in enumerate(batches, start=1):
@@ -107,6 +113,7 @@ def train(
             mean, elapsed = sum(losses) / len(losses), time.monotonic() - started
             report(f"step {step}/{steps}  loss {mean:.3f} nats/token  {elapsed:.0f} s")
             losses.clear()
+    torch.set_num_threads(threads_before)
     model.eval()
 
 

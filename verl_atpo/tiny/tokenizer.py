@@ -12,14 +12,20 @@ PAD, START, END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
 _TOOL_CALLS = Path(__file__).with_name("chat_template.jinja")
 
 
-def word_tokenizer(lines: Sequence[str], fixed: Sequence[str] = ()) -> PreTrainedTokenizerFast:
+def word_tokenizer(
+    lines: Sequence[str], fixed: Sequence[str] = (), opening: Sequence[str] = ()
+) -> PreTrainedTokenizerFast:
     """Trains a tokenizer with one token for every word of `lines` and for every string of `fixed`.
 
     A space is put in front of every piece of text, so that a name has the same tokens wherever it
-    stands: in a question, a passage, a query or an answer. The chat template is ChatML with Hermes tool calls.
+    stands: in a question, a passage, a query or an answer. Decoded, it is gone behind those of `fixed` that are
+    `opening` something, so that a tool gets its argument as it was meant. The chat template is ChatML with Hermes tool
+    calls.
     """
     core = _byte_level(lines, vocabulary=8192, min_frequency=1, prefix_space=True)
     core.add_tokens([AddedToken(text, special=False, normalized=False) for text in fixed])
+    without_spaces = [decoders.Replace(f"{text} ", text) for text in opening]
+    core.decoder = decoders.Sequence([decoders.ByteLevel(), *without_spaces])
     return _wrapped(core, _TOOL_CALLS.read_text(encoding="utf-8"), context=512)
 
 
