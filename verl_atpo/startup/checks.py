@@ -16,6 +16,7 @@ from omegaconf import DictConfig
 from verl_atpo.algorithm import read_algorithm
 from verl_atpo.config import ROOT_KEY, AtpoConfig
 from verl_atpo.method.expansion import strategy_named
+from verl_atpo.startup.batch_sizes import check_batch_sizes
 from verl_atpo.startup.learning import check_learning
 from verl_atpo.startup.loops import check_agent_names, check_loops
 from verl_atpo.startup.objective import ESTIMATOR, LOSS, check_objective
@@ -65,6 +66,7 @@ def check_config(config: DictConfig) -> AtpoConfig:
     check_tool_files(config)
     if grows_trees(config):
         check_loops(config)
+    check_batch_sizes(config)
     _check_logged_trees(atpo)
     if atpo.dump_dir is not None:
         _check_folder(f"{ROOT_KEY}.dump_dir", atpo.dump_dir)

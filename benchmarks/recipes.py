@@ -1,0 +1,152 @@
+"""What becomes of verl's own recipes with one word behind them; fills the table of ``docs/recipes.md``.
+
+    python -m benchmarks.recipes
+
+The recipes are those of ``tests/assets/verl_recipes.yaml``. Each is composed by Hydra, checked by verl's
+``validate_config`` and by this package, as ``main_ppo`` does it before Ray starts: with ``+atpo=tree`` where it has
+several turns, else with ``+atpo=chain``; and all of them with the other one too.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow
+import pyarrow.parquet
+import verl  # noqa: F401 (as main_ppo does before Hydra reads the command line)
+import yaml
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig, OmegaConf
+from tabulate import tabulate
+
+from verl_atpo.settings import ConfigError
+from verl_atpo.startup.checks import check_config
+from verl_atpo.startup.order import split
+
+ROOT = Path(__file__).parents[1]
+RECIPES = ROOT / "tests" / "assets" / "verl_recipes.yaml"
+PAGE = ROOT / "docs" / "recipes.md"
+TOOLS = ROOT / "verl_atpo" / "search_qa" / "search.yaml"
+BEGIN, END = "<!-- begin recipes -->", "<!-- end recipes -->"
+SHORT = {"A.": "actor", "R.": "rollout", "F.": "ref", "M.": "model"}
+COLUMNS = ("recipe", "word", "what happens", "of the recipe's, what gives way")
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """One run script.
+
+    Attributes:
+        script: its place below verl's ``examples/``.
+        options: of its command line.
+        file: what its config file sets; None where it has none.
+        engine: ``model_engine`` of the config file.
+    """
+
+    script: str
+    options: tuple[str, ...]
+    file: dict[str, Any] | None
+    engine: str
+
+    @property
+    def has_turns(self) -> bool:
+        """Whether it names tools."""
+        return any("tool_config_path" in option for option in self.options)
+
+    def compose(self, *words: str) -> DictConfig:
+        """Its config with words behind its own options."""
+        defaults = ["ppo_trainer", {"override model_engine": self.engine}, "_self_"]
+        content = {"hydra": {"searchpath": ["pkg://verl.trainer.config"]}, "defaults": defaults, **(self.file or {})}
+        with tempfile.TemporaryDirectory() as folder:
+            (Path(folder) / "recipe.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
+            with initialize_config_dir(folder, version_base=None):
+                return compose("recipe", overrides=[*self.options, *words])
+
+    def outcome(self, *words: str) -> str:
+        """``passes``, or the words with which it is refused before Ray starts."""
+        with tempfile.TemporaryDirectory() as folder:
+            data = data_file(Path(folder), "tool_agent" if self.has_turns else None)
+            config = self.compose(f"data.train_files={data}", *words)
+            verl_checks(config)
+            try:
+                check_config(config)
+            except ConfigError as refusal:
+                return f"refused: {refusal}"
+        return "passes"
+
+    def gives_way(self, word: str) -> list[str]:
+        """Its settings that a word changes."""
+        config = self.compose(word)
+        replaced = split([*self.options, word])[1]
+        return [each.line for each in replaced if OmegaConf.select(config, each.key) != each.value]
+
+
+def data_file(folder: Path, agent: str | None) -> Path:
+    """Data as verl's scripts prepare it: rows of tool agents name their loop."""
+    file = folder / f"{agent}.parquet"
+    row: dict[str, Any] = {
+        "prompt": [{"role": "user", "content": "1 + 1?"}],
+        **({"agent_name": agent} if agent else {}),
+    }
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist([row]), file)
+    return file
+
+
+def recipes() -> list[Recipe]:
+    """All recipes, abbreviations written out."""
+    return [
+        Recipe(
+            script=entry["script"],
+            options=tuple(written_out(option) for option in entry["options"].split()),
+            file=entry.get("file"),
+            engine=entry.get("engine", "dp"),
+        )
+        for entry in yaml.safe_load(RECIPES.read_text())
+    ]
+
+
+def written_out(option: str) -> str:
+    """An option with its whole key, and a file of tools that is there."""
+    plus, key = ("+", option[1:]) if option.startswith("+") else ("", option)
+    if key[:2] in SHORT:
+        key = f"actor_rollout_ref.{SHORT[key[:2]]}.{key[2:]}"
+    return f"{plus}{key}".replace("=TOOLS", f"={TOOLS}")
+
+
+def verl_checks(config: DictConfig) -> None:
+    """verl's own checks, as its ``main`` makes them before Ray starts."""
+    from verl.trainer.ppo.utils import need_critic, need_reference_policy
+    from verl.utils.config import validate_config
+
+    validate_config(config, use_reference_policy=need_reference_policy(config), use_critic=need_critic(config))
+
+
+def rows() -> Iterator[tuple[str, ...]]:
+    """The table, a row for each recipe and word."""
+    for recipe in recipes():
+        for word in ("+atpo=tree", "+atpo=chain") if recipe.has_turns else ("+atpo=chain", "+atpo=tree"):
+            gives_way = ", ".join(f"`{short(each)}`" for each in recipe.gives_way(word))
+            refused, _, why = recipe.outcome(word).partition(": ")
+            outcome = f"refused for `{short(why.partition(' cannot work')[0])}`" if why else refused
+            yield f"`{recipe.script}`", f"`{word}`", outcome, gives_way
+
+
+def short(setting: str) -> str:
+    """A setting as the table has it."""
+    return setting.lstrip("+").replace("actor_rollout_ref.", "")
+
+
+def main() -> None:
+    """Write the table."""
+    page = PAGE.read_text()
+    before, _, rest = page.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    PAGE.write_text(f"{before}{BEGIN}\n\n{tabulate(rows(), COLUMNS, tablefmt='github')}\n\n{END}{after}")
+
+
+if __name__ == "__main__":
+    main()
