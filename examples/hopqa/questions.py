@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 
 from examples.hopqa.world import World
+from examples.kit.distinct import sample_distinct
 
 HOPS = (1, 2, 3, 4)
 
@@ -64,15 +65,7 @@ def sample_question(world: World, hops: int, rng: random.Random) -> Question:
 
 def sample_questions(world: World, per_hop: int, rng: random.Random, numbers: Sequence[int] = HOPS) -> list[Question]:
     """Draws `per_hop` distinct questions of every one of these numbers of hops, shuffled."""
-    questions: dict[str, Question] = {}
-    for hops in numbers:
-        wanted = len(questions) + per_hop
-        while len(questions) < wanted:
-            question = sample_question(world, hops, rng)
-            questions.setdefault(question.text, question)
-    result = list(questions.values())
-    rng.shuffle(result)
-    return result
+    return sample_distinct(lambda hops: sample_question(world, hops, rng), numbers, per_hop, rng)
 
 
 def to_row(question: Question, index: int, split: str) -> dict[str, Any]:

@@ -11,6 +11,8 @@ from typing import Any
 
 import pandas as pd
 
+from examples.kit.distinct import sample_distinct
+
 NAMES = (
     *("apple", "date", "fig", "grape", "guava", "kiwi", "lemon", "lime"),
     *("mango", "melon", "olive", "papaya", "peach", "pear", "plum", "quince"),
@@ -108,15 +110,7 @@ def _draw_statement(names: list[str], values: list[int], rng: random.Random) -> 
 
 def sample_problems(per_step: int, rng: random.Random) -> list[Problem]:
     """Draws `per_step` distinct problems of every number of steps, shuffled."""
-    problems: dict[str, Problem] = {}
-    for steps in STEPS:
-        wanted = len(problems) + per_step
-        while len(problems) < wanted:
-            problem = sample_problem(steps, rng)
-            problems.setdefault(problem.text, problem)
-    result = list(problems.values())
-    rng.shuffle(result)
-    return result
+    return sample_distinct(lambda steps: sample_problem(steps, rng), STEPS, per_step, rng)
 
 
 def to_row(problem: Problem, index: int, split: str) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import json
 import os
 import random
 import socket
+import struct
 import time
 import urllib.error
 import urllib.request
@@ -413,6 +414,65 @@ def test_a_client_that_does_not_take_its_answer_is_let_go(impatient: ServerProce
 
 def connections(pid: int) -> int:
     return sum(each.status == psutil.CONN_ESTABLISHED for each in psutil.Process(pid).net_connections("tcp"))
+
+
+BODY = b'{"queries": ["camelid"]}'
+CLOSE = b"host: x\r\nconnection: close\r\n"
+POST = b"POST /retrieve HTTP/1.1\r\ncontent-type: application/json\r\n" + CLOSE
+ODD_REQUESTS: dict[str, tuple[bytes, int]] = {
+    "two lengths": (POST + b"content-length: 3\r\ncontent-length: 24\r\n\r\n" + BODY, 400),
+    "a length and chunks": (POST + b"content-length: 24\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n", 400),
+    "a negative length": (POST + b"content-length: -1\r\n\r\n" + BODY, 400),
+    "a length beyond 64 bits": (POST + b"content-length: 99999999999999999999\r\n\r\n" + BODY, 400),
+    "a chunk without a size": (POST + b"transfer-encoding: chunked\r\n\r\nzz\r\n", 400),
+    "chunks without an end": (
+        POST + b"transfer-encoding: chunked\r\n\r\n" + (b"10000\r\n" + b"x" * 65536 + b"\r\n") * 100,
+        413,
+    ),
+    "another version of HTTP": (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 400),
+    "TLS": (bytes.fromhex("1603010200010001fc0303") + b"x" * 200, 400),
+    "a websocket": (
+        b"GET /retrieve HTTP/1.1\r\nupgrade: websocket\r\nsec-websocket-version: 13\r\n" + CLOSE + b"\r\n",
+        405,
+    ),
+    "a NUL in a header": (b"GET /health HTTP/1.1\r\nx: a\0b\r\n" + CLOSE + b"\r\n", 400),
+    "a way out of the root": (b"GET /../../etc/passwd HTTP/1.1\r\n" + CLOSE + b"\r\n", 404),
+    "TRACE": (b"TRACE /retrieve HTTP/1.1\r\n" + CLOSE + b"\r\n", 405),
+    "a number of 100,000 digits": (
+        POST + b"content-length: 100035\r\n\r\n" + BODY[:-1] + b', "x": %b}' % (b"9" * 100_000) + b"     ",
+        400,
+    ),
+}
+
+
+@pytest.mark.fault("Search server", "requests that are not HTTP, or bend it, in thirteen ways", "refused; it stays up")
+@pytest.mark.parametrize(("request_bytes", "status"), ODD_REQUESTS.values(), ids=ODD_REQUESTS.keys())
+def test_a_request_that_bends_http_is_refused(impatient: ServerProcess, request_bytes: bytes, status: int) -> None:
+    with connected(impatient) as connection:
+        with contextlib.suppress(ConnectionError):  # it may be refused before it has been sent
+            connection.sendall(request_bytes)
+        said = all_of(connection)
+    assert said.startswith(b"HTTP/1.1 %d " % status), said[:200]
+    assert post(impatient.url, {"queries": ["none"]})[0] == 200
+    assert "Traceback" not in impatient.log()
+
+
+@pytest.mark.fault("Search server", "800 idle connections, and 200 that break off", "let go; it answers meanwhile")
+def test_connections_beyond_number_are_let_go(impatient: ServerProcess) -> None:
+    before = psutil.Process(impatient.process.pid).num_fds()
+    with contextlib.ExitStack() as stack:
+        for _ in range(800):
+            stack.enter_context(connected(impatient))
+        assert post(impatient.url, {"queries": ["none"]})[0] == 200
+    for _ in range(200):
+        with connected(impatient) as connection:
+            connection.sendall(HEADERS % len(BODY) + BODY)
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # a reset
+    deadline = time.monotonic() + 60
+    while psutil.Process(impatient.process.pid).num_fds() > before + 5 and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert psutil.Process(impatient.process.pid).num_fds() <= before + 5
+    assert post(impatient.url, {"queries": ["none"]})[0] == 200
 
 
 @pytest.mark.fault("Search server", "a request for too many passages", "422")
