@@ -99,6 +99,9 @@ TINY_FILES = ["tiny/*.jinja"]
 VIEW_FILES = ["view/static/*", "view/templates/*"]
 VIEW = ["fastapi", "jinja2", "markupsafe", "nicegui>=3.18,<4", "pillow", "resvg-py>=0.5"]
 
+# The docs site: `bash docs/build.sh`.
+DOCS = ["mkdocstrings-python>=2", "zensical"]
+
 setup(
     name="verl-atpo",
     version="0.2.0",
@@ -129,6 +132,7 @@ setup(
         "retriever": RETRIEVER,
         "sandbox": SANDBOX,
         "view": VIEW,
+        "docs": DOCS,
         "examples": [*RETRIEVER, *SANDBOX, *SMOLLM2, *VIEW, "matplotlib", "scipy", "statsmodels"],
         "test": [
             "aiotools>=1.7",
@@ -144,6 +148,7 @@ setup(
             "schemathesis>=4.32",
             "selenium",
             "types-tabulate",
+            *DOCS,
         ],
     },
     entry_points={

@@ -64,8 +64,8 @@ def write_values(
         Values 0.5 (root), 0.75, 1.0; turn 1 is tokens 0-2, tokens 3-4 are an observation, turn 2 is tokens 5-6:
 
         >>> row = write_values([0.75, 1.0], [0, 5], 0.5, 7)
-        >>> [0.0 if abs(reward) == MARK else reward for reward in row]
-        [0.5, 0.25, 0.0, 0.0, 0.0, 0.25, 0.0]
+        >>> tuple(0.0 if abs(reward) == MARK else reward for reward in row)
+        (0.5, 0.25, 0.0, 0.0, 0.0, 0.25, 0.0)
         >>> row.index(MARK), row.index(-MARK)
         (2, 3)
     """
