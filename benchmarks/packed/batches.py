@@ -76,3 +76,9 @@ def make_batch(shape: Shape, seed: int, vocabulary: int, scale: float = 1.0) -> 
         uids=["0"] * len(trajectories),
         advantages=random.standard_normal(len(trajectories)).tolist(),
     )
+
+
+def fitting_scale(shape: Shape, seed: int, most: int) -> float:
+    """Factor of lengths with which a batch has about ``most`` tokens in its rows, at most 1."""
+    tokens = sum(map(len, make_batch(shape, seed, vocabulary=2).whole()))
+    return 1.0 if tokens <= most else round(most / tokens, 2)

@@ -19,9 +19,9 @@ ENGINES = {"verl": FSDPEngineWithLMHead, "packed": PackedEngine}
 
 def make_engine(
     name: str, model: Path, *, dtype: str = "fp32", checkpointing: bool = False, lora_rank: int = 0,
-    remove_padding: bool = False, attention: str = "sdpa", lr: float = 1e-3,
+    remove_padding: bool = False, attention: str = "sdpa", lr: float = 1e-3, reference: bool = False,
 ) -> Any:  # fmt: skip
-    """An engine with its optimizer; a process group must be there.
+    """An engine, with its optimizer; a process group must be there.
 
     AdamW's epsilon is far above rounding errors, which its first step would otherwise blow up to whole steps wherever a
     gradient is nothing but rounding.
@@ -35,6 +35,7 @@ def make_engine(
         remove_padding: verl's way of running rows without padding, for accelerators.
         attention: verl's attention.
         lr: learning rate.
+        reference: an engine of the reference model, whose weights verl offloads, without an optimizer.
     """
     torch.manual_seed(1)
     precision = {"param_dtype": dtype, "reduce_dtype": "fp32", "buffer_dtype": "fp32"}
@@ -47,7 +48,13 @@ def make_engine(
             enable_gradient_checkpointing=checkpointing,
             lora_rank=lora_rank,
         ),
-        FSDPEngineConfig(strategy="fsdp2", use_torch_compile=False, mixed_precision=precision, model_dtype="fp32"),
+        FSDPEngineConfig(
+            strategy="fsdp2",
+            use_torch_compile=False,
+            mixed_precision=precision,
+            model_dtype="fp32",
+            forward_only=reference,
+        ),
         FSDPOptimizerConfig(lr=lr, override_optimizer_config={"eps": 1e-5}),
         CheckpointConfig(),
     )

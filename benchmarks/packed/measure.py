@@ -30,13 +30,13 @@ class Cost:
     cpu_seconds: float
 
 
-def cost_of(call: Callable[[], object]) -> Cost:
-    """Run ``call`` once."""
+def cost_of(call: Callable[[], _Result]) -> tuple[_Result, Cost]:
+    """The call's result, and its cost."""
     begin, cpu_begin = time.perf_counter(), time.process_time()
-    call()
+    result = call()
     if torch.cuda.is_available():
         torch.cuda.synchronize()
-    return Cost(time.perf_counter() - begin, time.process_time() - cpu_begin)
+    return result, Cost(time.perf_counter() - begin, time.process_time() - cpu_begin)
 
 
 def with_peak(call: Callable[[], _Result]) -> tuple[_Result, int]:

@@ -18,12 +18,14 @@ class Model:
         kind: its class.
         budget: tokens of a micro-batch (`ppo_max_token_len_per_gpu`).
         checkpointing: gradient checkpointing.
+        cpu_tokens: a batch with more tokens in its rows is scaled down to this on a CPU.
     """
 
     config: Qwen3Config | LlamaConfig
     kind: type[PreTrainedModel]
     budget: int
     checkpointing: bool
+    cpu_tokens: int
 
 
 def _qwen3(hidden: int, layers: int, heads: int, vocabulary: int) -> Qwen3Config:
@@ -35,8 +37,8 @@ def _qwen3(hidden: int, layers: int, heads: int, vocabulary: int) -> Qwen3Config
 
 
 MODELS = {
-    "0.2M": Model(_qwen3(64, 3, 4, 1000), Qwen3ForCausalLM, budget=16384, checkpointing=False),
-    "10M": Model(_qwen3(320, 6, 8, 8192), Qwen3ForCausalLM, budget=16384, checkpointing=False),
+    "0.2M": Model(_qwen3(64, 3, 4, 1000), Qwen3ForCausalLM, budget=16384, checkpointing=False, cpu_tokens=150_000),
+    "10M": Model(_qwen3(320, 6, 8, 8192), Qwen3ForCausalLM, budget=16384, checkpointing=False, cpu_tokens=50_000),
     "135M": Model(
         LlamaConfig(
             vocab_size=49152, hidden_size=576, intermediate_size=1536, num_hidden_layers=30, num_attention_heads=9,
@@ -46,6 +48,7 @@ MODELS = {
         LlamaForCausalLM,
         budget=4096,
         checkpointing=True,
+        cpu_tokens=6_000,
     ),
 }  # fmt: skip
 """By their number of parameters; the last has SmolLM2-135M's shape."""

@@ -21,7 +21,7 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from benchmarks.packed.engines import make_engine, make_loss
 from benchmarks.packed.rows import Rows, batch_of, counted
-from tests.assets.random_rows import random_trees
+from tests.assets.random_rows import random_trees, rows_by_hand
 from tests.assets.tiny_model import write_model
 from verl_atpo.training.trainer import place
 
@@ -46,6 +46,8 @@ class Case:
     lora: int = 0
     checkpointing: bool = False
     wholly_masked: bool = False
+    by_hand: bool = False
+    reference: bool = False
 
     @property
     def name(self) -> str:
@@ -74,6 +76,9 @@ CASES = [
     Case(seed=26, lora=4),
     Case(seed=27, lora=4, checkpointing=True, kl=True),
     Case(seed=28, wholly_masked=True),
+    Case(seed=29, by_hand=True, micro_batch_size=4),
+    Case("vanilla", "token-mean", seed=30, by_hand=True, token_budget=20),
+    Case(seed=31, reference=True, token_budget=2 * LONGEST),
 ]
 
 
@@ -89,7 +94,8 @@ def write_two_layers(folder: Path) -> None:
 
 def engine_of(name: str, folder: Path, case: Case, dtype: str = "fp32") -> Any:
     """verl's engine or the packed one."""
-    engine = make_engine(name, folder, dtype=dtype, checkpointing=case.checkpointing, lora_rank=case.lora)
+    options = {"checkpointing": case.checkpointing, "lora_rank": case.lora, "reference": case.reference, "dtype": dtype}
+    engine = make_engine(name, folder, **options)
     if case.lora:  # an adapter starts as zero, and with it most gradients
         torch.manual_seed(2)
         for parameter_name, parameter in engine.module.named_parameters():
@@ -116,7 +122,7 @@ def results(engine: Any, rows: Rows, shares: list[list[int]], case: Case) -> Ten
         found |= {
             f"{name} row {row}": value for row, value in zip(mine, counted(rows, mine, values.cpu()), strict=True)
         }
-    for number, share in enumerate(shares):
+    for number, share in enumerate(shares if not case.reference else []):
         data = batch_of(rows, share, case.seed, calculate_entropy=case.entropy > 0, **settings)
         with engine.train_mode():
             engine.optimizer_zero_grad()
@@ -144,7 +150,7 @@ def differences(own: Tensors, packed: Tensors) -> dict[str, float]:
 
 def compare(case: Case, folder: Path) -> dict[str, float]:
     """Both engines in turn; on several ranks the packed one gets its rows as the packed trainer places them."""
-    rows = random_trees(case.seed, case.groups, padding=case.padding)
+    rows = rows_by_hand() if case.by_hand else random_trees(case.seed, case.groups, padding=case.padding)
     if case.wholly_masked:
         rows = dataclasses.replace(rows, masks=[[0] * len(mask) for mask in rows.masks])
     ranks, count = dist.get_world_size(), len(rows.uids)

@@ -9,7 +9,8 @@ import sys
 
 import pytest
 
-from benchmarks.packed.batches import BATCHES, LEAVES, make_batch
+from benchmarks.packed.batches import BATCHES, LEAVES, fitting_scale, make_batch
+from benchmarks.packed.runs import TASKS, arguments, row
 from tests.assets.main_ppo import ROOT
 
 
@@ -28,6 +29,35 @@ def test_batches_have_the_papers_lengths(name):
     assert make_batch(shape, seed=0, vocabulary=50) == rows != make_batch(shape, seed=1, vocabulary=50)
 
 
+@pytest.mark.parametrize("most", [5_000, 20_000])
+def test_a_batch_is_scaled_to_what_a_model_can_take(most):
+    shape = BATCHES["paper's trees"]
+    scale = fitting_scale(shape, 0, most)
+    assert sum(map(len, make_batch(shape, 0, 50, scale).whole())) == pytest.approx(most, rel=0.1)
+    assert fitting_scale(shape, 0, 10**6) == 1
+
+
+def test_means_of_real_runs_are_told_with_the_tokens_they_are_for():
+    # Two steps: 3 + 5 s for 1,000 + 3,000 tokens are 2 s a 1,000; 2,000 of the tokens are distinct.
+    steps = {
+        "reward": [0.25, 0.75], "row_tokens": [1000, 3000], "update_actor_s": [3, 5], "old_log_prob_s": [1, 1],
+        "step_s": [10, 20], "distinct_tokens": [500, 1500], "gradient_norm": [1, 1],
+    }  # fmt: skip
+    found = row("task", "packed", steps)
+    assert (found["reward"], found["update_actor_s"], found["update_actor_s per 1,000"]) == (0.5, 4, 2)
+    assert (found["old_log_prob_s per 1,000"], found["rows over distinct"], found["steps"]) == (0.5, "2.00", 2)
+    assert row("task", "rows", {**steps, "distinct_tokens": [None, None]})["rows over distinct"] == ""
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_runs_of_a_task_differ_in_packing_alone(name, tmp_path):
+    found = arguments(TASKS[name], tmp_path, seed=3)
+    assert f"data.train_files={tmp_path}/train.parquet" in found
+    assert found[-3:] == ["trainer.val_before_train=False", "trainer.test_freq=-1", "trainer.save_freq=-1"]
+    assert {"+atpo=tree", "data.seed=3", f"trainer.total_training_steps={TASKS[name].steps}"} < set(found)
+    assert not [argument for argument in found if "packed" in argument]
+
+
 def test_a_small_run(tmp_path):
     command = [sys.executable, "-W", "ignore", "-m", "benchmarks.packed", "--models", "0.2M", "--repeats", "1"]
     command += ["--batches", "paper's trees", "--scale", "0.02", "--seed", "7", "--out", str(tmp_path / "out.json")]
@@ -41,3 +71,5 @@ def test_a_small_run(tmp_path):
         assert line["distinct_tokens"] == line["run_tokens"] < line["rows_tokens"]
         assert min(line[f"{what}_{whose}"] for what in ("seconds", "peak") for whose in ("verl", "packed")) >= 0
         assert line["max_error"] < 1e-4
+        assert 0 < line["trie_cpu_seconds"] < line["cpu_seconds_packed"]
+        assert line["calls"] == 2

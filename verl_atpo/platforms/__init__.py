@@ -15,6 +15,8 @@ Functions that are wrapped:
 
 - ``torch.distributed.init_process_group`` (``runtime.py``): verl builds the backend string ``cpu:gloo,cpu:gloo``,
   which torch refuses; it becomes ``gloo``;
+- FSDP2's ``CPUOffloadPolicy`` (``runtime.py``): verl keeps the reference model in pinned memory, which only a machine
+  with an accelerator has; here it is not pinned;
 - Ray's ``RuntimeContext.get_job_id`` (``runtime.py``): verl names its weight-transfer socket after it, and two clusters
   on one machine have the same;
 - vLLM's ``dispatch_cpu_unquantized_gemm`` (``vllm_cpu.py``): vLLM drops linear weights once they are packed, and verl's

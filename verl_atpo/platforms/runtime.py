@@ -1,4 +1,4 @@
-"""Run-time helpers of the CPU platform: process-group backend, job id, vLLM's distribution name, verl's engine choice.
+"""Run-time helpers of the CPU platform: process groups, offloading, job id, vLLM's distribution name, verl's engines.
 
 The table of everything that changes, with reasons, is in the package docstring. Every helper is idempotent, and none is
 installed unless :func:`install` is called (``activate_if_requested`` does that for ``VERL_PLATFORM=cpu`` only).
@@ -13,6 +13,7 @@ from typing import Any
 
 import torch.distributed
 from ray.runtime_context import RuntimeContext
+from torch.distributed.fsdp import CPUOffloadPolicy
 
 ENGINE_DEVICE_ENV = "VERL_ENGINE_DEVICE"
 ENGINE_DEVICE = "cuda"
@@ -26,6 +27,7 @@ def install() -> None:
     os.environ.setdefault(ENGINE_DEVICE_ENV, ENGINE_DEVICE)
     install_vllm_distribution()
     wrap_init_process_group()
+    wrap_offload_policy()
     wrap_job_id()
 
 
@@ -45,6 +47,25 @@ def wrap_init_process_group() -> None:
 
     setattr(init_process_group, _MARK, True)
     torch.distributed.init_process_group = init_process_group
+
+
+def wrap_offload_policy() -> None:
+    """Make FSDP2's ``CPUOffloadPolicy`` pin no memory, whatever it is asked.
+
+    verl offloads the reference model to pinned host memory, and has no setting for it. Memory is pinned for an
+    accelerator's transfers: where there is none, torch refuses.
+    """
+    policy: Any = CPUOffloadPolicy
+    original = policy.__init__
+    if hasattr(original, _MARK):
+        return
+
+    @functools.wraps(original)
+    def __init__(self: CPUOffloadPolicy, pin_memory: bool = True) -> None:
+        original(self, pin_memory=False)
+
+    setattr(__init__, _MARK, True)
+    policy.__init__ = __init__
 
 
 def wrap_job_id() -> None:
