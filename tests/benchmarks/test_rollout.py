@@ -10,6 +10,7 @@ import pytest
 from aiotools import VirtualClock
 
 from benchmarks.rollout import scale
+from benchmarks.rollout.__main__ import LATENCIES, repetitions, summary
 from benchmarks.rollout.agent import Latency, Workload
 from benchmarks.rollout.scale import simulate
 from benchmarks.rollout.schedules import SCHEDULES, Batch, rounds
@@ -96,3 +97,29 @@ def test_what_a_leaf_sends():
     for each in (row, tokens):
         assert each["trees"] == each["same leaves as chains"]
     assert row["trees"] > 36 * tokens["trees"]  # four integers of 8 bytes and more for every token
+
+
+def test_only_whole_repetitions_are_kept_when_a_benchmark_goes_on():
+    first, *others = LATENCIES
+    known = [{"latency": first, "repetition": 0, "schedule": schedule} for schedule in SCHEDULES]
+    known += [{"latency": others[0], "repetition": 0, "schedule": "chains"}]
+    missing = list(repetitions(2, known))
+    assert [(latency, number) for latency, number, _ in missing] == [
+        *((latency, 0) for latency in others),
+        *((latency, 1) for latency in LATENCIES),
+    ]
+    assert all(sorted(order) == sorted(SCHEDULES) for *_, order in missing)
+
+
+def test_ratios_are_those_within_a_repetition():
+    # Twice as slow in the second repetition, all of them: rounds make 0.5 and 0.75 of chains' leaves/s there.
+    figures = {"busy": 0.1, "tokens_per_s": 1.0, "tokens_per_leaf": 1.0}
+    runs = [
+        {"latency": "constant", "repetition": number, "schedule": schedule, "leaves_per_s": speed, "seconds": 1 / speed}
+        for number, speeds in enumerate(((4, 2, 4, 1), (2, 1.5, 2, 0.5)))
+        for schedule, speed in zip(SCHEDULES, speeds, strict=True)
+    ]
+    rows = {row["schedule"]: row for row in summary([{**run, **figures} for run in runs])}
+    assert rows["rounds"]["leaves_per_s / chains"] == pytest.approx((0.5 + 0.75) / 2)
+    assert rows["continuous"]["leaves_per_s / lock-step"] == pytest.approx(4)
+    assert {row["latency"] for row in rows.values()} == {"constant"}
