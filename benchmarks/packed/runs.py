@@ -47,26 +47,29 @@ class Task:
     Attributes:
         script: its run script.
         steps: of training.
+        prompts: a step, each a tree.
         overrides: further arguments of `main_ppo`.
         threads: of each process; None: as the platform shares them out.
     """
 
     script: str
     steps: int
+    prompts: int
     overrides: tuple[str, ...] = ()
     threads: int | None = None
 
 
 TASKS = {
-    "hopqa": Task("examples/quickstart.sh", 6, threads=1),
+    "hopqa": Task("examples/quickstart.sh", 6, 8, threads=1),
     # Its recipe takes the engine's log-probs for the old ones; here they are computed, to be timed.
-    "smollm2": Task("examples/smollm2/run.sh", 3, ("algorithm.rollout_correction.bypass_mode=False",)),
+    "smollm2": Task("examples/smollm2/run.sh", 2, 2, ("algorithm.rollout_correction.bypass_mode=False",)),
 }
 
 
 def arguments(task: Task, data: Path, seed: int) -> list[str]:
     """What the task's script hands to `main_ppo`, and what is different here."""
-    variables = {"DRY_RUN": "1", "OUT": str(data), "SEED": str(seed), "STEPS": str(task.steps)}
+    variables = {"DRY_RUN": "1", "OUT": str(data), "SEED": str(seed)}
+    variables |= {"STEPS": str(task.steps), "PROMPTS": str(task.prompts)}
     command = ["bash", task.script, *task.overrides, *ONLY_TRAINING]
     done = subprocess.run(
         command, cwd=ROOT, env={**os.environ, **variables}, capture_output=True, text=True, check=True
