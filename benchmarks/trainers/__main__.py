@@ -25,6 +25,7 @@ from tabulate import tabulate
 from benchmarks.rollout.__main__ import small_model
 from benchmarks.trainers.loop import LENGTHS, OBSERVATION, TOOL_S, TURNS
 from benchmarks.trainers.notes import NOTES_ENV, shares
+from examples.kit.tokenizer import word_tokenizer
 
 ROOT = Path(__file__).parents[2]
 RESULT = ROOT / "benchmarks" / "results" / "trainers.json"
@@ -86,6 +87,7 @@ def prepare(data: Path) -> None:
         return
     (data / "model").mkdir(parents=True, exist_ok=True)
     small_model(data / "model")
+    word_tokenizer(["user assistant tool"], fixed=["\n"]).save_pretrained(data / "model")  # verl wants a newline token
     rows = [
         {
             "data_source": "letters",

@@ -20,6 +20,7 @@ _balance_batch = PPOTrainer._balance_batch
 
 
 def _recorded(self: PPOTrainer, batch: KVBatchMeta, *args: Any, **kwargs: Any) -> KVBatchMeta:
+    batch.reorder(sorted(range(len(batch)), key=batch.keys.__getitem__))  # a prompt's rows get those of one prompt
     file = Path(os.environ[FOLDER]) / f"{self.global_steps}.pt"
     if file.exists():
         recorded = torch.load(file, weights_only=False)
