@@ -20,12 +20,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from examples.kit.tokenizer import word_tokenizer
 from tabulate import tabulate
 
 from benchmarks.rollout.__main__ import small_model
 from benchmarks.trainers.loop import LENGTHS, OBSERVATION, TOOL_S, TURNS
 from benchmarks.trainers.notes import NOTES_ENV, shares
+from verl_atpo.tiny.tokenizer import word_tokenizer
 
 ROOT = Path(__file__).parents[2]
 RESULT = ROOT / "benchmarks" / "results" / "trainers.json"
