@@ -5,12 +5,17 @@ Property tests draw from one seed, which pytest prints first: ``--hypothesis-see
 
 from __future__ import annotations
 
+import os
 import random
 
 import hypothesis
 import pytest
 
 from verl_atpo.log import own_logger
+
+# Before torch is loaded, and for what tests start: models are tiny, and threads that wait by spinning for one another
+# take a busy machine ten times as long as one thread does the work.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.hookimpl(tryfirst=True)
