@@ -23,7 +23,6 @@ from typing import Any
 
 import aiohttp
 import numpy as np
-import psutil
 
 from benchmarks.retriever.data import QA_DATA, data_file, minilm_folder, read_questions, write_made_up_corpus
 from benchmarks.retriever.process import ServerProcess, running_server
@@ -178,12 +177,12 @@ def queries_of(corpus: Path) -> list[str]:
 
 def _cpu_s(server: ServerProcess) -> float:
     """Processor time of the server so far: on a machine that others use too, more telling than the clock."""
-    times = psutil.Process(server.process.pid).cpu_times()
+    times = server.serving.cpu_times()
     return times.user + times.system
 
 
 def _memory(server: ServerProcess) -> dict[str, int]:
-    found = psutil.Process(server.process.pid).memory_full_info()
+    found = server.serving.memory_full_info()
     return {"resident_bytes": found.rss, "unique_bytes": found.uss}
 
 

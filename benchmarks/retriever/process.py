@@ -12,6 +12,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+import psutil
+
 _ADDRESS = re.compile(r"http://[\d.]+:\d+")
 _LONGEST_STOP_S = 60.0
 PROGRAM = ("-m", "verl_atpo.search_qa.retriever")
@@ -47,6 +49,12 @@ class ServerProcess:
                 self.stop()
                 raise RuntimeError(f"the server did not become ready (exit code {self.process.returncode}):\n{tail}")
             time.sleep(0.05)
+
+    @property
+    def serving(self) -> psutil.Process:
+        """The process that serves: a child of the one that was started."""
+        (child,) = psutil.Process(self.process.pid).children()
+        return child
 
     def log(self) -> str:
         """All it has said."""

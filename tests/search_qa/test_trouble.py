@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import random
+import re
 import socket
 import struct
 import time
@@ -401,7 +402,7 @@ def test_a_client_that_does_not_take_its_answer_is_let_go(impatient: ServerProce
     body = json.dumps({"queries": ["camelid"] * 4, "topk": 100}).encode()
     with connected(impatient) as connection:
         connection.sendall(HEADERS % len(body) + body)
-        process = impatient.process.pid
+        process = impatient.serving
         size = 4 * 100 * 17 * 4000
         for there in (True, False):  # it comes, and it goes
             for _ in range(600):
@@ -412,8 +413,8 @@ def test_a_client_that_does_not_take_its_answer_is_let_go(impatient: ServerProce
     assert post(impatient.url, {"queries": ["none"]})[0] == 200
 
 
-def connections(pid: int) -> int:
-    return sum(each.status == psutil.CONN_ESTABLISHED for each in psutil.Process(pid).net_connections("tcp"))
+def connections(process: psutil.Process) -> int:
+    return sum(each.status == psutil.CONN_ESTABLISHED for each in process.net_connections("tcp"))
 
 
 BODY = b'{"queries": ["camelid"]}'
@@ -459,7 +460,7 @@ def test_a_request_that_bends_http_is_refused(impatient: ServerProcess, request_
 
 @pytest.mark.fault("Search server", "800 idle connections, and 200 that break off", "let go; it answers meanwhile")
 def test_connections_beyond_number_are_let_go(impatient: ServerProcess) -> None:
-    before = psutil.Process(impatient.process.pid).num_fds()
+    before = impatient.serving.num_fds()
     with contextlib.ExitStack() as stack:
         for _ in range(800):
             stack.enter_context(connected(impatient))
@@ -469,9 +470,9 @@ def test_connections_beyond_number_are_let_go(impatient: ServerProcess) -> None:
             connection.sendall(HEADERS % len(BODY) + BODY)
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # a reset
     deadline = time.monotonic() + 60
-    while psutil.Process(impatient.process.pid).num_fds() > before + 5 and time.monotonic() < deadline:
+    while impatient.serving.num_fds() > before + 5 and time.monotonic() < deadline:
         time.sleep(0.1)
-    assert psutil.Process(impatient.process.pid).num_fds() <= before + 5
+    assert impatient.serving.num_fds() <= before + 5
     assert post(impatient.url, {"queries": ["none"]})[0] == 200
 
 
@@ -494,6 +495,56 @@ def test_a_stop_waits_for_nobody_for_long(tmp_path: Path) -> None:
             open_connections.enter_context(connected(server)).sendall(sent)
         server.process.terminate()
         assert server.process.wait(30) == 0  # without an end to its patience it waited 100 s
+
+
+CUT_WHILE_SEARCHED = """
+import os, sys
+from pathlib import Path
+from verl_atpo.search_qa.retriever import __main__ as program
+from verl_atpo.search_qa.retriever.bm25 import Bm25Index
+
+find, files = Bm25Index.search, Path(sys.argv.pop(1))
+
+def search(self, queries, topk):
+    if "cut" in queries:
+        for path in files.glob("*/*.npy"):
+            os.truncate(path, 0)
+    return find(self, ["llama"], topk)
+
+Bm25Index.search = search
+sys.exit(program.again(program.main))
+"""
+
+
+@pytest.mark.fault("Search server", "an index file cut short between check and search", "started again, built anew")
+def test_a_server_that_dies_of_a_file_cut_short_is_started_again(tmp_path: Path) -> None:
+    """The system kills whoever reads a mapped file behind its new end: no check can come early enough."""
+    arguments = ["--corpus", str(write_corpus(tmp_path)), "--index-dir", str(tmp_path / "i")]
+    with running_server(*arguments, program=("-c", CUT_WHILE_SEARCHED, str(tmp_path / "i"))) as server:
+        first = server.serving
+        with pytest.raises(OSError):
+            post(server.url, {"queries": ["cut"]})
+        while len(addresses := re.findall(r"http://[\d.]+:\d+", server.log())) < 2:
+            assert server.process.poll() is None
+            time.sleep(0.05)
+        assert server.serving != first and "A file was cut short while it was read" in server.log()
+        code, said = 0, None
+        while code != 200:  # it is built first
+            assert server.process.poll() is None
+            with contextlib.suppress(OSError):
+                code, said = post(addresses[1], {"queries": ["llama"]})
+        assert said["result"][0][0]["id"] == "p0"
+        assert re.search(r"WARNING .* is damaged, so the folder is built anew", server.log())
+        server.process.terminate()
+        assert server.process.wait(30) == 0
+
+
+@pytest.mark.fault("Search server", "the first of its two processes killed", "the other one ends")
+def test_no_server_stays_behind(tmp_path: Path) -> None:
+    with running_server("--corpus", str(write_corpus(tmp_path))) as server:
+        serving = server.serving
+        server.process.kill()
+        serving.wait(30)
 
 
 ENDLESS_SEARCH = """

@@ -7,10 +7,11 @@
     batching.py   many concurrent calls, few batches
     answering.py  queries to JSON, each with an answer or an error of its own
     server.py     the HTTP interface (FastAPI)
+    again.py      started again when a file is cut short under it
     patience.py   slow clients are let go
     unicode.py    text that can travel
     wire.py       an answer, read without trust
-    client.py     the other end: batched requests, time-outs, retries
+    client.py     the other end: batched requests, time-outs
 
 Importing this package imports none of them.
 """

@@ -14,6 +14,7 @@ from types import FrameType
 
 import uvicorn
 
+from verl_atpo.search_qa.retriever.again import again
 from verl_atpo.search_qa.retriever.answering import THREAD_NAME
 from verl_atpo.search_qa.retriever.artifacts import DamagedError
 from verl_atpo.search_qa.retriever.corpus import Corpus
@@ -95,4 +96,4 @@ def _index(corpus: Corpus, options: Options) -> PassageIndex:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(again(main))

@@ -1,0 +1,57 @@
+"""The server runs in a child process, which is started again if a file that it reads is cut short under it.
+
+Files are checked before each search, but one that is mapped into memory and cut short between the check and the search
+ends the process (SIGBUS). The next one builds anew what is damaged, or names it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import functools
+import logging
+import os
+import signal
+from collections.abc import Callable
+from types import FrameType
+
+logger = logging.getLogger("verl_atpo.search_qa.retriever")
+
+MOST_RESTARTS = 3
+_PR_SET_PDEATHSIG = 1
+
+
+def again(serve: Callable[[], int]) -> int:
+    """Run ``serve`` in a child process, a few times more if SIGBUS ends it; SIGTERM and SIGINT are handed on to it.
+
+    Args:
+        serve: returns the exit code.
+
+    Returns:
+        The exit code: in the child its own, here that of the last child, 128 and the signal if a signal ended it.
+    """
+    code = 0
+    for left in reversed(range(MOST_RESTARTS + 1)):
+        child = os.fork()
+        if not child:
+            _become_child()
+            return serve()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, functools.partial(_hand_on, child))
+        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        if code != -signal.SIGBUS or not left:
+            break
+        logger.error("A file was cut short while it was read. Starting again: what is damaged is built anew, or named")
+    return code if code >= 0 else 128 - code
+
+
+def _become_child() -> None:
+    os.setpgid(0, 0)  # Ctrl+C reaches it once, handed on, and not from the terminal too
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _hand_on(child: int, number: int, frame: FrameType | None) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(child, number)
