@@ -24,7 +24,7 @@ from benchmarks.lab import report as lab
 from benchmarks.learning import report as learning
 
 ROOT = Path(__file__).parents[1]
-_PAGES = ("docs/results.md", "docs/unbiased.md", "docs/scaling.md", "docs/viewer.md", "README.md")
+_PAGES = ("docs/results.md", "docs/unbiased.md", "docs/scaling.md", "docs/viewer.md", "docs/limits.md", "README.md")
 PAGES = tuple(ROOT / page for page in _PAGES)
 PLOTS = ROOT / "docs" / "results"
 _BLOCK = re.compile(r"(<!-- begin (?P<name>[\w-]+) -->\n).*?(<!-- end (?P=name) -->)", re.DOTALL)
