@@ -12,6 +12,7 @@ import functools
 import logging
 import os
 import signal
+import sys
 from collections.abc import Callable
 from types import FrameType
 
@@ -47,7 +48,8 @@ def again(serve: Callable[[], int]) -> int:
 
 def _become_child() -> None:
     os.setpgid(0, 0)  # Ctrl+C reaches it once, handed on, and not from the terminal too
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
