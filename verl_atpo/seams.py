@@ -101,9 +101,9 @@ SEAMS: dict[Feature, tuple[Seam, ...]] = {
             "chunk agent_loop_workers",
         ),
         _seam(
-            f"{_TQ}:AgentLoopWorkerTQ.generate_sequences",
+            f"{_TQ}:AgentLoopWorkerTQ",
             "each prompt is one call of _run_prompt",
-            mentions="_run_prompt validate logprobs calculate_log_probs agent_name",
+            mentions="generate_sequences _run_prompt validate logprobs calculate_log_probs agent_name",
         ),
         _seam(
             f"{_TQ}:AgentLoopWorkerTQ._run_prompt",

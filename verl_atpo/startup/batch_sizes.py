@@ -1,7 +1,8 @@
 """Start-up checks of batch sizes: verl's workers cut their rows into micro-batches, once Ray and models are up.
 
-Only without dynamic batch sizes. A step has ``train_batch_size * n`` rows, which verl pads to whole mini-batches of
-``ppo_mini_batch_size * n``; each data-parallel rank gets as many, and its micro-batches have to be of one size.
+Only without dynamic batch sizes; packs (``+train=packed``) are cut by tokens. A step has ``train_batch_size * n`` rows,
+which verl pads to whole mini-batches of ``ppo_mini_batch_size * n``; each data-parallel rank gets as many, and its
+micro-batches have to be of one size.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections.abc import Iterator
 from omegaconf import DictConfig
 
 from verl_atpo.startup.verl_config import ACTOR, ROLLOUT, get, number, refuse
+from verl_atpo.training.checks import is_packed
 
 REF = "actor_rollout_ref.ref"
 
@@ -37,6 +39,8 @@ def check_batch_sizes(config: DictConfig) -> None:
             f"times {ROLLOUT}.n={leaves} it is {mini_batch} rows, which {ranks} data-parallel ranks cannot share; set "
             f"a multiple of {ranks // math.gcd(ranks, leaves)}",
         )
+    if is_packed(config):
+        return
     whole = math.lcm(ranks, mini_batch)
     rows = math.ceil(batch * leaves / whole) * whole
     for key, per_rank in _micro_batches(config, mini_batch // ranks, rows // ranks):
