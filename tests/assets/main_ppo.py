@@ -103,12 +103,14 @@ class Run:
         """Until ``step`` has been logged."""
         deadline = time.monotonic() + LONGEST_RUN_S
         while not any(record["step"] >= step for record in self.steps()):
-            assert self.process.poll() is None and time.monotonic() < deadline, self.log[-5000:]
+            if self.process.poll() is not None or time.monotonic() > deadline:
+                self.process.terminate()
+                raise AssertionError(self.log[-5000:])
             time.sleep(0.5)
 
     def trees(self) -> list[dict[str, Any]]:
-        """The dumped trees."""
-        files = self.folder.glob("trees/*.jsonl")
+        """The dumped trees; one that was grown again after a restart comes last."""
+        files = sorted(self.folder.glob("trees/*.jsonl"), key=lambda file: file.stat().st_mtime)
         return [json.loads(line) for file in files for line in file.read_text().splitlines()]
 
     def rows(self, step: int) -> dict[str, list[str]]:

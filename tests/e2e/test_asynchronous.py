@@ -85,7 +85,17 @@ def test_trees_wait_while_the_trainer_trains_and_over_a_restart(tmp_path):
         logged = {record["step"]: record["data"] for record in run.steps()}
         assert list(logged) == list(range(begin + 1, end + 1))
         trained |= {step: check_trees_of_a_step(run, step, data) for step, data in logged.items()}
-    assert len(set.union(*trained.values())) == PROMPTS * 2 * half
+        assert all(data["actor/grad_norm"] > 0 for data in logged.values())
+        assert sum(data.get("atpo/trees", 0) for data in logged.values()) >= PROMPTS
+
+    ever = set.union(*trained.values())
+    assert len(ever) == PROMPTS * 2 * half
+    waiting, left = run.waiting(half), run.waiting(2 * half)
+    assert waiting and not waiting & (trained[1] | trained[2]) and not left & ever
+    handed_out = {tree["uid"]: tree["global_step"] for tree in run.trees()}
+    assert all(step - handed_out[uid] < oldest for step, uids in trained.items() for uid in uids)
+    assert all(2 * half - handed_out[uid] >= oldest for uid in waiting - ever - left)  # dropped because they are stale
+    assert sum(data.get("training/off_policy/evicted_samples", 0) for data in logged.values()) > 0
 
 
 def saved(folder: Path, step: int) -> Path:
