@@ -49,6 +49,8 @@ def test_every_page_is_in_the_navigation_and_on_the_site(site: Path):
 
 def test_docstrings_are_on_the_pages_of_the_code(site: Path):
     assert "Clipped turn-level policy loss" in (site / "docs" / "api" / "method.html").read_text()
+    for page in (site / "docs" / "api").glob("*.html"):
+        assert ":class:" not in page.read_text() and ":func:" not in page.read_text(), page.name
     assert "later calls do not change" in (site / "docs" / "api" / "tools.html").read_text()
 
 
