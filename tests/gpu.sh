@@ -3,7 +3,8 @@
 # result files. At most 8 minutes, no internet. Without a device the tests' CPU half runs, and the rest says why not.
 #
 #   bash tests/gpu.sh                                # with PYTHON, .venv's, or python3, which has verl and vLLM
-#   WHEELS=FOLDER PYTHON=python3 bash tests/gpu.sh   # first into .venv-gpu: this package and its extras, from FOLDER
+#   WHEELS=FOLDER PYTHON=python3 bash tests/gpu.sh   # first into .venv-gpu: this package, its extras gpu and test, from a
+#                                                    # folder of wheels, setuptools among them
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 LIMIT_S=480

@@ -43,6 +43,8 @@ DEVICES = {
     ],
 }
 """What a run on the device is told."""
+PLATFORMS = {"cpu": "cpu", "cuda": "nvidia"}
+"""What verl calls the device's platform."""
 
 
 class Run:
@@ -69,7 +71,7 @@ class Run:
         own = {"VERL_FILE_LOGGER_PATH": str(folder / "metrics.jsonl"), **(environment or {})}
         runtime = "+ray_kwargs.ray_init.runtime_env.env_vars"
         command += [f"{runtime}.{name}='{value}'" for name, value in own.items() if not name.startswith("RAY_")]
-        variables = {"RAY_ADDRESS": "local", "VERL_PLATFORM": device, "PYTHONPATH": str(ROOT), **own}
+        variables = {"RAY_ADDRESS": "local", "VERL_PLATFORM": PLATFORMS[device], "PYTHONPATH": str(ROOT), **own}
         self._log = (folder / "train.log").open("w")
         self.process = subprocess.Popen(
             command,

@@ -6,11 +6,12 @@ import importlib.util
 
 import pytest
 from hydra import compose, initialize_config_module
+from verl.plugin.platform import PlatformRegistry
 from verl.trainer.ppo.utils import need_critic, need_reference_policy
 from verl.utils.config import validate_config
 
 from tests.assets.devices import needs_cuda
-from tests.assets.main_ppo import LEAVES, PROMPTS, Run, arguments, check_rewards
+from tests.assets.main_ppo import LEAVES, PLATFORMS, PROMPTS, Run, arguments, check_rewards
 from verl_atpo.startup.checks import check_config
 
 STEPS = 3
@@ -23,7 +24,8 @@ SETTINGS = [
 
 
 def test_the_command_composes_and_passes_the_checks(tmp_path, monkeypatch):
-    monkeypatch.setenv("VERL_PLATFORM", "cuda")
+    monkeypatch.setenv("VERL_PLATFORM", PLATFORMS["cuda"])
+    assert PlatformRegistry.get(PLATFORMS["cuda"])().device_name == "cuda"
     with initialize_config_module("verl.trainer.config", version_base=None):
         config = compose("ppo_trainer", overrides=arguments(tmp_path, "words_loop", *SETTINGS, device="cuda"))
     check_config(config)
