@@ -114,10 +114,14 @@ def trained(name: str, kind: str, work: Path, seed: int) -> Steps:
 
 
 def row(name: str, kind: str, steps: dict[str, list[Any]]) -> dict[str, Any]:
-    """Means over a run's steps, times also per 1,000 tokens of rows, of which two runs never sample the same number."""
+    """Mean reward and tokens of a run's steps, and medians of times, also per 1,000 tokens of rows.
+
+    Two runs never sample the same number of tokens, and a shared machine has slow moments.
+    """
 
     def per_thousand(seconds: str) -> float:
-        return 1000 * sum(steps[seconds]) / sum(steps["row_tokens"])
+        pairs = zip(steps[seconds], steps["row_tokens"], strict=True)
+        return statistics.median(1000 * each / tokens for each, tokens in pairs)
 
     known = [tokens for tokens in steps["distinct_tokens"] if tokens is not None]
     return {
@@ -127,11 +131,11 @@ def row(name: str, kind: str, steps: dict[str, list[Any]]) -> dict[str, Any]:
         "reward": statistics.fmean(steps["reward"]),
         "row_tokens": statistics.fmean(steps["row_tokens"]),
         "rows over distinct": f"{sum(steps['row_tokens']) / sum(known):.2f}" if known else "",
-        "update_actor_s": statistics.fmean(steps["update_actor_s"]),
+        "update_actor_s": statistics.median(steps["update_actor_s"]),
         "update_actor_s per 1,000": per_thousand("update_actor_s"),
-        "old_log_prob_s": statistics.fmean(steps["old_log_prob_s"]),
+        "old_log_prob_s": statistics.median(steps["old_log_prob_s"]),
         "old_log_prob_s per 1,000": per_thousand("old_log_prob_s"),
-        "step_s": statistics.fmean(steps["step_s"]),
+        "step_s": statistics.median(steps["step_s"]),
     }
 
 

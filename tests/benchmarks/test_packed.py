@@ -39,16 +39,17 @@ def test_a_batch_is_scaled_to_what_a_model_can_take(most):
     assert fitting_scale(shape, 0, 10**6) == 1
 
 
-def test_means_of_real_runs_are_told_with_the_tokens_they_are_for():
-    # Two steps: 3 + 5 s for 1,000 + 3,000 tokens are 2 s a 1,000; 2,000 of the tokens are distinct.
+def test_times_of_real_runs_are_told_with_the_tokens_they_are_for():
+    # Steps of 3, 4 and 100 s for 1,000, 4,000 and 10,000 tokens: 3, 1 and 10 s a 1,000. A fifth of them is distinct.
     steps = {
-        "reward": [0.25, 0.75], "row_tokens": [1000, 3000], "update_actor_s": [3, 5], "old_log_prob_s": [1, 1],
-        "step_s": [10, 20], "distinct_tokens": [500, 1500], "gradient_norm": [1, 1],
+        "reward": [0.25, 0.5, 0.75], "row_tokens": [1000, 4000, 10_000], "update_actor_s": [3, 4, 100],
+        "old_log_prob_s": [1, 1, 1], "step_s": [10, 20, 30], "distinct_tokens": [500, 500, 2000],
     }  # fmt: skip
     found = row("task", "packed", steps)
-    assert (found["reward"], found["update_actor_s"], found["update_actor_s per 1,000"]) == (0.5, 4, 2)
-    assert (found["old_log_prob_s per 1,000"], found["rows over distinct"], found["steps"]) == (0.5, "2.00", 2)
-    assert row("task", "rows", {**steps, "distinct_tokens": [None, None]})["rows over distinct"] == ""
+    assert (found["reward"], found["row_tokens"], found["steps"]) == (0.5, 5000, 3)
+    assert (found["update_actor_s"], found["update_actor_s per 1,000"]) == (4, 3)
+    assert (found["old_log_prob_s per 1,000"], found["rows over distinct"]) == (0.25, "5.00")
+    assert row("task", "rows", {**steps, "distinct_tokens": [None, None, None]})["rows over distinct"] == ""
 
 
 @pytest.mark.parametrize("name", TASKS)
