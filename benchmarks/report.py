@@ -147,18 +147,6 @@ TABLES = {
             "step_s": "step, s",
         },
     ),
-    "trainers": (
-        ("trainers.json", "rows"),
-        {
-            "rollout": "rollout",
-            "trainer": "trainer",
-            "steps": "steps",
-            "steps a minute": "steps a minute",
-            "busy": "engine busy",
-            "waiting": "waiting for tools",
-            "asleep": "asleep for training",
-        },
-    ),
     "loss": (
         ("loss.json", "results"),
         {

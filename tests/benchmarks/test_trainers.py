@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import importlib
+import json
+import sys
+from unittest.mock import MagicMock
+
 import pytest
 
 from benchmarks.budget.recipes import compose_arguments
 from benchmarks.trainers.__main__ import ARMS, LEAVES, MODES, arguments
-from benchmarks.trainers.notes import ASLEEP, AWAKE, GENERATION, shares
+from benchmarks.trainers.notes import ASLEEP, AWAKE, GENERATION, NOTES_ENV, shares
 from verl_atpo.startup.checks import check_config
 
 
@@ -24,6 +29,26 @@ def test_where_the_engines_time_went():
         *(generation(*span) for span in ((8, 14), (15, 21), (23, 25), (23.5, 24), (2, 4))),
     ]
     assert shares(notes) == {"steps": 2, "seconds": 20, "busy": 0.4, "asleep": 0.35, "waiting": 0.25}
+
+
+@pytest.mark.parametrize("name", ["PPOTrainerSync", "PPOTrainerColocateAsync"])
+def test_the_trainer_notes_when_the_engine_sleeps(name, tmp_path, monkeypatch):
+    for module, trainer in (("trainer_sync", "PPOTrainerSync"), ("trainer_colocate_async", "PPOTrainerColocateAsync")):
+        found = getattr(importlib.import_module(f"verl.trainer.ppo.v1.{module}"), trainer)
+        for method in ("on_sample_end", "on_step_end"):
+            monkeypatch.setattr(found, method, getattr(found, method))  # put back afterwards
+    monkeypatch.delitem(sys.modules, "benchmarks.trainers.clock", raising=False)
+    clock = importlib.import_module("benchmarks.trainers.clock")
+    monkeypatch.setenv(NOTES_ENV, str(tmp_path / "notes"))
+    trainer = object.__new__(getattr(clock, name))
+    trainer.checkpoint_manager, trainer.curr_step_profile = MagicMock(), False
+    trainer.timing_raw, trainer.global_steps = {}, 1
+    trainer.on_sample_end()
+    trainer.on_step_end()
+    assert trainer.checkpoint_manager.sleep_replicas.call_count == 1  # verl's own still happens
+    assert trainer.checkpoint_manager.update_weights.call_count == 1
+    notes = [json.loads(line) for line in (tmp_path / "notes").read_text().splitlines()]
+    assert [each["kind"] for each in notes] == [ASLEEP, AWAKE] and notes[0]["begin"] <= notes[1]["begin"]
 
 
 @pytest.mark.parametrize("mode", MODES)
