@@ -22,6 +22,7 @@ from benchmarks.headlines import RESULTS, read_rows
 from benchmarks.lab import agreement
 from benchmarks.lab import report as lab
 from benchmarks.learning import report as learning
+from benchmarks.packed import goals
 
 ROOT = Path(__file__).parents[1]
 _PAGES = ("docs/results.md", "docs/unbiased.md", "docs/scaling.md", "docs/viewer.md", "docs/limits.md", "README.md")
@@ -213,6 +214,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "lab": lab_tables,
     "lab-agreement": lab_agreement,
     "learning": learning_tables,
+    "packed-goals": goals.table,
     "smollm2": smollm2.tables,
     **{name: functools.partial(_table, *described) for name, described in TABLES.items()},
 }
