@@ -77,6 +77,7 @@ def make_worker(model: Path, loop: str, *overrides: str, client: Any = None, sco
         "algorithm.atpo.expansion.rounds=1",
         "algorithm.atpo.growth.max_regrows=1",
         "algorithm.atpo.growth.regrow_delay_s=0.0",
+        "++data.continuous_token.enable=True",  # verl 0.9.0 has to be told how to make tokens of messages
         *overrides,
     ]
     with initialize_config_module("verl.trainer.config", version_base=None):

@@ -123,6 +123,25 @@ def test_what_the_older_verl_has_no_place_for_is_refused_before_ray_starts(older
         assert words in done.stderr
 
 
+GROWN = """
+import sys, pytest, verl
+assert verl.__version__ == VERSION
+sys.exit(pytest.main(["-q", "-p", "no:cacheprovider", "-W", "ignore", "tests/rollout/test_worker.py"]))
+"""
+
+
+def test_trees_grow_in_the_older_verls_worker(older):
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", f"VERSION = {OLDER!r}{GROWN}"],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(older)},
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stdout[-3000:]
+
+
 GONE = Seam("verl.trainer.ppo.core_algos:gone", "a name that moved")
 
 
