@@ -106,7 +106,7 @@ def levels(curves: Sequence[Curve]) -> str:
     return tabulate(rows, headers="keys", tablefmt="github", disable_numparse=True)
 
 
-DRAWN = ("grpo", "gspo", "dapo", "tree_grpo", "entropy_branching", "paper", "tree", "unbiased")
+DRAWN = ("grpo", "gspo", "dapo", "tree_grpo", "entropy_branching", "paper", "tree", "tree_4", "adaptive", "unbiased")
 
 
 def draw(folder: Path, out: Path) -> None:
