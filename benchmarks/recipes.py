@@ -4,22 +4,27 @@
 
 The recipes are those of ``tests/assets/verl_recipes.yaml``. Each is composed by Hydra, checked by verl's
 ``validate_config`` and by this package, as ``main_ppo`` does it before Ray starts: with ``+atpo=tree`` where it has
-several turns, else with ``+atpo=chain``; and all of them with the other one too.
+several turns, else with ``+atpo=chain``; and all of them with the other one too. Those that the installed verl itself
+does not take, without a word of ours, have one row that says so.
 """
 
 from __future__ import annotations
 
+import collections
 import dataclasses
+import functools
+import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pyarrow
 import pyarrow.parquet
 import verl  # noqa: F401 (as main_ppo does before Hydra reads the command line)
 import yaml
 from hydra import compose, initialize_config_dir
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from tabulate import tabulate
 
@@ -34,6 +39,7 @@ TOOLS = ROOT / "verl_atpo" / "search_qa" / "search.yaml"
 BEGIN, END = "<!-- begin recipes -->", "<!-- end recipes -->"
 SHORT = {"A.": "actor", "R.": "rollout", "F.": "ref", "M.": "model"}
 COLUMNS = ("recipe", "word", "what happens", "of the recipe's, what gives way")
+VERL_REFUSES = "verl refuses"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +55,7 @@ class Recipe:
 
     script: str
     options: tuple[str, ...]
-    file: dict[str, Any] | None
+    file: dict[str, Any] | None = dataclasses.field(hash=False)
     engine: str
 
     @property
@@ -57,20 +63,19 @@ class Recipe:
         """Whether it names tools."""
         return any("tool_config_path" in option for option in self.options)
 
-    def compose(self, *words: str) -> DictConfig:
-        """Its config with words behind its own options."""
-        defaults = ["ppo_trainer", {"override model_engine": self.engine}, "_self_"]
-        content = {"hydra": {"searchpath": ["pkg://verl.trainer.config"]}, "defaults": defaults, **(self.file or {})}
-        with tempfile.TemporaryDirectory() as folder:
-            (Path(folder) / "recipe.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
-            with initialize_config_dir(folder, version_base=None):
-                return compose("recipe", overrides=[*self.options, *words])
+    def verl_refusal(self) -> str | None:
+        """What verl says to it as it is; None where verl takes it."""
+        try:
+            verl_checks(composed(self))
+        except (HydraException, AssertionError, ValueError) as refusal:
+            return str(refusal)
+        return None
 
     def outcome(self, *words: str) -> str:
         """``passes``, or the words with which it is refused before Ray starts."""
         with tempfile.TemporaryDirectory() as folder:
-            data = data_file(Path(folder), "tool_agent" if self.has_turns else None)
-            config = self.compose(f"data.train_files={data}", *words)
+            config = composed(self, *words).copy()
+            config.data.train_files = str(data_file(Path(folder), "tool_agent" if self.has_turns else None))
             verl_checks(config)
             try:
                 check_config(config)
@@ -80,9 +85,31 @@ class Recipe:
 
     def gives_way(self, word: str) -> list[str]:
         """Its settings that a word changes."""
-        config = self.compose(word)
+        config = composed(self, word)
         replaced = split([*self.options, word])[1]
         return [each.line for each in replaced if OmegaConf.select(config, each.key) != each.value]
+
+    def rows(self) -> Iterator[tuple[str, ...]]:
+        """Its rows of the table, one for each word."""
+        if refusal := self.verl_refusal():
+            yield f"`{self.script}`", "any", f"{VERL_REFUSES} `{short(what(refusal))}`", ""
+            return
+        for word in ("+atpo=tree", "+atpo=chain") if self.has_turns else ("+atpo=chain", "+atpo=tree"):
+            gives_way = ", ".join(f"`{short(each)}`" for each in self.gives_way(word))
+            refused, _, why = self.outcome(word).partition(": ")
+            outcome = f"refused for `{short(why.partition(' cannot work')[0])}`" if why else refused
+            yield f"`{self.script}`", f"`{word}`", outcome, gives_way
+
+
+@functools.cache
+def composed(recipe: Recipe, *words: str) -> DictConfig:
+    """A recipe's config with words behind its own options; not to be changed."""
+    defaults = ["ppo_trainer", {"override model_engine": recipe.engine}, "_self_"]
+    content = {"hydra": {"searchpath": ["pkg://verl.trainer.config"]}, "defaults": defaults, **(recipe.file or {})}
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "recipe.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
+        with initialize_config_dir(folder, version_base=None):
+            return compose("recipe", overrides=[*recipe.options, *words])
 
 
 def data_file(folder: Path, agent: str | None) -> Path:
@@ -118,21 +145,29 @@ def written_out(option: str) -> str:
 
 
 def verl_checks(config: DictConfig) -> None:
-    """verl's own checks, as its ``main`` makes them before Ray starts."""
+    """verl's own checks, as its ``main`` makes them before Ray starts, but for LoRA's rank, which vLLM is asked."""
     from verl.trainer.ppo.utils import need_critic, need_reference_policy
     from verl.utils.config import validate_config
 
-    validate_config(config, use_reference_policy=need_reference_policy(config), use_critic=need_critic(config))
+    reference, critic = need_reference_policy(config), need_critic(config)
+    without_lora = OmegaConf.merge(config, {"actor_rollout_ref": {"model": {"lora_rank": 0, "lora": {"rank": 0}}}})
+    validate_config(cast(DictConfig, without_lora), use_reference_policy=reference, use_critic=critic)
 
 
-def rows() -> Iterator[tuple[str, ...]]:
-    """The table, a row for each recipe and word."""
-    for recipe in recipes():
-        for word in ("+atpo=tree", "+atpo=chain") if recipe.has_turns else ("+atpo=chain", "+atpo=tree"):
-            gives_way = ", ".join(f"`{short(each)}`" for each in recipe.gives_way(word))
-            refused, _, why = recipe.outcome(word).partition(": ")
-            outcome = f"refused for `{short(why.partition(' cannot work')[0])}`" if why else refused
-            yield f"`{recipe.script}`", f"`{word}`", outcome, gives_way
+def what(refusal: str) -> str:
+    """The setting that verl, or Hydra for it, refuses; in their words it stands between single quotes."""
+    found = re.search(r"(?:override|already at|find|argument) '([^']+)'", refusal)
+    return found.group(1) if found else refusal.partition("\n")[0]
+
+
+def summary(table: Sequence[tuple[str, ...]]) -> str:
+    """How many recipes there are, and what happens how often."""
+    scripts = {script for script, *_ in table}
+    refused = sum(happens.startswith(VERL_REFUSES) for *_, happens, _ in table)
+    happens = collections.Counter((word, "passes" if what == "passes" else "refused") for _, word, what, _ in table)
+    counts = ", ".join(f"{word} {did} {count}" for (word, did), count in sorted(happens.items()) if word != "any")
+    taken = len(scripts) - refused
+    return f"{len(scripts)} recipes; verl refuses {refused} of them itself. With the other {taken}: {counts}."
 
 
 def short(setting: str) -> str:
@@ -145,7 +180,9 @@ def main() -> None:
     page = PAGE.read_text()
     before, _, rest = page.partition(BEGIN)
     _, _, after = rest.partition(END)
-    PAGE.write_text(f"{before}{BEGIN}\n\n{tabulate(rows(), COLUMNS, tablefmt='github')}\n\n{END}{after}")
+    table = [row for recipe in recipes() for row in recipe.rows()]
+    content = f"{summary(table)}\n\n{tabulate(table, COLUMNS, tablefmt='github')}"
+    PAGE.write_text(f"{before}{BEGIN}\n\n{content}\n\n{END}{after}")
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from verl_atpo.startup.driver import LONGEST, CheckConfig
 
 R, A, MT = "actor_rollout_ref.rollout", "actor_rollout_ref.actor", "actor_rollout_ref.rollout.multi_turn"
+D = "distillation.distillation_loss.use_task_rewards"
 X, C, G, T = (f"algorithm.atpo.{group}" for group in ("expansion", "credit", "growth", "tools"))
 
 
@@ -46,6 +47,17 @@ def refusal(config: DictConfig) -> str:
 def test_the_config_that_the_bad_ones_differ_from_is_good():
     for preset in ("tree", "paper", "chain"):
         CheckConfig().on_job_start(config_with(preset=preset))
+
+
+def test_a_teacher_beside_the_policy_loss_is_good():
+    """With `use_task_rewards`, verl adds the teacher's loss to the policy loss; and no teacher, no matter."""
+    for preset in ("tree", "chain"):
+        CheckConfig().on_job_start(config_with("distillation.enabled=true", f"{D}=true", preset=preset))
+        CheckConfig().on_job_start(config_with("distillation.enabled=false", f"{D}=false", preset=preset))
+
+
+def test_a_teacher_alone_is_refused_for_chains_too():
+    assert f"{D}=False" in refusal(config_with("distillation.enabled=true", f"{D}=false", preset="chain"))
 
 
 BAD = [
@@ -132,6 +144,7 @@ BAD = [
     ((f"{A}.clip_ratio_low=null", f"{A}.clip_ratio=-1"), "clip_ratio=-1 cannot work"),
     ("algorithm.rollout_correction.rollout_rs=token_k1", "cuts turns in two", "seq_mean_k1"),
     ("algorithm.rollout_correction.rollout_rs='seq_mean_k1,token_k3'", "cuts turns in two"),
+    (("distillation.enabled=true", f"{D}=false"), f"{D}=False", "teacher's loss alone", "distillation.enabled=False"),
     # whether anything is learnt
     (f"{A}.optim.lr=0", f"{A}.optim.lr=0 cannot work", "e.g. 1e-6"),
     (f"{A}.optim.lr=-1e-6", "optim.lr=-1e-06 cannot work"),

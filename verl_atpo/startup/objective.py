@@ -1,4 +1,4 @@
-"""Start-up checks of what verl learns from: advantage estimator, policy loss, clip range, rollout correction."""
+"""Start-up checks of what verl learns from: estimator, policy loss, clip range, rollout correction, distillation."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from verl_atpo.startup.verl_config import ACTOR, ROLLOUT, get, grows_trees, numb
 ESTIMATOR = "algorithm.adv_estimator"
 LOSS = f"{ACTOR}.policy_loss.loss_mode"
 CORRECTION = "algorithm.rollout_correction"
+DISTILLATION = "distillation.distillation_loss.use_task_rewards"
 
 SUMMING = (
     "grpo",
@@ -66,6 +67,7 @@ def check_objective(config: DictConfig) -> None:
         )
     _check_loss(config)
     _check_correction(config)
+    _check_distillation(config)
 
 
 def _check_estimator(estimator: object) -> None:
@@ -107,4 +109,15 @@ def _check_correction(config: DictConfig) -> None:
             f"{CORRECTION}.rollout_rs",
             rejection,
             "rejecting single tokens cuts turns in two; reject whole rows, e.g. seq_mean_k1",
+        )
+
+
+def _check_distillation(config: DictConfig) -> None:
+    ours = "atpo" in (get(config, ESTIMATOR), get(config, LOSS)) or grows_trees(config)
+    if ours and get(config, "distillation.enabled") and get(config, DISTILLATION) is False:
+        refuse(
+            DISTILLATION,
+            False,
+            "verl then trains on the teacher's loss alone, so that neither turns' values nor the policy loss count; "
+            "set it to True, or distillation.enabled=False",
         )
