@@ -4,8 +4,8 @@
 
 The recipes are those of ``tests/assets/verl_recipes.yaml``. Each is composed by Hydra, checked by verl's
 ``validate_config`` and by this package, as ``main_ppo`` does it before Ray starts: with ``+atpo=tree`` where it has
-several turns, else with ``+atpo=chain``; and all of them with the other one too. Those that the installed verl itself
-does not take, without a word of ours, have one row that says so.
+several turns, else with ``+atpo=chain``; and all of them with the other one too. What the installed verl itself refuses
+of a recipe, without a word of ours, is left out, up to three settings; a recipe of which more is left has one row.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import dataclasses
 import functools
 import re
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -38,8 +38,10 @@ PAGE = ROOT / "docs" / "recipes.md"
 TOOLS = ROOT / "verl_atpo" / "search_qa" / "search.yaml"
 BEGIN, END = "<!-- begin recipes -->", "<!-- end recipes -->"
 SHORT = {"A.": "actor", "R.": "rollout", "F.": "ref", "M.": "model"}
-COLUMNS = ("recipe", "word", "what happens", "of the recipe's, what gives way")
-VERL_REFUSES = "verl refuses"
+COLUMNS = ("recipe", "verl refuses of it", "word", "what happens", "of the recipe's, what gives way")
+ANY = "any"
+LEFT_OUT = 3
+"""Most settings of a recipe that are left out because verl refuses them."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,12 +66,23 @@ class Recipe:
         return any("tool_config_path" in option for option in self.options)
 
     def verl_refusal(self) -> str | None:
-        """What verl says to it as it is; None where verl takes it."""
+        """The setting that verl refuses of it as it is; None where verl takes it."""
         try:
             verl_checks(composed(self))
         except (HydraException, AssertionError, ValueError) as refusal:
-            return str(refusal)
+            return what(str(refusal))
         return None
+
+    def as_verl_takes_it(self) -> tuple[Recipe | None, list[str]]:
+        """It without the settings that verl refuses, or None where that is no way; and what was refused."""
+        recipe, refused = self, []
+        while setting := recipe.verl_refusal():
+            refused.append(setting)
+            options = tuple(each for each in recipe.options if not key_of(each).endswith(setting))
+            if options == recipe.options or len(refused) > LEFT_OUT:
+                return None, refused[:1]
+            recipe = dataclasses.replace(recipe, options=options)
+        return recipe, refused
 
     def outcome(self, *words: str) -> str:
         """``passes``, or the words with which it is refused before Ray starts."""
@@ -91,14 +104,16 @@ class Recipe:
 
     def rows(self) -> Iterator[tuple[str, ...]]:
         """Its rows of the table, one for each word."""
-        if refusal := self.verl_refusal():
-            yield f"`{self.script}`", "any", f"{VERL_REFUSES} `{short(what(refusal))}`", ""
+        recipe, refused = self.as_verl_takes_it()
+        start = f"`{self.script}`", quoted(refused)
+        if recipe is None:
+            yield *start, ANY, "verl does not take it", ""
             return
         for word in ("+atpo=tree", "+atpo=chain") if self.has_turns else ("+atpo=chain", "+atpo=tree"):
-            gives_way = ", ".join(f"`{short(each)}`" for each in self.gives_way(word))
-            refused, _, why = self.outcome(word).partition(": ")
-            outcome = f"refused for `{short(why.partition(' cannot work')[0])}`" if why else refused
-            yield f"`{self.script}`", f"`{word}`", outcome, gives_way
+            outcome, _, why = recipe.outcome(word).partition(": ")
+            if why:
+                outcome = f"{outcome} for {quoted([why.partition(' cannot work')[0]])}"
+            yield *start, f"`{word}`", outcome, quoted(recipe.gives_way(word))
 
 
 @functools.cache
@@ -160,19 +175,26 @@ def what(refusal: str) -> str:
     return found.group(1) if found else refusal.partition("\n")[0]
 
 
+def key_of(option: str) -> str:
+    """The key that an option of the command line sets."""
+    return option.lstrip("+").partition("=")[0]
+
+
 def summary(table: Sequence[tuple[str, ...]]) -> str:
     """How many recipes there are, and what happens how often."""
-    scripts = {script for script, *_ in table}
-    refused = sum(happens.startswith(VERL_REFUSES) for *_, happens, _ in table)
-    happens = collections.Counter((word, "passes" if what == "passes" else "refused") for _, word, what, _ in table)
-    counts = ", ".join(f"{word} {did} {count}" for (word, did), count in sorted(happens.items()) if word != "any")
-    taken = len(scripts) - refused
-    return f"{len(scripts)} recipes; verl refuses {refused} of them itself. With the other {taken}: {counts}."
+    refused, taken = ({script for script, _, word, *_ in table if (word == ANY) is none} for none in (True, False))
+    mended = {script for script, of_it, *_ in table if of_it} - refused
+    happens = collections.Counter((word, happens.partition(" ")[0]) for _, _, word, happens, _ in table if word != ANY)
+    counts = ", ".join(f"{word} {did} {count}" for (word, did), count in sorted(happens.items()))
+    return (
+        f"{len(taken | refused)} recipes: verl takes {len(taken - mended)} as they are, {len(mended)} without what it "
+        f"refuses of them, {len(refused)} not at all. With the {len(taken)} that it takes: {counts}."
+    )
 
 
-def short(setting: str) -> str:
-    """A setting as the table has it."""
-    return setting.lstrip("+").replace("actor_rollout_ref.", "")
+def quoted(settings: Iterable[str]) -> str:
+    """Settings as the table has them."""
+    return ", ".join(f"`{each.lstrip('+').replace('actor_rollout_ref.', '')}`" for each in settings)
 
 
 def main() -> None:

@@ -10,7 +10,7 @@ import pytest
 import verl  # noqa: F401 (main_ppo imports it before Hydra reads the command line)
 
 from benchmarks import recipes
-from benchmarks.recipes import BEGIN, END, PAGE, VERL_REFUSES, Recipe, composed, summary, what
+from benchmarks.recipes import ANY, BEGIN, END, PAGE, Recipe, composed, summary, what
 from verl_atpo.startup.verl_config import MANAGER
 
 RECIPES = recipes.recipes()
@@ -28,11 +28,9 @@ def page_rows() -> list[tuple[str, ...]]:
     return [tuple(cell.strip() for cell in line.strip("|").split("|")) for line in lines]
 
 
-def refused_by_verl(recipe: Recipe) -> bool:
-    return any(row[0] == f"`{recipe.script}`" and row[2].startswith(VERL_REFUSES) for row in page_rows())
-
-
-TAKEN = [recipe for recipe in SAMPLE if not refused_by_verl(recipe)]
+REFUSED = {row[0] for row in page_rows() if row[2] == ANY}
+MENDED = {row[0] for row in page_rows() if row[1]} - REFUSED
+TAKEN = [recipe for recipe in SAMPLE if f"`{recipe.script}`" not in MENDED | REFUSED]
 WITH_TURNS = [recipe for recipe in TAKEN if recipe.has_turns]
 
 
@@ -49,7 +47,7 @@ def test_there_are_recipes_of_all_kinds():
 def test_the_page_has_every_recipe_and_counts_them():
     rows = page_rows()
     assert [row[0] for row in rows] == [
-        f"`{recipe.script}`" for recipe in RECIPES for _ in range(1 if refused_by_verl(recipe) else 2)
+        f"`{recipe.script}`" for recipe in RECIPES for _ in range(1 if f"`{recipe.script}`" in REFUSED else 2)
     ]
     assert summary(rows) in PAGE.read_text()
 
@@ -77,10 +75,20 @@ def test_a_word_takes_the_loss_and_leaves_the_rest(recipe):
     assert after.actor_rollout_ref.rollout == before.actor_rollout_ref.rollout and after.data == before.data
 
 
+def test_what_verl_refuses_is_left_out_and_no_more():
+    """One with settings that verl does not have, one with an engine that it does not have."""
+    mended = next(recipe for recipe in RECIPES if recipe.script.endswith("multiturn_curriculum_fsdp.sh"))
+    taken, refused = mended.as_verl_takes_it()
+    assert taken is not None and refused == ["data.sampler.class_name", "data.sampler.class_path"]
+    assert set(mended.options) - set(taken.options) == {o for o in mended.options if o.startswith("data.sampler.")}
+    strange = next(recipe for recipe in RECIPES if recipe.script.endswith("qwen3_8b_mindspeed.sh"))
+    assert strange.as_verl_takes_it() == (None, ["model_engine/mindspeed"])
+
+
 def test_trees_of_a_single_turn_are_refused_with_the_way_out():
     for row in page_rows():
-        if not row[0].startswith("`sglang_multiturn/") and row[1] == "`+atpo=tree`":
-            assert row[2].startswith("refused for `")
+        if not row[0].startswith("`sglang_multiturn/") and row[2] == "`+atpo=tree`":
+            assert row[3].startswith("refused for `")
     plain = FIRST["grpo_trainer"]
     assert "or use +atpo=chain" in plain.outcome("+atpo=tree")
 
