@@ -34,14 +34,6 @@ def pytest_sessionstart(session: pytest.Session) -> None:
         reporter.write_line(f"seed of property tests: --hypothesis-seed={session.config.option.hypothesis_seed}")
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Where several processes share the tests, a file stays with one of them, and so do all real runs."""
-    for item in items:
-        group = "e2e" if item.get_closest_marker("e2e") else item.location[0]
-        item.add_marker(pytest.mark.xdist_group(group))
-
-
 @pytest.fixture(autouse=True)
 def _log_reaches_pytest(monkeypatch: pytest.MonkeyPatch) -> None:
     """In real runs the package's logger hands nothing on."""

@@ -3,6 +3,7 @@
 #
 #   bash tests/run.sh                  # everything: the fast tests, two at a time, then the real training runs
 #   bash tests/run.sh -m 'not e2e'     # the fast ones
+#   bash tests/run.sh -m e2e -n 0      # the real training runs, one after the other
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -11,7 +12,7 @@ bin=.venv/bin
 "$bin/ruff" check .
 "$bin/ruff" format --check .
 "$bin/mypy"
-tests=("$bin/python" -m pytest --durations=30 --numprocesses=2 --dist=loadgroup) # groups: tests/conftest.py
+tests=("$bin/python" -m pytest --durations=30 --numprocesses=2 --dist=loadfile) # a file's tests share what is set up for them
 if (($#)); then
     exec "${tests[@]}" "$@"
 fi
