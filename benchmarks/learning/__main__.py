@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import os
 import signal
 import sys
 from collections.abc import Collection, Sequence
@@ -16,7 +15,8 @@ from pathlib import Path
 
 from benchmarks.learning.arms import ARMS, MAIN
 from benchmarks.learning.results import RESULTS, result_file
-from benchmarks.learning.task import ROOT, keep_warm_start, preparation
+from benchmarks.learning.task import keep_warm_start, preparation
+from benchmarks.process import ONE_THREAD, ROOT, call
 from verl_atpo.platforms import cpu_platform_requested
 
 
@@ -33,37 +33,14 @@ def plan(arms: Sequence[str], only: Collection[int] | None = None) -> list[tuple
     return [(seed, chosen) for seed, chosen in sessions if chosen]
 
 
-async def call(command: list[str], log: Path, variables: dict[str, str]) -> None:
-    """Run a command to its end; cancelled, it is stopped first.
-
-    Raises:
-        RuntimeError: it returned another code than 0; the message names its log.
-    """
-    log.parent.mkdir(parents=True, exist_ok=True)
-    threads = {"OMP_NUM_THREADS": "1"}  # the model is tiny, and what runs side by side shares the cores
-    environment = {**os.environ, **threads, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", **variables}
-    with log.open("w") as output:
-        process = await asyncio.create_subprocess_exec(
-            *command, cwd=ROOT, env=environment, stdin=asyncio.subprocess.DEVNULL, stdout=output, stderr=output
-        )
-    try:
-        code = await process.wait()
-    except asyncio.CancelledError:
-        process.terminate()
-        await process.wait()
-        raise
-    if code:
-        raise RuntimeError(f"{' '.join(command[1:4])} ... ended with code {code}, see {log}")
-
-
 async def run_session(seed: int, arms: list[str], options: argparse.Namespace) -> None:
     """World and warm start of a seed, unless they are there, then its runs."""
     data = options.work / f"seed{seed}"
-    await call(preparation(data, seed), options.work / f"seed{seed}.log", {})
+    await call(preparation(data, seed), options.work / f"seed{seed}.log", ONE_THREAD)
     keep_warm_start(data, seed)
     command = [sys.executable, "-m", "benchmarks.learning.session", "--seed", str(seed), "--arms", *arms,
                "--work", str(options.work), "--results", str(options.results)]  # fmt: skip
-    await call(command, options.work / f"session{seed}_{arms[0]}.log", {"HOPQA_DIR": str(data)})
+    await call(command, options.work / f"session{seed}_{arms[0]}.log", {**ONE_THREAD, "HOPQA_DIR": str(data)})
 
 
 async def run_all(sessions: list[tuple[int, list[str]]], options: argparse.Namespace) -> list[Exception]:

@@ -11,6 +11,7 @@ complete in FOLDER is not run again. Writes `benchmarks/results/packed_runs.json
 from __future__ import annotations
 
 import argparse
+import asyncio
 import dataclasses
 import json
 import os
@@ -22,9 +23,9 @@ from typing import Any
 
 from tabulate import tabulate
 
+from benchmarks.process import ONE_THREAD, ROOT, call
 from verl_atpo.metrics_file import Steps, read_steps
 
-ROOT = Path(__file__).parents[2]
 RESULT = ROOT / "benchmarks" / "results" / "packed_runs.json"
 KINDS = {"rows": [], "packed": ["+train=packed"]}
 ONLY_TRAINING = ["trainer.val_before_train=False", "trainer.test_freq=-1", "trainer.save_freq=-1"]
@@ -49,18 +50,18 @@ class Task:
         steps: of training.
         prompts: a step, each a tree.
         overrides: further arguments of `main_ppo`.
-        threads: of each process; None: as the platform shares them out.
+        one_thread: a process; else the platform shares them out.
     """
 
     script: str
     steps: int
     prompts: int
     overrides: tuple[str, ...] = ()
-    threads: int | None = None
+    one_thread: bool = False
 
 
 TASKS = {
-    "hopqa": Task("examples/quickstart.sh", 6, 8, threads=1),
+    "hopqa": Task("examples/quickstart.sh", 6, 8, one_thread=True),
     # Its recipe takes the engine's log-probs for the old ones; here they are computed, to be timed.
     "smollm2": Task("examples/smollm2/run.sh", 2, 2, ("algorithm.rollout_correction.bypass_mode=False",)),
 }
@@ -90,26 +91,19 @@ def trained(name: str, kind: str, work: Path, seed: int) -> Steps:
     out.mkdir(parents=True, exist_ok=True)
     metrics.unlink(missing_ok=True)
     variables = {
-        "PYTHONPATH": str(ROOT),
-        "HF_HUB_OFFLINE": "1",
         "VERL_PLATFORM": "cpu",
         f"{name.upper()}_DIR": str(data),
+        "VERL_FILE_LOGGER_PATH": str(metrics),
     }
-    variables["VERL_FILE_LOGGER_PATH"] = str(metrics)
-    if task.threads:
-        variables["OMP_NUM_THREADS"] = str(task.threads)
+    if task.one_thread:
+        variables |= ONE_THREAD
     own = [f"algorithm.atpo.dump_dir={out}/trees", f"trainer.default_local_dir={out}/checkpoints"]
     own += [f"hydra.run.dir={out}/hydra", "trainer.resume_mode=disable"]
-    prepare = [sys.executable, "-m", f"examples.{name}.prepare", "--out", str(data), "--seed", str(seed)]
-    train = [sys.executable, "-m", "verl.trainer.main_ppo", *arguments(task, data, seed), *own, *KINDS[kind]]
-    with (out / "train.log").open("w") as log:
-        for command in (prepare, train):
-            print(f"{name}, {kind}: {' '.join(command[1:3])}", flush=True)
-            code = subprocess.run(
-                command, cwd=ROOT, env={**os.environ, **variables}, stdin=subprocess.DEVNULL, stdout=log, stderr=log
-            ).returncode
-            if code:
-                raise RuntimeError(f"{' '.join(command[1:3])} ended with code {code}, see {log.name}")
+    prepare = ["-m", f"examples.{name}.prepare", "--out", str(data), "--seed", str(seed)]
+    train = ["-m", "verl.trainer.main_ppo", *arguments(task, data, seed), *own, *KINDS[kind]]
+    for command, log in ((prepare, "prepare.log"), (train, "train.log")):
+        print(f"{name}, {kind}: {' '.join(command[:2])}", flush=True)
+        asyncio.run(call([sys.executable, *command], out / log, variables))
     return read_steps(metrics)
 
 

@@ -13,21 +13,20 @@ engine was busy, put to sleep for the training, and awake with nothing to do sin
 from __future__ import annotations
 
 import argparse
+import asyncio
 import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 from tabulate import tabulate
 
+from benchmarks.process import ONE_THREAD, ROOT, call
 from benchmarks.rollout.__main__ import small_model
 from benchmarks.trainers.loop import LENGTHS, OBSERVATION, TOOL_S, TURNS
 from benchmarks.trainers.notes import NOTES_ENV, shares
 from verl_atpo.tiny.tokenizer import word_tokenizer
 
-ROOT = Path(__file__).parents[2]
 RESULT = ROOT / "benchmarks" / "results" / "trainers.json"
 PROMPTS, CHAINS, BRANCHES = 4, 4, 2
 LEAVES = CHAINS + 2 * BRANCHES
@@ -36,8 +35,8 @@ TREE = ["+atpo=tree", f"{EXPANSION}.initial_chains={CHAINS}", f"{EXPANSION}.bran
 ARMS = {
     "chains": [
         "+atpo=chain",
-        f"actor_rollout_ref.rollout.n={LEAVES}",
-        "actor_rollout_ref.rollout.calculate_log_probs=True",
+        f"{ROLLOUT}.n={LEAVES}",
+        f"{ROLLOUT}.calculate_log_probs=True",
     ],
     "rounds": [*TREE, f"{EXPANSION}.schedule=rounds"],
     "continuous": [*TREE, f"{EXPANSION}.schedule=continuous"],
@@ -111,15 +110,9 @@ def trained(arm: str, mode: str, options: argparse.Namespace) -> dict[str, Any]:
     out.mkdir(parents=True, exist_ok=True)
     notes = out / "notes.jsonl"
     notes.unlink(missing_ok=True)
-    variables = {"VERL_PLATFORM": "cpu", "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     told = arguments(arm, mode, data, out, options.steps, options.seed)
-    with (out / "train.log").open("w") as log:
-        code = subprocess.run(
-            [sys.executable, "-m", "verl.trainer.main_ppo", *told],
-            cwd=ROOT, env={**os.environ, **variables}, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-        ).returncode  # fmt: skip
-    if code:
-        raise RuntimeError(f"{arm}, {mode} ended with code {code}, see {log.name}")
+    command = [sys.executable, "-m", "verl.trainer.main_ppo", *told]
+    asyncio.run(call(command, out / "train.log", {"VERL_PLATFORM": "cpu", **ONE_THREAD}))
     found = shares(map(json.loads, notes.read_text().splitlines()))
     return {
         "rollout": arm,
