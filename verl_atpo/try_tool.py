@@ -24,7 +24,7 @@ from verl.tools.base_tool import BaseTool
 from verl.tools.function_tool import FUNCTION_TOOL_REGISTRY
 
 from verl_atpo.failure import brief
-from verl_atpo.replay.rehearsal import Call, Rehearsal, first_difference
+from verl_atpo.replay.rehearsal import Call, Rehearsal, each, first_difference
 from verl_atpo.settings import did_you_mean
 from verl_atpo.tools.contract import Branching, branching_of
 
@@ -103,7 +103,7 @@ async def _try(tool: Any, create_kwargs: dict[str, Any], given: list[dict[str, A
     if given is None:
         _say("Calls as name=value or JSON, an empty line ends the game.")
     rehearsal = Rehearsal(tool, create_kwargs)
-    game = await rehearsal.play(_typed() if given is None else _listed(given), _tell)
+    game = await rehearsal.play(_typed() if given is None else each(given), _tell)
     wrong = await first_difference(rehearsal, branching, game)
     totals = rehearsal.guard.totals
     if totals.states_opened != totals.states_closed:
@@ -137,11 +137,6 @@ def _schema(tool: Any) -> dict[str, Any]:
 def _tell(call: Call) -> None:
     reward = f", reward {call.reward:g}" if call.reward else ""
     _say(f"> {json.dumps(call.arguments, ensure_ascii=False)}\n{call.text}   [{1000 * call.seconds:.1f} ms{reward}]")
-
-
-async def _listed(calls: Sequence[dict[str, Any]]) -> AsyncIterator[dict[str, Any]]:
-    for arguments in calls:
-        yield arguments
 
 
 async def _typed() -> AsyncIterator[dict[str, Any]]:

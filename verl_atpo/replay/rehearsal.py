@@ -98,11 +98,11 @@ class Rehearsal:
             What was seen, shared turns included.
         """
         start = Start(prefix=self._generations[:turn], snapshots=True)
-        return (await self._run(start, _each([call.arguments for call in game]), lambda _: None))[1]
+        return (await self._run(start, each([call.arguments for call in game]), lambda _: None))[1]
 
     async def again(self, calls: Sequence[dict[str, Any]]) -> list[Call]:
         """Other calls, from the beginning."""
-        return (await self._run(Start(), _each(calls), lambda _: None))[1]
+        return (await self._run(Start(), each(calls), lambda _: None))[1]
 
     async def _run(
         self, start: Start, calls: AsyncIterator[dict[str, Any]], tell: Callable[[Call], None]
@@ -180,6 +180,7 @@ async def _make(tool: Any, arguments: dict[str, Any], create_kwargs: dict[str, A
     return Call(arguments, text, float(reward or 0.0), refused, time.monotonic() - started)
 
 
-async def _each(calls: Sequence[dict[str, Any]]) -> AsyncIterator[dict[str, Any]]:
+async def each(calls: Sequence[dict[str, Any]]) -> AsyncIterator[dict[str, Any]]:
+    """Calls that are known beforehand, for :meth:`Rehearsal.play`."""
     for arguments in calls:
         yield arguments
