@@ -40,7 +40,7 @@ def carried_returns(tree: TurnTree, values: Sequence[float | None], credit: Cred
         credit: names the kind of advantage and the rewards' weight.
     """
     before = _collected(tree, credit.tool_rewards)
-    usual = _collected_by_depth(tree, credit.tool_rewards)
+    usual = _collected_by_depth(tree, before, credit.tool_rewards)
     root = values[ROOT]
     assert root is not None, "a tree without a known reward has no values to carry"
     carried = [root]
@@ -72,9 +72,8 @@ def _collected(tree: TurnTree, tool_rewards: float) -> list[float]:
     return before
 
 
-def _collected_by_depth(tree: TurnTree, tool_rewards: float) -> list[float]:
+def _collected_by_depth(tree: TurnTree, before: Sequence[float], tool_rewards: float) -> list[float]:
     """Mean over trajectories of what they had collected before their 1st, 2nd, ... turn; in all if they had ended."""
-    before = _collected(tree, tool_rewards)
     rows = [tree.path(node.index) for node in tree.nodes if node.reward is not None]
     means = []
     for at in range(max(map(len, rows))):
