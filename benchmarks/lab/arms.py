@@ -71,16 +71,29 @@ ADAPTIVE = {
     "adaptive_4": Arm("tree of 4 chains, adaptive budget", (*TURN, *STOPS, *FEW_CHAINS)),
     "tree_4": Arm("tree of 4 chains", (*TURN, *FEW_CHAINS)),
     "adaptive_spares": Arm("tree, adaptive budget, spares", (*TURN, *STOPS, "algorithm.atpo.expansion.spares=16")),
+    "continuous_4": Arm(
+        "tree of 4 chains, continuous growth", (*TURN, "algorithm.atpo.expansion.schedule=continuous", *FEW_CHAINS)
+    ),
 }
 PARTS = {
     "turn_chains": Arm("chains, turn-level loss", CHAINS + OUTCOME + TURN),
     "tree_random": Arm("tree, random expansion", RANDOM + TURN),
     "tree_outcome": Arm("tree, trajectory credit", OUTCOME + TURN),
     "tree_token": Arm("tree, token-level loss", TOKEN),
+    "tree_4_random": Arm("tree of 4 chains, random expansion", (*RANDOM, *TURN, *FEW_CHAINS)),
+    "tree_4_outcome": Arm("tree of 4 chains, trajectory credit", (*OUTCOME, *TURN, *FEW_CHAINS)),
+    "tree_4_token": Arm("tree of 4 chains, token-level loss", (*TOKEN, *FEW_CHAINS)),
 }
+RATE = "actor_rollout_ref.actor.optim.lr"
+TUNING = {
+    f"{name}_lr{rate:g}": Arm(f"{arms[name].title}, learning rate {rate:g}", (*arms[name].overrides, f"{RATE}={rate}"))
+    for arms, name in ((BASELINES, "grpo"), (BASELINES, "gspo"), (ADAPTIVE, "tree_4"))
+    for rate in (2.5e-4, 1e-3, 2e-3)
+}
+"""Learning rates other than the one of all; for worlds that nothing else is measured in."""
 IN_VERL = {f"verl_{name}": Arm(f"{arm.title}, as in verl", arm.overrides) for name, arm in in_verl.ARMS.items()}
 
-ARMS = {**BASELINES, **TREES, **UNBIASED, **ADAPTIVE, **PARTS, **IN_VERL}
+ARMS = {**BASELINES, **TREES, **UNBIASED, **ADAPTIVE, **PARTS, **TUNING, **IN_VERL}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,7 +118,7 @@ class Settings:
     aggregation: str
     clip: tuple[float, float]
     filter_groups: bool
-    learning_rate: float = LEARNING_RATE
+    learning_rate: float
     prompts: int = PROMPTS
     mini_batch: int = MINI_BATCH
 
@@ -123,4 +136,5 @@ def settings(overrides: Sequence[str]) -> Settings:
         aggregation=actor.loss_agg_mode,
         clip=(actor.clip_ratio_low, actor.clip_ratio_high),
         filter_groups=bool(OmegaConf.select(config, "algorithm.filter_groups.enable", default=False)),
+        learning_rate=float(OmegaConf.select(config, RATE, default=LEARNING_RATE)),
     )
