@@ -15,7 +15,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from benchmarks.lab import __main__ as command
 from benchmarks.lab import hopqa, text_world
-from benchmarks.lab.arms import ARMS, settings
+from benchmarks.lab.arms import ARMS, TUNING, settings
 from benchmarks.lab.engine import Engine
 from benchmarks.lab.episodes import Task, converse
 from benchmarks.lab.model import Weights, hidden_states, logits
@@ -170,7 +170,8 @@ def test_arms_mean_what_verl_makes_of_them() -> None:
     assert (verl.clip, verl.loss, verl.aggregation) == ((0.003, 0.004), "atpo", "seq-mean-token-mean")
     own = {name: settings(arm.overrides) for name, arm in ARMS.items() if not name.startswith("verl_")}
     assert {each.aggregation for each in own.values()} == {"seq-mean-token-mean"}
-    assert {each.learning_rate for each in own.values()} == {grpo.learning_rate}
+    assert {each.learning_rate for name, each in own.items() if name not in TUNING} == {grpo.learning_rate}
+    assert own["tree_4_lr0.001"] == dataclasses.replace(own["tree_4"], learning_rate=1e-3)
     assert all(each.atpo.expansion.leaves == 16 for each in own.values())
 
 
