@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import random
+import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -49,7 +51,12 @@ class VllmClient:
 
 @contextlib.asynccontextmanager
 async def vllm_server(model: Path, max_model_len: int, max_num_seqs: int) -> AsyncIterator[VllmClient]:
-    """A running vLLM engine in a process of its own, set up as the platform's runs set it up; stopped at the end."""
+    """A running vLLM engine in a process of its own, set up as the platform's runs set it up; stopped at the end.
+
+    SIGTERM is an end too: it cancels the calling task. Otherwise the engine's process would outlive this one.
+    """
+    if (task := asyncio.current_task()) is not None:
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     on_cpu: dict[str, Any] = {}
     if cpu_platform_requested():
         os.environ.update(get_platform().rollout_env_vars())
