@@ -12,6 +12,7 @@ from verl_atpo.config import (
     Backup,
     Budget,
     ConfigError,
+    Contexts,
     CreditConfig,
     ExpansionConfig,
     GrowthConfig,
@@ -53,6 +54,7 @@ def test_every_setting_is_read():
             "shared_turns": "once",
             "weights": "per_leaf",
             "tool_rewards": 1,
+            "contexts": "merged",
         },
         "growth": {"max_regrows": 0, "regrow_delay_s": 2},
         "tools": {
@@ -77,7 +79,14 @@ def test_every_setting_is_read():
         ExpansionConfig(
             10, 6, 2, 1.0, Penalty.SIBLINGS, "random", Schedule.CONTINUOUS, 1.0, 12, Budget.ADAPTIVE, 2.0, 8
         ),
-        CreditConfig(Backup.LEAF_MEAN, AdvantageMode.DIFF_PARENT, Normalize.CENTER, SharedTurns.ONCE, tool_rewards=1.0),
+        CreditConfig(
+            Backup.LEAF_MEAN,
+            AdvantageMode.DIFF_PARENT,
+            Normalize.CENTER,
+            SharedTurns.ONCE,
+            tool_rewards=1.0,
+            contexts=Contexts.MERGED,
+        ),
         GrowthConfig(0, 2.0),
         ToolConfig(5.0, 0, 1.0, 4, None, 100, ObservationCut.MIDDLE, OnOutage.OBSERVE, Memoize.TREE, 10),
         "trees",
@@ -101,6 +110,28 @@ def test_a_mapping_of_the_defaults_reads_back():
         ({"expansion": {"penalti": 0.1}}, "algorithm.atpo.expansion.penalti", "mean algorithm.atpo.expansion.penalty"),
         ({"credit": {"backup": "mean"}}, "algorithm.atpo.credit.backup='mean'", "child_softmax, child_mean, leaf_mean"),
         ({"credit": {"advantage": None}}, "algorithm.atpo.credit.advantage=None", "one of value, diff_parent"),
+        (
+            {"credit": {"contexts": "states"}},
+            "algorithm.atpo.credit.contexts='states' cannot work: advantage=value",
+            "set advantage=diff_localglobal or diff_parent, or contexts=separate",
+        ),
+        (
+            {"credit": {"contexts": "states", "advantage": "diff_global"}},
+            "algorithm.atpo.credit.contexts='states' cannot work: advantage=diff_global",
+            "or contexts=separate",
+        ),
+        (
+            {
+                "credit": {
+                    "contexts": "merged",
+                    "weights": "split",
+                    "backup": "child_mean",
+                    "advantage": "diff_global",
+                }
+            },
+            "algorithm.atpo.credit.contexts='merged' cannot work",
+            "set contexts=separate, or weights=per_leaf",
+        ),
         ({"credit": "value"}, "algorithm.atpo.credit='value'", "a group of settings (backup, advantage"),
         ({"expansion": {"rounds": 2.0}}, "algorithm.atpo.expansion.rounds=2.0", "expected int, got float"),
         ({"expansion": {"rounds": True}}, "algorithm.atpo.expansion.rounds=True", "expected int, got bool"),

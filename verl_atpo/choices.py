@@ -79,6 +79,17 @@ class Weights(str, enum.Enum):
     """The n turns that were sampled in a context share its weight, and baselines leave a turn's own chain out."""
 
 
+class Contexts(str, enum.Enum):
+    """Which turns count as sampled in one context, for values and the turn before's value (the baseline)."""
+
+    SEPARATE = "separate"
+    """Children of one node (the paper)."""
+    MERGED = "merged"
+    """Those in contexts of equal token ids, whichever branches they are in."""
+    STATES = "states"
+    """Those behind observations of equal token ids, whatever came before (GiGPO's anchor states); baselines only."""
+
+
 class OnOutage(str, enum.Enum):
     """What becomes of a trajectory whose tool's infrastructure failed past its retries."""
 

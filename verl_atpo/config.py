@@ -15,6 +15,7 @@ from pydantic import Field
 from verl_atpo.choices import AdvantageMode as AdvantageMode
 from verl_atpo.choices import Backup as Backup
 from verl_atpo.choices import Budget as Budget
+from verl_atpo.choices import Contexts as Contexts
 from verl_atpo.choices import Memoize as Memoize
 from verl_atpo.choices import Normalize as Normalize
 from verl_atpo.choices import ObservationCut as ObservationCut
@@ -90,8 +91,20 @@ class CreditConfig:
     """How much each sample of a turn counts; ``split`` makes the tree's gradient that of chains."""
     tool_rewards: Amount = 0.0
     """Weight of the rewards that tools give for their calls, beside the outcome; 0 leaves them out."""
+    contexts: Contexts = Contexts.SEPARATE
+    """Which turns count as sampled in one context, so that values and baselines are means over all of them."""
 
     def __post_init__(self) -> None:
+        if self.contexts is Contexts.STATES and self.advantage in (AdvantageMode.VALUE, AdvantageMode.DIFF_GLOBAL):
+            raise ValueError(
+                f"contexts='states' cannot work: advantage={self.advantage.value} has no baseline per context; set "
+                "advantage=diff_localglobal or diff_parent, or contexts=separate."
+            )
+        if self.contexts is not Contexts.SEPARATE and self.weights is Weights.SPLIT:
+            raise ValueError(
+                f"contexts={self.contexts.value!r} cannot work: baselines of weights=split are those of other chains, "
+                "which contexts would mix; set contexts=separate, or weights=per_leaf."
+            )
         given = (self.backup, self.advantage, self.shared_turns)
         fitting = (Backup.CHILD_MEAN, AdvantageMode.DIFF_GLOBAL, SharedTurns.PER_LEAF)
         if self.weights is Weights.SPLIT and given != fitting:
@@ -99,6 +112,12 @@ class CreditConfig:
                 "weights='split' cannot work: expected per_leaf, or with it backup=child_mean, advantage=diff_global "
                 "and shared_turns=per_leaf (+atpo=unbiased sets them)."
             )
+
+    @property
+    def carries_values(self) -> bool:
+        """Whether a tree's rows carry its values as they are, so that a leaf's is its row's sum."""
+        outcomes = self.tool_rewards == 0 and self.weights is Weights.PER_LEAF
+        return outcomes and self.contexts is Contexts.SEPARATE
 
 
 @settings

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import random
 from collections import Counter
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,6 +18,7 @@ from verl_atpo.config import (
     AdvantageMode,
     AtpoConfig,
     Backup,
+    Contexts,
     CreditConfig,
     ExpansionConfig,
     GrowthConfig,
@@ -24,6 +27,7 @@ from verl_atpo.config import (
 from verl_atpo.method.channel import is_marked
 from verl_atpo.method.credit import tree_advantages
 from verl_atpo.method.estimator import compute_atpo_advantage
+from verl_atpo.replay.recording import Generation, Turn
 from verl_atpo.rollout.grower import TreeGrower
 from verl_atpo.rollout.grown import GrownTree
 from verl_atpo.rollout.metrics import add_to_tracking
@@ -44,14 +48,32 @@ def padded(rows: list[dict], key: str) -> torch.Tensor:
 @pytest.mark.parametrize("backup", Backup)
 @pytest.mark.parametrize("mode", AdvantageMode)
 async def test_rows_give_every_turn_the_advantage_of_its_node(mode, backup, shared_turns):
-    credit = CreditConfig(backup=backup, advantage=mode, shared_turns=shared_turns)
-    grown = await grow()
+    check_rows(await grow(), CreditConfig(backup=backup, advantage=mode, shared_turns=shared_turns))
+
+
+@pytest.mark.parametrize("contexts", [Contexts.MERGED, Contexts.STATES])
+@pytest.mark.parametrize("mode", [AdvantageMode.DIFF_PARENT, AdvantageMode.DIFF_LOCALGLOBAL])
+async def test_rows_say_what_contexts_are_worth(mode, contexts):
+    """Words are made of lengths, so that chains often say and read the same."""
+    grown = await grow(seed=1)
+    for node in grown.tree.nodes[1:]:
+        (said,) = grown.tree.turn(node.index).generations
+        output = SimpleNamespace(token_ids=[7] * len(said.output.token_ids), extra_fields={})
+        node.turn = Turn((Generation(0, [7] * len(said.observed_ids), output),))
+    credit = CreditConfig(advantage=mode, contexts=contexts)
+    check_rows(grown, credit)
+    separate = dataclasses.replace(credit, contexts=Contexts.SEPARATE)
+    assert tree_advantages(grown.tree, credit) != pytest.approx(tree_advantages(grown.tree, separate))
+
+
+def check_rows(grown: GrownTree, credit: CreditConfig) -> None:
+    """Each token gets what the credit says of its turn, and each row adds up to its outcome."""
     rows = [output.as_dict() for output in leaf_outputs(grown, credit)]
     rewards = [branch.reward for branch in grown.branches]
     assert len(set(rewards)) > 1
     torch.testing.assert_close(torch.stack([row["rm_scores"].sum() for row in rows]), torch.tensor(rewards))
 
-    settings = {"atpo": {"credit": {"backup": backup.value, "advantage": mode.value}}}
+    settings = {"atpo": {"credit": AtpoConfig(credit=credit).to_mapping()["credit"]}}
     mask = padded(rows, "response_mask")
     advantages, _ = compute_atpo_advantage(
         padded(rows, "rm_scores"), mask, np.array(["uid"] * len(rows), dtype=object), settings

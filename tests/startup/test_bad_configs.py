@@ -93,6 +93,14 @@ BAD = [
     (f"{C}.normalize=std", "one of zscore, zscore_sample, center, none"),
     (f"{C}.normalise=center", f"Did you mean {C}.normalize"),
     (f"{C}.shared_turns=twice", "one of per_leaf, once"),
+    (f"{C}.contexts=merge", "one of separate, merged, states", "Did you mean merged?"),
+    (f"{C}.contexts=states", f"{C}.contexts='states'", "set advantage=diff_localglobal or diff_parent"),
+    (
+        (f"{C}.contexts=merged", "algorithm.adv_estimator=grpo"),
+        "adv_estimator=grpo only sums",
+        f"{C}.contexts=separate",
+    ),
+    ((f"{C}.contexts=merged", f"{R}.agent.agent_loop_manager_class=null"), "verl's own sampler", "add +atpo=tree"),
     (f"{C}=[1,2]", "a group of settings (backup"),
     # growth, tools, dump
     (f"{G}.max_regrows=-1", "at least 0"),

@@ -70,6 +70,7 @@ def test_paper_is_the_authors_script():
             "shared_turns": "per_leaf",
             "weights": "per_leaf",
             "tool_rewards": 0.0,
+            "contexts": "separate",
         },
         "growth": {"max_regrows": 3, "regrow_delay_s": 1.0},
         "tools": ToolConfig().__dict__ | {"observation_cut": "tail", "on_outage": "regrow", "memoize": "never"},

@@ -19,7 +19,8 @@ import math
 from collections.abc import Sequence
 from typing import Any, TypeAlias
 
-from verl_atpo.config import AdvantageMode, Backup, CreditConfig, Normalize, Weights
+from verl_atpo.config import AdvantageMode, Backup, Contexts, CreditConfig, Normalize, Weights
+from verl_atpo.method.contexts import group_contexts
 from verl_atpo.method.returns import carried_returns, leaf_returns
 from verl_atpo.method.split import row_advantages
 from verl_atpo.method.tree import ROOT, TurnTree
@@ -34,12 +35,15 @@ Number: TypeAlias = Any
 """A float, or a tensor: what is written with it is arithmetic that both understand."""
 
 
-def node_values(tree: TurnTree, backup: Backup, tool_rewards: float = 0.0) -> list[float | None]:
+def node_values(
+    tree: TurnTree, backup: Backup, tool_rewards: float = 0.0, contexts: Contexts = Contexts.SEPARATE
+) -> list[float | None]:
     """Value of every node, its return to go, from the rewards as they stand.
 
     A leaf's value is its reward. An inner node's is, over the children (``leaf_mean``: the leaves below) whose
     value is known, their mean or (``child_softmax``) their mean weighted with the softmax of the children's mean NLL.
-    Added to either is ``tool_rewards`` times what tools gave for the calls behind the turn.
+    Added to either is ``tool_rewards`` times what tools gave for the calls behind the turn. With ``contexts=merged``
+    the children of all copies of a turn count for each of them, one by one.
 
     Returns:
         One value per node, by index; ``None`` where no reward is known below the node.
@@ -47,22 +51,40 @@ def node_values(tree: TurnTree, backup: Backup, tool_rewards: float = 0.0) -> li
     values: list[float | None] = [
         None if node.reward is None else node.reward + tool_rewards * node.tool_reward for node in tree.nodes
     ]
-    leaves = [int(node.reward is not None) for node in tree.nodes]
-    for node in reversed(tree.nodes):  # children come after their parent, so they are done first
-        known = [child for child in node.children if values[child] is not None]
+    leaves = _known_leaves(tree)
+    for copies in reversed(group_contexts(tree, contexts).copies):  # what follows comes later, so it is done first
+        known = [child for index in copies for child in tree.nodes[index].children if leaves[child]]
         if not known:
             continue
-        leaves[node.index] = sum(leaves[child] for child in known)
-        if backup is Backup.CHILD_SOFTMAX:
-            weights = _softmax([tree.nodes[child].mean_nll or 0.0 for child in known])
-        elif backup is Backup.LEAF_MEAN:
-            weights = [leaves[child] / leaves[node.index] for child in known]
-        else:
-            weights = [1 / len(known)] * len(known)
-        values[node.index] = tool_rewards * node.tool_reward + math.fsum(
-            weight * (values[child] or 0.0) for weight, child in zip(weights, known, strict=True)
-        )
+        worth = _average(tree, known, values, leaves, backup)
+        for node in (tree.nodes[index] for index in copies):
+            if leaves[node.index] and not node.is_leaf:
+                values[node.index] = tool_rewards * node.tool_reward + worth
     return values
+
+
+def context_values(tree: TurnTree, values: Sequence[float | None], credit: CreditConfig) -> list[float | None]:
+    """What the context of every turn is worth, by index: the average value of the turns sampled in it.
+
+    In a tree with ``contexts=separate`` it is the parent's value less what tools gave for the parent's own calls.
+
+    Args:
+        tree: the tree.
+        values: of its nodes, by index, from :func:`node_values`.
+        credit: names the average and the contexts.
+
+    Returns:
+        ``None`` for the root, and where no value is known in the context.
+    """
+    leaves = _known_leaves(tree)
+    worth: list[float | None] = [None] * len(tree.nodes)
+    for siblings in group_contexts(tree, credit.contexts).siblings:
+        known = [index for index in siblings if leaves[index]]
+        if known:
+            average = _average(tree, known, values, leaves, credit.backup)
+            for index in siblings:
+                worth[index] = average
+    return worth
 
 
 def carried_values(tree: TurnTree, credit: CreditConfig) -> list[float | None]:
@@ -71,11 +93,35 @@ def carried_values(tree: TurnTree, credit: CreditConfig) -> list[float | None]:
     With ``weights=split`` it is the root's value plus what :func:`~verl_atpo.method.split.row_advantages` says of the
     turn, so that ``diff_global`` gives just that, scaled as ``normalize`` says.
     """
-    values = node_values(tree, credit.backup, credit.tool_rewards)
+    values = node_values(tree, credit.backup, credit.tool_rewards, credit.contexts)
+    if credit.carries_values:
+        return values
     if credit.weights is Weights.PER_LEAF:
-        return values if credit.tool_rewards == 0 else carried_returns(tree, values, credit)
+        return carried_returns(tree, values, context_values(tree, values, credit), credit)
     known = [value or 0.0 for value in values]
     return [known[ROOT] + advantage for advantage in row_advantages(tree, known)]
+
+
+def _known_leaves(tree: TurnTree) -> list[int]:
+    """Leaves of known reward below every node, by index; of a leaf itself 1, or 0."""
+    leaves = [int(node.reward is not None) for node in tree.nodes]
+    for node in reversed(tree.nodes[1:]):  # children come after their parent, so they are done first
+        leaves[node.parent] += leaves[node.index]
+    return leaves
+
+
+def _average(
+    tree: TurnTree, nodes: Sequence[int], values: Sequence[float | None], leaves: Sequence[int], backup: Backup
+) -> float:
+    """Average value of nodes that all have one, at least one node."""
+    if backup is Backup.CHILD_SOFTMAX:
+        weights = _softmax([tree.nodes[index].mean_nll or 0.0 for index in nodes])
+    elif backup is Backup.LEAF_MEAN:
+        total = sum(leaves[index] for index in nodes)
+        weights = [leaves[index] / total for index in nodes]
+    else:
+        weights = [1 / len(nodes)] * len(nodes)
+    return math.fsum(weight * (values[index] or 0.0) for weight, index in zip(weights, nodes, strict=True))
 
 
 def _softmax(scores: Sequence[float]) -> list[float]:

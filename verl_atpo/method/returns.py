@@ -7,9 +7,10 @@ leave it out:
 
 - against the tree (``value``, ``diff_global``): the mean over trajectories of their return less what they had collected
   before a turn of this depth (one that ended earlier: less all that its tools gave);
-- against the turn before (``diff_parent``): V(parent) less what the parent's own calls gave, which is where u stood.
+- against the turn before (``diff_parent``): what the context of u was worth, which is V(parent) less what the parent's
+  own calls gave, or with ``credit.contexts`` the average over all turns that were sampled in it.
 
-Without rewards of tools both are the outcome's own: nothing changes.
+Without rewards of tools, in contexts that are separate, both are the outcome's own: nothing changes.
 """
 
 from __future__ import annotations
@@ -31,12 +32,15 @@ def leaf_returns(tree: TurnTree, tool_rewards: float) -> list[float | None]:
     ]
 
 
-def carried_returns(tree: TurnTree, values: Sequence[float | None], credit: CreditConfig) -> list[float | None]:
+def carried_returns(
+    tree: TurnTree, values: Sequence[float | None], contexts: Sequence[float | None], credit: CreditConfig
+) -> list[float | None]:
     """What rows carry of every node, by index, so that the estimator's ``credit.advantage`` of it is as said above.
 
     Args:
         tree: with at least one leaf whose reward is known.
         values: returns to go of its nodes, by index.
+        contexts: what the contexts they were sampled in are worth, by index.
         credit: names the kind of advantage and the rewards' weight.
     """
     before = _collected(tree, credit.tool_rewards)
@@ -45,19 +49,17 @@ def carried_returns(tree: TurnTree, values: Sequence[float | None], credit: Cred
     assert root is not None, "a tree without a known reward has no values to carry"
     carried = [root]
     depth = [0]
-    for node, value in zip(tree.nodes[1:], values[1:], strict=True):
+    for node, value, context in zip(tree.nodes[1:], values[1:], contexts[1:], strict=True):
         depth.append(depth[node.parent] + 1)
-        if value is None:
+        if value is None or context is None:  # the one is known where the other is
             carried.append(math.nan)
             continue
         against_tree = value + usual[depth[-1] - 1]
-        along_path = value + before[node.index]
         if credit.advantage is AdvantageMode.DIFF_PARENT:
-            carried.append(along_path)
+            carried.append(carried[node.parent] + value - context)
         elif credit.advantage is AdvantageMode.DIFF_LOCALGLOBAL:
-            parent = (values[node.parent] or 0.0) + before[node.parent]
             # The estimator makes 2 x - (what the parent carries) - root of it.
-            carried.append((along_path - parent + against_tree + carried[node.parent]) / 2)
+            carried.append((value - context + against_tree + carried[node.parent]) / 2)
         else:
             carried.append(against_tree)
     return [None if value is None else each for value, each in zip(values, carried, strict=True)]

@@ -59,7 +59,7 @@ class TreeDescriber:
             prompt=text,
             template=self._template(nodes, text),
             failed=failed,
-            root_value=node_values(tree, credit.backup, credit.tool_rewards)[ROOT],
+            root_value=node_values(tree, credit.backup, credit.tool_rewards, credit.contexts)[ROOT],
             credit={"backup": credit.backup.value, "advantage": credit.advantage.value},
             picked=list(grown.picked),
             regrown=grown.regrown,
@@ -74,7 +74,7 @@ class TreeDescriber:
 
     def _nodes(self, grown: GrownTree, credit: CreditConfig) -> list[Node]:
         tree = grown.tree
-        values = node_values(tree, credit.backup, credit.tool_rewards)
+        values = node_values(tree, credit.backup, credit.tool_rewards, credit.contexts)
         advantages = tree_advantages(tree, credit) if grown.branches else values  # without a branch there is no turn
         last = {leaf: number for number, leaf in enumerate(grown.leaves)}
         described = []

@@ -11,7 +11,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 from verl.experimental.agent_loop import AgentLoopOutput
 
-from verl_atpo.config import CreditConfig, SharedTurns, Weights
+from verl_atpo.config import CreditConfig, SharedTurns
 from verl_atpo.method.channel import is_marked, write_values
 from verl_atpo.method.credit import carried_values
 from verl_atpo.method.returns import leaf_returns
@@ -66,12 +66,12 @@ def token_rewards(grown: GrownTree, credit: CreditConfig) -> list[list[float]]:
     values, returns = carried_values(grown.tree, credit), leaf_returns(grown.tree, credit.tool_rewards)
     root_value = values[ROOT]
     assert root_value is not None  # every leaf of a grown tree has a reward
-    apart = credit.weights is Weights.SPLIT or credit.tool_rewards > 0  # a leaf's value is not its row's sum
     rows = []
     for branch, leaf in zip(grown.branches, grown.leaves, strict=True):
         turn_values = [value for node in grown.tree.path(leaf) if (value := values[node]) is not None]
         length = len(branch.output.response_ids)
-        rows.append(write_values(turn_values, branch.starts, root_value, length, returns[leaf] if apart else None))
+        outcome = None if credit.carries_values else returns[leaf]
+        rows.append(write_values(turn_values, branch.starts, root_value, length, outcome))
     if any(map(is_marked, rows)):
         return rows
     return [[0.0] * (len(row) - 1) + [returns[leaf] or 0.0] for row, leaf in zip(rows, grown.leaves, strict=True)]

@@ -14,7 +14,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from verl_atpo.algorithm import read_algorithm
-from verl_atpo.config import ROOT_KEY, AtpoConfig
+from verl_atpo.config import ROOT_KEY, AtpoConfig, Contexts
 from verl_atpo.method.expansion import strategy_named
 from verl_atpo.startup.batch_sizes import check_batch_sizes
 from verl_atpo.startup.learning import check_learning
@@ -56,6 +56,7 @@ def check_config(config: DictConfig) -> AtpoConfig:
     atpo = read_config(config)
     strategy_named(atpo.expansion.strategy)
     check_objective(config)
+    _check_contexts(config, atpo.credit.contexts)
     check_learning(config)
     if grows_trees(config):
         _check_trees(config)
@@ -82,6 +83,26 @@ def _check_trees(config: DictConfig) -> None:
             True,
             "a colocated reward model scores only after sampling, when the trees are gone; set "
             "reward.reward_model.enable_resource_pool=True or use a rule-based reward",
+        )
+
+
+def _check_contexts(config: DictConfig, contexts: Contexts) -> None:
+    """Refuse pooled contexts where nobody would write or read their values."""
+    key, estimator = f"{ROOT_KEY}.credit.contexts", get(config, ESTIMATOR)
+    if contexts is Contexts.SEPARATE:
+        return
+    if not grows_trees(config):
+        refuse(
+            key,
+            contexts.value,
+            "verl's own sampler writes no values of turns; add +atpo=tree (with expansion.rounds=0 for chains), or set "
+            f"{key}=separate",
+        )
+    if estimator != "atpo":
+        refuse(
+            key,
+            contexts.value,
+            f"{ESTIMATOR}={estimator} only sums a row's rewards; set {ESTIMATOR}=atpo, or {key}=separate",
         )
 
 
