@@ -75,6 +75,15 @@ ADAPTIVE = {
         "tree of 4 chains, continuous growth", (*TURN, "algorithm.atpo.expansion.schedule=continuous", *FEW_CHAINS)
     ),
 }
+BOTH = ("algorithm.atpo.credit.advantage=diff_localglobal",)
+"""Relative to the prompt's outcomes, plus relative to the turns of its context: GiGPO's sum, both weighing the same."""
+GROUPS = ("algorithm.atpo.credit.backup=child_mean", "algorithm.atpo.credit.normalize=zscore_sample")
+"""Means, and the scale of verl's GRPO."""
+STATES = {
+    "gigpo": Arm("GiGPO-style", CHAINS + TOKEN + BOTH + GROUPS + ("algorithm.atpo.credit.contexts=states",)),
+    "tree_states": Arm("tree, baselines of merged contexts", TURN + BOTH + ("algorithm.atpo.credit.contexts=merged",)),
+    "tree_localglobal": Arm("tree, baselines of parents", TURN + BOTH),
+}
 PARTS = {
     "turn_chains": Arm("chains, turn-level loss", CHAINS + OUTCOME + TURN),
     "tree_random": Arm("tree, random expansion", RANDOM + TURN),
@@ -93,7 +102,7 @@ TUNING = {
 """Learning rates other than the one of all; for worlds that nothing else is measured in."""
 IN_VERL = {f"verl_{name}": Arm(f"{arm.title}, as in verl", arm.overrides) for name, arm in in_verl.ARMS.items()}
 
-ARMS = {**BASELINES, **TREES, **UNBIASED, **ADAPTIVE, **PARTS, **TUNING, **IN_VERL}
+ARMS = {**BASELINES, **TREES, **UNBIASED, **ADAPTIVE, **STATES, **PARTS, **TUNING, **IN_VERL}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import functools
+import itertools
 import json
+import math
 import random
 import sys
 
@@ -126,6 +128,38 @@ def test_unbiased_trees_have_as_many_leaves_and_advantages_that_say_something() 
     for group, tree in zip(groups, given, strict=True):
         outcomes = {row.trajectory.reward_score for row in group}
         assert bool(tree.abs().max() > 0.01) == (len(outcomes) > 1)
+
+
+def test_gigpo_adds_what_a_turn_is_worth_beside_others_that_read_the_same() -> None:
+    """The slow way, from rows alone: a turn's state is the stretch of observed tokens before it, none at first."""
+    arm = settings(ARMS["gigpo"].overrides)
+    _, groups = grown(arm.atpo, prompts=8)
+    given = iter(advantages(Batch.of(groups), arm))
+    episodes = iter(advantages(Batch.of(groups), settings(ARMS["grpo"].overrides)))
+    pooled = 0
+    for group in groups:
+        states: dict[tuple[int, ...], list[float]] = {}
+        for row in group:
+            for state, _ in turns_of(row):
+                states.setdefault(state, []).append(row.trajectory.reward_score)
+        outcomes = torch.tensor([row.trajectory.reward_score for row in group])
+        scale = outcomes.std() + 1e-6 if len(set(outcomes.tolist())) > 1 else math.inf
+        for row in group:
+            ours, episode = next(given), next(episodes)
+            for state, place in turns_of(row)[:-1]:  # a last turn of one token has its outcome instead
+                own, others = row.trajectory.reward_score, states[state]
+                step = (own - sum(others) / len(others)) / scale
+                assert float(ours[place]) == pytest.approx(float(episode[place] + step), abs=1e-4)
+                pooled += bool(state) and step != 0
+    assert pooled > 10
+
+
+def turns_of(row: Row) -> list[tuple[tuple[int, ...], int]]:
+    """What each turn of a row read last, and where it begins."""
+    marked = list(zip(row.trajectory.response_ids, row.trajectory.response_mask, strict=True))
+    starts = [at for at, (_, mask) in enumerate(marked) if mask and (at == 0 or not marked[at - 1][1])]
+    stretches = [itertools.takewhile(lambda pair: not pair[1], reversed(marked[:at])) for at in starts]
+    return [(tuple(token for token, _ in stretch), at) for stretch, at in zip(stretches, starts, strict=True)]
 
 
 def test_continuous_growth_has_as_many_leaves() -> None:
