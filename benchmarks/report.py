@@ -201,6 +201,11 @@ def lab_tables() -> str:
     return lab.tables(RESULTS / "lab")
 
 
+def lab_clock() -> str:
+    """Simulated rollout time to reach an accuracy."""
+    return lab.clock(RESULTS / "lab_clock.json", RESULTS / "lab")
+
+
 def lab_agreement() -> str:
     """The laboratory against verl."""
     return agreement.table(RESULTS / "lab", RESULTS / "learning")
@@ -213,6 +218,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "headlines": headlines.headlines,
     "lab": lab_tables,
     "lab-agreement": lab_agreement,
+    "lab-clock": lab_clock,
     "learning": learning_tables,
     "packed-goals": goals.table,
     "smollm2": smollm2.tables,

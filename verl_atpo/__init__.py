@@ -9,6 +9,7 @@ The map, from the paper to the code:
 | turn-wise credit assignment | ``method/credit.py`` | ``node_values``, ``normalization``, ``turn_advantage`` |
 | beyond the paper: split weights | ``method/split.py`` | ``row_advantages`` |
 | beyond the paper: rewards of tools, returns to go | ``method/returns.py`` | ``carried_returns``, ``leaf_returns`` |
+| beyond the paper: equal contexts of several branches | ``method/contexts.py`` | ``group_contexts`` |
 | beyond the paper: adaptive budgets | ``rollout/budget.py`` | ``TreeBudget``, ``Spares`` |
 | values on their way to the estimator | ``method/channel.py`` | ``write_values``, ``read_values`` |
 | advantage of a turn | ``method/estimator.py`` | ``compute_atpo_advantage``, estimator ``atpo`` |

@@ -119,17 +119,18 @@ def paired(curves: Iterable[Curve], arm: str, other: str, figure: Callable[[Curv
     return pairs
 
 
-def log_ratio(accuracy: float, cost: str) -> Callable[[Curve, Curve], float]:
-    """log of our cost to reach an accuracy over theirs.
+def log_ratio(accuracy: float, cost: str, over: str | None = None) -> Callable[[Curve, Curve], float]:
+    """log of our cost to reach an accuracy over theirs, which may be one of another kind.
 
     A run that never got there is taken to do so at the next point of its last step's pace (that is, censored at its
     end); a pair of which neither got there says nothing, 0.
     """
 
     def figure(ours: Curve, theirs: Curve) -> float:
-        ends = [min(each.cost_to_reach(accuracy, cost), each.cost[cost][-1]) for each in (ours, theirs)]
-        reached = [each.cost_to_reach(accuracy, cost) < math.inf for each in (ours, theirs)]
-        if not any(reached) or min(ends) == 0:
+        both = ((ours, cost), (theirs, over or cost))
+        reached = [curve.cost_to_reach(accuracy, name) for curve, name in both]
+        ends = [min(where, curve.cost[name][-1]) for where, (curve, name) in zip(reached, both, strict=True)]
+        if min(reached) == math.inf or min(ends) == 0:
             return 0.0
         return math.log(ends[0] / ends[1])
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,13 +26,38 @@ from benchmarks.lab.curves import (
 
 BASELINE = "grpo"
 TARGETS = (0.5, 0.7, 0.8)
-RATIOS = {
-    "sampled tokens": ("sampled_tokens", TARGETS),
-    "trained tokens, distinct": ("trained_tokens_distinct", (0.8,)),
-    "trained tokens, in rows": ("trained_tokens_in_rows", (0.8,)),
-    "steps": ("step", (0.8,)),
-}
-"""Heading -> cost, and the accuracies it is asked for."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Ratio:
+    """A column of cost ratios.
+
+    Attributes:
+        heading: of the column.
+        cost: of an arm.
+        over: cost of the baseline.
+        target: the accuracy it is asked for.
+        p: heading of its column of p values; none where it is empty.
+    """
+
+    heading: str
+    cost: str
+    over: str
+    target: float
+    p: str = ""
+
+
+SAMPLED, DISTINCT, IN_ROWS = "sampled_tokens", "trained_tokens_distinct", "trained_tokens_in_rows"
+RATIOS = (
+    Ratio("sampled tokens to 50%", SAMPLED, SAMPLED, 0.5),
+    Ratio("sampled tokens to 70%", SAMPLED, SAMPLED, 0.7, "p, sampled to 70%"),
+    Ratio("sampled tokens to 80%", SAMPLED, SAMPLED, 0.8, "p, sampled to 80%"),
+    Ratio("trained to 80%, distinct over GRPO's distinct", DISTINCT, DISTINCT, 0.8),
+    Ratio("trained to 80%, rows over GRPO's rows", IN_ROWS, IN_ROWS, 0.8),
+    Ratio("trained to 80%, distinct over GRPO's rows", DISTINCT, IN_ROWS, 0.8, "p, distinct over GRPO's rows"),
+    Ratio("steps to 80%", "step", "step", 0.8),
+)
+"""Rows hold every token as often as verl trains it, the distinct tokens once each, as `+train=packed` does."""
 TASKS = {"hopqa": "HopQA, 2 to 6 hops", "text_world": "Text world"}
 
 
@@ -54,20 +80,23 @@ def tables(folder: Path) -> str:
 
 
 def ratios(curves: Sequence[Curve]) -> str:
-    """One row an arm: cost ratios with 95 % intervals, and Holm's p of sampled tokens to the highest accuracy."""
-    arms = [arm for arm in _arms(curves) if arm != BASELINE and _pairs(curves, arm, "step", 0.8)]
-    asked = [(heading, cost, target) for heading, (cost, targets) in RATIOS.items() for target in targets]
-    tested = {arm: _pairs(curves, arm, "sampled_tokens", TARGETS[-1]) for arm in arms}
-    corrected = p_values(tested)
-    rows = []
+    """One row an arm: cost ratios with 95 % intervals, and p values with Holm's correction over a column's arms.
+
+    The baseline has a row too, for its distinct tokens over those of its rows; it is not tested against itself.
+    """
+    arms = [arm for arm in _arms(curves) if _pairs(curves, arm, RATIOS[0])]
+    rows: dict[str, dict[str, Any]] = {}
     for arm in arms:
-        row: dict[str, Any] = {"arm": ARMS[arm].title, "pairs": sum(map(len, tested[arm].values()))}
-        for heading, cost, target in asked:
-            found = interval(_pairs(curves, arm, cost, target))
-            row[f"{heading} to {target:.0%}"] = _ratio(found)
-        row["p (Holm), sampled to 80%"] = f"{corrected[arm]:.2g}"
-        rows.append(row)
-    return tabulate(rows, headers="keys", tablefmt="github", disable_numparse=True)
+        rows[arm] = {"arm": ARMS[arm].title, "pairs": sum(map(len, _pairs(curves, arm, RATIOS[0]).values()))}
+    for ratio in RATIOS:
+        pairs = {arm: _pairs(curves, arm, ratio) for arm in arms}
+        corrected = p_values({arm: each for arm, each in pairs.items() if arm != BASELINE}) if ratio.p else {}
+        for arm in arms:
+            itself = arm == BASELINE and ratio.cost == ratio.over
+            rows[arm][ratio.heading] = "1" if itself else _ratio(interval(pairs[arm]))
+            if ratio.p:
+                rows[arm][ratio.p] = f"{corrected[arm]:.2g}" if arm in corrected else ""
+    return tabulate(list(rows.values()), headers="keys", tablefmt="github", disable_numparse=True)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,7 +111,8 @@ class Cost:
 
 def cost_over_grpo(folder: Path, arm: str, target: float, task: str = "hopqa") -> Cost:
     """Sampled tokens until an accuracy, over GRPO's in the same world and seed."""
-    pairs = _pairs([curve for curve in read_curves(folder) if curve.task == task], arm, "sampled_tokens", target)
+    sampled = Ratio("sampled tokens", SAMPLED, SAMPLED, target)
+    pairs = _pairs([curve for curve in read_curves(folder) if curve.task == task], arm, sampled)
     found = interval(pairs)
     ratio, low, high = (f"{math.exp(each):.2f}" for each in (found.estimate, found.low, found.high))
     return Cost(ratio, low, high, sum(map(len, pairs.values())))
@@ -97,11 +127,32 @@ def levels(curves: Sequence[Curve]) -> str:
         for step in (10, 20, 40):
             at = [_at(curve, step) for curve in own if curve.cost["step"][-1] >= step]
             row[f"accuracy at step {step}"] = f"{interquartile_mean(at):.1%}" if at else ""
-        for name, cost in (("sampled", "sampled_tokens"), ("trained, distinct", "trained_tokens_distinct")):
+        for name, cost in (("sampled", SAMPLED), ("trained, distinct", DISTINCT), ("trained, in rows", IN_ROWS)):
             row[f"k tokens {name}"] = f"{interquartile_mean([curve.cost[cost][-1] for curve in own]) / 1e3:.0f}"
         for target in TARGETS:
             came = sum(curve.cost_to_reach(target, "step") < math.inf for curve in own)
             row[f"came to {target:.0%}"] = f"{came}/{len(own)}"
+        rows.append(row)
+    return tabulate(rows, headers="keys", tablefmt="github", disable_numparse=True)
+
+
+def clock(file: Path, folder: Path, task: str = "hopqa") -> str:
+    """What a step's rollout takes (`benchmarks.lab.clock`) times the steps to 80 %, over GRPO's, for each arm.
+
+    The interval is that of the steps: the simulation's ratio, a median over seeds, counts as known.
+    """
+    if not file.exists():
+        return "The simulation has not run yet."
+    curves = [curve for curve in read_curves(folder) if curve.task == task]
+    rows = []
+    for entry in json.loads(file.read_text())["rows"]:
+        arm, takes = entry["arm"], entry["over grpo"]
+        pairs = _pairs(curves, arm, RATIOS[-1])
+        steps = interval(pairs) if pairs else None
+        row = {"arm": ARMS[arm].title, "a step's rollout, s": f"{entry['seconds']:.0f}", "over GRPO's": f"{takes:.2f}"}
+        row["pairs"] = str(steps.runs if steps else 0)
+        for heading, factor in ((RATIOS[-1].heading, 1.0), ("rollout time to 80%", takes)):
+            row[heading] = _ratio(steps, factor) if steps and arm != BASELINE else "1" if steps else ""
         rows.append(row)
     return tabulate(rows, headers="keys", tablefmt="github", disable_numparse=True)
 
@@ -133,8 +184,8 @@ def draw(folder: Path, out: Path) -> None:
     plt.close(figure)
 
 
-def _pairs(curves: Sequence[Curve], arm: str, cost: str, target: float) -> dict[int, list[float]]:
-    return paired(curves, arm, BASELINE, log_ratio(target, cost))
+def _pairs(curves: Sequence[Curve], arm: str, ratio: Ratio) -> dict[int, list[float]]:
+    return paired(curves, arm, BASELINE, log_ratio(ratio.target, ratio.cost, ratio.over))
 
 
 def _arms(curves: Sequence[Curve]) -> list[str]:
@@ -146,5 +197,6 @@ def _at(curve: Curve, step: int) -> float:
     return float(np.interp(step, curve.cost["step"], curve.accuracy))
 
 
-def _ratio(found: Interval) -> str:
-    return f"{math.exp(found.estimate):.2f} [{math.exp(found.low):.2f}, {math.exp(found.high):.2f}]"
+def _ratio(found: Interval, factor: float = 1.0) -> str:
+    estimate, low, high = (factor * math.exp(each) for each in (found.estimate, found.low, found.high))
+    return f"{estimate:.2f} [{low:.2f}, {high:.2f}]"

@@ -101,10 +101,13 @@ class Run:
         self._totals["seconds"] += time.process_time() - began
         self.step += 1
 
+    def engine(self) -> Engine:
+        """Another one with the weights of now, so that what it samples leaves training's alone."""
+        return Engine(self._model, self._plan.seed, self._task.end)
+
     def validate(self) -> float:
         """A point of the curve; returns its accuracy, the mean over sources."""
-        engine = Engine(self._model, self._plan.seed, self._task.end)
-        by_source = asyncio.run(accuracy(engine, self._task))
+        by_source = asyncio.run(accuracy(self.engine(), self._task))
         mean = sum(by_source.values()) / len(by_source)
         self._history["curve"].append(
             {

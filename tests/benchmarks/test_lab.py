@@ -18,6 +18,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from benchmarks.lab import __main__ as command
 from benchmarks.lab import hopqa, text_world
 from benchmarks.lab.arms import ARMS, TUNING, settings
+from benchmarks.lab.copies import repeats
 from benchmarks.lab.engine import Engine
 from benchmarks.lab.episodes import Task, converse
 from benchmarks.lab.model import Weights, hidden_states, logits
@@ -26,6 +27,7 @@ from benchmarks.lab.run import Plan, complete
 from benchmarks.lab.tasks import TASKS
 from benchmarks.lab.update import Batch, advantages, response_log_probs, trie_of
 from examples.text_world.player import CAREFUL, play
+from tests.method.test_contexts import example as contexts_by_hand
 from verl_atpo.config import AtpoConfig
 
 TREE = settings(ARMS["tree"].overrides)
@@ -152,6 +154,18 @@ def test_gigpo_adds_what_a_turn_is_worth_beside_others_that_read_the_same() -> N
                 assert float(ours[place]) == pytest.approx(float(episode[place] + step), abs=1e-4)
                 pooled += bool(state) and step != 0
     assert pooled > 10
+
+
+def test_repeats_are_counted() -> None:
+    """Chains X-[5]->Y, X-[5]->Z, X-[6]->Y, Z: X three times of 7 turns; Y and Z behind [5] are siblings, 2 of 3."""
+    tree = contexts_by_hand()
+    assert repeats([tree, tree]) == {
+        "turns": "14",
+        "copies": "42.9%",
+        "later turns with siblings, separate": "0.0%",
+        "later turns with siblings, merged": "66.7%",
+        "later turns with siblings, states": "66.7%",
+    }
 
 
 def turns_of(row: Row) -> list[tuple[tuple[int, ...], int]]:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+from pathlib import Path
 
 import pytest
 
 from benchmarks.lab.agreement import table
+from benchmarks.lab.arms import ARMS, settings
+from benchmarks.lab.clock import TIMED, measure, schedule_of, summary
 from benchmarks.lab.curves import COSTS, Curve, interquartile_mean, interval, log_ratio, p_values, paired, read_curves
-from benchmarks.lab.report import ratios, tables
+from benchmarks.lab.report import clock, ratios, tables
 
 
 def curve(arm: str, accuracy: list[float], tokens: list[float], world: int = 0, seed: int = 0) -> Curve:
@@ -46,6 +49,17 @@ def test_a_run_that_never_came_there_counts_as_its_end() -> None:
     assert log_ratio(0.95, "sampled_tokens")(FAST, SLOW) == 0.0  # neither did
 
 
+def test_a_ratio_may_be_of_two_kinds_of_cost() -> None:
+    """FAST's distinct tokens to 0.8, 126.67, over SLOW's in rows, five times 200; where neither came, 0."""
+    rows = {**SLOW.cost, "trained_tokens_in_rows": (0.0, 500.0, 1000.0)}
+    slow = dataclasses.replace(SLOW, cost=rows)
+    kinds = ("trained_tokens_distinct", "trained_tokens_in_rows")
+    assert log_ratio(0.8, *kinds)(FAST, slow) == pytest.approx(math.log(126.6667 / 1000), abs=1e-5)
+    assert log_ratio(0.8, *kinds)(slow, slow) == pytest.approx(math.log(0.2))
+    assert log_ratio(0.85, *kinds)(FAST, slow) == pytest.approx(math.log(138.3333 / 1000), abs=1e-5)
+    assert log_ratio(0.95, *kinds)(FAST, slow) == 0.0
+
+
 def test_pairs_share_world_and_seed() -> None:
     others = [dataclasses.replace(SLOW, seed=1), dataclasses.replace(FAST, seed=2)]
     assert paired([SLOW, FAST, *others], "tree", "grpo", lambda a, b: a.seed + b.seed) == {0: [0]}
@@ -67,17 +81,64 @@ def test_holm_corrects_for_the_number_of_tests() -> None:
     assert p_values({"a": one, "b": {0: [0.0, 0.0]}}) == {"a": pytest.approx(4 / 64), "b": 1.0}
 
 
-def test_tables_are_made_of_files(tmp_path) -> None:
+def write_runs(folder: Path) -> None:
+    """SLOW and FAST as result files; rows hold ten times the tokens."""
     for each in (SLOW, FAST):
         points = [
-            {"accuracy": accuracy, **dict.fromkeys(COSTS, cost)}
+            {"accuracy": accuracy, **dict.fromkeys(COSTS, cost), "trained_tokens_in_rows": 10 * cost}
             for accuracy, cost in zip(each.accuracy, each.cost["step"], strict=True)
         ]
         record = {"task": "hopqa", "arm": each.arm, "world": 0, "seed": 0, "curve": points}
-        (tmp_path / f"{each.arm}.json").write_text(json.dumps(record))
-    # FAST reaches 0.8 at 80 + 2 / 3 * 70 = 126.67, SLOW at 200: 0.63
-    assert "0.63 [0.63, 0.63]" in ratios(read_curves(tmp_path))
+        (folder / f"{each.arm}.json").write_text(json.dumps(record))
+
+
+def cells(said: str) -> dict[str, dict[str, str]]:
+    """A Markdown table, by its first column and by heading."""
+    lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in said.splitlines()]
+    return {line[0]: dict(zip(lines[0], line, strict=True)) for line in lines[2:]}
+
+
+def test_tables_are_made_of_files(tmp_path) -> None:
+    write_runs(tmp_path)
+    # FAST reaches 0.8 at 80 + 2 / 3 * 70 = 126.67, SLOW at 200: 0.63; SLOW's rows hold 2000 then.
+    table = cells(ratios(read_curves(tmp_path)))
+    ours, grpo = table["AT²PO, tree"], table["GRPO"]
+    assert ours["sampled tokens to 80%"] == ours["steps to 80%"] == "0.63 [0.63, 0.63]"
+    for kind in ("distinct over GRPO's distinct", "rows over GRPO's rows"):
+        assert (ours[f"trained to 80%, {kind}"], grpo[f"trained to 80%, {kind}"]) == ("0.63 [0.63, 0.63]", "1")
+    assert ours["trained to 80%, distinct over GRPO's rows"] == "0.06 [0.06, 0.06]"
+    assert grpo["trained to 80%, distinct over GRPO's rows"] == "0.10 [0.10, 0.10]"
+    tested = ("p, sampled to 70%", "p, sampled to 80%", "p, distinct over GRPO's rows")
+    assert [(ours[each], grpo[each]) for each in tested] == [("1", "")] * 3  # one pair: Wilcoxon's p is 1
     assert "Text world**: no run is done yet" in tables(tmp_path)
+
+
+def test_rollout_time_is_that_of_a_step_times_the_steps(tmp_path) -> None:
+    write_runs(tmp_path)
+    runs = [
+        {"arm": arm, "seed": seed, "seconds": seconds}
+        for arm, each in (("grpo", (10, 20, 30)), ("tree", (20, 30, 90)), ("tree_4", (10, 20, 15)))
+        for seed, seconds in enumerate(each)
+    ]
+    # Ratios of tree: 2, 1.5, 3; of tree_4: 1, 1, 0.5.
+    assert [row["over grpo"] for row in summary(runs)] == [1, 2, 1]
+    assert [row["seconds"] for row in summary(runs)] == [20, 30, 15]
+    file = tmp_path / "clock" / "lab_clock.json"
+    assert clock(file, tmp_path) == "The simulation has not run yet."
+    file.parent.mkdir()
+    file.write_text(json.dumps({"settings": {}, "rows": summary(runs), "runs": runs}))
+    table = cells(clock(file, tmp_path))
+    assert table["AT²PO, tree"]["rollout time to 80%"] == "1.27 [1.27, 1.27]"  # 2 * 0.6333
+    assert table["GRPO"]["rollout time to 80%"] == "1"
+    assert table["tree of 4 chains"]["pairs"] == "0" and not table["tree of 4 chains"]["rollout time to 80%"]
+
+
+def test_each_arm_is_simulated_with_its_own_shape() -> None:
+    shapes = [settings(ARMS[arm].overrides).atpo for arm in TIMED]
+    assert {atpo.expansion.leaves for atpo in shapes} == {16}
+    assert [schedule_of(atpo) for atpo in shapes] == ["chains", "rounds", "rounds", "continuous", "continuous"]
+    small = measure("tree_4", engines=1, tools="no latency", prompts=1, seed=0)
+    assert small["seconds"] > 0 and round(small["leaves_per_s"] * small["seconds"]) == 16
 
 
 def test_agreement_is_told_in_standard_errors(tmp_path) -> None:
