@@ -145,7 +145,9 @@ def clock(file: Path, folder: Path, task: str = "hopqa") -> str:
         return "The simulation has not run yet."
     curves = [curve for curve in read_curves(folder) if curve.task == task]
     rows = []
-    for entry in json.loads(file.read_text())["rows"]:
+    result = json.loads(file.read_text())
+    told, seeds = result["settings"], {run["seed"] for run in result["runs"]}
+    for entry in result["rows"]:
         arm, takes = entry["arm"], entry["over grpo"]
         pairs = _pairs(curves, arm, RATIOS[-1])
         steps = interval(pairs) if pairs else None
@@ -154,7 +156,10 @@ def clock(file: Path, folder: Path, task: str = "hopqa") -> str:
         for heading, factor in ((RATIOS[-1].heading, 1.0), ("rollout time to 80%", takes)):
             row[heading] = _ratio(steps, factor) if steps and arm != BASELINE else "1" if steps else ""
         rows.append(row)
-    return tabulate(rows, headers="keys", tablefmt="github", disable_numparse=True)
+    said = (
+        f"{told['prompts']} prompts, {told['engines']} engines, tools {told['tools']}; medians over {len(seeds)} seeds."
+    )
+    return f"{said}\n\n{tabulate(rows, headers='keys', tablefmt='github', disable_numparse=True)}"
 
 
 DRAWN = ("grpo", "gspo", "dapo", "tree_grpo", "entropy_branching", "paper", "tree", "tree_4", "adaptive", "unbiased")

@@ -126,8 +126,11 @@ def test_rollout_time_is_that_of_a_step_times_the_steps(tmp_path) -> None:
     file = tmp_path / "clock" / "lab_clock.json"
     assert clock(file, tmp_path) == "The simulation has not run yet."
     file.parent.mkdir()
-    file.write_text(json.dumps({"settings": {}, "rows": summary(runs), "runs": runs}))
-    table = cells(clock(file, tmp_path))
+    told = {"prompts": 64, "engines": 2, "tools": "slow"}
+    file.write_text(json.dumps({"settings": told, "rows": summary(runs), "runs": runs}))
+    said, _, lines = clock(file, tmp_path).partition("\n\n")
+    assert said == "64 prompts, 2 engines, tools slow; medians over 3 seeds."
+    table = cells(lines)
     assert table["AT²PO, tree"]["rollout time to 80%"] == "1.27 [1.27, 1.27]"  # 2 * 0.6333
     assert table["GRPO"]["rollout time to 80%"] == "1"
     assert table["tree of 4 chains"]["pairs"] == "0" and not table["tree of 4 chains"]["rollout time to 80%"]
