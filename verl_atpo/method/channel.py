@@ -20,18 +20,15 @@ from __future__ import annotations
 
 import itertools
 import math
-import struct
-from collections.abc import Container, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
+
+from verl_atpo.method.potentials import LARGEST as LARGEST
+from verl_atpo.method.potentials import MARK, as_float64, first_tokens, float32, write_potentials
+from verl_atpo.method.potentials import is_marked as is_marked
 
 if TYPE_CHECKING:
     import torch
-
-MARK: float = struct.unpack(">f", b"\x03ATP")[0]
-"""A normal float32 of 5.7e-37: no reward is that small without being 0, and beside a reward it adds nothing."""
-
-LARGEST: float = struct.unpack(">f", b"\x7f\x7f\xff\xff")[0]
-"""The largest float32, 3.4e38."""
 
 
 def write_values(
@@ -71,26 +68,14 @@ def write_values(
     """
     _check(turn_values, turn_starts, root_value, length)
     if length == 1:
-        return [_float32(turn_values[-1] if outcome is None else outcome)]
-    rewards = [0.0] * length
-    rewards[0] = total = _float32(root_value)
+        return [float32(turn_values[-1] if outcome is None else outcome)]
     # Turns that were cut off all fall on the last token, where the last one, the outcome, stays.
     last = length - 1
-    potentials = {min(max(start, 1), last): value for start, value in zip(turn_starts, turn_values, strict=True)}
+    potentials = {0: root_value}
+    potentials |= {min(max(start, 1), last): value for start, value in zip(turn_starts, turn_values, strict=True)}
     if outcome is not None:
         potentials[last] = outcome
-    for position, value in potentials.items():
-        rewards[position] = _float32(value - total)
-        total += rewards[position]
-    _mark(rewards, potentials)
-    return rewards
-
-
-def _mark(rewards: list[float], taken: Container[int]) -> None:
-    """Write the marker on the first two tokens from token 2 on that carry no value."""
-    free = (position for position in range(2, len(rewards)) if position not in taken)
-    for position, mark in zip(free, (MARK, -MARK), strict=False):
-        rewards[position] = mark
+    return write_potentials(potentials, length)
 
 
 def _check(turn_values: Sequence[float], turn_starts: Sequence[int], root_value: float, length: int) -> None:
@@ -106,17 +91,6 @@ def _check(turn_values: Sequence[float], turn_starts: Sequence[int], root_value:
             f"turn_starts={list(turn_starts)}: expected 0 first, then rising by at least 2 (a sampled token and an "
             "observation token)."
         )
-
-
-def _float32(value: float) -> float:
-    if abs(value) > LARGEST:
-        raise ValueError(f"a value or a difference of values is {value:g}: expected at most {LARGEST:g}, a float32.")
-    return struct.unpack("f", struct.pack("f", value))[0]
-
-
-def is_marked(rewards: Sequence[float]) -> bool:
-    """Whether a row says by itself that it comes from a tree."""
-    return MARK in rewards
 
 
 class Values(NamedTuple):
@@ -154,7 +128,7 @@ def read_values(rewards_RT: torch.Tensor, mask_RT: torch.Tensor, group_R: torch.
     """
     import torch
 
-    rewards_RT = _as_float64(rewards_RT)
+    rewards_RT = as_float64(rewards_RT)
     marked_R = (rewards_RT == MARK).any(dim=1)
     rewards_RT = torch.where(rewards_RT.abs() == MARK, 0.0, rewards_RT)
     outcome_R = rewards_RT.sum(dim=1)
@@ -165,26 +139,6 @@ def read_values(rewards_RT: torch.Tensor, mask_RT: torch.Tensor, group_R: torch.
     root_R = _root_values(rewards_RT, mask_RT, outcome_R, tree_R, group_R)
     value_RT, parent_RT = _turn_values(rewards_RT, mask_RT.bool(), outcome_R, tree_R, root_R)
     return Values(value_RT, parent_RT, root_R, outcome_R, trees=bool(tree_G.any()))
-
-
-def _as_float64(rewards_RT: torch.Tensor) -> torch.Tensor:
-    import torch
-
-    if rewards_RT.dtype in (torch.float16, torch.bfloat16) or rewards_RT.is_complex():
-        raise ValueError(
-            f"token-level rewards of type {rewards_RT.dtype}: expected float32 or float64, because the values of a "
-            "tree do not fit into less. Remedy: leave rm_scores as the rollout writes them."
-        )
-    rewards_RT = rewards_RT.double()
-    bad_R = ~(rewards_RT.abs() <= LARGEST).all(dim=1)
-    if bad_R.any():
-        row = int(bad_R.nonzero()[0])
-        worst = rewards_RT[row][~(rewards_RT[row].abs() <= LARGEST)][0]
-        raise ValueError(
-            f"row {row} has the token-level reward {worst:g}: expected finite float32 numbers. Remedy: let the reward "
-            "function return such a number for every answer."
-        )
-    return rewards_RT
 
 
 def _turn_values(
@@ -205,10 +159,7 @@ def _turn_values(
     if running_RT.shape[1] > 1:
         running_RT[:, 0] = running_RT[:, 1]
     running_RT = torch.where(tree_R[:, None], running_RT, outcome_R[:, None])
-    positions_RT = torch.arange(mask_RT.shape[1], device=mask_RT.device).expand_as(mask_RT)
-    opens_RT = mask_RT.clone()
-    opens_RT[:, 1:] &= ~mask_RT[:, :-1]
-    start_RT = torch.where(opens_RT, positions_RT, 0).cummax(dim=1).values
+    start_RT = first_tokens(mask_RT)
     before_RT = running_RT.gather(1, (start_RT - 1).clamp(min=0))
     return running_RT.gather(1, start_RT), torch.where(start_RT <= 1, root_R[:, None], before_RT)
 

@@ -1,4 +1,4 @@
-"""The advantage estimator ``atpo``: every turn's tokens get the advantage of their turn. torch, nothing of verl.
+"""The advantage estimators ``atpo`` and ``a2tgpo``: a turn's tokens get the advantage of their turn. torch, no verl.
 
 verl's trainer calls it with token-level rewards, mask, uids and settings. Three steps, each at home in one place:
 the values of all turns are read out of the rewards (:mod:`verl_atpo.method.channel`), scaled inside their group, and
@@ -20,6 +20,7 @@ from verl_atpo.algorithm import of_verl, read_algorithm
 from verl_atpo.config import ConfigError, CreditConfig
 from verl_atpo.method.channel import read_values
 from verl_atpo.method.credit import Outcomes, normalization, turn_advantage
+from verl_atpo.method.gain_channel import read_credits
 
 logger = logging.getLogger(__name__)
 
@@ -51,15 +52,12 @@ def compute_atpo_advantage(
         ConfigError: bad settings, or ``use_kl_in_reward``, which would overwrite the values in the rewards.
         ValueError: no uids; token-level rewards that :func:`~verl_atpo.method.channel.read_values` refuses.
     """
-    settings = _credit_settings(config)
-    if index is None:
-        raise ValueError("index=None: expected the uid of every row; the batch needs the field 'uid'.")
-    groups = np.unique(np.asarray(index).astype(str), return_inverse=True)[1].reshape(-1)
+    settings = _credit_settings(config, "atpo")
     with torch.no_grad():
-        group_R = torch.from_numpy(groups).to(token_level_rewards.device)
+        group_R = _groups(index, token_level_rewards.device)
         values = read_values(token_level_rewards, response_mask, group_R)
         if not values.trees:
-            _say_how_to_grow_trees()
+            _say_how_to_grow_trees("atpo")
         offset_G, factor_G = normalization(_outcomes(values.outcome_R, group_R), settings.normalize)
         offset_R1, factor_R1 = offset_G[group_R, None], factor_G[group_R, None]
         value_RT, parent_RT, root_R1 = (
@@ -70,6 +68,42 @@ def compute_atpo_advantage(
         if token_level_rewards.dtype is not torch.float64:
             advantages_RT = advantages_RT.float()
     return advantages_RT, advantages_RT
+
+
+def compute_a2tgpo_advantage(
+    token_level_rewards: torch.Tensor,
+    response_mask: torch.Tensor,
+    index: np.ndarray | None = None,
+    config: Any = None,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """A²TGPO's advantages: the outcome's, and to all turns but the last what the rollout made of their information gains.
+
+    Arguments, returns and errors are those of :func:`compute_atpo_advantage`, but for one token: the first one behind a
+    turn, where the mask is 0, holds the share by which the turn's clip range is wider, for the policy loss ``a2tgpo``.
+    Other losses do not look at masked tokens.
+    """
+    settings = _credit_settings(config, "a2tgpo")
+    with torch.no_grad():
+        group_R = _groups(index, token_level_rewards.device)
+        credits = read_credits(token_level_rewards, response_mask, group_R)
+        if not credits.trees:
+            _say_how_to_grow_trees("a2tgpo")
+        offset_G, factor_G = normalization(_outcomes(credits.outcome_R, group_R), settings.normalize)
+        scaled_R = (credits.outcome_R - offset_G[group_R]) * factor_G[group_R]
+        own_RT = scaled_R[:, None] + credits.advantage_RT
+        advantages_RT = torch.where(response_mask.bool(), own_RT, credits.clip_RT)
+        if token_level_rewards.dtype is not torch.float64:
+            advantages_RT = advantages_RT.float()
+    return advantages_RT, advantages_RT
+
+
+def _groups(index: np.ndarray | None, device: torch.device) -> torch.Tensor:
+    """(R,) number of each row's group."""
+    if index is None:
+        raise ValueError("index=None: expected the uid of every row; the batch needs the field 'uid'.")
+    groups = np.unique(np.asarray(index).astype(str), return_inverse=True)[1].reshape(-1)
+    return torch.from_numpy(groups).to(device)
 
 
 def _outcomes(outcome_R: torch.Tensor, group_R: torch.Tensor) -> Outcomes:
@@ -87,10 +121,10 @@ def _outcomes(outcome_R: torch.Tensor, group_R: torch.Tensor) -> Outcomes:
     )
 
 
-def _credit_settings(config: Any) -> CreditConfig:
+def _credit_settings(config: Any, name: str) -> CreditConfig:
     if of_verl(config, "use_kl_in_reward"):
         raise ConfigError(
-            "algorithm.use_kl_in_reward=True cannot work with algorithm.adv_estimator=atpo: expected False, because a "
+            f"algorithm.use_kl_in_reward=True cannot work with algorithm.adv_estimator={name}: expected False, because a "
             "penalty on every token's reward would overwrite the turns' values. Remedy: "
             "algorithm.use_kl_in_reward=False actor_rollout_ref.actor.use_kl_loss=True."
         )
@@ -98,10 +132,10 @@ def _credit_settings(config: Any) -> CreditConfig:
 
 
 @functools.cache
-def _say_how_to_grow_trees() -> None:
+def _say_how_to_grow_trees(name: str) -> None:
     """One line per process."""
     logger.warning(
-        "algorithm.adv_estimator=atpo got plain chains: each turn gets its trajectory's outcome. To grow trees, add "
-        "+atpo=tree, or set actor_rollout_ref.rollout.agent.agent_loop_manager_class="
+        f"algorithm.adv_estimator={name} got plain chains: each turn gets its trajectory's outcome. To grow trees, add "
+        f"+atpo={'tree' if name == 'atpo' else name}, or set actor_rollout_ref.rollout.agent.agent_loop_manager_class="
         "verl_atpo.rollout.TreeAgentLoopManager."
     )

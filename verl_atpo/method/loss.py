@@ -15,9 +15,12 @@ is imported here, so that a plugin can load it while verl is importing.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
+
+Bound: TypeAlias = Any
+"""Of a ratio: a float, or a tensor (R, T)."""
 
 MAX_LOG_RATIO = 10.0
 """Ceiling of log s_k, against overflow."""
@@ -51,16 +54,53 @@ def compute_policy_loss_atpo(
     Raises:
         ValueError: no config; a log-probability or advantage that is not finite; what ``agg_loss`` raises.
     """
+    args = (old_log_prob, log_prob, advantages, response_mask, loss_agg_mode, config, rollout_is_weights)
+    return _policy_loss(*args, scaled=False)
+
+
+def compute_policy_loss_a2tgpo(
+    old_log_prob: torch.Tensor,
+    log_prob: torch.Tensor,
+    advantages: torch.Tensor,
+    response_mask: torch.Tensor,
+    loss_agg_mode: str = "seq-mean-token-mean",
+    config: Any = None,
+    rollout_is_weights: torch.Tensor | None = None,
+) -> tuple[torch.Tensor, dict[str, float]]:
+    """The loss ``atpo`` with a clip range per turn (A²TGPO, arXiv 2605.06200), for the estimator ``a2tgpo``.
+
+    Turn k is clipped to [1 - low (1 + d_k), 1 + high (1 + d_k)], d_k being what ``advantages`` holds on the first token
+    behind the turn, where the mask is 0; a turn without such a token has 0. Turns are runs of the mask, so neighbours
+    of equal advantages stay two. All else is as in :func:`compute_policy_loss_atpo`.
+    """
+    args = (old_log_prob, log_prob, advantages, response_mask, loss_agg_mode, config, rollout_is_weights)
+    return _policy_loss(*args, scaled=True)
+
+
+def _policy_loss(
+    old_log_prob: torch.Tensor,
+    log_prob: torch.Tensor,
+    advantages: torch.Tensor,
+    response_mask: torch.Tensor,
+    loss_agg_mode: str,
+    config: Any,
+    rollout_is_weights: torch.Tensor | None,
+    scaled: bool,
+) -> tuple[torch.Tensor, dict[str, float]]:
     if config is None:
         raise ValueError("config=None: expected verl's ActorConfig, which holds the clip range.")
     mask_RT = response_mask.bool()
     log_ratio_RT = torch.where(mask_RT, log_prob - old_log_prob, 0.0)
     advantages_RT = torch.where(mask_RT, advantages, 0.0)
     turns = Turns(mask_RT, log_ratio_RT.dtype)
+    low, high = clip_range(config)
+    if scaled:
+        wider = 1.0 + turns.behind(advantages)
+        low, high = 1 - (1 - low) * wider, 1 + (high - 1) * wider
     turn_log_ratio_RT = turns.mean(log_ratio_RT.detach())
 
     ratio_RT = (log_ratio_RT - log_ratio_RT.detach() + turn_log_ratio_RT).clamp(max=MAX_LOG_RATIO).exp()
-    losses_RT, clipped_RT = _surrogate(ratio_RT, advantages_RT, *clip_range(config))
+    losses_RT, clipped_RT = _surrogate(ratio_RT, advantages_RT, low, high)
     if rollout_is_weights is not None:
         losses_RT = losses_RT * torch.where(mask_RT, rollout_is_weights, 0.0)
     loss = _aggregate(losses_RT, turns, loss_agg_mode, config.global_batch_info)
@@ -72,7 +112,7 @@ def compute_policy_loss_atpo(
 
 
 def _surrogate(
-    ratio_RT: torch.Tensor, advantages_RT: torch.Tensor, low: float, high: float
+    ratio_RT: torch.Tensor, advantages_RT: torch.Tensor, low: Bound, high: Bound
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """max(-A s, -A clip(s)) and where it is clipped, in half the memory: only the bound beyond which A gains holds."""
     bounded_RT = torch.where(advantages_RT > 0, ratio_RT.clamp(max=high), ratio_RT.clamp(min=low))
@@ -113,12 +153,19 @@ class Turns:
         means_RK = self._sums(values_RT.to(self.mask_RT.dtype)) / self.lengths_RK.clamp(min=1)
         return means_RK.gather(1, self.number_RT)
 
+    def behind(self, values_RT: torch.Tensor) -> torch.Tensor:
+        """What ``values_RT`` hold on the first token behind a turn, at every token of it; 0 where there is none."""
+        after_RT = torch.nn.functional.pad(values_RT[:, 1:], (0, 1))
+        sampled_after_RT = torch.nn.functional.pad(self.mask_RT[:, 1:], (0, 1)) > 0
+        closes_RT = (self.mask_RT > 0) & ~sampled_after_RT
+        return self._sums(torch.where(closes_RT, after_RT, 0.0).to(self.mask_RT.dtype)).gather(1, self.number_RT)
+
     def _sums(self, values_RT: torch.Tensor) -> torch.Tensor:
         rows, tokens = values_RT.shape
         return values_RT.new_zeros((rows, (tokens + 1) // 2 + 1)).scatter_add_(1, self.number_RT, values_RT)
 
 
-def clip_range(config: Any) -> tuple[float, float]:
+def clip_range(config: Any) -> tuple[Bound, Bound]:
     """Bounds of the importance ratio, [1 - clip_ratio_low, 1 + clip_ratio_high]."""
     low = config.clip_ratio if config.clip_ratio_low is None else config.clip_ratio_low
     high = config.clip_ratio if config.clip_ratio_high is None else config.clip_ratio_high
