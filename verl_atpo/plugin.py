@@ -1,9 +1,9 @@
 """Entry point of the group ``verl.plugins``: importing this module registers verl_atpo with verl.
 
 verl imports it at the end of ``import verl``, in the driver and in every Ray worker. It registers the advantage
-estimator ``atpo``, the policy loss ``atpo``, Hydra's preset groups, the check of every config before Ray starts and,
-where ``VERL_PLATFORM=cpu`` asks for it, the CPU platform. verl hides an exception raised here, so a failure is logged
-as an error first.
+estimators and policy losses ``atpo`` and ``a2tgpo``, Hydra's preset groups, the check of every config before Ray starts
+and, where ``VERL_PLATFORM=cpu`` asks for it, the CPU platform. verl hides an exception raised here, so a failure is
+logged as an error first.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from __future__ import annotations
 import importlib.metadata
 
 from verl_atpo.log import own_logger
-from verl_atpo.method.estimator import compute_atpo_advantage
-from verl_atpo.method.loss import compute_policy_loss_atpo
+from verl_atpo.method.estimator import compute_a2tgpo_advantage, compute_atpo_advantage
+from verl_atpo.method.loss import compute_policy_loss_a2tgpo, compute_policy_loss_atpo
 from verl_atpo.platforms import activate_if_requested
 from verl_atpo.startup.driver import check_every_config
 from verl_atpo.startup.presets import register_presets
@@ -21,7 +21,8 @@ from verl_atpo.versions import tested_versions
 
 logger = own_logger()
 
-NAME = "atpo"
+ESTIMATORS = {"atpo": compute_atpo_advantage, "a2tgpo": compute_a2tgpo_advantage}
+LOSSES = {"atpo": compute_policy_loss_atpo, "a2tgpo": compute_policy_loss_a2tgpo}
 
 
 def register() -> None:
@@ -34,11 +35,13 @@ def register() -> None:
     _check_verl()
     from verl.trainer.ppo.core_algos import POLICY_LOSS_REGISTRY, register_adv_est, register_policy_loss
 
-    register_adv_est(NAME)(compute_atpo_advantage)
-    # verl's register_policy_loss overwrites without a word.
-    if POLICY_LOSS_REGISTRY.get(NAME, compute_policy_loss_atpo) is not compute_policy_loss_atpo:
-        raise RuntimeError(f"policy loss {NAME!r} is registered already, to {POLICY_LOSS_REGISTRY[NAME]}.")
-    register_policy_loss(NAME)(compute_policy_loss_atpo)
+    for name, estimator in ESTIMATORS.items():
+        register_adv_est(name)(estimator)
+    for name, loss in LOSSES.items():
+        # verl's register_policy_loss overwrites without a word.
+        if POLICY_LOSS_REGISTRY.get(name, loss) is not loss:
+            raise RuntimeError(f"policy loss {name!r} is registered already, to {POLICY_LOSS_REGISTRY[name]}.")
+        register_policy_loss(name)(loss)
     register_presets()
     check_every_config()
     activate_if_requested()

@@ -77,7 +77,7 @@ def compute_a2tgpo_advantage(
     config: Any = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """A²TGPO's advantages: the outcome's, and to all turns but the last what the rollout made of their information gains.
+    """A²TGPO's advantages: the outcome's, and for all turns but the last what the rollout made of information gains.
 
     Arguments, returns and errors are those of :func:`compute_atpo_advantage`, but for one token: the first one behind a
     turn, where the mask is 0, holds the share by which the turn's clip range is wider, for the policy loss ``a2tgpo``.
@@ -124,8 +124,8 @@ def _outcomes(outcome_R: torch.Tensor, group_R: torch.Tensor) -> Outcomes:
 def _credit_settings(config: Any, name: str) -> CreditConfig:
     if of_verl(config, "use_kl_in_reward"):
         raise ConfigError(
-            f"algorithm.use_kl_in_reward=True cannot work with algorithm.adv_estimator={name}: expected False, because a "
-            "penalty on every token's reward would overwrite the turns' values. Remedy: "
+            f"algorithm.use_kl_in_reward=True cannot work with algorithm.adv_estimator={name}: expected False, because "
+            "a penalty on every token's reward would overwrite the turns' values. Remedy: "
             "algorithm.use_kl_in_reward=False actor_rollout_ref.actor.use_kl_loss=True."
         )
     return read_algorithm(config).credit

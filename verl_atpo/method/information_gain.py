@@ -144,3 +144,12 @@ def row_advantages(
         [(outcome - offset) * factor + turn.advantage for turn in credit]
         for outcome, credit in zip(outcomes, row_credits(tree, log_probs, rows, settings), strict=True)
     ]
+
+
+def mean_over_rows(rows: Sequence[Sequence[int]], of_rows: Sequence[Sequence[float]], nodes: int) -> list[float | None]:
+    """Mean of what the rows say of each of ``nodes`` nodes, by index; ``None`` for those in no row."""
+    said: list[list[float]] = [[] for _ in range(nodes)]
+    for row, values in zip(rows, of_rows, strict=True):
+        for node, value in zip(row, values, strict=True):
+            said[node].append(value)
+    return [math.fsum(values) / len(values) if values else None for values in said]

@@ -29,6 +29,7 @@ class BranchSession:
         on_turn: called whenever the loop goes on after a turn of its own: that turn and the tool calls behind it are
             complete.
         on_sampled: called with the number of tokens of every live generation.
+        on_context: called with the prompt ids of every live turn, before it is sampled.
 
     Attributes:
         generations: every generation of this run, replayed ones first (the recorded objects themselves).
@@ -44,12 +45,14 @@ class BranchSession:
         prefix: Sequence[Generation] = (),
         on_turn: Callable[[BranchSession], None] | None = None,
         on_sampled: Callable[[int], None] | None = None,
+        on_context: Callable[[list[int]], None] | None = None,
     ) -> None:
         self._client = client
         self._request_id = request_id
         self._prefix = list(prefix)
         self._on_turn = on_turn
         self._on_sampled = on_sampled
+        self._on_context = on_context
         self._context: list[int] = []  # prompts and answers so far
         self._busy = False
         self.generations: list[Generation] = []
@@ -88,6 +91,8 @@ class BranchSession:
             return _own_copy(recorded.output)
         if self._on_turn is not None and asked != self._context and len(self.generations) > self.replayed:
             self._on_turn(self)
+        if self._on_context is not None and asked != self._context:
+            self._on_context(asked)
         self._busy = True
         started = time.monotonic()
         try:

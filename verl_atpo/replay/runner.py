@@ -83,6 +83,7 @@ class LoopRunner:
         tools: those it has.
         request_id: sticky routing id of all its requests; ``None`` keeps the loop's own ids.
         memo: for calls of stateless tools, or None.
+        on_context: of each :class:`BranchSession`.
     """
 
     client: Any
@@ -91,6 +92,7 @@ class LoopRunner:
     tools: Sequence[Any] = ()
     request_id: str | None = None
     memo: CallMemo | None = None
+    on_context: Callable[[list[int]], None] | None = None
 
     async def run(self, start: Start) -> tuple[BranchSession, Any]:
         """One run.
@@ -101,7 +103,9 @@ class LoopRunner:
         Raises:
             Exception: whatever the loop or the client raised; a tool's outage, if that is what ended the run.
         """
-        session = BranchSession(self.client, self.request_id, start.prefix, start.on_turn, start.on_sampled)
+        session = BranchSession(
+            self.client, self.request_id, start.prefix, start.on_turn, start.on_sampled, self.on_context
+        )
         async with ToolSession(session, self.guard, self.memo, start.snapshots) as tools:
             output = await self.loop(session, tools.wrap(self.tools))
             session.raise_failure()

@@ -7,10 +7,11 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from verl_atpo.config import AtpoConfig, CreditConfig, SharedTurns
+from verl_atpo.config import AtpoConfig, CreditConfig, InformationGainConfig, SharedTurns
 from verl_atpo.failure import brief, is_outage
 from verl_atpo.method import expansion
 from verl_atpo.method.credit import node_values, tree_advantages
+from verl_atpo.method.information_gain import information_gains, mean_over_rows, row_advantages
 from verl_atpo.method.tree import ROOT, TurnNode
 from verl_atpo.replay.recording import Turn
 from verl_atpo.replay.runner import Branch as Run
@@ -24,10 +25,13 @@ class TreeDescriber:
     Args:
         tokenizer: for the texts.
         config: how trees grow, and how values and advantages are made.
+        gains: credits turns with information gains instead.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, config: AtpoConfig) -> None:
-        self._tokenizer, self._config = tokenizer, config
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, config: AtpoConfig, gains: InformationGainConfig | None = None
+    ) -> None:
+        self._tokenizer, self._config, self._gains = tokenizer, config, gains
 
     def record(
         self,
@@ -75,18 +79,35 @@ class TreeDescriber:
     def _nodes(self, grown: GrownTree, credit: CreditConfig) -> list[Node]:
         tree = grown.tree
         values = node_values(tree, credit.backup, credit.tool_rewards, credit.contexts)
-        advantages = tree_advantages(tree, credit) if grown.branches else values  # without a branch there is no turn
+        advantages, gains = values, None  # without a branch there is no turn
+        if grown.branches:
+            advantages = self._advantages(grown, credit)
+        if grown.answers is not None:
+            gains = information_gains(tree, grown.answers.log_probs)
         last = {leaf: number for number, leaf in enumerate(grown.leaves)}
         described = []
         for node in tree.nodes[1:]:
             entry = self._node(node, tree.turn(node.index))
             entry["turn"] = tree.depth(node.index)
             entry["value"], entry["advantage"] = values[node.index], advantages[node.index]
+            if gains is not None:
+                entry["information_gain"] = gains[node.index]
             if credit.tool_rewards:
                 entry["tool_reward"] = node.tool_reward
             entry.update(_times(tree.turn(node.index), after=None if node.index in last else _next(grown, node)))
             described.append(entry)
         return described
+
+    def _advantages(self, grown: GrownTree, credit: CreditConfig) -> list[float | None]:
+        """What the estimator gives each node's turn, by index."""
+        if self._gains is None:
+            return tree_advantages(grown.tree, credit)
+        if grown.answers is None:  # a tree that failed
+            return [None] * len(grown.tree.nodes)
+        of_rows = row_advantages(
+            grown.tree, grown.answers.log_probs, grown.paths, self._gains, normalize=credit.normalize
+        )
+        return mean_over_rows(grown.paths, of_rows, len(grown.tree.nodes))
 
     def _node(self, node: TurnNode, turn: Turn) -> Node:
         token_ids = turn.token_ids

@@ -44,6 +44,37 @@ class Limb:
 
 
 @dataclasses.dataclass
+class AnswerCosts:
+    """What asking for the gold answers of a tree cost.
+
+    Attributes:
+        requests: to the engine, repeated ones too.
+        tokens: in these requests.
+        cached: those of them that met the engine's prefix cache.
+        unknown: contexts of which the engine could not say how likely the answer is, for want of room or of a number.
+    """
+
+    requests: int = 0
+    tokens: int = 0
+    cached: int = 0
+    unknown: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Answers:
+    """How likely the gold answer was in the contexts of a tree.
+
+    Attributes:
+        log_probs: by node index, mean log-prob of its tokens in the context that the turn was sampled in, nats/token;
+            ``None`` where it is not known, and for the root.
+        costs: of asking.
+    """
+
+    log_probs: list[float | None]
+    costs: AnswerCosts
+
+
+@dataclasses.dataclass
 class GrownTree:
     """A tree and the branches it was made of.
 
@@ -51,10 +82,12 @@ class GrownTree:
         tree: structure, turns, mean NLLs and rewards. Turns of a try that died stay where they had joined it: without
             a leaf below they have no value.
         limbs: its branches by leaf number; each sampled the nodes that carry its number.
+        answers: how likely the gold answer was in the contexts of its turns; ``None`` where nobody asked.
     """
 
     tree: TurnTree = dataclasses.field(default_factory=TurnTree)
     limbs: list[Limb] = dataclasses.field(default_factory=list)
+    answers: Answers | None = None
 
     @property
     def branches(self) -> list[Branch]:
@@ -70,6 +103,11 @@ class GrownTree:
     def leaves(self) -> list[int]:
         """The node that each of them ended with."""
         return [limb.tip for limb in self.limbs if limb.branch is not None]
+
+    @property
+    def paths(self) -> list[list[int]]:
+        """The nodes of each of them."""
+        return [self.tree.path(leaf) for leaf in self.leaves]
 
     @property
     def picked(self) -> list[int]:

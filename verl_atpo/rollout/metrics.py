@@ -17,7 +17,8 @@ from verl.utils.tracking import Tracking
 from verl_atpo.method.tree import ROOT
 from verl_atpo.replay.guard import CallCounts
 from verl_atpo.replay.recording import Generation, context_lengths
-from verl_atpo.rollout.grown import GrownTree, Limb
+from verl_atpo.rollout.answer_metrics import answer_metrics, known_gains
+from verl_atpo.rollout.grown import AnswerCosts, GrownTree, Limb
 from verl_atpo.view.record import Record
 
 PREFIX = "atpo"
@@ -48,6 +49,8 @@ class TreeStats:
         diverged: branches whose replay met other prompt ids than were recorded.
         regrown: branches grown again after a failure.
         seconds: wall-clock time from the first chain's start to the last branch's end.
+        gains: information gain of each turn of which it is known, nats/token.
+        answers: what asking for gold answers cost; ``None`` where nobody asked.
     """
 
     leaves: int
@@ -67,6 +70,8 @@ class TreeStats:
     diverged: int
     regrown: int
     seconds: float
+    gains: list[float] = dataclasses.field(default_factory=list)
+    answers: AnswerCosts | None = None
 
 
 def tree_stats(grown: GrownTree, seconds: float) -> TreeStats:
@@ -96,6 +101,8 @@ def tree_stats(grown: GrownTree, seconds: float) -> TreeStats:
         diverged=sum(branch.diverged for branch in grown.branches),
         regrown=grown.regrown,
         seconds=seconds,
+        gains=known_gains(grown),
+        answers=None if grown.answers is None else grown.answers.costs,
     )
 
 
@@ -201,7 +208,10 @@ def _tree_metrics(trees: Sequence[TreeStats]) -> dict[str, float]:
         metrics["resampled_mean_nll"] = float(np.mean(resampled_nll))
     if branched_turn:
         metrics["branched_turn"] = float(np.mean(branched_turn))
-    return metrics
+    return {
+        **metrics,
+        **answer_metrics([tree.answers for tree in trees], [gain for tree in trees for gain in tree.gains]),
+    }
 
 
 def add_to_tracking(

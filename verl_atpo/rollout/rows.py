@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import groupby
 from operator import itemgetter
 from typing import Any
@@ -11,9 +11,11 @@ import torch
 from transformers import PreTrainedTokenizerBase
 from verl.experimental.agent_loop import AgentLoopOutput
 
-from verl_atpo.config import CreditConfig, SharedTurns
+from verl_atpo.config import CreditConfig, InformationGainConfig, SharedTurns
 from verl_atpo.method.channel import is_marked, write_values
 from verl_atpo.method.credit import carried_values
+from verl_atpo.method.gain_channel import write_credits
+from verl_atpo.method.information_gain import row_credits
 from verl_atpo.method.returns import leaf_returns
 from verl_atpo.method.tree import ROOT
 from verl_atpo.replay.recording import NEWEST_VERSION, OLDEST_VERSION, versions
@@ -34,13 +36,21 @@ class LeafOutput(AgentLoopOutput):
         return fields
 
 
-def leaf_outputs(grown: GrownTree, credit: CreditConfig) -> Iterator[LeafOutput]:
+def leaf_outputs(
+    grown: GrownTree, credit: CreditConfig, gains: InformationGainConfig | None = None
+) -> Iterator[LeafOutput]:
     """The rows of a tree, in order of leaf number.
 
     Values are raw, on the scale of the reward: the estimator normalises them, and every backup commutes with that.
+
+    Args:
+        grown: the tree.
+        credit: how turns are credited.
+        gains: credits them with information gains instead; the tree then has its ``answers``.
     """
     tree = grown.tree
-    leaves = zip(grown.branches, grown.leaves, token_rewards(grown, credit), strict=True)
+    rewards_of_rows = token_rewards(grown, credit) if gains is None else gain_rewards(grown, gains)
+    leaves = zip(grown.branches, grown.leaves, rewards_of_rows, strict=True)
     for number, (branch, leaf, rewards) in enumerate(leaves):
         output: AgentLoopOutput = branch.output
         fields = {name: getattr(output, name) for name in output.model_fields_set}
@@ -72,9 +82,26 @@ def token_rewards(grown: GrownTree, credit: CreditConfig) -> list[list[float]]:
         length = len(branch.output.response_ids)
         outcome = None if credit.carries_values else returns[leaf]
         rows.append(write_values(turn_values, branch.starts, root_value, length, outcome))
+    return _marked(rows, [returns[leaf] or 0.0 for leaf in grown.leaves])
+
+
+def gain_rewards(grown: GrownTree, gains: InformationGainConfig) -> list[list[float]]:
+    """Those of every leaf's row, carrying what information gains give its turns; plain outcomes as above."""
+    assert grown.answers is not None, "nobody asked how likely the gold answer is"
+    credits = row_credits(grown.tree, grown.answers.log_probs, grown.paths, gains)
+    rows = []
+    for branch, credit in zip(grown.branches, credits, strict=True):
+        ends = [start + len(turn.token_ids) for start, turn in zip(branch.starts, branch.turns, strict=True)]
+        spans = list(zip(branch.starts, ends, strict=True))
+        rows.append(write_credits(credit, spans, branch.reward, len(branch.output.response_ids)))
+    return _marked(rows, grown.outcomes)
+
+
+def _marked(rows: list[list[float]], outcomes: Sequence[float]) -> list[list[float]]:
+    """The rows, if any of them says that they come from a tree; else their outcomes on their last tokens."""
     if any(map(is_marked, rows)):
         return rows
-    return [[0.0] * (len(row) - 1) + [returns[leaf] or 0.0] for row, leaf in zip(rows, grown.leaves, strict=True)]
+    return [[0.0] * (len(row) - 1) + [outcome] for row, outcome in zip(rows, outcomes, strict=True)]
 
 
 def policy_text(output: AgentLoopOutput, tokenizer: PreTrainedTokenizerBase) -> str:

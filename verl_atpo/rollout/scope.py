@@ -74,6 +74,7 @@ class RunScopedWorker(_AgentLoopWorker):
         memo: CallMemo | None,
         request_id: str | None = None,
         finish: Finish | None = None,
+        on_context: Callable[[list[int]], None] | None = None,
     ) -> LoopRunner:
         """Runs the agent loop of one prompt.
 
@@ -82,6 +83,7 @@ class RunScopedWorker(_AgentLoopWorker):
             memo: for calls of stateless tools, or None.
             request_id: sticky routing id; ``None`` keeps the loop's own.
             finish: what becomes of the loop's output, its result is the run's; ``None`` leaves it to verl.
+            on_context: called with the prompt ids of every live turn, before it is sampled.
         """
         verl_runs = super()._run_agent_loop
 
@@ -92,7 +94,7 @@ class RunScopedWorker(_AgentLoopWorker):
             finally:
                 _RUN.reset(token)
 
-        return LoopRunner(self._llm_client, self.guard, loop, self._tools, request_id, memo)
+        return LoopRunner(self._llm_client, self.guard, loop, self._tools, request_id, memo, on_context)
 
     async def _agent_loop_postprocess(self, output: Any, validate: bool, **kwargs: Any) -> Any:
         run = _RUN.get()

@@ -25,6 +25,7 @@ from verl_atpo.config import ConfigError, Memoize
 from verl_atpo.failure import BranchBug, brief, is_outage, pause_s
 from verl_atpo.replay.guard import CallMemo, ToolGuard
 from verl_atpo.replay.runner import Branch, Start
+from verl_atpo.rollout.answers import GoldAnswers, SaidAnswer, grow
 from verl_atpo.rollout.budget import Spares
 from verl_atpo.rollout.describe import TreeDescriber
 from verl_atpo.rollout.dump import TreeDump
@@ -37,6 +38,7 @@ from verl_atpo.rollout.scope import RunScopedWorker
 from verl_atpo.rollout.stop import Failures, describe_bug
 from verl_atpo.startup.checks import check_config
 from verl_atpo.startup.data_checks import check_rows
+from verl_atpo.startup.information_gain import check_gold_answers, gold_answer, uses_gains
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +52,8 @@ class TreeAgentLoopWorker(RunScopedWorker):
         self.guard = ToolGuard(self.atpo.tools, self.tokenizer)
         self._memo = CallMemo(self.atpo.tools.memo_size) if self.atpo.tools.memoize is Memoize.RUN else None
         self._dump = TreeDump(self.atpo.dump_dir)
-        self._describer = TreeDescriber(self.tokenizer, self.atpo)
+        self._gains = self.atpo.information_gain if uses_gains(self.config) else None
+        self._describer = TreeDescriber(self.tokenizer, self.atpo, self._gains)
         self._stats = WorkerStats()
         self._failures = Failures()
         self._spares = Spares()
@@ -81,6 +84,8 @@ class TreeAgentLoopWorker(RunScopedWorker):
             ConfigError: a row that cannot be trained or validated on; says which, and what to do.
         """
         check_rows(prompts, self.config, self.tokenizer, [tool.name for tool in self.tools])
+        if self._gains is not None and not bool(prompts.get("validate", False)):
+            check_gold_answers(prompts, self._gains.answer)
         self._spares = Spares()  # of this batch's trees, so that a step never has more rows than fixed budgets give it
         await super().generate_sequences(prompts)
 
@@ -118,24 +123,36 @@ class TreeAgentLoopWorker(RunScopedWorker):
         # Under full determinism the loop's own ids name the engine's requests, so they have to stay distinct.
         sticky = None if self.rollout_config.full_determinism else prompt["uid"]
 
+        answers = self._gold_answers(prompt)
+        ask = None if answers is None else answers.ask
+
         async def run_branch(start: Start) -> Branch:
             kwargs = {**prompt, "trace": trace, "session_id": start.number}
-            runner = self.runner(dict(sampling_params), trajectory, kwargs, memo, sticky, self._score_leaf)
+            runner = self.runner(dict(sampling_params), trajectory, kwargs, memo, sticky, self._score_leaf, ask)
             return await runner.branch(start)
 
         started = time.monotonic()
         grower = TreeGrower(self.atpo, run_branch, random.Random(prompt["uid"]), self._spares)
         try:
-            grown = await grower.grow()
+            grown = await grow(grower, answers)
         except Exception as error:
             if chosen:
                 await self._dump_tree(grower.grown, prompt, started, failed=brief(error))
             raise
         self._stats.trees.append(tree_stats(grown, seconds=time.monotonic() - started))
-        for number, output in enumerate(leaf_outputs(grown, self.atpo.credit)):
+        for number, output in enumerate(leaf_outputs(grown, self.atpo.credit, self._gains)):
             await super()._agent_loop_postprocess(output, False, **{**prompt, "session_id": number})
         if chosen:
             await self._dump_tree(grown, prompt, started)
+
+    def _gold_answers(self, prompt: dict) -> GoldAnswers | None:
+        """Asks for a prompt's gold answer; None where information gains credit nothing."""
+        if self._gains is None:
+            return None
+        answer = gold_answer(prompt, self._gains.answer)
+        said = SaidAnswer.of(self.tokenizer, self._gains.prompt, answer)
+        room = (self.rollout_config.max_model_len or math.inf) - 1  # one token is sampled
+        return GoldAnswers(self._llm_client, prompt["uid"], said, self.atpo.growth, room)
 
     async def _dump_tree(
         self,

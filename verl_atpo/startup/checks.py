@@ -17,9 +17,10 @@ from verl_atpo.algorithm import read_algorithm
 from verl_atpo.config import ROOT_KEY, AtpoConfig, Contexts
 from verl_atpo.method.expansion import strategy_named
 from verl_atpo.startup.batch_sizes import check_batch_sizes
+from verl_atpo.startup.information_gain import check_information_gain
 from verl_atpo.startup.learning import check_learning
 from verl_atpo.startup.loops import check_agent_names, check_loops
-from verl_atpo.startup.objective import ESTIMATOR, LOSS, check_objective
+from verl_atpo.startup.objective import ESTIMATOR, LOSS, OURS, check_objective
 from verl_atpo.startup.sampling import check_sampling
 from verl_atpo.startup.tool_files import check_tool_files
 from verl_atpo.startup.trainer_modes import check_trainer_mode
@@ -31,7 +32,7 @@ __all__ = ["MANAGER", "check_agent_names", "check_config", "check_tool_files", "
 
 def is_used(config: DictConfig) -> bool:
     """Whether verl's config has anything of this package in it."""
-    ours = get(config, ESTIMATOR) == "atpo" or get(config, LOSS) == "atpo" or grows_trees(config)
+    ours = get(config, ESTIMATOR) in OURS or get(config, LOSS) in OURS or grows_trees(config)
     return ours or get(config, ROOT_KEY) is not None or is_packed(config)
 
 
@@ -57,6 +58,7 @@ def check_config(config: DictConfig) -> AtpoConfig:
     strategy_named(atpo.expansion.strategy)
     check_objective(config)
     _check_contexts(config, atpo.credit.contexts)
+    check_information_gain(config, atpo)
     check_learning(config)
     if grows_trees(config):
         _check_trees(config)

@@ -11,6 +11,9 @@ LOSS = f"{ACTOR}.policy_loss.loss_mode"
 CORRECTION = "algorithm.rollout_correction"
 DISTILLATION = "distillation.distillation_loss.use_task_rewards"
 
+OURS = ("atpo", "a2tgpo")
+"""Names of this package's estimators, and of its policy losses."""
+
 SUMMING = (
     "grpo",
     "grpo_vectorized",
@@ -31,7 +34,7 @@ FULL_PRECISION = ("float32", "fp32", "32", "float")
 
 def warn_of_bypass(config: DictConfig) -> str | None:
     """What to say where the ratio compares the trainer with the engine, and both do not compute in float32."""
-    if get(config, LOSS) != "atpo" or not get(config, f"{CORRECTION}.bypass_mode"):
+    if get(config, LOSS) not in OURS or not get(config, f"{CORRECTION}.bypass_mode"):
         return None
     types = {key: get(config, key) for key in (f"{ROLLOUT}.dtype", f"{ACTOR}.fsdp_config.mixed_precision.param_dtype")}
     low = {key: kind for key, kind in types.items() if kind is not None and str(kind) not in FULL_PRECISION}
@@ -59,7 +62,7 @@ def check_objective(config: DictConfig) -> None:
     estimator = get(config, ESTIMATOR)
     if grows_trees(config):
         _check_estimator(estimator)
-    if estimator == "atpo" and get(config, "algorithm.use_kl_in_reward"):
+    if estimator in OURS and get(config, "algorithm.use_kl_in_reward"):
         refuse(
             "algorithm.use_kl_in_reward",
             True,
@@ -71,10 +74,10 @@ def check_objective(config: DictConfig) -> None:
 
 
 def _check_estimator(estimator: object) -> None:
-    if estimator == "atpo" or estimator in SUMMING:
+    if estimator in OURS or estimator in SUMMING:
         return
-    reason = "; atpo reads the turns' values out of a tree's rewards, the others only sum a row"
-    refuse_unknown(ESTIMATOR, estimator, ("atpo", *SUMMING), reason)
+    reason = "; atpo and a2tgpo read what turns are worth out of a tree's rewards, the others only sum a row"
+    refuse_unknown(ESTIMATOR, estimator, (*OURS, *SUMMING), reason)
 
 
 def _check_loss(config: DictConfig) -> None:
@@ -86,7 +89,7 @@ def _check_loss(config: DictConfig) -> None:
     aggregation = get(config, f"{ACTOR}.loss_agg_mode")
     if aggregation is not None and aggregation not in AGGREGATIONS:
         refuse_unknown(f"{ACTOR}.loss_agg_mode", aggregation, AGGREGATIONS)
-    if loss != "atpo":
+    if loss not in OURS:
         return
     bounds = {}
     for name in ("clip_ratio_low", "clip_ratio_high"):
@@ -102,7 +105,7 @@ def _check_loss(config: DictConfig) -> None:
 
 
 def _check_correction(config: DictConfig) -> None:
-    ours = "atpo" in (get(config, ESTIMATOR), get(config, LOSS))
+    ours = get(config, ESTIMATOR) in OURS or get(config, LOSS) in OURS
     rejection = get(config, f"{CORRECTION}.rollout_rs")
     if ours and isinstance(rejection, str) and any(each.strip().startswith("token") for each in rejection.split(",")):
         refuse(
@@ -113,7 +116,7 @@ def _check_correction(config: DictConfig) -> None:
 
 
 def _check_distillation(config: DictConfig) -> None:
-    ours = "atpo" in (get(config, ESTIMATOR), get(config, LOSS)) or grows_trees(config)
+    ours = get(config, ESTIMATOR) in OURS or get(config, LOSS) in OURS or grows_trees(config)
     if ours and get(config, "distillation.enabled") and get(config, DISTILLATION) is False:
         refuse(
             DISTILLATION,

@@ -7,6 +7,7 @@ Each preset sets only what it must, and everything it sets can be overridden on 
 | ``tree`` | recommended: 8 chains and 2 rounds of 4 branches, so 16 leaves; the penalty counts expansions |
 | ``paper`` | the authors' script: M=10, K=6, L=2, so 22 leaves; the penalty counts siblings |
 | ``unbiased`` | as ``tree``, but weights and picks make the gradient that of chains (``docs/unbiased.md``) |
+| ``a2tgpo`` | A²TGPO on the trees of ``tree``: turns credited with information gains, a clip range per turn |
 | ``chain`` | no tree: the ATPO loss with verl's own GRPO estimator and sampler, for any loop, single-turn ones too |
 
 ``+platform=cpu``, with ``VERL_PLATFORM=cpu`` in the environment, turns any recipe into one for a machine without GPU;
@@ -60,10 +61,10 @@ UNBIASED = AtpoConfig(
 """A tree whose gradient is that of chains; see ``docs/unbiased.md``."""
 
 
-def _tree(atpo: AtpoConfig, **loss: Any) -> dict[str, Any]:
+def _tree(atpo: AtpoConfig, estimator: str = "atpo", **loss: Any) -> dict[str, Any]:
     rollout = {"n": LEAVES, "calculate_log_probs": True, "agent": {"agent_loop_manager_class": MANAGER}}
     return {
-        "algorithm": {"adv_estimator": "atpo", "atpo": atpo.to_mapping()},
+        "algorithm": {"adv_estimator": estimator, "atpo": atpo.to_mapping()},
         "actor_rollout_ref": {"actor": {**LOSS, **loss}, "rollout": rollout},
     }
 
@@ -79,6 +80,9 @@ ATPO_PRESETS: dict[str, dict[str, Any]] = {
         )
     ),
     "unbiased": _tree(UNBIASED, loss_agg_mode="seq-mean-token-sum-norm"),
+    "a2tgpo": _tree(
+        AtpoConfig(credit=CreditConfig(backup=Backup.LEAF_MEAN)), "a2tgpo", policy_loss={"loss_mode": "a2tgpo"}
+    ),
     "chain": {"algorithm": {"adv_estimator": "grpo"}, "actor_rollout_ref": {"actor": LOSS}},
 }
 

@@ -72,7 +72,9 @@ class Node(TypedDict, total=False):
     tool_reward: float
     """What tools gave for the calls behind it; missing where such rewards are left out."""
     advantage: float | None
-    """What the estimator gives the turn's tokens."""
+    """What the estimator gives the turn's tokens; with information gains the mean over the rows that hold it."""
+    information_gain: float | None
+    """Nats/token that the turn added to the gold answer's mean log-prob; missing where nobody asked."""
     tool_calls: list[ToolUse]
     generation_s: float
     """Seconds the engine took for the turn."""

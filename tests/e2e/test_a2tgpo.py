@@ -1,0 +1,92 @@
+"""`main_ppo +atpo=a2tgpo` on a CPU: the information gains that a real vLLM server says are the model's own."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from tests.assets.main_ppo import LEAVES, PROMPTS, Run, check_rewards
+from tests.assets.words_loop import TURNS
+
+STEPS = 2
+SAYS = ["w1", "w2"]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    started = Run(
+        tmp_path_factory.mktemp("a2tgpo"),
+        "words_loop",
+        "+atpo=a2tgpo",
+        f"algorithm.atpo.information_gain.prompt='{SAYS[0]} {{answer}} {SAYS[1]}'",
+        f"trainer.total_training_steps={STEPS}",
+        "trainer.val_before_train=False",
+        "actor_rollout_ref.actor.optim.lr=1e-3",
+        "actor_rollout_ref.rollout.dtype=float32",
+    )
+    assert started.wait() == 0, started.log[-5000:]
+    assert started.left_over() == []
+    return started
+
+
+@torch.no_grad()
+def model_says(folder: Path, tree: dict[str, Any]) -> dict[int, float]:
+    """Information gain of every turn that another follows, by transformers' model, one context after the other."""
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    answer = tokenizer.encode(tree["ground_truth"], add_special_tokens=False)
+
+    def log_prob(context: list[int]) -> float:
+        ids = torch.tensor([[*context, *tokenizer.encode(SAYS[0], add_special_tokens=False), *answer]])
+        scores = model(ids).logits[0, :-1].log_softmax(dim=-1).gather(1, ids[0, 1:, None])[:, 0]
+        return float(scores[-len(answer) :].mean())
+
+    contexts = {0: []}
+    known = {}
+    for node in tree["nodes"]:
+        observed = tree["prompt"] if node["parent"] == 0 else node["observation"]
+        context = contexts[node["parent"]] + tokenizer.encode(observed, add_special_tokens=False)
+        known[node["index"]] = log_prob(context)
+        contexts[node["index"]] = context + node["token_ids"]
+    return {node["parent"]: known[node["index"]] - known[node["parent"]] for node in tree["nodes"] if node["parent"]}
+
+
+@pytest.mark.e2e
+def test_information_gains_are_finite_and_differ(run):
+    steps = [record["data"] for record in run.steps()]
+    assert len(steps) == STEPS
+    for data in steps:
+        assert (data["atpo/trees"], data["atpo/leaves_per_tree"], data["atpo/trees_failed"]) == (PROMPTS, LEAVES, 0)
+        assert math.isfinite(data["atpo/information_gain/mean"]) and data["atpo/information_gain/std"] > 0.01
+        assert data["atpo/answer_requests"] <= data["atpo/nodes_per_tree"] * PROMPTS
+        assert data["atpo/answers_unknown"] == data["atpo/replays_diverged"] == 0
+        assert data["actor/grad_norm"] > 0
+        assert data["actor/atpo/turns_per_row"] == TURNS
+        assert data["critic/advantages/max"] > data["critic/advantages/min"]
+    trees = run.trees()
+    for step, data in enumerate(steps, start=1):
+        check_rewards(trees, step, data)
+    gains = [node["information_gain"] for tree in trees for node in tree["nodes"] if not node["is_leaf"]]
+    assert len(set(gains)) > len(gains) / 2 and all(map(math.isfinite, gains))
+
+
+@pytest.mark.e2e
+def test_the_servers_log_probs_are_the_models_own(run):
+    """In the first step, whose weights are those of the checkpoint; what the prefix cache held changes nothing."""
+    trees = [tree for tree in run.trees() if tree["global_step"] == 1]
+    assert len(trees) == PROMPTS
+    compared = 0
+    for tree in trees:
+        expected = model_says(run.folder / "model", tree)
+        for node in tree["nodes"]:
+            if node["is_leaf"]:
+                assert node["information_gain"] is None
+            else:
+                assert node["information_gain"] == pytest.approx(expected[node["index"]], abs=2e-3)
+                compared += 1
+    assert compared >= PROMPTS * LEAVES

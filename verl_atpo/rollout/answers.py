@@ -1,0 +1,175 @@
+"""How likely the gold answer is in the contexts of a tree, asked of the engine while the tree grows.
+
+Behind a context stands what the model is taken to say (``information_gain.prompt``) with the gold answer in it; the
+engine returns the log-prob of each of these tokens (``prompt_logprobs``) and samples one token that nobody wants. Each
+distinct context of a tree is asked once, in a task of its own: no branch waits. A branch that starts in a known
+context, and a replayed prefix, ask nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from verl_atpo.config import PLACE, ConfigError, GrowthConfig
+from verl_atpo.failure import EngineOutage, brief, pause_s
+from verl_atpo.method.tree import TurnTree
+from verl_atpo.rollout.grower import TreeGrower
+from verl_atpo.rollout.grown import AnswerCosts, Answers, GrownTree
+
+LOG_PROBS = "prompt_logprobs"
+CACHED = "num_cached_tokens"
+"""verl's extra fields of an answer of the engine."""
+
+
+@dataclasses.dataclass(frozen=True)
+class SaidAnswer:
+    """What stands behind a context.
+
+    Attributes:
+        token_ids: of the words before the answer, and of the answer itself, to its last token.
+        answer: the first of its tokens that the gold answer has a part in.
+    """
+
+    token_ids: list[int]
+    answer: int
+
+    @classmethod
+    def of(cls, tokenizer: Any, prompt: str, answer: str) -> SaidAnswer:
+        """Put an answer into its place in a prompt.
+
+        The text is made into tokens as a whole, the words behind the answer included, as the model would write it. A
+        token that the answer shares with the words around it counts as the answer's.
+
+        Args:
+            tokenizer: the model's; it has to tell where tokens stand in a text.
+            prompt: a text with ``{answer}`` in it once.
+            answer: the gold answer, not empty.
+        """
+        before, _, after = prompt.partition(PLACE)
+        text = before + answer + after
+        found = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        begin, end = len(before), len(before) + len(answer)
+        own = [at for at, (left, right) in enumerate(found["offset_mapping"]) if left < end and right > begin]
+        return cls(list(found["input_ids"][: own[-1] + 1]), own[0])
+
+
+class GoldAnswers:
+    """Asks for one tree.
+
+    Args:
+        client: verl's ``LLMServerClient``, or any object with its ``generate``.
+        request_id: sticky routing id of the tree, so that a context meets its warm prefix cache.
+        said: the gold answer.
+        growth: how often and when a request is made again after an outage.
+        longest: tokens of the longest prompt that the engine takes.
+
+    Attributes:
+        costs: so far.
+    """
+
+    def __init__(
+        self, client: Any, request_id: str, said: SaidAnswer, growth: GrowthConfig, longest: float = math.inf
+    ) -> None:
+        self._client, self._request_id, self._said = client, request_id, said
+        self._growth, self._longest = growth, longest
+        self._asked: dict[tuple[int, ...], asyncio.Task[float | None]] = {}
+        self.costs = AnswerCosts()
+
+    def ask(self, context: Sequence[int]) -> None:
+        """Start to ask how likely the answer is in a context, unless that is known or under way."""
+        key = tuple(context)
+        if key not in self._asked:
+            self._asked[key] = asyncio.create_task(self._log_prob(list(context)))
+
+    async def settle(self, tree: TurnTree) -> Answers:
+        """Wait until all that was asked is answered, and say it of a grown tree.
+
+        Raises:
+            EngineOutage: the engine did not answer, the new tries included.
+            ConfigError: the engine gives no log-probs of a prompt.
+        """
+        await asyncio.gather(*self._asked.values())
+        return Answers(self._of_nodes(tree), self.costs)
+
+    async def cancel(self) -> None:
+        """Stop asking; has ended everything when it returns."""
+        for task in self._asked.values():
+            task.cancel()
+        await asyncio.gather(*self._asked.values(), return_exceptions=True)
+
+    def _of_nodes(self, tree: TurnTree) -> list[float | None]:
+        """Of the context that each node was sampled in, by index."""
+        known: list[float | None] = [None]
+        behind: list[list[int]] = [[]]
+        for node in tree.nodes[1:]:
+            context = behind[node.parent]
+            first, *_ = generations = tree.turn(node.index).generations
+            task = self._asked.get(tuple(first.asked_with(context)))
+            known.append(None if task is None else task.result())
+            for generation in generations:
+                context = generation.asked_with(context) + generation.output.token_ids
+            behind.append(context)
+        return known
+
+    async def _log_prob(self, context: list[int]) -> float | None:
+        """Mean log-prob of the answer's tokens, nats/token; ``None`` where there is no room for them."""
+        prompt = context + self._said.token_ids
+        first = len(context) + self._said.answer
+        if len(prompt) > self._longest:
+            self.costs.unknown += 1
+            return None
+        output = await self._generate(prompt, cached=True)
+        # What the engine took from its cache it computed no log-probs of: those of token t come with token t - 1.
+        if (output.extra_fields.get(CACHED) or 0) >= first:
+            output = await self._generate(prompt, cached=False)
+        # An entry a token but for the first, and one more at the end; cached ones may have none, so count from the end.
+        found = [row[0] for row in output.extra_fields[LOG_PROBS][first - len(prompt) - 1 : -1]]
+        mean = math.fsum(found) / len(found)
+        if not math.isfinite(mean):
+            self.costs.unknown += 1
+            return None
+        return mean
+
+    async def _generate(self, prompt: list[int], cached: bool) -> Any:
+        for failed in range(self._growth.max_regrows + 1):
+            sampling = {LOG_PROBS: 0, "max_tokens": 1, "detokenize": False, "skip_reading_prefix_cache": not cached}
+            self.costs.requests += 1
+            self.costs.tokens += len(prompt)
+            try:
+                output = await self._client.generate(self._request_id, prompt_ids=prompt, sampling_params=sampling)
+                if not output.token_ids:
+                    raise EngineOutage("the request was given up")
+            except TypeError:
+                raise  # an engine that does not know these settings
+            except Exception as error:
+                if failed == self._growth.max_regrows:
+                    raise EngineOutage(f"The engine did not say how likely the answer is: {brief(error)}") from error
+                await asyncio.sleep(pause_s(self._growth.regrow_delay_s, failed))
+                continue
+            self.costs.cached += output.extra_fields.get(CACHED) or 0
+            if LOG_PROBS not in output.extra_fields:
+                raise ConfigError(
+                    "The engine gave no log-probs of a prompt, which algorithm.adv_estimator=a2tgpo needs: set "
+                    "actor_rollout_ref.rollout.name=vllm and trainer.v1.trainer_mode=sync, or use +atpo=tree."
+                )
+            return output
+        raise AssertionError  # the last try has returned or raised
+
+
+async def grow(grower: TreeGrower, answers: GoldAnswers | None) -> GrownTree:
+    """Grow a tree and, where its turns' information is wanted, wait for what its branches asked.
+
+    Raises what :meth:`TreeGrower.grow` and :meth:`GoldAnswers.settle` do; nothing asks any more by then.
+    """
+    if answers is None:
+        return await grower.grow()
+    try:
+        grown = await grower.grow()
+        grown.answers = await answers.settle(grown.tree)
+        return grown
+    finally:
+        await answers.cancel()
