@@ -100,9 +100,15 @@ TUNING = {
     for rate in (2.5e-4, 1e-3, 2e-3)
 }
 """Learning rates other than the one of all; for worlds that nothing else is measured in."""
+ASKS = ("algorithm.adv_estimator=a2tgpo", "algorithm.atpo.information_gain.prompt=<answer>{answer}</answer>")
+CREDITED = (*_loss("a2tgpo", 0.03, 0.04), *ASKS, "algorithm.atpo.credit.backup=leaf_mean")
+A2TGPO = {
+    "a2tgpo": Arm("A²TGPO on trees", CREDITED),
+    "a2tgpo_chains": Arm("A²TGPO", (*CHAINS, *CREDITED)),
+}
 IN_VERL = {f"verl_{name}": Arm(f"{arm.title}, as in verl", arm.overrides) for name, arm in in_verl.ARMS.items()}
 
-ARMS = {**BASELINES, **TREES, **UNBIASED, **ADAPTIVE, **STATES, **PARTS, **TUNING, **IN_VERL}
+ARMS = {**BASELINES, **TREES, **UNBIASED, **ADAPTIVE, **STATES, **PARTS, **TUNING, **A2TGPO, **IN_VERL}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,7 +117,7 @@ class Settings:
 
     Attributes:
         atpo: expansion and credit.
-        estimator: ``atpo`` or verl's ``grpo``.
+        estimator: ``atpo``, ``a2tgpo`` or verl's ``grpo``.
         loss: name of the policy loss.
         aggregation: how the loss adds up tokens and rows.
         clip: low and high.

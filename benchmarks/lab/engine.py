@@ -17,6 +17,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import Qwen3ForCausalLM
 
 from benchmarks.lab.model import Weights, hidden_states, logits
+from verl_atpo.rollout.answers import CACHED, LOG_PROBS
 
 _QUIET = 6
 """Rounds of the event loop without a new request after which all loops are taken to wait."""
@@ -36,7 +37,7 @@ class Answer:
     Attributes:
         token_ids: sampled, the end token included.
         log_probs: of each under the policy, nats.
-        extra_fields: empty.
+        extra_fields: of a prompt that was to be scored, its log-probs and what the cache held of it.
     """
 
     token_ids: list[int]
@@ -48,6 +49,7 @@ class Answer:
 class _Request:
     prompt: tuple[int, ...]
     limit: int
+    scored: bool
     future: asyncio.Future[Answer]
 
 
@@ -85,9 +87,13 @@ class Engine:
     async def generate(
         self, request_id: str, *, prompt_ids: Sequence[int], sampling_params: dict[str, Any], **_: Any
     ) -> Answer:
-        """One turn; ``sampling_params["max_tokens"]`` is its limit."""
+        """One turn; ``sampling_params["max_tokens"]`` is its limit.
+
+        With ``prompt_logprobs`` the prompt is scored instead, as by vLLM, and nothing is drawn: the answer is the end.
+        """
         future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-        self._waiting.append(_Request(tuple(prompt_ids), sampling_params["max_tokens"], future))
+        scored = sampling_params.get(LOG_PROBS) is not None
+        self._waiting.append(_Request(tuple(prompt_ids), sampling_params["max_tokens"], scored, future))
         return await future
 
     async def serve(self, loops: Sequence[Coroutine[Any, Any, Result]]) -> list[Result]:
@@ -100,7 +106,12 @@ class Engine:
             quiet = quiet + 1 if len(self._waiting) == before else 0
             if quiet >= _QUIET and self._waiting:
                 wave, self._waiting = self._waiting[:_LARGEST_WAVE], self._waiting[_LARGEST_WAVE:]
-                for request, answer in zip(wave, self._decode(wave), strict=True):
+                drawn = [request for request in wave if not request.scored]
+                for request, answer in zip(drawn, self._decode(drawn) if drawn else [], strict=True):
+                    request.future.set_result(answer)
+                # Once the contexts are known: what is scored begins with one of them.
+                scored = [request for request in wave if request.scored]
+                for request, answer in zip(scored, self._score(scored) if scored else [], strict=True):
                     request.future.set_result(answer)
                 quiet = 0
         return list(await everything)
@@ -140,6 +151,21 @@ class Engine:
         self.sampled_tokens += sum(len(answer.token_ids) for answer in answers)
         return answers
 
+    @torch.inference_mode()
+    def _score(self, wave: list[_Request]) -> list[Answer]:
+        """Log-probs of prompts' tokens, those that the cache holds left out, and the entry that vLLM has at the end."""
+        prompts = [request.prompt for request in wave]
+        known = [self._longest_known(prompt) for prompt in prompts]
+        _, hidden = self._extend(prompts, known)
+        of_all = logits(self._weights, hidden).log_softmax(dim=-1)
+        answers = []
+        for row, (prompt, done) in enumerate(zip(prompts, known, strict=True)):
+            following = torch.tensor(prompt[done + 1 :])
+            found = of_all[row, : len(following)].gather(1, following[:, None])
+            fields = {LOG_PROBS: [*found.tolist(), [0.0]], CACHED: done}
+            answers.append(Answer([self._end], [0.0], fields))
+        return answers
+
     def _sample(self, following: torch.Tensor) -> tuple[list[int], list[float]]:
         """Tokens and their log-probs of logits (B, V)."""
         log_probs = following.log_softmax(dim=-1)
@@ -149,6 +175,14 @@ class Engine:
     def _prefill(self, contexts: list[tuple[int, ...]]) -> tuple[torch.Tensor, torch.Tensor]:
         """Cache (2 * layers, B, H, L, D) of distinct contexts, and the logits of what follows each, (B, V)."""
         known = [self._longest_known(context) for context in contexts]
+        cache, hidden = self._extend(contexts, known)
+        last = torch.tensor([len(context) - done - 1 for context, done in zip(contexts, known, strict=True)])
+        for row, context in enumerate(contexts):
+            self._keep(context[:-1], cache[:, row])
+        return cache, logits(self._weights, hidden[torch.arange(len(contexts)), last])
+
+    def _extend(self, contexts: list[tuple[int, ...]], known: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Cache of contexts, and hidden states (B, S, width) of their tokens behind the ``known`` ones."""
         width = max(len(context) - done for context, done in zip(contexts, known, strict=True))
         shape = (2 * len(self._weights.layers), len(contexts), self._weights.heads)
         longest = max(done + width for done in known)
@@ -159,11 +193,7 @@ class Engine:
                 cache[:, row, :, :done] = self._cache[context[:done]][:, :, :done]
             ids[row, : len(context) - done] = torch.tensor(context[done:])
         start = torch.tensor(known)
-        hidden = self._forward(cache, ids, start[:, None] + torch.arange(width), longest)
-        last = torch.tensor([len(context) for context in contexts]) - start - 1
-        for row, context in enumerate(contexts):
-            self._keep(context[:-1], cache[:, row])
-        return cache, logits(self._weights, hidden[torch.arange(len(contexts)), last])
+        return cache, self._forward(cache, ids, start[:, None] + torch.arange(width), longest)
 
     def _step(
         self, cache: torch.Tensor, tokens: torch.Tensor, length: torch.Tensor

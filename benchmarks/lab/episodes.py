@@ -60,10 +60,12 @@ class Episode:
     Attributes:
         source: what accuracies are told apart by.
         partner: makes the other side of a new conversation about it.
+        answer: the gold answer; empty where the task has none.
     """
 
     source: str
     partner: Callable[[], Partner]
+    answer: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,6 +77,7 @@ class Task:
         limits: of a conversation.
         end: token that ends a turn.
         model: makes the warm-started model.
+        tokenizer: the model's; ``None`` where episodes have no gold answer.
     """
 
     train: Sequence[Episode]
@@ -82,6 +85,7 @@ class Task:
     limits: Limits
     end: int
     model: Callable[[], Qwen3ForCausalLM]
+    tokenizer: Any = None
 
 
 async def converse(client: Any, partner: Partner, limits: Limits) -> Trajectory:

@@ -57,7 +57,10 @@ def make_task(world: int) -> Task:
     held_out = sample_questions(worlds[1], HELD_OUT_PER_HOP, rng, HOPS)
 
     def episodes(questions: list[Question]) -> list[Episode]:
-        return [Episode(f"{each.hops}hop", functools.partial(Searches, each, codec, search)) for each in questions]
+        return [
+            Episode(f"{each.hops}hop", functools.partial(Searches, each, codec, search), each.answer)
+            for each in questions
+        ]
 
     def model() -> Qwen3ForCausalLM:
         _need_warm_start(world)
@@ -65,7 +68,7 @@ def make_task(world: int) -> Task:
         load_model(started, warm_start_file(world))
         return started
 
-    return Task(episodes(train), episodes(held_out), LIMITS, int(tokenizer.eos_token_id), model)
+    return Task(episodes(train), episodes(held_out), LIMITS, int(tokenizer.eos_token_id), model, tokenizer)
 
 
 def _need_warm_start(world: int) -> None:

@@ -10,9 +10,11 @@ from benchmarks.lab.episodes import Episode, Task, Trajectory, converse
 from verl_atpo.config import AtpoConfig
 from verl_atpo.replay.client import BranchSession
 from verl_atpo.replay.runner import Branch, Start
+from verl_atpo.rollout.answers import GoldAnswers, SaidAnswer
+from verl_atpo.rollout.answers import grow as grow_tree
 from verl_atpo.rollout.budget import Spares
 from verl_atpo.rollout.grower import TreeGrower
-from verl_atpo.rollout.rows import token_rewards
+from verl_atpo.rollout.rows import gain_rewards, token_rewards
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,17 +31,35 @@ class Row:
 
 
 async def grow(
-    engine: Engine, episode: Episode, task: Task, config: AtpoConfig, rng: random.Random, spares: Spares | None = None
+    engine: Engine,
+    episode: Episode,
+    task: Task,
+    config: AtpoConfig,
+    rng: random.Random,
+    spares: Spares | None = None,
+    gains: bool = False,
 ) -> list[Row]:
-    """The rows of one tree, in order of leaf number; trees of a step share ``spares``."""
+    """The rows of one tree, in order of leaf number; trees of a step share ``spares``.
+
+    With ``gains`` the turns are credited with the information they brought about the episode's gold answer.
+    """
+    answers = _gold_answers(engine, episode, task, config) if gains else None
 
     async def run_branch(start: Start) -> Branch:
-        session = BranchSession(engine, None, start.prefix, start.on_turn)
+        ask = None if answers is None else answers.ask
+        session = BranchSession(engine, None, start.prefix, start.on_turn, on_context=ask)
         return Branch.of(session, await converse(session, episode.partner(), task.limits))
 
-    grown = await TreeGrower(config, run_branch, rng, spares).grow()
-    rewards = token_rewards(grown, config.credit)
+    grown = await grow_tree(TreeGrower(config, run_branch, rng, spares), answers)
+    rewards = gain_rewards(grown, config.information_gain) if gains else token_rewards(grown, config.credit)
     return [Row(branch.output, each) for branch, each in zip(grown.branches, rewards, strict=True)]
+
+
+def _gold_answers(engine: Engine, episode: Episode, task: Task, config: AtpoConfig) -> GoldAnswers:
+    if task.tokenizer is None or not episode.answer:
+        raise ValueError("a2tgpo needs a gold answer, which this task has not: use hopqa.")
+    said = SaidAnswer.of(task.tokenizer, config.information_gain.prompt, episode.answer)
+    return GoldAnswers(engine, "", said, config.growth)
 
 
 async def accuracy(engine: Engine, task: Task, at_once: int = 250) -> dict[str, float]:

@@ -144,9 +144,9 @@ class Run:
     async def _grow(self, count: int) -> list[list[Row]]:
         """Trees of the next ``count`` prompts, grown together."""
         prompts = list(itertools.islice(self._order(), self._prompts, self._prompts + count))
-        spares, atpo = Spares(), self._settings.atpo
+        spares, atpo, gains = Spares(), self._settings.atpo, self._settings.estimator == "a2tgpo"
         growers = [
-            grow(self._engine, episode, self._task, atpo, random.Random(f"{self._plan.seed} {number}"), spares)
+            grow(self._engine, episode, self._task, atpo, random.Random(f"{self._plan.seed} {number}"), spares, gains)
             for number, episode in enumerate(prompts, start=self._prompts)
         ]
         self._prompts += count

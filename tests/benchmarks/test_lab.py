@@ -39,10 +39,10 @@ def small_task() -> Task:
     return dataclasses.replace(task, held_out=task.held_out[:12])
 
 
-def grown(config: AtpoConfig, prompts: int = 2) -> tuple[Engine, list[list[Row]]]:
+def grown(config: AtpoConfig, prompts: int = 2, gains: bool = False) -> tuple[Engine, list[list[Row]]]:
     task = small_task()
     engine = Engine(task.model(), 0, task.end)
-    growers = [grow(engine, episode, task, config, random.Random(0)) for episode in task.train[:prompts]]
+    growers = [grow(engine, episode, task, config, random.Random(0), gains=gains) for episode in task.train[:prompts]]
     return engine, asyncio.run(engine.serve(growers))
 
 
@@ -90,6 +90,34 @@ def test_engine_counts_what_it_sampled_and_stops_at_the_limit() -> None:
     for answer, limit in zip(answers, limits, strict=True):
         assert len(answer.token_ids) == limit or (len(answer.token_ids) < limit and answer.token_ids[-1] == task.end)
         assert task.end not in answer.token_ids[:-1]
+
+
+def test_engine_scores_prompts_as_the_model_does_whatever_its_cache_holds() -> None:
+    task = small_task()
+    engine = Engine(task.model(), 0, task.end)
+    prompt = task.train[0].partner().prompt
+    scores = {"prompt_logprobs": 0, "max_tokens": 1}
+
+    async def turn_then_scores() -> list:
+        asked = {"prompt_ids": prompt, "sampling_params": {"max_tokens": 5}}
+        sampled = (await engine.generate("", **asked)).token_ids
+        said = [prompt + sampled + [7, 8, 9], [*prompt, 5, 6], prompt + sampled + [7, 8, 9]]
+        answers = [engine.generate("", prompt_ids=ids, sampling_params=scores) for ids in said]
+        return list(zip(said, await asyncio.gather(*answers), strict=True))
+
+    (found,) = asyncio.run(engine.serve([turn_then_scores()]))
+    counted = engine.sampled_tokens
+    assert 0 < counted <= 5
+    known = set()
+    for ids, answer in found:
+        expected = task.model()(torch.tensor([ids])).logits.log_softmax(dim=-1)[0, :-1]
+        expected = expected.gather(1, torch.tensor(ids)[1:, None])[:, 0]
+        *rows, end = answer.extra_fields["prompt_logprobs"]
+        cached = answer.extra_fields["num_cached_tokens"]
+        known.add(cached)
+        assert end == [0.0] and len(rows) == len(ids) - 1 - cached
+        torch.testing.assert_close(torch.tensor(rows)[:, 0], expected[cached:], atol=2e-4, rtol=0)
+    assert min(known) >= len(prompt) - 1 and len(known) == 2  # the prompt, and the turn behind it, were in the cache
 
 
 def test_distinct_tokens_give_the_rows_log_probs_and_gradient() -> None:
@@ -174,6 +202,33 @@ def turns_of(row: Row) -> list[tuple[tuple[int, ...], int]]:
     starts = [at for at, (_, mask) in enumerate(marked) if mask and (at == 0 or not marked[at - 1][1])]
     stretches = [itertools.takewhile(lambda pair: not pair[1], reversed(marked[:at])) for at in starts]
     return [(tuple(token for token, _ in stretch), at) for stretch, at in zip(stretches, starts, strict=True)]
+
+
+@pytest.mark.parametrize("name", ["a2tgpo", "a2tgpo_chains"])
+def test_information_gains_tell_turns_of_a_row_apart(name) -> None:
+    """The last turn has its z-scored outcome alone; the others have more or less, also where outcomes are equal."""
+    arm = settings(ARMS[name].overrides)
+    _, groups = grown(arm.atpo, prompts=8, gains=True)
+    batch = Batch.of(groups)
+    given = advantages(batch, arm)
+    outcomes = [row.trajectory.reward_score for group in groups for row in group]
+    assert batch.rewards.sum(dim=1).tolist() == pytest.approx(outcomes, abs=1e-5)
+    last = batch.mask.shape[1] - 1 - batch.mask.flip(1).argmax(dim=1)
+    at_end = given[torch.arange(len(last)), last].view(8, 16)
+    assert at_end.mean(dim=1).abs().max() < 1e-5
+    spread = (given - given.gather(1, last[:, None])) * batch.mask
+    several = (torch.diff(batch.mask, dim=1) == 1).any(dim=1)
+    assert several.sum() > 32
+    assert (spread[several].abs().amax(dim=1) > 1e-3).float().mean() > 0.5
+    assert spread[~several].abs().max() < 1e-6 if (~several).any() else True
+    assert given[batch.mask == 0].abs().max() < arm.atpo.information_gain.clip  # how much wider clip ranges are
+
+
+def test_a_task_without_gold_answers_has_no_information_gains() -> None:
+    task = dataclasses.replace(small_task(), tokenizer=None)
+    engine = Engine(task.model(), 0, task.end)
+    with pytest.raises(ValueError, match="use hopqa"):
+        asyncio.run(grow(engine, task.train[0], task, TREE.atpo, random.Random(0), gains=True))
 
 
 def test_continuous_growth_has_as_many_leaves() -> None:

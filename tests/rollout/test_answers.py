@@ -135,7 +135,7 @@ async def test_an_engine_without_prompt_log_probs_is_no_outage():
         async def generate(self, request_id: str, *, prompt_ids: list[int], **kwargs: Any) -> TokenOutput:
             return await FakeEngine.generate(self, request_id, prompt_ids=prompt_ids, **kwargs)
 
-    with pytest.raises(ConfigError, match="rollout.name=vllm"):
+    with pytest.raises(ConfigError, match=r"rollout\.name=vllm"):
         await grown_with(Mute(1, stop=0.2))
 
 
