@@ -15,8 +15,11 @@ from verl.trainer.ppo import core_algos
 
 assert core_algos.get_adv_estimator_fn("atpo").__module__ == "verl_atpo.method.estimator"
 assert core_algos.get_policy_loss_fn("atpo").__module__ == "verl_atpo.method.loss"
+assert core_algos.get_adv_estimator_fn("a2tgpo") is not core_algos.get_adv_estimator_fn("atpo")
+assert core_algos.get_policy_loss_fn("a2tgpo") is not core_algos.get_policy_loss_fn("atpo")
 store = ConfigStore.instance()
-assert store.list("atpo") == ["chain.yaml", "paper.yaml", "tree.yaml", "unbiased.yaml"], store.list("atpo")
+names = ["a2tgpo.yaml", "chain.yaml", "paper.yaml", "tree.yaml", "unbiased.yaml"]
+assert store.list("atpo") == names, store.list("atpo")
 assert store.list("platform") == ["cpu.yaml"]
 """
 

@@ -55,7 +55,16 @@ def test_no_import_goes_round_in_circles():
         pytest.fail(f"modules import one another: {' -> '.join(error.args[1])}")
 
 
-PURE = ("settings", "config", "method.tree", "method.expansion", "method.credit", "method.channel")
+PURE = (
+    "settings",
+    "config",
+    "method.tree",
+    "method.expansion",
+    "method.credit",
+    "method.channel",
+    "method.information_gain",
+    "method.gain_channel",
+)
 HEAVY = {"torch", "ray", "verl", "vllm", "transformers", "omegaconf", "hydra", "numpy"}
 
 

@@ -17,6 +17,7 @@ class Feature(Enum):
     METHOD = "adv_estimator=atpo, loss_mode=atpo"
     WORDS = "+atpo=..."
     TREES = "+atpo=tree"
+    GAINS = "+atpo=a2tgpo"
     PACKED = "+train=packed"
     CPU = "+platform=cpu"
     QUICK = "+sampler=quick"
@@ -155,6 +156,26 @@ SEAMS: dict[Feature, tuple[Seam, ...]] = {
         _seam("config:actor_rollout_ref.rollout.n", "the number of leaves"),
         _seam("config:actor_rollout_ref.rollout.calculate_log_probs", "how sure the policy was"),
         _seam("config:actor_rollout_ref.rollout.agent.default_agent_loop", "the loop of rows that name none"),
+    ),
+    Feature.GAINS: (
+        _seam(
+            "verl.workers.rollout.vllm_rollout.vllm_async_server:vLLMHttpServer.generate",
+            "the engine says how likely the gold answer is",
+            "prompt_ids sampling_params request_id",
+            "extract_prompt_logprobs num_cached_tokens max_tokens SamplingParams",
+        ),
+        _seam(
+            "vllm.sampling_params:SamplingParams",
+            "a prompt is scored on top of what the prefix cache holds",
+            mentions="prompt_logprobs skip_reading_prefix_cache detokenize",
+        ),
+        _seam(
+            "verl.trainer.ppo.v1.trainer_base:PPOTrainer._compute_advantage",
+            "what stands behind a turn reaches the loss",
+            mentions="advantages response_to_nested response_mask",
+        ),
+        _seam("config:actor_rollout_ref.rollout.name", "which engine it is"),
+        _seam("config:actor_rollout_ref.rollout.logprobs_mode", "what it calls log-probs"),
     ),
     Feature.PACKED: (
         _seam(

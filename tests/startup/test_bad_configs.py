@@ -18,7 +18,9 @@ X, C, G, T = (f"algorithm.atpo.{group}" for group in ("expansion", "credit", "gr
 @functools.cache
 def good(preset: str) -> DictConfig:
     with initialize_config_module("verl.trainer.config", version_base=None):
-        return compose("ppo_trainer", overrides=[f"+atpo={preset}", "+agent=search", "data.train_files=none.parquet"])
+        engine = ["actor_rollout_ref.rollout.name=vllm"] if preset == "a2tgpo" else []
+        overrides = [f"+atpo={preset}", "+agent=search", "data.train_files=none.parquet", *engine]
+        return compose("ppo_trainer", overrides=overrides)
 
 
 def config_with(*settings: str, preset: str = "tree") -> DictConfig:
@@ -45,7 +47,7 @@ def refusal(config: DictConfig) -> str:
 
 
 def test_the_config_that_the_bad_ones_differ_from_is_good():
-    for preset in ("tree", "paper", "chain"):
+    for preset in ("tree", "paper", "chain", "a2tgpo"):
         CheckConfig().on_job_start(config_with(preset=preset))
 
 
@@ -131,7 +133,7 @@ BAD = [
     ("algorithm.atpo=tree", "algorithm.atpo='tree'", "a group of settings"),
     ("algorithm.atpo=[tree]", "a group of settings"),
     # what is learnt from
-    ("algorithm.adv_estimator=gae", "adv_estimator=gae cannot work", "atpo, grpo", "only sum a row"),
+    ("algorithm.adv_estimator=gae", "adv_estimator=gae cannot work", "atpo, a2tgpo, grpo", "only sum a row"),
     ("algorithm.adv_estimator=reinforce_plus_plus", "cannot work", "reinforce_plus_plus_baseline"),
     ("algorithm.adv_estimator=remax", "adv_estimator=remax cannot work"),
     ("algorithm.adv_estimator=optimal_token_baseline", "optimal_token_baseline cannot work"),
@@ -216,6 +218,39 @@ BAD = [
     (f"{MT}.tool_config_path=null", "without tools it has one turn only"),
     (f"{MT}.format=hermse", "format=hermse cannot work", "Did you mean hermes?"),
 ]
+
+
+IG = "algorithm.atpo.information_gain"
+BAD_GAINS = [
+    (f"{R}.name=sglang", f"{R}.name=sglang cannot work", "no other was tried", "set vllm"),
+    ("trainer.v1.trainer_mode=colocate_async", "trainer_mode=colocate_async cannot work", "set sync"),
+    (f"{R}.logprobs_mode=raw_logits", "logprobs_mode=raw_logits cannot work", "set processed_logprobs"),
+    (f"{A}.policy_loss.loss_mode=atpo", f"{IG}.clip=0.3 cannot work", "loss_mode=a2tgpo, or clip=0"),
+    (f"{A}.policy_loss.loss_mode=vanilla", f"{IG}.clip=0.3 cannot work"),
+    (f"{C}.backup=child_softmax", f"{C}.backup=child_softmax cannot work", "set leaf_mean"),
+    (f"{C}.advantage=diff_parent", f"{C}.advantage=diff_parent cannot work", "set value"),
+    (f"{C}.tool_rewards=1", f"{C}.tool_rewards=1.0 cannot work", "set 0"),
+    ("algorithm.adv_estimator=atpo", f"{A}.policy_loss.loss_mode=a2tgpo cannot work", "adv_estimator=a2tgpo"),
+    ("algorithm.use_kl_in_reward=true", "read as turn values", "use_kl_loss=True"),
+    (f"{R}.agent.agent_loop_manager_class=null", "agent_loop_manager_class=None cannot work", "+atpo=a2tgpo"),
+    (f"{A}.clip_ratio_low=-0.1", "clip_ratio_low=-0.1 cannot work", "e.g. 0.003"),
+    ("algorithm.rollout_correction.rollout_rs=token_k1", "cuts turns in two", "seq_mean_k1"),
+    (f"{IG}.prompt=so", f"{IG}.prompt='so' cannot work", "{answer} in it once"),
+    (f"{IG}.weight=.nan", f"{IG}.weight=nan"),
+    (f"{IG}.alpha=1", f"{IG}.alpha is not a setting", "weight"),
+    (f"{IG}.answer=null", f"{IG}.answer=None", "Where a data row holds the gold answer"),
+]
+
+
+@pytest.mark.parametrize(("settings", "words"), [(case[0], case[1:]) for case in BAD_GAINS], ids=str)
+def test_what_information_gains_cannot_work_with_is_refused(settings, words):
+    message = refusal(config_with(settings, preset="a2tgpo"))
+    for word in words:
+        assert word in message
+
+
+def test_a_fixed_clip_range_can_be_had():
+    CheckConfig().on_job_start(config_with(f"{A}.policy_loss.loss_mode=atpo", f"{IG}.clip=0", preset="a2tgpo"))
 
 
 def test_the_table_is_long_enough():

@@ -9,7 +9,7 @@ from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
 from verl.utils.import_utils import load_extern_object
 
-from verl_atpo.config import AtpoConfig, ConfigError, ToolConfig
+from verl_atpo.config import AtpoConfig, ConfigError, InformationGainConfig, ToolConfig
 from verl_atpo.startup.checks import check_agent_names, check_config
 
 
@@ -40,6 +40,23 @@ def test_unbiased_adds_rows_up_token_by_token():
     assert (config.algorithm.adv_estimator, rollout.n) == ("atpo", 16)
     settings = check_config(config)
     assert (settings.expansion.strategy, settings.credit.weights.value) == ("other_chains", "split")
+
+
+def test_a2tgpo_grows_the_trees_of_tree():
+    config = composed("+atpo=a2tgpo", "actor_rollout_ref.rollout.name=vllm")
+    actor, rollout = config.actor_rollout_ref.actor, config.actor_rollout_ref.rollout
+    assert (actor.policy_loss.loss_mode, actor.loss_agg_mode) == ("a2tgpo", "seq-mean-token-mean")
+    assert (config.algorithm.adv_estimator, rollout.n) == ("a2tgpo", 16)
+    settings = check_config(config)
+    assert settings.expansion == AtpoConfig().expansion
+    changed = {key for key in changed_by("+atpo=a2tgpo") if key not in changed_by("+atpo=tree")}
+    assert changed == set()
+    both = changed_by("+atpo=a2tgpo"), changed_by("+atpo=tree")
+    assert {key for key in both[0] if both[0][key] != both[1][key]} == {
+        "algorithm.adv_estimator",
+        "algorithm.atpo.credit.backup",
+        "actor_rollout_ref.actor.policy_loss.loss_mode",
+    }
 
 
 def test_paper_is_the_authors_script():
@@ -74,6 +91,7 @@ def test_paper_is_the_authors_script():
         },
         "growth": {"max_regrows": 3, "regrow_delay_s": 1.0},
         "tools": ToolConfig().__dict__ | {"observation_cut": "tail", "on_outage": "regrow", "memoize": "never"},
+        "information_gain": InformationGainConfig().__dict__,
         "dump_dir": None,
         "dump_every": 1,
         "dump_max": None,

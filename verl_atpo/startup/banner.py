@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from omegaconf import DictConfig
 
 from verl_atpo.config import AtpoConfig
+from verl_atpo.startup.information_gain import uses_gains
 from verl_atpo.startup.loops import DEFAULT
 from verl_atpo.startup.objective import ESTIMATOR, LOSS
 from verl_atpo.startup.order import settings_of, split
@@ -44,6 +45,11 @@ def banner(config: DictConfig, atpo: AtpoConfig) -> str:
         lines["credit"] = ", ".join(
             f"{name}={value}" for name, value in atpo.to_mapping()["credit"].items() if value is not None
         )
+        if uses_gains(config):
+            gain = atpo.information_gain
+            lines["information gain"] = (
+                f"alpha={gain.weight}, gamma={gain.discount}, beta={gain.clip}, of {gain.answer} in {gain.prompt!r}"
+            )
         lines["agent loop"] = f"{get(config, DEFAULT)} (a data row may name another)"
         lines["tools"] = ", ".join(_tools(config)) or "none"
     else:

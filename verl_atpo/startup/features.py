@@ -8,6 +8,7 @@ from omegaconf import DictConfig
 
 from verl_atpo.seams import Feature
 from verl_atpo.search_qa.presets import TAG_LOOP
+from verl_atpo.startup.information_gain import uses_gains
 from verl_atpo.startup.loops import DEFAULT
 from verl_atpo.startup.trainer_modes import MODE
 from verl_atpo.startup.verl_config import get, grows_trees
@@ -21,6 +22,7 @@ def asked_for(config: DictConfig) -> Iterator[Feature]:
     asked = {
         Feature.WORDS: chosen.get("atpo") is not None,
         Feature.TREES: grows_trees(config),
+        Feature.GAINS: uses_gains(config),
         Feature.PACKED: is_packed(config),
         Feature.CPU: cpu,
         Feature.QUICK: chosen.get("sampler") == "quick",
