@@ -55,16 +55,8 @@ def test_no_import_goes_round_in_circles():
         pytest.fail(f"modules import one another: {' -> '.join(error.args[1])}")
 
 
-PURE = (
-    "settings",
-    "config",
-    "method.tree",
-    "method.expansion",
-    "method.credit",
-    "method.channel",
-    "method.information_gain",
-    "method.gain_channel",
-)
+CORE = ("tree", "expansion", "credit", "channel", "information_gain", "gain_channel")
+PURE = ("settings", "config", *(f"method.{name}" for name in CORE))
 HEAVY = {"torch", "ray", "verl", "vllm", "transformers", "omegaconf", "hydra", "numpy"}
 
 

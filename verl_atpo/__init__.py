@@ -11,7 +11,7 @@ The map, from the paper to the code:
 | beyond the paper: rewards of tools, returns to go | ``method/returns.py`` | ``carried_returns``, ``leaf_returns`` |
 | beyond the paper: equal contexts of several branches | ``method/contexts.py`` | ``group_contexts`` |
 | beyond the paper: adaptive budgets | ``rollout/budget.py`` | ``TreeBudget``, ``Spares`` |
-| beyond the paper: A²TGPO, information gains | ``method/information_gain.py`` | ``row_credits``, estimator and loss ``a2tgpo`` |
+| beyond the paper: A²TGPO, information gains | ``method/information_gain.py`` | ``row_credits``, ``a2tgpo`` |
 | values on their way to the estimator | ``method/channel.py`` | ``write_values``, ``read_values`` |
 | advantage of a turn | ``method/estimator.py`` | ``compute_atpo_advantage``, estimator ``atpo`` |
 | ATPO objective | ``method/loss.py`` | ``compute_policy_loss_atpo``, policy loss ``atpo`` |
