@@ -7,44 +7,9 @@ seams are not there is refused before Ray starts. A new version of verl is worth
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from enum import Enum
-
-
-class Feature(Enum):
-    """What a user can ask for; the value is how he does."""
-
-    METHOD = "adv_estimator=atpo, loss_mode=atpo"
-    WORDS = "+atpo=..."
-    TREES = "+atpo=tree"
-    GAINS = "+atpo=a2tgpo"
-    PACKED = "+train=packed"
-    CPU = "+platform=cpu"
-    QUICK = "+sampler=quick"
-    GLOO = "separate_async with +platform=cpu"
-    TAGS = "+agent=search_tags"
-
-
-@dataclass(frozen=True)
-class Seam:
-    """One thing that verl has to have.
-
-    Attributes:
-        place: ``module:name``, with a class before its method; a key of verl's whole trainer config as ``config:key``.
-        why: what this package does with it.
-        parameters: those that are passed or overridden, in their order; further ones may stand among them.
-        mentions: names, attributes, keywords or texts that have to occur in its body.
-    """
-
-    place: str
-    why: str
-    parameters: tuple[str, ...] = ()
-    mentions: tuple[str, ...] = ()
-
-
-def _seam(place: str, why: str, parameters: str = "", mentions: str = "") -> Seam:
-    return Seam(place, why, tuple(parameters.split()), tuple(mentions.split()))
-
+from verl_atpo.seam import Feature as Feature
+from verl_atpo.seam import Seam as Seam
+from verl_atpo.seam import seam as _seam
 
 _AGENT = "verl.experimental.agent_loop.agent_loop"
 _TQ = "verl.trainer.ppo.v1.agent_loop_tq"

@@ -40,8 +40,8 @@ def write_credits(
         Turn 1 is tokens 0-1, token 2 an observation, turn 2 is tokens 3-5:
 
         >>> row = write_credits([TurnCredit(0.5, 0.25), TurnCredit()], [(0, 2), (3, 6)], 1.0, 6)
-        >>> [0.0 if abs(reward) == MARK else reward for reward in row]
-        [0.5, 0.0, -0.25, -0.25, 0.0, 1.0]
+        >>> tuple(0.0 if abs(reward) == MARK else reward for reward in row)
+        (0.5, 0.0, -0.25, -0.25, 0.0, 1.0)
     """
     potentials: dict[int, float] = {}
     for credit, (start, end) in zip(credits[:-1], spans[:-1], strict=True):
