@@ -9,6 +9,7 @@ import pytest
 from tests.rollout.test_grower import FakeEngine, FakeLoop, _config, _grow
 from verl_atpo.replay.guard import CallCounts
 from verl_atpo.rollout.alarm import UselessSteps
+from verl_atpo.rollout.grown import AnswerCosts
 from verl_atpo.rollout.metrics import WorkerStats, tree_stats
 
 
@@ -35,6 +36,13 @@ async def test_the_third_useless_step_in_a_row_is_an_alarm(useful, caplog):
     for _ in range(3):
         steps.look(equal)
     assert [record.levelname for record in caplog.records] == ["ERROR"] * 2 and "The last 6 steps" in caplog.text
+
+
+async def test_information_gains_teach_where_rewards_are_equal(useful, caplog):
+    steps = UselessSteps()
+    for _ in range(3):
+        steps.look(with_trees(useful, distinct_rewards=1, answers=AnswerCosts()))
+    assert not caplog.records
 
 
 async def test_every_cause_is_named(useful, caplog):

@@ -84,7 +84,7 @@ class TreeAgentLoopWorker(RunScopedWorker):
             ConfigError: a row that cannot be trained or validated on; says which, and what to do.
         """
         check_rows(prompts, self.config, self.tokenizer, [tool.name for tool in self.tools])
-        if self._gains is not None and not bool(prompts.get("validate", False)):
+        if self._gains is not None:
             check_gold_answers(prompts, self._gains.answer)
         self._spares = Spares()  # of this batch's trees, so that a step never has more rows than fixed budgets give it
         await super().generate_sequences(prompts)

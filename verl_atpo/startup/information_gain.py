@@ -56,7 +56,7 @@ def check_information_gain(config: DictConfig, atpo: AtpoConfig) -> None:
 
 def _check_engine(config: DictConfig) -> None:
     engine, mode = get(config, f"{ROLLOUT}.name"), get(config, MODE)
-    if engine != "vllm":
+    if engine not in (None, "vllm"):  # verl itself insists on a name
         refuse(
             f"{ROLLOUT}.name",
             engine,
@@ -95,12 +95,14 @@ def check_gold_answers(batch: TensorDict, path: str) -> None:
     """Refuse rows without a gold answer.
 
     Args:
-        batch: verl's prompts.
+        batch: verl's prompts; those of a validation need none.
         path: ``information_gain.answer``.
 
     Raises:
         ConfigError: names the row, what stands there and the remedy.
     """
+    if any(column(batch, "validate")):
+        return
     columns = {key: column(batch, key) for key in (path.partition(".")[0], "extra_info")}
     for row in range(len(batch)):
         gold_answer({key: values[row] for key, values in columns.items()}, path, f"row {row} of the batch")
