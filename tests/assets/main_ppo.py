@@ -194,7 +194,7 @@ def write_data(folder: Path) -> None:
         {
             "data_source": "words",
             "prompt": [{"role": "user", "content": f"w{row} w{(7 * row) % 40}"}],
-            "reward_model": {"style": "rule", "ground_truth": f"w{row} w{(row + 1) % 40}"},
+            "reward_model": {"style": "rule", "ground_truth": ""},
             "extra_info": {"index": row},
         }
         for row in range(16)

@@ -6,22 +6,44 @@ import math
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tests.assets.main_ppo import LEAVES, PROMPTS, Run, check_rewards
+from tests.assets.tiny_model import write_model
 from tests.assets.words_loop import TURNS
 
 STEPS = 2
 SAYS = ["w1", "w2"]
 
 
+def write_long_prompts(folder: Path) -> None:
+    """Prompts that are longer than a block of vLLM's prefix cache, which has 128 tokens on a CPU."""
+    rows = [
+        {
+            "data_source": "words",
+            "prompt": [{"role": "user", "content": " ".join(f"w{(row + 1) * word % 40}" for word in range(140))}],
+            "reward_model": {"style": "rule", "ground_truth": f"w{row} w{row + 1}"},
+            "extra_info": {"index": row},
+        }
+        for row in range(16)
+    ]
+    write_model(folder / "model")
+    for name in ("train", "val"):
+        pd.DataFrame(rows).to_parquet(folder / f"{name}.parquet")
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    folder = tmp_path_factory.mktemp("a2tgpo")
+    write_long_prompts(folder)
     started = Run(
-        tmp_path_factory.mktemp("a2tgpo"),
+        folder,
         "words_loop",
+        "data.max_prompt_length=160",
+        "actor_rollout_ref.rollout.max_model_len=240",
         "+atpo=a2tgpo",
         f"algorithm.atpo.information_gain.prompt='{SAYS[0]} {{answer}} {SAYS[1]}'",
         f"trainer.total_training_steps={STEPS}",
@@ -63,6 +85,7 @@ def test_information_gains_are_finite_and_differ(run):
     for data in steps:
         assert (data["atpo/trees"], data["atpo/leaves_per_tree"], data["atpo/trees_failed"]) == (PROMPTS, LEAVES, 0)
         assert math.isfinite(data["atpo/information_gain/mean"]) and data["atpo/information_gain/std"] > 0.01
+        assert 0.2 < data["atpo/answer_cache_hit_share"] < 1
         assert data["atpo/answer_requests"] <= data["atpo/nodes_per_tree"] * PROMPTS
         assert data["atpo/answers_unknown"] == data["atpo/replays_diverged"] == 0
         assert data["actor/grad_norm"] > 0
