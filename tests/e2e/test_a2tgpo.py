@@ -84,7 +84,7 @@ def test_information_gains_are_finite_and_differ(run):
     assert len(steps) == STEPS
     for data in steps:
         assert (data["atpo/trees"], data["atpo/leaves_per_tree"], data["atpo/trees_failed"]) == (PROMPTS, LEAVES, 0)
-        assert math.isfinite(data["atpo/information_gain/mean"]) and data["atpo/information_gain/std"] > 0.01
+        assert math.isfinite(data["atpo/information_gain/mean"]) and data["atpo/information_gain/std"] > 0.002
         assert 0.2 < data["atpo/answer_cache_hit_share"] < 1
         assert data["atpo/answer_requests"] <= data["atpo/nodes_per_tree"] * PROMPTS
         assert data["atpo/answers_unknown"] == data["atpo/replays_diverged"] == 0
@@ -110,6 +110,6 @@ def test_the_servers_log_probs_are_the_models_own(run):
             if node["is_leaf"]:
                 assert node["information_gain"] is None
             else:
-                assert node["information_gain"] == pytest.approx(expected[node["index"]], abs=2e-3)
+                assert node["information_gain"] == pytest.approx(expected[node["index"]], abs=1e-5)
                 compared += 1
     assert compared >= PROMPTS * LEAVES
