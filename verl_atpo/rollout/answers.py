@@ -124,7 +124,7 @@ class GoldAnswers:
             return None
         output = await self._generate(prompt, cached=True)
         # What the engine took from its cache it computed no log-probs of: those of token t come with token t - 1.
-        if (output.extra_fields.get(CACHED) or 0) >= first:
+        if output.extra_fields.get(CACHED, first) >= first:
             output = await self._generate(prompt, cached=False)
         # An entry a token but for the first, and one more at the end; cached ones may have none, so count from the end.
         found = [row[0] for row in output.extra_fields[LOG_PROBS][first - len(prompt) - 1 : -1]]

@@ -9,7 +9,7 @@ import numpy as np
 from omegaconf import DictConfig
 from tensordict import TensorDict
 
-from verl_atpo.config import ROOT_KEY, AdvantageMode, AtpoConfig, Backup, ConfigError, Weights
+from verl_atpo.config import ROOT_KEY, AdvantageMode, AtpoConfig, Backup, ConfigError, Contexts, Weights
 from verl_atpo.settings import show
 from verl_atpo.startup.data_checks import column
 from verl_atpo.startup.objective import ESTIMATOR, LOSS
@@ -75,6 +75,7 @@ def _check_credit(atpo: AtpoConfig) -> None:
         "backup": Backup.LEAF_MEAN.value,
         "advantage": AdvantageMode.VALUE.value,
         "weights": Weights.PER_LEAF.value,
+        "contexts": Contexts.SEPARATE.value,
     }
     for name, value in wanted.items():
         if getattr(credit, name) != value:
