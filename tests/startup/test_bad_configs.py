@@ -229,6 +229,7 @@ BAD_GAINS = [
     (f"{A}.policy_loss.loss_mode=vanilla", f"{IG}.clip=0.3 cannot work"),
     (f"{C}.backup=child_softmax", f"{C}.backup=child_softmax cannot work", "set leaf_mean"),
     (f"{C}.advantage=diff_parent", f"{C}.advantage=diff_parent cannot work", "set value"),
+    (f"{C}.contexts=merged", "contexts=merged cannot work", "contexts=separate"),
     (f"{C}.tool_rewards=1", f"{C}.tool_rewards=1.0 cannot work", "set 0"),
     ("algorithm.adv_estimator=atpo", f"{A}.policy_loss.loss_mode=a2tgpo cannot work", "adv_estimator=a2tgpo"),
     ("algorithm.use_kl_in_reward=true", "read as turn values", "use_kl_loss=True"),
