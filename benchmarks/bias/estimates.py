@@ -10,7 +10,7 @@ from collections.abc import Callable
 import numpy as np
 
 from benchmarks.bias.agent import LOGITS, OUTCOMES, PARAMETERS, Context, probabilities, score
-from verl_atpo.config import Backup, ExpansionConfig, Penalty
+from verl_atpo.config import Backup, ExpansionConfig, Penalty, Schedule
 from verl_atpo.method.credit import node_values
 from verl_atpo.method.expansion import select_turns
 from verl_atpo.method.split import split_advantages, split_weights
@@ -134,7 +134,12 @@ OTHERS, NLL, RANDOM = "other_chains", "entropy", "random"
 def _grown(strategy: str, counts: Penalty = Penalty.EXPANSIONS, rounds: int = 2) -> ExpansionConfig:
     chains = 8 if rounds else 16
     return ExpansionConfig(
-        initial_chains=chains, branches_per_round=4, rounds=rounds, strategy=strategy, penalty_counts=counts
+        initial_chains=chains,
+        branches_per_round=4,
+        rounds=rounds,
+        strategy=strategy,
+        penalty_counts=counts,
+        schedule=Schedule.ROUNDS,
     )
 
 

@@ -39,18 +39,30 @@ def _loss(mode: str, low: float, high: float) -> tuple[str, ...]:
 CHAINS, OUTCOME, RANDOM = in_verl.CHAINS, in_verl.OUTCOME, in_verl.RANDOM_TREES
 TOKEN, TOKEN_HIGHER = _loss("vanilla", 0.2, 0.2), _loss("vanilla", 0.2, 0.28)
 SEQUENCE, TURN = _loss("gspo", 0.03, 0.04), _loss("atpo", 0.03, 0.04)
+EIGHT = in_verl.EIGHT_CHAINS
+ROUNDS = ("algorithm.atpo.expansion.schedule=rounds",)
 
 BASELINES = {
     "grpo": Arm("GRPO", CHAINS + OUTCOME + TOKEN),
     "gspo": Arm("GSPO", CHAINS + OUTCOME + SEQUENCE),
     "dapo": Arm("DAPO-style", CHAINS + OUTCOME + TOKEN_HIGHER + ("algorithm.filter_groups.enable=True",)),
-    "tree_grpo": Arm("Tree-GRPO-style", RANDOM + OUTCOME + TOKEN),
-    "entropy_branching": Arm("entropy branching", OUTCOME + TOKEN),
+    "tree_grpo": Arm("Tree-GRPO-style", EIGHT + RANDOM + OUTCOME + TOKEN),
+    "entropy_branching": Arm("entropy branching", EIGHT + OUTCOME + TOKEN),
 }
 TREES = {
-    "paper": Arm("AT²PO, paper", (*TURN, "algorithm.atpo.expansion.penalty_counts=siblings")),
+    "paper": Arm("AT²PO, paper", (*EIGHT, *TURN, "algorithm.atpo.expansion.penalty_counts=siblings")),
     "tree": Arm("AT²PO, tree", TURN),
-    "continuous": Arm("AT²PO, tree, continuous growth", (*TURN, "algorithm.atpo.expansion.schedule=continuous")),
+}
+STOPS = ("algorithm.atpo.expansion.budget=adaptive",)
+SHAPES = {
+    "rounds_4": Arm("tree of 4 chains in rounds", TURN + ROUNDS),
+    "rounds_8": Arm("tree of 8 chains in rounds", EIGHT + TURN),
+    "continuous_8": Arm(
+        "tree of 8 chains, continuous", (*EIGHT, *TURN, "algorithm.atpo.expansion.schedule=continuous")
+    ),
+    "adaptive": Arm("tree, adaptive budget", TURN + STOPS),
+    "adaptive_rounds_4": Arm("tree of 4 chains in rounds, adaptive budget", TURN + ROUNDS + STOPS),
+    "adaptive_rounds_8": Arm("tree of 8 chains in rounds, adaptive budget", EIGHT + TURN + STOPS),
 }
 SPLIT = (
     "algorithm.atpo.credit.backup=child_mean",
@@ -59,20 +71,11 @@ SPLIT = (
 )
 PICKED_BY_OTHERS = ("algorithm.atpo.expansion.strategy=other_chains",)
 UNBIASED = {
-    "unbiased": Arm("unbiased tree", (*TURN, *SPLIT, *PICKED_BY_OTHERS)),
-    "unbiased_token": Arm("unbiased tree, token-level loss", (*TOKEN, *SPLIT, *PICKED_BY_OTHERS)),
-    "split_only": Arm("tree with split weights", (*TURN, *SPLIT)),
-    "picked_by_others": Arm("tree, contexts picked by other chains", (*TURN, *PICKED_BY_OTHERS)),
-}
-STOPS = ("algorithm.atpo.expansion.budget=adaptive",)
-FEW_CHAINS = ("algorithm.atpo.expansion.initial_chains=4", "algorithm.atpo.expansion.rounds=3")
-ADAPTIVE = {
-    "adaptive": Arm("tree, adaptive budget", (*TURN, *STOPS)),
-    "adaptive_4": Arm("tree of 4 chains, adaptive budget", (*TURN, *STOPS, *FEW_CHAINS)),
-    "tree_4": Arm("tree of 4 chains", (*TURN, *FEW_CHAINS)),
-    "adaptive_spares": Arm("tree, adaptive budget, spares", (*TURN, *STOPS, "algorithm.atpo.expansion.spares=16")),
-    "continuous_4": Arm(
-        "tree of 4 chains, continuous growth", (*TURN, "algorithm.atpo.expansion.schedule=continuous", *FEW_CHAINS)
+    "unbiased": Arm("unbiased tree", EIGHT + TURN + SPLIT + PICKED_BY_OTHERS),
+    "unbiased_token": Arm("unbiased tree, token-level loss", EIGHT + TOKEN + SPLIT + PICKED_BY_OTHERS),
+    "split_only": Arm("tree of 8 chains in rounds, split weights", EIGHT + TURN + SPLIT),
+    "picked_by_others": Arm(
+        "tree of 8 chains in rounds, contexts picked by other chains", EIGHT + TURN + PICKED_BY_OTHERS
     ),
 }
 BOTH = ("algorithm.atpo.credit.advantage=diff_localglobal",)
@@ -89,14 +92,11 @@ PARTS = {
     "tree_random": Arm("tree, random expansion", RANDOM + TURN),
     "tree_outcome": Arm("tree, trajectory credit", OUTCOME + TURN),
     "tree_token": Arm("tree, token-level loss", TOKEN),
-    "tree_4_random": Arm("tree of 4 chains, random expansion", (*RANDOM, *TURN, *FEW_CHAINS)),
-    "tree_4_outcome": Arm("tree of 4 chains, trajectory credit", (*OUTCOME, *TURN, *FEW_CHAINS)),
-    "tree_4_token": Arm("tree of 4 chains, token-level loss", (*TOKEN, *FEW_CHAINS)),
 }
 RATE = "actor_rollout_ref.actor.optim.lr"
 TUNING = {
     f"{name}_lr{rate:g}": Arm(f"{arms[name].title}, learning rate {rate:g}", (*arms[name].overrides, f"{RATE}={rate}"))
-    for arms, name in ((BASELINES, "grpo"), (BASELINES, "gspo"), (ADAPTIVE, "tree_4"))
+    for arms, name in ((BASELINES, "grpo"), (BASELINES, "gspo"), (TREES, "tree"))
     for rate in (2.5e-4, 1e-3, 2e-3)
 }
 """Learning rates other than the one of all; for worlds that nothing else is measured in."""
@@ -106,9 +106,9 @@ A2TGPO = {
     "a2tgpo": Arm("A²TGPO on trees", CREDITED),
     "a2tgpo_chains": Arm("A²TGPO", (*CHAINS, *CREDITED)),
 }
-IN_VERL = {f"verl_{name}": Arm(f"{arm.title}, as in verl", arm.overrides) for name, arm in in_verl.ARMS.items()}
+IN_VERL = {f"verl_{name}": Arm(f"{arm.title}, as in verl", EIGHT + arm.overrides) for name, arm in in_verl.ARMS.items()}
 
-ARMS = {**BASELINES, **TREES, **UNBIASED, **ADAPTIVE, **STATES, **PARTS, **TUNING, **A2TGPO, **IN_VERL}
+ARMS = {**BASELINES, **TREES, **SHAPES, **UNBIASED, **STATES, **PARTS, **TUNING, **A2TGPO, **IN_VERL}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -73,7 +73,7 @@ def main() -> None:
     for steps in options.steps:
         while run.step < steps:
             run.train()
-        for arm in ("grpo", "tree"):
+        for arm in ("grpo", "rounds_8"):
             engine, config = run.engine(), settings(ARMS[arm].overrides).atpo
             asked = task.train[: options.prompts]
             growers = [grow(engine, episode, task, config, number) for number, episode in enumerate(asked)]

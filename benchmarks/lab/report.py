@@ -162,7 +162,7 @@ def clock(file: Path, folder: Path, task: str = "hopqa") -> str:
     return f"{said}\n\n{tabulate(rows, headers='keys', tablefmt='github', disable_numparse=True)}"
 
 
-DRAWN = ("grpo", "gspo", "dapo", "tree_grpo", "entropy_branching", "paper", "tree", "tree_4", "adaptive", "unbiased")
+DRAWN = ("grpo", "gspo", "dapo", "tree_grpo", "entropy_branching", "paper", "rounds_8", "rounds_4", "tree")
 
 
 def draw(folder: Path, out: Path) -> None:

@@ -1,4 +1,4 @@
-"""The arms of the comparison. All run `+atpo=tree`'s code path on 16 trajectories a prompt, with other settings.
+"""The arms of the comparison. All run `+atpo=tree`'s code path on 16 trajectories a prompt.
 
 Clip ranges are those that the methods' authors published.
 """
@@ -19,6 +19,13 @@ def _loss(mode: str, aggregate: str, low: float, high: float) -> tuple[str, ...]
     )
 
 
+EIGHT_CHAINS = (
+    "algorithm.atpo.expansion.initial_chains=8",
+    "algorithm.atpo.expansion.branches_per_round=4",
+    "algorithm.atpo.expansion.rounds=2",
+    "algorithm.atpo.expansion.schedule=rounds",
+)
+"""The trees of all arms, unless an arm says otherwise."""
 CHAINS = ("algorithm.atpo.expansion.initial_chains=16", "algorithm.atpo.expansion.rounds=0")
 RANDOM_TREES = ("algorithm.atpo.expansion.strategy=random",)
 OUTCOME = ("algorithm.adv_estimator=grpo",)

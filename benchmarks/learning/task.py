@@ -8,6 +8,8 @@ import shutil
 import sys
 from pathlib import Path
 
+from benchmarks.learning.arms import EIGHT_CHAINS
+
 ROOT = Path(__file__).parents[2]
 HOPS = (2, 3, 4, 5, 6)
 PROMPTS, MINI_BATCH, STEPS = 8, 2, 20
@@ -55,6 +57,7 @@ def shared_overrides(data: Path, out: Path, seed: int) -> list[str]:
     rollout, actor = "actor_rollout_ref.rollout", "actor_rollout_ref.actor"
     return [
         *("+atpo=tree", "+sampler=quick"),
+        *EIGHT_CHAINS,
         *(["+platform=cpu"] if os.environ.get("VERL_PLATFORM") == "cpu" else []),
         f"algorithm.atpo.dump_dir={out}/trees",
         f"data.train_files={data}/train.parquet",

@@ -28,10 +28,11 @@ from benchmarks.trainers.notes import NOTES_ENV, shares
 from verl_atpo.tiny.tokenizer import word_tokenizer
 
 RESULT = ROOT / "benchmarks" / "results" / "trainers.json"
-PROMPTS, CHAINS, BRANCHES = 4, 4, 2
-LEAVES = CHAINS + 2 * BRANCHES
+PROMPTS, CHAINS, BRANCHES, ROUNDS = 4, 4, 2, 2
+LEAVES = CHAINS + ROUNDS * BRANCHES
 ROLLOUT, EXPANSION = "actor_rollout_ref.rollout", "algorithm.atpo.expansion"
-TREE = ["+atpo=tree", f"{EXPANSION}.initial_chains={CHAINS}", f"{EXPANSION}.branches_per_round={BRANCHES}"]
+SHAPE = {"initial_chains": CHAINS, "branches_per_round": BRANCHES, "rounds": ROUNDS}
+TREE = ["+atpo=tree", *(f"{EXPANSION}.{name}={value}" for name, value in SHAPE.items())]
 ARMS = {
     "chains": [
         "+atpo=chain",

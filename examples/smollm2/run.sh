@@ -18,6 +18,6 @@ ROLLOUT=("$rollout".{log_prob_micro_batch_size_per_gpu=8,max_model_len=288,max_n
     "$rollout".agent.{default_agent_loop=tag_agent,agent_loop_config_path=verl_atpo/search_qa/tag_agent.yaml}
     "$rollout".multi_turn.{format=atpo_tags,max_assistant_turns=4,function_tool_path=examples/smollm2/calculator.py}
     "$rollout".{checkpoint_engine.update_weights_bucket_megabytes=768,val_kwargs.temperature="$TEMPERATURE"}
-    algorithm.atpo.expansion.{initial_chains="$CHAINS",branches_per_round="$BRANCHES"})
+    algorithm.atpo.expansion.{initial_chains="$CHAINS",branches_per_round="$BRANCHES",rounds=2})
 REWARD=(reward.custom_reward_function.path=examples/smollm2/reward.py)
 source "$(dirname "${BASH_SOURCE[0]}")/../kit/run.sh" "$@"

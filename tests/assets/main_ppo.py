@@ -173,6 +173,7 @@ def arguments(folder: Path, loop: str, *overrides: str, device: str = "cpu") -> 
         f"reward.custom_reward_function.path={ASSETS}/words_reward.py",
         "algorithm.atpo.expansion.initial_chains=4",
         "algorithm.atpo.expansion.branches_per_round=2",
+        "algorithm.atpo.expansion.rounds=2",
         f"algorithm.atpo.dump_dir={folder}/trees",
         "trainer.save_freq=-1",
         'trainer.logger=["console","file"]',

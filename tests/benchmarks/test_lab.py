@@ -232,7 +232,7 @@ def test_a_task_without_gold_answers_has_no_information_gains() -> None:
 
 
 def test_continuous_growth_has_as_many_leaves() -> None:
-    _, groups = grown(settings(ARMS["continuous"].overrides).atpo)
+    _, groups = grown(settings(ARMS["continuous_8"].overrides).atpo)
     assert [len(group) for group in groups] == [16, 16]
 
 
@@ -274,7 +274,7 @@ def test_arms_mean_what_verl_makes_of_them() -> None:
     own = {name: settings(arm.overrides) for name, arm in ARMS.items() if not name.startswith("verl_")}
     assert {each.aggregation for each in own.values()} == {"seq-mean-token-mean"}
     assert {each.learning_rate for name, each in own.items() if name not in TUNING} == {grpo.learning_rate}
-    assert own["tree_4_lr0.001"] == dataclasses.replace(own["tree_4"], learning_rate=1e-3)
+    assert own["tree_lr0.001"] == dataclasses.replace(own["tree"], learning_rate=1e-3)
     assert all(each.atpo.expansion.leaves == 16 for each in own.values())
 
 

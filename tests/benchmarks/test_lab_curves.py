@@ -117,10 +117,10 @@ def test_rollout_time_is_that_of_a_step_times_the_steps(tmp_path) -> None:
     write_runs(tmp_path)
     runs = [
         {"arm": arm, "seed": seed, "seconds": seconds}
-        for arm, each in (("grpo", (10, 20, 30)), ("tree", (20, 30, 90)), ("tree_4", (10, 20, 15)))
+        for arm, each in (("grpo", (10, 20, 30)), ("tree", (20, 30, 90)), ("rounds_4", (10, 20, 15)))
         for seed, seconds in enumerate(each)
     ]
-    # Ratios of tree: 2, 1.5, 3; of tree_4: 1, 1, 0.5.
+    # Ratios of tree: 2, 1.5, 3; of rounds_4: 1, 1, 0.5.
     assert [row["over grpo"] for row in summary(runs)] == [1, 2, 1]
     assert [row["seconds"] for row in summary(runs)] == [20, 30, 15]
     file = tmp_path / "clock" / "lab_clock.json"
@@ -133,14 +133,17 @@ def test_rollout_time_is_that_of_a_step_times_the_steps(tmp_path) -> None:
     table = cells(lines)
     assert table["AT²PO, tree"]["rollout time to 80%"] == "1.27 [1.27, 1.27]"  # 2 * 0.6333
     assert table["GRPO"]["rollout time to 80%"] == "1"
-    assert table["tree of 4 chains"]["pairs"] == "0" and not table["tree of 4 chains"]["rollout time to 80%"]
+    assert (
+        table["tree of 4 chains in rounds"]["pairs"] == "0"
+        and not table["tree of 4 chains in rounds"]["rollout time to 80%"]
+    )
 
 
 def test_each_arm_is_simulated_with_its_own_shape() -> None:
     shapes = [settings(ARMS[arm].overrides).atpo for arm in TIMED]
     assert {atpo.expansion.leaves for atpo in shapes} == {16}
     assert [schedule_of(atpo) for atpo in shapes] == ["chains", "rounds", "rounds", "continuous", "continuous"]
-    small = measure("tree_4", engines=1, tools="no latency", prompts=1, seed=0)
+    small = measure("rounds_4", engines=1, tools="no latency", prompts=1, seed=0)
     assert small["seconds"] > 0 and round(small["leaves_per_s"] * small["seconds"]) == 16
 
 

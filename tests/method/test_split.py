@@ -11,7 +11,7 @@ import torch
 from benchmarks.bias.__main__ import measure
 from benchmarks.bias.agent import LOGITS, OUTCOMES, PARAMETERS, endings, exact
 from benchmarks.bias.estimates import ARMS, sample
-from verl_atpo.config import AdvantageMode, AtpoConfig, Backup, ConfigError, ExpansionConfig
+from verl_atpo.config import AdvantageMode, AtpoConfig, Backup, ConfigError, ExpansionConfig, Schedule
 from verl_atpo.method.channel import write_values
 from verl_atpo.method.credit import carried_values, node_values, tree_advantages
 from verl_atpo.method.estimator import compute_atpo_advantage
@@ -130,7 +130,9 @@ def test_targets_come_from_the_other_chains_alone() -> None:
     assert target_depths(tree, [chains[2]], 2, penalty=0.05) == []
     # The last chain is the pool's. For chain 0 only chain 1 speaks: depth 2. For chain 1 only chain 0: depth 3, to
     # which chain 1 never came, so a fresh chain is grown.
-    config = ExpansionConfig(initial_chains=3, branches_per_round=3, rounds=1, strategy="other_chains")
+    config = ExpansionConfig(
+        initial_chains=3, branches_per_round=3, rounds=1, strategy="other_chains", schedule=Schedule.ROUNDS
+    )
     assert select_turns(tree, 3, config, random.Random(0)) == [chains[0][1], ROOT, chains[0][1]]
 
 

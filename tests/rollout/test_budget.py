@@ -18,7 +18,7 @@ from verl_atpo.rollout.grown import GrownTree
 
 def expansion(**settings: object) -> ExpansionConfig:
     """M=3, K=2, L=2: seven leaves."""
-    return ExpansionConfig(3, 2, 2, **{"budget": Budget.ADAPTIVE, **settings})
+    return ExpansionConfig(3, 2, 2, **{"schedule": Schedule.ROUNDS, "budget": Budget.ADAPTIVE, **settings})
 
 
 def grow(outcome, seed: int = 0, shared: Spares | None = None, **settings: object):

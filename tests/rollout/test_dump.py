@@ -18,7 +18,7 @@ from tensordict import TensorDict
 from verl.utils.tensordict_utils import assign_non_tensor_data
 
 from tests.assets.fakes import FakeEngine, FakeLoop, run_branch_with
-from verl_atpo.config import AtpoConfig, CreditConfig, ExpansionConfig, GrowthConfig, Penalty, SharedTurns
+from verl_atpo.config import AtpoConfig, CreditConfig, ExpansionConfig, GrowthConfig, Penalty, Schedule, SharedTurns
 from verl_atpo.failure import EngineOutage, ToolOutage, brief
 from verl_atpo.method.credit import node_values
 from verl_atpo.method.tree import ROOT
@@ -63,7 +63,7 @@ class Bytes:
 
 
 def config(**credit: Any) -> AtpoConfig:
-    expansion = ExpansionConfig(3, 2, 2, penalty_counts=Penalty.SIBLINGS)
+    expansion = ExpansionConfig(3, 2, 2, schedule=Schedule.ROUNDS, penalty_counts=Penalty.SIBLINGS)
     return AtpoConfig(expansion=expansion, growth=GrowthConfig(0, 0.0), credit=CreditConfig(**credit))
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from verl.experimental.agent_loop import AgentLoopOutput
 
 from tests.assets.fakes import PROMPT, STOP, FakeEngine, guard
-from verl_atpo.config import AtpoConfig, CreditConfig, ExpansionConfig, GrowthConfig
+from verl_atpo.config import AtpoConfig, CreditConfig, ExpansionConfig, GrowthConfig, Schedule
 from verl_atpo.replay.client import BranchSession
 from verl_atpo.replay.runner import LoopRunner
 from verl_atpo.rollout.grower import TreeGrower
@@ -109,7 +109,7 @@ def grower(tool: Walk, engine: FakeEngine, config: AtpoConfig) -> TreeGrower:
 
 
 def config(regrows: int) -> AtpoConfig:
-    return AtpoConfig(expansion=ExpansionConfig(3, 2, 2), growth=GrowthConfig(regrows, 0.0))
+    return AtpoConfig(expansion=ExpansionConfig(3, 2, 2, schedule=Schedule.ROUNDS), growth=GrowthConfig(regrows, 0.0))
 
 
 def check(grown: GrownTree) -> None:

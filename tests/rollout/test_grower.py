@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.assets.fakes import FakeEngine, FakeLoop, contexts, run_branch_with
-from verl_atpo.config import AtpoConfig, ConfigError, ExpansionConfig, GrowthConfig
+from verl_atpo.config import AtpoConfig, ConfigError, ExpansionConfig, GrowthConfig, Schedule
 from verl_atpo.failure import EngineOutage, pause_s
 from verl_atpo.method.tree import ROOT
 from verl_atpo.replay.guard import CallCounts
@@ -22,7 +22,9 @@ from verl_atpo.rollout.metrics import WorkerStats, step_metrics, tree_stats
 
 def _config(chains: int = 3, branches: int = 2, rounds: int = 2, **growth: float) -> AtpoConfig:
     return AtpoConfig(
-        expansion=ExpansionConfig(initial_chains=chains, branches_per_round=branches, rounds=rounds),
+        expansion=ExpansionConfig(
+            initial_chains=chains, branches_per_round=branches, rounds=rounds, schedule=Schedule.ROUNDS
+        ),
         growth=GrowthConfig(**{"max_regrows": 3, "regrow_delay_s": 0.0} | growth),
     )
 

@@ -22,6 +22,7 @@ from verl_atpo.config import (
     CreditConfig,
     ExpansionConfig,
     GrowthConfig,
+    Schedule,
     SharedTurns,
 )
 from verl_atpo.method.channel import is_marked
@@ -35,7 +36,7 @@ from verl_atpo.rollout.rows import leaf_outputs, policy_text
 
 
 async def grow(seed: int = 0, stop: float = 0.3) -> GrownTree:
-    config = AtpoConfig(expansion=ExpansionConfig(3, 2, 2), growth=GrowthConfig(0, 0.0))
+    config = AtpoConfig(expansion=ExpansionConfig(3, 2, 2, schedule=Schedule.ROUNDS), growth=GrowthConfig(0, 0.0))
     run_branch = run_branch_with(FakeEngine(seed, stop=stop), FakeLoop(5))
     return await TreeGrower(config, run_branch, random.Random(0)).grow()
 

@@ -17,7 +17,7 @@ from verl.workers.rollout.llm_server import FullyAsyncLLMServerClient
 from verl.workers.rollout.replica import TokenOutput
 
 from tests.assets.fakes import PROMPT, contexts, run_branch_with
-from verl_atpo.config import AtpoConfig, CreditConfig, ExpansionConfig, GrowthConfig
+from verl_atpo.config import AtpoConfig, CreditConfig, ExpansionConfig, GrowthConfig, Schedule
 from verl_atpo.replay.client import BranchSession
 from verl_atpo.rollout.describe import TreeDescriber
 from verl_atpo.rollout.dump_file import DumpFile
@@ -107,7 +107,7 @@ class Loop:
 def grow() -> tuple[GrownTree, Engine]:
     rollout = SimpleNamespace(name="vllm", full_determinism=False)
     config = SimpleNamespace(actor_rollout_ref=SimpleNamespace(rollout=rollout))
-    settings = AtpoConfig(expansion=ExpansionConfig(3, 2, 2), growth=GrowthConfig(0, 0.0))
+    settings = AtpoConfig(expansion=ExpansionConfig(3, 2, 2, schedule=Schedule.ROUNDS), growth=GrowthConfig(0, 0.0))
 
     async def on_a_virtual_clock() -> tuple[GrownTree, Engine]:
         with VirtualClock().patch_loop():

@@ -54,7 +54,7 @@ def test_the_banner_says_what_a_run_uses(caplog):
         "estimator: atpo",
         "loss: atpo, seq-mean-token-mean",
         "importance ratio between 1 - 0.003 and 1 + 0.004",
-        "M=8, K=4, L=2: 16 leaves, branched by entropy",
+        "M=4, K=4, L=3: 16 leaves, branched by entropy",
         "backup=child_softmax, advantage=value, normalize=zscore",
         "agent loop: tool_agent",
         "SearchTool (stateless when a turn branches)",

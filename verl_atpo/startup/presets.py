@@ -4,9 +4,9 @@ Each preset sets only what it must, and everything it sets can be overridden on 
 
 | preset | what it is |
 |---|---|
-| ``tree`` | recommended: 8 chains and 2 rounds of 4 branches, so 16 leaves; the penalty counts expansions |
+| ``tree`` | recommended: 4 chains and 12 branches, grown without rounds; the penalty counts expansions |
 | ``paper`` | the authors' script: M=10, K=6, L=2, so 22 leaves; the penalty counts siblings |
-| ``unbiased`` | as ``tree``, but weights and picks make the gradient that of chains (``docs/unbiased.md``) |
+| ``unbiased`` | 8 chains and 2 rounds of 4; weights and picks make the gradient that of chains (``docs/unbiased.md``) |
 | ``a2tgpo`` | A²TGPO on the trees of ``tree``: turns credited with information gains, a clip range per turn |
 | ``chain`` | no tree: the ATPO loss with verl's own GRPO estimator and sampler, for any loop, single-turn ones too |
 
@@ -31,6 +31,7 @@ from verl_atpo.config import (
     ExpansionConfig,
     Normalize,
     Penalty,
+    Schedule,
     Weights,
 )
 from verl_atpo.platforms.cpu_preset import CPU_PRESET, QUICK_SAMPLER_PRESET, register_resolver
@@ -50,7 +51,9 @@ LOSS = {
 
 
 UNBIASED = AtpoConfig(
-    expansion=ExpansionConfig(strategy="other_chains"),
+    expansion=ExpansionConfig(
+        initial_chains=8, branches_per_round=4, rounds=2, strategy="other_chains", schedule=Schedule.ROUNDS
+    ),
     credit=CreditConfig(
         backup=Backup.CHILD_MEAN,
         advantage=AdvantageMode.DIFF_GLOBAL,
@@ -74,7 +77,12 @@ ATPO_PRESETS: dict[str, dict[str, Any]] = {
     "paper": _tree(
         AtpoConfig(
             expansion=ExpansionConfig(
-                initial_chains=10, branches_per_round=6, rounds=2, penalty=0.05, penalty_counts=Penalty.SIBLINGS
+                initial_chains=10,
+                branches_per_round=6,
+                rounds=2,
+                penalty=0.05,
+                penalty_counts=Penalty.SIBLINGS,
+                schedule=Schedule.ROUNDS,
             ),
             credit=CreditConfig(),
         )

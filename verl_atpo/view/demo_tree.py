@@ -11,7 +11,7 @@ import json
 import random
 from typing import Any
 
-from verl_atpo.config import CreditConfig, ExpansionConfig
+from verl_atpo.config import CreditConfig, ExpansionConfig, Schedule
 from verl_atpo.method.credit import node_values, tree_advantages
 from verl_atpo.method.expansion import select_turns, uncertainty_score
 from verl_atpo.method.tree import ROOT, TurnTree
@@ -64,7 +64,7 @@ class DemoTree:
         self._relation = RELATIONS[prompt % len(RELATIONS)]
         self._prompt = f"What is the {self._relation} of {self._person} ({prompt})?"
         self._uid = f"demo-{step:04d}-{seed:08x}"
-        self._expansion = ExpansionConfig(8, 4, 2)
+        self._expansion = ExpansionConfig(8, 4, 2, schedule=Schedule.ROUNDS)
         self._tree = TurnTree()
         self._turns: dict[int, _Turn] = {}
         self._branches: list[Branch] = []
