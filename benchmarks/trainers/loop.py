@@ -28,7 +28,7 @@ class SlowToolLoop(AgentLoopBase):
     async def run(self, sampling_params: dict[str, Any], **kwargs: Any) -> AgentLoopOutput:
         prompt_ids = await self.ct_build_initial_tokens(list(kwargs["raw_prompt"]))
         context, mask, log_probs = list(prompt_ids), [], []
-        request_id = uuid4().hex
+        request_id, answers = uuid4().hex, []
         for turn in range(TURNS):
             began = time.time()
             length = {"max_tokens": _random.randint(*LENGTHS), "ignore_eos": True}
@@ -38,6 +38,7 @@ class SlowToolLoop(AgentLoopBase):
             replayed = getattr(self.server_manager, "replaying", False)  # of a tree: answered without the engine
             if not replayed:
                 note(GENERATION, began)
+            answers.append(output.extra_fields)
             context += output.token_ids
             mask += [1] * len(output.token_ids)
             log_probs += output.log_probs
@@ -54,7 +55,11 @@ class SlowToolLoop(AgentLoopBase):
             response_logprobs=log_probs,
             num_turns=2 * TURNS,
             metrics={},
-            extra_fields={"turn_scores": []},
+            extra_fields={
+                "turn_scores": [],
+                "min_global_steps": answers[0].get("min_global_steps"),
+                "max_global_steps": answers[-1].get("max_global_steps"),
+            },
         )
 
 
