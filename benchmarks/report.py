@@ -132,6 +132,17 @@ TABLES = {
             "max_error": "largest error",
         },
     ),
+    "trainers": (
+        ("trainers.json", "rows"),
+        {
+            "rollout": "rollout",
+            "trainer": "trainer",
+            "steps a minute": "steps a minute",
+            "busy": "engine busy",
+            "asleep": "asleep for training",
+            "waiting": "awake, all branches wait for tools",
+        },
+    ),
     "packed-runs": (
         ("packed_runs.json", "rows"),
         {

@@ -7,12 +7,12 @@ import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from tabulate import tabulate
 
-from benchmarks.lab.arms import ARMS
+from benchmarks.lab.arms import ARMS, TUNING
 from benchmarks.lab.curves import (
     Curve,
     Interval,
@@ -25,7 +25,6 @@ from benchmarks.lab.curves import (
 )
 
 BASELINE = "grpo"
-TARGETS = (0.5, 0.7, 0.8)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,48 +46,76 @@ class Ratio:
     p: str = ""
 
 
+Targets: TypeAlias = tuple[float, float, float]
 SAMPLED, DISTINCT, IN_ROWS = "sampled_tokens", "trained_tokens_distinct", "trained_tokens_in_rows"
-RATIOS = (
-    Ratio("sampled tokens to 50%", SAMPLED, SAMPLED, 0.5),
-    Ratio("sampled tokens to 70%", SAMPLED, SAMPLED, 0.7, "p, sampled to 70%"),
-    Ratio("sampled tokens to 80%", SAMPLED, SAMPLED, 0.8, "p, sampled to 80%"),
-    Ratio("trained to 80%, distinct over GRPO's distinct", DISTINCT, DISTINCT, 0.8),
-    Ratio("trained to 80%, rows over GRPO's rows", IN_ROWS, IN_ROWS, 0.8),
-    Ratio("trained to 80%, distinct over GRPO's rows", DISTINCT, IN_ROWS, 0.8, "p, distinct over GRPO's rows"),
-    Ratio("steps to 80%", "step", "step", 0.8),
-)
-"""Rows hold every token as often as verl trains it, the distinct tokens once each, as `+train=packed` does."""
-TASKS = {"hopqa": "HopQA, 2 to 6 hops", "text_world": "Text world"}
+
+
+def columns(targets: Targets) -> tuple[Ratio, ...]:
+    """Costs to come to three accuracies, most of them to the highest.
+
+    Rows hold every token as often as verl trains it, the distinct tokens once each, as `+train=packed` does.
+    """
+    low, middle, high = (f"{target:.0%}" for target in targets)
+    top = targets[-1]
+    return (
+        Ratio(f"sampled tokens to {low}", SAMPLED, SAMPLED, targets[0]),
+        Ratio(f"sampled tokens to {middle}", SAMPLED, SAMPLED, targets[1], f"p, sampled to {middle}"),
+        Ratio(f"sampled tokens to {high}", SAMPLED, SAMPLED, top, f"p, sampled to {high}"),
+        Ratio(f"trained to {high}, distinct over GRPO's distinct", DISTINCT, DISTINCT, top),
+        Ratio(f"trained to {high}, rows over GRPO's rows", IN_ROWS, IN_ROWS, top),
+        Ratio(f"trained to {high}, distinct over GRPO's rows", DISTINCT, IN_ROWS, top, "p, distinct over GRPO's rows"),
+        Ratio(f"steps to {high}", "step", "step", top),
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Asked:
+    """What is asked of a task's runs.
+
+    Attributes:
+        title: of the task.
+        targets: accuracies that GRPO comes to, rising.
+    """
+
+    title: str
+    targets: Targets
+
+
+TASKS = {
+    "hopqa": Asked("HopQA, 2 to 6 hops", (0.5, 0.7, 0.8)),
+    "text_world": Asked("Text world", (0.3, 0.35, 0.4)),
+}
 
 
 def tables(folder: Path) -> str:
     """All tables, in Markdown, task by task."""
     curves = read_curves(folder)
     parts = []
-    for task, title in TASKS.items():
+    for task, asked in TASKS.items():
         own = [curve for curve in curves if curve.task == task]
         if not own:
-            parts.append(f"**{title}**: no run is done yet.")
+            parts.append(f"**{asked.title}**: no run is done yet.")
             continue
         parts += [
-            f"**{title}**. Cost to reach an accuracy, over {ARMS[BASELINE].title}'s in the same world and seed:",
-            ratios(own),
+            f"**{asked.title}**. Cost to reach an accuracy, over {ARMS[BASELINE].title}'s in the same world and seed:",
+            ratios(own, asked.targets),
             "Interquartile means over runs, and how many of the runs came so far:",
-            levels(own),
+            levels(own, asked.targets),
         ]
     return "\n\n".join(parts)
 
 
-def ratios(curves: Sequence[Curve]) -> str:
+def ratios(curves: Sequence[Curve], targets: Targets) -> str:
     """One row an arm: cost ratios with 95 % intervals, and p values with Holm's correction over a column's arms.
 
     The baseline has a row too, for its distinct tokens over those of its rows; it is not tested against itself.
     """
-    arms = [arm for arm in _arms(curves) if _pairs(curves, arm, RATIOS[0])]
+    asked = columns(targets)
+    arms = [arm for arm in _arms(curves) if _pairs(curves, arm, asked[0])]
     rows: dict[str, dict[str, Any]] = {}
     for arm in arms:
-        rows[arm] = {"arm": ARMS[arm].title, "pairs": sum(map(len, _pairs(curves, arm, RATIOS[0]).values()))}
-    for ratio in RATIOS:
+        rows[arm] = {"arm": ARMS[arm].title, "pairs": sum(map(len, _pairs(curves, arm, asked[0]).values()))}
+    for ratio in asked:
         pairs = {arm: _pairs(curves, arm, ratio) for arm in arms}
         corrected = p_values({arm: each for arm, each in pairs.items() if arm != BASELINE}) if ratio.p else {}
         for arm in arms:
@@ -118,7 +145,7 @@ def cost_over_grpo(folder: Path, arm: str, target: float, task: str = "hopqa") -
     return Cost(ratio, low, high, sum(map(len, pairs.values())))
 
 
-def levels(curves: Sequence[Curve]) -> str:
+def levels(curves: Sequence[Curve], targets: Targets) -> str:
     """One row an arm: accuracies on the way and at the end, what a run samples and trains, how many came how far."""
     rows = []
     for arm in _arms(curves):
@@ -129,7 +156,7 @@ def levels(curves: Sequence[Curve]) -> str:
             row[f"accuracy at step {step}"] = f"{interquartile_mean(at):.1%}" if at else ""
         for name, cost in (("sampled", SAMPLED), ("trained, distinct", DISTINCT), ("trained, in rows", IN_ROWS)):
             row[f"k tokens {name}"] = f"{interquartile_mean([curve.cost[cost][-1] for curve in own]) / 1e3:.0f}"
-        for target in TARGETS:
+        for target in targets:
             came = sum(curve.cost_to_reach(target, "step") < math.inf for curve in own)
             row[f"came to {target:.0%}"] = f"{came}/{len(own)}"
         rows.append(row)
@@ -144,16 +171,16 @@ def clock(file: Path, folder: Path, task: str = "hopqa") -> str:
     if not file.exists():
         return "The simulation has not run yet."
     curves = [curve for curve in read_curves(folder) if curve.task == task]
-    rows = []
+    rows, steps_to_top = [], columns(TASKS[task].targets)[-1]
     result = json.loads(file.read_text())
     told, seeds = result["settings"], {run["seed"] for run in result["runs"]}
     for entry in result["rows"]:
         arm, takes = entry["arm"], entry["over grpo"]
-        pairs = _pairs(curves, arm, RATIOS[-1])
+        pairs = _pairs(curves, arm, steps_to_top)
         steps = interval(pairs) if pairs else None
         row = {"arm": ARMS[arm].title, "a step's rollout, s": f"{entry['seconds']:.0f}", "over GRPO's": f"{takes:.2f}"}
         row["pairs"] = str(steps.runs if steps else 0)
-        for heading, factor in ((RATIOS[-1].heading, 1.0), ("rollout time to 80%", takes)):
+        for heading, factor in ((steps_to_top.heading, 1.0), ("rollout time to 80%", takes)):
             row[heading] = _ratio(steps, factor) if steps and arm != BASELINE else "1" if steps else ""
         rows.append(row)
     said = (
@@ -166,7 +193,7 @@ DRAWN = ("grpo", "gspo", "dapo", "tree_grpo", "entropy_branching", "paper", "rou
 
 
 def draw(folder: Path, out: Path) -> None:
-    """Performance profiles: the share of runs that have come to 80 %, over sampled tokens and over steps, as a PNG."""
+    """Performance profiles: the share of runs that came to a task's highest target, over tokens and steps, as a PNG."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -176,14 +203,15 @@ def draw(folder: Path, out: Path) -> None:
     tasks = [task for task in TASKS if any(curve.task == task for curve in curves)]
     figure, axes = plt.subplots(len(tasks), 2, figsize=(12, 4 * len(tasks)), layout="constrained", squeeze=False)
     for row, task in zip(axes, tasks, strict=True):
+        title, top = TASKS[task].title, TASKS[task].targets[-1]
         for axis, (cost, label) in zip(row, (("sampled_tokens", "sampled tokens"), ("step", "steps")), strict=True):
             for arm in DRAWN:
                 own = [curve for curve in curves if curve.task == task and curve.arm == arm]
-                reached = sorted(each for curve in own if (each := curve.cost_to_reach(0.8, cost)) < math.inf)
+                reached = sorted(each for curve in own if (each := curve.cost_to_reach(top, cost)) < math.inf)
                 if own:
                     shares = np.arange(len(reached) + 1) / len(own)
                     axis.step([0, *reached], shares, where="post", label=f"{ARMS[arm].title} ({len(own)})")
-            axis.set(xlabel=label, ylabel="share of runs at 80 %", title=TASKS[task], ylim=(0, 1))
+            axis.set(xlabel=label, ylabel=f"share of runs at {top:.0%}", title=title, ylim=(0, 1))
         row[0].legend(fontsize=8)
     figure.savefig(out, dpi=110)
     plt.close(figure)
@@ -195,7 +223,7 @@ def _pairs(curves: Sequence[Curve], arm: str, ratio: Ratio) -> dict[int, list[fl
 
 def _arms(curves: Sequence[Curve]) -> list[str]:
     there = {curve.arm for curve in curves}
-    return [arm for arm in ARMS if arm in there and not arm.startswith("verl_")]
+    return [arm for arm in ARMS if arm in there and arm not in TUNING and not arm.startswith("verl_")]
 
 
 def _at(curve: Curve, step: int) -> float:
