@@ -89,7 +89,7 @@ def test_the_last_word_of_a_group_decides():
 
 def test_settings_of_the_method_hold_wherever_they_stand():
     config = composed("algorithm.atpo.expansion.rounds=1", f"{N}=5", "+atpo=tree", "algorithm.atpo.dump_every=3")
-    assert (config.algorithm.atpo.expansion.rounds, config.actor_rollout_ref.rollout.n) == (1, 12)
+    assert (config.algorithm.atpo.expansion.rounds, config.actor_rollout_ref.rollout.n) == (1, 8)
     assert config.algorithm.atpo.dump_every == 3
 
 
