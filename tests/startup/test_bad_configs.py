@@ -176,7 +176,7 @@ BAD = [
     (f"{MT}.max_parallel_calls=0", "no tool would ever be called"),
     ("algorithm.norm_adv_by_std_in_grpo=maybe", "expected True or False"),
     # how it is sampled
-    (f"{R}.n=5", f"{R}.n=5 cannot work", "8 + 2 * 4 = 16", f"set {R}.n=16"),
+    (f"{R}.n=5", f"{R}.n=5 cannot work", "4 + 3 * 4 = 16", f"set {R}.n=16"),
     (f"{R}.n=null", f"set {R}.n=16"),
     (f"{R}.temperature=0", "temperature=0 cannot work", "e.g. 1.0"),
     (f"{R}.temperature=-1", "temperature=-1 cannot work"),
