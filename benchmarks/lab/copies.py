@@ -16,26 +16,12 @@ import torch
 from tabulate import tabulate
 
 from benchmarks.lab.arms import ARMS, settings
-from benchmarks.lab.engine import Engine
-from benchmarks.lab.episodes import Episode, Task, converse
+from benchmarks.lab.rollout import grow_tree
 from benchmarks.lab.run import Plan, Run
 from benchmarks.lab.tasks import TASKS
-from verl_atpo.config import AtpoConfig, Contexts
+from verl_atpo.config import Contexts
 from verl_atpo.method.contexts import group_contexts
 from verl_atpo.method.tree import TurnTree
-from verl_atpo.replay.client import BranchSession
-from verl_atpo.replay.runner import Branch, Start
-from verl_atpo.rollout.grower import TreeGrower
-
-
-async def grow(engine: Engine, episode: Episode, task: Task, config: AtpoConfig, seed: int) -> TurnTree:
-    """One tree, or its chains."""
-
-    async def run_branch(start: Start) -> Branch:
-        session = BranchSession(engine, None, start.prefix, start.on_turn)
-        return Branch.of(session, await converse(session, episode.partner(), task.limits))
-
-    return (await TreeGrower(config, run_branch, random.Random(seed)).grow()).tree
 
 
 def repeats(trees: Sequence[TurnTree]) -> dict[str, str]:
@@ -76,8 +62,10 @@ def main() -> None:
         for arm in ("grpo", "rounds_8"):
             engine, config = run.engine(), settings(ARMS[arm].overrides).atpo
             asked = task.train[: options.prompts]
-            growers = [grow(engine, episode, task, config, number) for number, episode in enumerate(asked)]
-            trees = asyncio.run(engine.serve(growers))
+            growers = [
+                grow_tree(engine, episode, task, config, random.Random(number)) for number, episode in enumerate(asked)
+            ]
+            trees = [grown.tree for grown in asyncio.run(engine.serve(growers))]
             rows.append({"after step": str(steps), "sampled as": ARMS[arm].title, **repeats(trees)})
     print(tabulate(rows, headers="keys", tablefmt="github", disable_numparse=True))
 

@@ -11,9 +11,10 @@ from verl_atpo.config import AtpoConfig
 from verl_atpo.replay.client import BranchSession
 from verl_atpo.replay.runner import Branch, Start
 from verl_atpo.rollout.answers import GoldAnswers, SaidAnswer
-from verl_atpo.rollout.answers import grow as grow_tree
+from verl_atpo.rollout.answers import grow as grow_and_settle
 from verl_atpo.rollout.budget import Spares
 from verl_atpo.rollout.grower import TreeGrower
+from verl_atpo.rollout.grown import GrownTree
 from verl_atpo.rollout.rows import gain_rewards, token_rewards
 
 
@@ -44,15 +45,28 @@ async def grow(
     With ``gains`` the turns are credited with the information they brought about the episode's gold answer.
     """
     answers = _gold_answers(engine, episode, task, config) if gains else None
+    grown = await grow_tree(engine, episode, task, config, rng, spares, answers)
+    rewards = gain_rewards(grown, config.information_gain) if gains else token_rewards(grown, config.credit)
+    return [Row(branch.output, each) for branch, each in zip(grown.branches, rewards, strict=True)]
+
+
+async def grow_tree(
+    engine: Engine,
+    episode: Episode,
+    task: Task,
+    config: AtpoConfig,
+    rng: random.Random,
+    spares: Spares | None = None,
+    answers: GoldAnswers | None = None,
+) -> GrownTree:
+    """One tree, or its chains; its contexts are told to ``answers``."""
 
     async def run_branch(start: Start) -> Branch:
         ask = None if answers is None else answers.ask
         session = BranchSession(engine, None, start.prefix, start.on_turn, on_context=ask)
         return Branch.of(session, await converse(session, episode.partner(), task.limits))
 
-    grown = await grow_tree(TreeGrower(config, run_branch, rng, spares), answers)
-    rewards = gain_rewards(grown, config.information_gain) if gains else token_rewards(grown, config.credit)
-    return [Row(branch.output, each) for branch, each in zip(grown.branches, rewards, strict=True)]
+    return await grow_and_settle(TreeGrower(config, run_branch, rng, spares), answers)
 
 
 def _gold_answers(engine: Engine, episode: Episode, task: Task, config: AtpoConfig) -> GoldAnswers:
