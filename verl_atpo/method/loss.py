@@ -34,6 +34,8 @@ def compute_policy_loss_atpo(
     loss_agg_mode: str = "seq-mean-token-mean",
     config: Any = None,
     rollout_is_weights: torch.Tensor | None = None,
+    *,
+    clip_by_turn: bool = False,
 ) -> tuple[torch.Tensor, dict[str, float]]:
     """Clipped turn-level policy loss, with the signature of verl's policy losses.
 
@@ -47,6 +49,7 @@ def compute_policy_loss_atpo(
         loss_agg_mode: any of verl's ``agg_loss``; the paper's is ``seq-mean-token-mean``.
         config: verl's ``ActorConfig``, for :func:`clip_range`; ``global_batch_info`` goes to ``agg_loss``.
         rollout_is_weights: (R, T) float, weights of verl's rollout correction; multiplied into the loss.
+        clip_by_turn: the clip range is a turn's own, see :func:`compute_policy_loss_a2tgpo`.
 
     Returns:
         The loss, a scalar, and metrics. A turn counts as clipped if its first token is.
@@ -54,49 +57,13 @@ def compute_policy_loss_atpo(
     Raises:
         ValueError: no config; a log-probability or advantage that is not finite; what ``agg_loss`` raises.
     """
-    args = (old_log_prob, log_prob, advantages, response_mask, loss_agg_mode, config, rollout_is_weights)
-    return _policy_loss(*args, scaled=False)
-
-
-def compute_policy_loss_a2tgpo(
-    old_log_prob: torch.Tensor,
-    log_prob: torch.Tensor,
-    advantages: torch.Tensor,
-    response_mask: torch.Tensor,
-    loss_agg_mode: str = "seq-mean-token-mean",
-    config: Any = None,
-    rollout_is_weights: torch.Tensor | None = None,
-) -> tuple[torch.Tensor, dict[str, float]]:
-    """The loss ``atpo`` with a clip range per turn (A²TGPO, arXiv 2605.06200), for the estimator ``a2tgpo``.
-
-    Turn k is clipped to [1 - low (1 + d_k), 1 + high (1 + d_k)], d_k being what ``advantages`` holds on the first token
-    behind the turn, where the mask is 0; a turn without such a token has 0. Turns are runs of the mask, so neighbours
-    of equal advantages stay two. All else is as in :func:`compute_policy_loss_atpo`.
-    """
-    args = (old_log_prob, log_prob, advantages, response_mask, loss_agg_mode, config, rollout_is_weights)
-    return _policy_loss(*args, scaled=True)
-
-
-def _policy_loss(
-    old_log_prob: torch.Tensor,
-    log_prob: torch.Tensor,
-    advantages: torch.Tensor,
-    response_mask: torch.Tensor,
-    loss_agg_mode: str,
-    config: Any,
-    rollout_is_weights: torch.Tensor | None,
-    scaled: bool,
-) -> tuple[torch.Tensor, dict[str, float]]:
     if config is None:
         raise ValueError("config=None: expected verl's ActorConfig, which holds the clip range.")
     mask_RT = response_mask.bool()
     log_ratio_RT = torch.where(mask_RT, log_prob - old_log_prob, 0.0)
     advantages_RT = torch.where(mask_RT, advantages, 0.0)
     turns = Turns(mask_RT, log_ratio_RT.dtype)
-    low, high = clip_range(config)
-    if scaled:
-        wider = 1.0 + turns.behind(advantages)
-        low, high = 1 - (1 - low) * wider, 1 + (high - 1) * wider
+    low, high = _ranges_of_turns(config, turns.behind(advantages)) if clip_by_turn else clip_range(config)
     turn_log_ratio_RT = turns.mean(log_ratio_RT.detach())
 
     ratio_RT = (log_ratio_RT - log_ratio_RT.detach() + turn_log_ratio_RT).clamp(max=MAX_LOG_RATIO).exp()
@@ -109,6 +76,16 @@ def _policy_loss(
     if bad_row is not None:
         raise ValueError(_not_finite(bad_row, old_log_prob, log_prob, advantages, mask_RT))
     return loss, metrics
+
+
+def compute_policy_loss_a2tgpo(*args: Any, **kwargs: Any) -> tuple[torch.Tensor, dict[str, float]]:
+    """The loss ``atpo`` with a clip range per turn (A²TGPO, arXiv 2605.06200), for the estimator ``a2tgpo``.
+
+    Turn k is clipped to [1 - low (1 + d_k), 1 + high (1 + d_k)], d_k being what ``advantages`` holds on the first token
+    behind the turn, where the mask is 0; a turn without such a token has 0. Turns are runs of the mask, so neighbours
+    of equal advantages stay two. All else, arguments included, is as in :func:`compute_policy_loss_atpo`.
+    """
+    return compute_policy_loss_atpo(*args, **kwargs, clip_by_turn=True)
 
 
 def _surrogate(
@@ -170,6 +147,13 @@ def clip_range(config: Any) -> tuple[Bound, Bound]:
     low = config.clip_ratio if config.clip_ratio_low is None else config.clip_ratio_low
     high = config.clip_ratio if config.clip_ratio_high is None else config.clip_ratio_high
     return 1 - low, 1 + high
+
+
+def _ranges_of_turns(config: Any, change_RT: torch.Tensor) -> tuple[Bound, Bound]:
+    """The same, 1 + ``change_RT`` times as wide."""
+    low, high = clip_range(config)
+    wider_RT = 1.0 + change_RT
+    return 1 - (1 - low) * wider_RT, 1 + (high - 1) * wider_RT
 
 
 def _aggregate(losses_RT: torch.Tensor, turns: Turns, mode: str, batch_info: dict[str, Any]) -> torch.Tensor:
