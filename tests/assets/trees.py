@@ -6,9 +6,12 @@ import dataclasses
 import random
 from collections.abc import Sequence
 
-from verl_atpo.config import Backup, Normalize
+import torch
+
+from verl_atpo.config import Backup, CreditConfig, Normalize
 from verl_atpo.method.channel import write_values
-from verl_atpo.method.credit import Outcomes, node_values, normalization
+from verl_atpo.method.credit import Outcomes, carried_values, node_values, normalization
+from verl_atpo.method.returns import leaf_returns
 from verl_atpo.method.tree import ROOT, TurnTree
 
 REWARDS = (0.0, 0.0, 1.0, 0.5, 1 / 3, -0.7)
@@ -65,3 +68,18 @@ def rows_of(tree: TurnTree, backup: Backup, seed: int = 0) -> list[Row]:
         rewards = write_values([values[index] for index in path], starts, values[ROOT], len(turn_of))
         rows.append(Row(path, starts, turn_of, rewards))
     return rows
+
+
+def carried_rows(tree: TurnTree, settings: CreditConfig) -> tuple[torch.Tensor, torch.Tensor]:
+    """Token-level rewards and mask, a row a leaf: turns of two tokens, an observation of one between them."""
+    values, returns = carried_values(tree, settings), leaf_returns(tree, settings.tool_rewards)
+    rows, masks = [], []
+    for leaf in tree.leaves:
+        path = tree.path(leaf)
+        length = 3 * len(path) - 1
+        starts = list(range(0, length, 3))
+        row = write_values([values[node] for node in path], starts, values[ROOT], length, returns[leaf])
+        rows.append(torch.tensor(row))
+        masks.append(torch.tensor([1, 1, 0] * len(path))[:length])
+    rewards, mask = (torch.nn.utils.rnn.pad_sequence(each, batch_first=True) for each in (rows, masks))
+    return rewards, mask

@@ -12,12 +12,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.assets.trees import carried_rows
 from verl_atpo.config import AdvantageMode, Backup, Contexts, CreditConfig, Normalize
-from verl_atpo.method.channel import write_values
 from verl_atpo.method.contexts import group_contexts
-from verl_atpo.method.credit import carried_values, context_values, node_values, tree_advantages
+from verl_atpo.method.credit import context_values, node_values, tree_advantages
 from verl_atpo.method.estimator import compute_atpo_advantage
-from verl_atpo.method.returns import leaf_returns
 from verl_atpo.method.tree import ROOT, TurnTree
 from verl_atpo.replay.recording import Generation, Turn
 
@@ -251,16 +250,7 @@ def test_copies_share_out_what_they_had(seed):
 def test_the_estimator_reads_them_out_of_rows(contexts, mode, normalize):
     """Turns of two tokens, an observation of one between them; every row adds up to its outcome."""
     tree, settings = example(), credit(contexts, mode, normalize)
-    values, returns = carried_values(tree, settings), leaf_returns(tree, 0.0)
-    rows, masks = [], []
-    for leaf in tree.leaves:
-        path = tree.path(leaf)
-        length = 3 * len(path) - 1
-        starts = list(range(0, length, 3))
-        row = write_values([values[node] for node in path], starts, values[ROOT], length, returns[leaf])
-        rows.append(torch.tensor(row))
-        masks.append(torch.tensor([1, 1, 0] * len(path))[:length])
-    rewards, mask = (torch.nn.utils.rnn.pad_sequence(each, batch_first=True) for each in (rows, masks))
+    rewards, mask = carried_rows(tree, settings)
     torch.testing.assert_close(rewards.sum(dim=1), torch.tensor([1.0, 0.0, 1.0, 0.0]))
     config = {"atpo": {"credit": {"advantage": mode.value, "normalize": normalize.value, "contexts": contexts.value}}}
     advantages, _ = compute_atpo_advantage(rewards, mask, np.array(["uid"] * 4), config)

@@ -9,10 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from tests.assets.trees import random_tree
+from tests.assets.trees import carried_rows, random_tree
 from verl_atpo.config import AdvantageMode, Backup, CreditConfig, Normalize, Weights
 from verl_atpo.failure import BranchBug
-from verl_atpo.method.channel import write_values
 from verl_atpo.method.credit import carried_values, node_values, tree_advantages
 from verl_atpo.method.estimator import compute_atpo_advantage
 from verl_atpo.method.returns import leaf_returns
@@ -102,16 +101,7 @@ def test_outcomes_alone_are_the_special_case(mode, seed):
 def test_the_estimator_reads_them_out_of_rows(mode, normalize):
     """Turns of two tokens, an observation of one between them; every row adds up to its return."""
     tree, settings = example(), credit(mode, normalize)
-    values, returns = carried_values(tree, settings), leaf_returns(tree, 1.0)
-    rows, masks = [], []
-    for leaf in tree.leaves:
-        path = tree.path(leaf)
-        length = 3 * len(path) - 1
-        starts = list(range(0, length, 3))
-        row = write_values([values[node] for node in path], starts, values[ROOT], length, returns[leaf])
-        rows.append(torch.tensor(row))
-        masks.append(torch.tensor([1, 1, 0] * len(path))[:length])
-    rewards, mask = (torch.nn.utils.rnn.pad_sequence(each, batch_first=True) for each in (rows, masks))
+    rewards, mask = carried_rows(tree, settings)
     torch.testing.assert_close(rewards.sum(dim=1), torch.tensor([1.75, 0.5, 0.0]))
     config = {"atpo": {"credit": {"advantage": mode.value, "normalize": normalize.value, "tool_rewards": 1.0}}}
     advantages, _ = compute_atpo_advantage(rewards, mask, np.array(["uid"] * 3), config)
