@@ -22,6 +22,7 @@ from benchmarks.headlines import RESULTS, read_rows
 from benchmarks.lab import agreement
 from benchmarks.lab import report as lab
 from benchmarks.learning import report as learning
+from benchmarks.learning import wall_clock
 from benchmarks.packed import goals
 
 ROOT = Path(__file__).parents[1]
@@ -183,6 +184,11 @@ def learning_tables() -> str:
     return learning.tables(RESULTS / "learning")
 
 
+def learning_clock() -> str:
+    """What is recommended now against GRPO, on the clock."""
+    return wall_clock.table(RESULTS / "learning")
+
+
 def _table(source: tuple[str, str], columns: dict[str, str]) -> str:
     """The columns of a file's rows, by title, as a Markdown table."""
     cells = [{title: _cell(row[key]) for key, title in columns.items()} for row in read_rows(*source)]
@@ -231,6 +237,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "lab-agreement": lab_agreement,
     "lab-clock": lab_clock,
     "learning": learning_tables,
+    "learning-clock": learning_clock,
     "packed-goals": goals.table,
     "smollm2": smollm2.tables,
     **{name: functools.partial(_table, *described) for name, described in TABLES.items()},

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
-from benchmarks.learning.arms import ARMS, MAIN
+from benchmarks.learning.arms import ALL, MAIN, PACKED
 from benchmarks.learning.results import RESULTS, result_file
 from benchmarks.learning.task import keep_warm_start, preparation
 from benchmarks.process import ONE_THREAD, ROOT, call
@@ -23,13 +23,17 @@ from verl_atpo.platforms import cpu_platform_requested
 def plan(arms: Sequence[str], only: Collection[int] | None = None) -> list[tuple[int, list[str]]]:
     """Sessions: a seed and its arms. The main arms come first, on all seeds, so that what is stopped is balanced.
 
+    Arms of packed training have sessions of their own, for a session has one engine.
+
     Args:
         arms: which arms.
         only: which seeds; None: all that the arms have.
     """
-    groups = [[arm for arm in arms if arm in MAIN], [arm for arm in arms if arm not in MAIN]]
-    seeds = sorted({seed for arm in arms for seed in ARMS[arm].seeds if only is None or seed in only})
-    sessions = [(seed, [arm for arm in group if seed in ARMS[arm].seeds]) for group in groups for seed in seeds]
+    packed = [arm for arm in arms if PACKED in ALL[arm].overrides]
+    others = [arm for arm in arms if arm not in MAIN and arm not in packed]
+    groups = [[arm for arm in arms if arm in MAIN], others, packed]
+    seeds = sorted({seed for arm in arms for seed in ALL[arm].seeds if only is None or seed in only})
+    sessions = [(seed, [arm for arm in group if seed in ALL[arm].seeds]) for group in groups for seed in seeds]
     return [(seed, chosen) for seed, chosen in sessions if chosen]
 
 
@@ -88,7 +92,7 @@ async def stoppable(sessions: list[tuple[int, list[str]]], options: argparse.Nam
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.learning", description=__doc__.splitlines()[0])
-    parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS), metavar="ARM", help=", ".join(ARMS))
+    parser.add_argument("--arms", nargs="+", choices=ALL, default=list(ALL), metavar="ARM", help=", ".join(ALL))
     parser.add_argument("--seeds", nargs="+", type=int, metavar="SEED", help="of the arms' seeds, these only")
     parser.add_argument(
         "--parallel",

@@ -98,6 +98,28 @@ CLIPS = {
 """Wider clip ranges than the published ones, which were chosen for models a thousand times larger."""
 
 ARMS = {**BASELINES, **ATPO, **ABLATIONS, **SETTINGS, **CLIPS}
+
+FOUR_CHAINS = (
+    "algorithm.atpo.expansion.initial_chains=4",
+    "algorithm.atpo.expansion.branches_per_round=4",
+    "algorithm.atpo.expansion.rounds=3",
+    "algorithm.atpo.expansion.schedule=continuous",
+)
+"""The trees that `+atpo=tree` recommends."""
+PACKED = "+train=packed"
+_LONGER = ("trainer.total_training_steps=30", "trainer.test_freq=5")
+_GRPO = (*CHAINS, *OUTCOME, *_loss("vanilla", "seq-mean-token-mean", 0.2, 0.2), *_LONGER)
+WALL_CLOCK = {
+    "clock_grpo": Arm("GRPO", _GRPO, MAIN_SEEDS),
+    "clock_grpo_packed": Arm("GRPO, packed", (*_GRPO, PACKED), MAIN_SEEDS),
+    "clock_tree_packed": Arm(
+        "AT²PO, tree, packed",
+        (*FOUR_CHAINS, *_loss("atpo", "seq-mean-token-mean", 0.03, 0.04), *_LONGER, PACKED),
+        MAIN_SEEDS,
+    ),
+}
+"""What is recommended now, against GRPO as it is and as it would be with packed training, on the clock."""
+ALL = {**ARMS, **WALL_CLOCK}
 MAIN = tuple(name for name, arm in {**BASELINES, **ATPO}.items() if arm.seeds == MAIN_SEEDS)
 
 PARTS = (

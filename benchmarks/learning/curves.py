@@ -21,41 +21,41 @@ class Run:
         arm, seed: which run.
         tokens: sampled in training before each validation; 0 first, rising.
         steps: training steps before each validation.
+        seconds: of these steps, without start-up and validations.
         accuracy: of each validation, mean over the numbers of hops.
         last_by_source: accuracy of the last validation by data source.
         rewards, rewards_tokens: mean training reward of each step, tokens sampled up to its end.
         means: mean over the steps of everything in `results.KEPT`; what an arm does not have is left out.
-        training_s: seconds of all steps, without start-up.
     """
 
     arm: str
     seed: int
     tokens: tuple[float, ...]
     steps: tuple[int, ...]
+    seconds: tuple[float, ...]
     accuracy: tuple[float, ...]
     last_by_source: Mapping[str, float]
     rewards: tuple[float, ...]
     rewards_tokens: tuple[float, ...]
     means: Mapping[str, float]
-    training_s: float
 
     @classmethod
     def read(cls, file: Path) -> Run:
         """Reads a result file."""
         record = json.loads(file.read_text())
         kept, validation = record["steps"], record["validation"]
-        total = np.cumsum([0, *kept["sampled_tokens"]])
+        total, clock = (np.cumsum([0, *kept[name]]) for name in ("sampled_tokens", "seconds"))
         return cls(
             arm=record["arm"],
             seed=record["seed"],
             tokens=tuple(float(total[each["step"]]) for each in validation),
             steps=tuple(each["step"] for each in validation),
+            seconds=tuple(float(clock[each["step"]]) for each in validation),
             accuracy=tuple(statistics.fmean(each["accuracy"].values()) for each in validation),
             last_by_source=validation[-1]["accuracy"],
             rewards=tuple(kept["reward"]),
             rewards_tokens=tuple(float(each) for each in total[1:]),
             means=_means(kept),
-            training_s=sum(kept["seconds"]),
         )
 
     def accuracy_at(self, tokens: float) -> float:

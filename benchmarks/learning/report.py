@@ -105,7 +105,7 @@ def comparison(runs: Sequence[Run], arms: Sequence[str], budgets: Mapping[int, f
                 f"{title} ahead at equal tokens": ahead(at_equal_tokens),
                 f"{title} ahead after the last step": ahead(_last),
                 "M tokens": f"{statistics.fmean(run.tokens[-1] for run in own) / 1e6:.2f}",
-                "minutes": f"{statistics.fmean(run.training_s for run in own) / 60:.1f}",
+                "minutes": f"{statistics.fmean(run.seconds[-1] for run in own) / 60:.1f}",
             }
         )
     return tabulate(rows, headers="keys", tablefmt="github", disable_numparse=True)

@@ -27,7 +27,7 @@ from verl.utils.tracking import Tracking
 from verl.workers.utils.losses import ppo_loss
 
 from benchmarks.budget.recipes import compose_arguments
-from benchmarks.learning.arms import ARMS
+from benchmarks.learning.arms import ALL
 from benchmarks.learning.results import record, result_file, write
 from benchmarks.learning.task import fingerprint, shared_overrides
 from verl_atpo.metrics_file import read_steps
@@ -96,7 +96,7 @@ class Session(TaskRunner):
             Tracking.log = log  # the manager's wrapper goes with the manager
             for worker in self.agent_loop_manager.agent_loop_workers:
                 ray.kill(worker)
-        content = record(run.arm, run.seed, ARMS[run.arm].overrides, read_steps(run.metrics), time.monotonic() - began)
+        content = record(run.arm, run.seed, ALL[run.arm].overrides, read_steps(run.metrics), time.monotonic() - began)
         content["warm_start"] = fingerprint(Path(run.config.actor_rollout_ref.model.path) / "model.safetensors")
         write(content, run.result)
 
@@ -118,7 +118,7 @@ class Session(TaskRunner):
 def composed(arm: str, seed: int, work: Path, results: Path) -> ComposedRun:
     """A run with verl's whole config, checked."""
     out = work / f"{arm}_{seed}"
-    overrides = [*shared_overrides(work / f"seed{seed}", out, seed), *ARMS[arm].overrides]
+    overrides = [*shared_overrides(work / f"seed{seed}", out, seed), *ALL[arm].overrides]
     config = compose_arguments([*overrides, f"trainer.experiment_name={arm}_{seed}"])
     validate_config(config, use_reference_policy=False, use_critic=False)
     check_config(config)
@@ -131,7 +131,7 @@ def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.learning.session", description=__doc__.splitlines()[0])
     parser.add_argument("--seed", type=int, required=True)
-    parser.add_argument("--arms", nargs="+", required=True, choices=ARMS, metavar="ARM")
+    parser.add_argument("--arms", nargs="+", required=True, choices=ALL, metavar="ARM")
     parser.add_argument("--work", type=Path, required=True, help="folder of models and logs")
     parser.add_argument("--results", type=Path, required=True, help="folder of result files")
     options = parser.parse_args()

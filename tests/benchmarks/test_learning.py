@@ -10,13 +10,14 @@ import pytest
 from transformers import Qwen3ForCausalLM
 
 from benchmarks.learning.__main__ import plan
-from benchmarks.learning.arms import ARMS, MAIN
+from benchmarks.learning.arms import ALL, ARMS, MAIN, PACKED
 from benchmarks.learning.credit import compare, shared_turns, trains_on_values
 from benchmarks.learning.curves import Run, common_tokens, paired, read_runs
 from benchmarks.learning.report import tables
 from benchmarks.learning.results import KEPT, RESULTS, record, result_file, write
 from benchmarks.learning.session import composed
 from benchmarks.learning.task import HOPS, fingerprint, preparation, warm_start_file
+from benchmarks.learning.wall_clock import seconds_to, table
 from benchmarks.report import PAGES, filled
 from examples.hopqa.prepare import prepare
 from verl_atpo.metrics_file import read_steps
@@ -38,10 +39,10 @@ def metrics_file(folder: Path, tokens: list[float], accuracy: dict[int, float]) 
 def add_run(folder: Path, arm: str, seed: int, last: float, tokens: float = 100.0) -> None:
     """A run of two steps, validated before and after."""
     metrics = metrics_file(folder, [tokens, tokens], {0: 0.0, 2: last})
-    write(record(arm, seed, ARMS[arm].overrides, read_steps(metrics), 1.0), result_file(folder / "results", arm, seed))
+    write(record(arm, seed, ALL[arm].overrides, read_steps(metrics), 1.0), result_file(folder / "results", arm, seed))
 
 
-@pytest.mark.parametrize("arm", ARMS)
+@pytest.mark.parametrize("arm", ALL)
 def test_every_arm_is_a_config_that_can_work(arm: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VERL_PLATFORM", "cpu")
     config = composed(arm, 0, tmp_path, tmp_path).config
@@ -50,10 +51,12 @@ def test_every_arm_is_a_config_that_can_work(arm: str, tmp_path: Path, monkeypat
 
 
 def test_every_run_is_planned_once_and_the_main_arms_come_first() -> None:
-    sessions = plan(list(ARMS))
+    sessions = plan(list(ALL))
     runs = [(arm, seed) for seed, arms in sessions for arm in arms]
-    assert sorted(runs) == sorted((name, seed) for name, arm in ARMS.items() for seed in arm.seeds)
+    assert sorted(runs) == sorted((name, seed) for name, arm in ALL.items() for seed in arm.seeds)
     assert {arm for arm, _ in runs[: 5 * len(MAIN)]} == set(MAIN)
+    for _, arms in sessions:
+        assert len({PACKED in ALL[arm].overrides for arm in arms}) == 1, "a session has one engine"
     assert plan(["atpo", "atpo_random"], only={2, 4}) == [(2, ["atpo"]), (4, ["atpo"]), (2, ["atpo_random"])]
 
 
@@ -136,6 +139,22 @@ def test_credit_is_compared_in_finished_runs_on_values_only(tmp_path: Path) -> N
     add_run(tmp_path, "atpo_diff_parent", 0, 0.5)
     finished = [arm for arm in ARMS if trains_on_values(result_file(tmp_path / "results", arm, 0))]
     assert finished == ["atpo"]
+
+
+def test_the_clock_of_two_arms_is_compared_seed_by_seed(tmp_path: Path) -> None:
+    for arm, seconds, last in (("clock_grpo", 2.0, 0.5), ("clock_tree_packed", 1.0, 1.0)):
+        for seed in (0, 1):
+            metrics = metrics_file(tmp_path, [10.0, 10.0], {0: 0.0, 2: last})
+            content = record(arm, seed, (), read_steps(metrics), 1.0)
+            content["steps"]["seconds"] = [seconds, seconds]
+            write(content, result_file(tmp_path / "results", arm, seed))
+    grpo, tree = read_runs(tmp_path / "results")[::2]
+    assert (seconds_to(grpo, 0.5), seconds_to(tree, 0.5), seconds_to(grpo, 0.6)) == (4.0, 1.0, None)
+    _, _, own, ours = table(tmp_path / "results").splitlines()
+    assert [cell.strip() for cell in own.split("|")][2:4] == ["2", "25.0% ± 0.0"]  # half way, when the tree has ended
+    assert [cell.strip() for cell in ours.split("|")][3:8] == [
+        "100.0% ± 0.0", "+75.0 ± 0.0", "100.0% ± 0.0", "+50.0 ± 0.0", "0.25 (2 seeds)"
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
