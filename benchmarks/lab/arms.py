@@ -26,10 +26,12 @@ class Arm:
     Attributes:
         title: what tables call it.
         overrides: what it sets, as verl's command line would.
+        baseline: the arm whose costs its own are told over.
     """
 
     title: str
     overrides: tuple[str, ...]
+    baseline: str = "grpo"
 
 
 def _loss(mode: str, low: float, high: float) -> tuple[str, ...]:
@@ -64,6 +66,21 @@ SHAPES = {
     "adaptive_rounds_4": Arm("tree of 4 chains in rounds, adaptive budget", TURN + ROUNDS + STOPS),
     "adaptive_rounds_8": Arm("tree of 8 chains in rounds, adaptive budget", EIGHT + TURN + STOPS),
 }
+
+
+def _leaves(chains: int, branches: int, rounds: int) -> tuple[str, ...]:
+    shape = {"initial_chains": chains, "branches_per_round": branches, "rounds": rounds}
+    return tuple(f"algorithm.atpo.expansion.{name}={value}" for name, value in shape.items())
+
+
+BUDGETS = {
+    "grpo_8": Arm("GRPO, 8 trajectories", CHAINS + OUTCOME + TOKEN + _leaves(8, 4, 0), "grpo_8"),
+    "tree_8": Arm("tree of 2 + 6 trajectories", TURN + _leaves(2, 2, 3), "grpo_8"),
+    "tree_2": Arm("tree of 2 + 14 trajectories", TURN + _leaves(2, 7, 2)),
+    "grpo_32": Arm("GRPO, 32 trajectories", CHAINS + OUTCOME + TOKEN + _leaves(32, 4, 0), "grpo_32"),
+    "tree_32": Arm("tree of 8 + 24 trajectories", TURN + _leaves(8, 8, 3), "grpo_32"),
+}
+"""More and fewer trajectories a prompt, and fewer chains among as many."""
 SPLIT = (
     "algorithm.atpo.credit.backup=child_mean",
     "algorithm.atpo.credit.advantage=diff_global",
@@ -92,6 +109,9 @@ PARTS = {
     "tree_random": Arm("tree, random expansion", RANDOM + TURN),
     "tree_outcome": Arm("tree, trajectory credit", OUTCOME + TURN),
     "tree_token": Arm("tree, token-level loss", TOKEN),
+    "tree_once": Arm("tree, shared turns trained once", (*TURN, "algorithm.atpo.credit.shared_turns=once")),
+    "tree_late": Arm("tree, branches after all chains", (*TURN, "algorithm.atpo.expansion.start_after=1.0")),
+    "tree_split": Arm("tree, split weights", TURN + SPLIT),
 }
 RATE = "actor_rollout_ref.actor.optim.lr"
 TUNING = {
@@ -108,7 +128,7 @@ A2TGPO = {
 }
 IN_VERL = {f"verl_{name}": Arm(f"{arm.title}, as in verl", EIGHT + arm.overrides) for name, arm in in_verl.ARMS.items()}
 
-ARMS = {**BASELINES, **TREES, **SHAPES, **UNBIASED, **STATES, **PARTS, **TUNING, **A2TGPO, **IN_VERL}
+ARMS = {**BASELINES, **TREES, **SHAPES, **BUDGETS, **UNBIASED, **STATES, **PARTS, **TUNING, **A2TGPO, **IN_VERL}
 
 
 @dataclasses.dataclass(frozen=True)

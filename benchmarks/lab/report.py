@@ -97,7 +97,8 @@ def tables(folder: Path) -> str:
             parts.append(f"**{asked.title}**: no run is done yet.")
             continue
         parts += [
-            f"**{asked.title}**. Cost to reach an accuracy, over {ARMS[BASELINE].title}'s in the same world and seed:",
+            f"**{asked.title}**. Cost to reach an accuracy, over that of {ARMS[BASELINE].title} with as many "
+            "trajectories in the same world and seed:",
             ratios(own, asked.targets),
             "Interquartile means over runs, and how many of the runs came so far:",
             levels(own, asked.targets),
@@ -108,7 +109,7 @@ def tables(folder: Path) -> str:
 def ratios(curves: Sequence[Curve], targets: Targets) -> str:
     """One row an arm: cost ratios with 95 % intervals, and p values with Holm's correction over a column's arms.
 
-    The baseline has a row too, for its distinct tokens over those of its rows; it is not tested against itself.
+    A baseline has a row too, for its distinct tokens over those of its rows; it is not tested against itself.
     """
     asked = columns(targets)
     arms = [arm for arm in _arms(curves) if _pairs(curves, arm, asked[0])]
@@ -117,9 +118,10 @@ def ratios(curves: Sequence[Curve], targets: Targets) -> str:
         rows[arm] = {"arm": ARMS[arm].title, "pairs": sum(map(len, _pairs(curves, arm, asked[0]).values()))}
     for ratio in asked:
         pairs = {arm: _pairs(curves, arm, ratio) for arm in arms}
-        corrected = p_values({arm: each for arm, each in pairs.items() if arm != BASELINE}) if ratio.p else {}
+        tested = {arm: each for arm, each in pairs.items() if arm != ARMS[arm].baseline}
+        corrected = p_values(tested) if ratio.p else {}
         for arm in arms:
-            itself = arm == BASELINE and ratio.cost == ratio.over
+            itself = arm == ARMS[arm].baseline and ratio.cost == ratio.over
             rows[arm][ratio.heading] = "1" if itself else _ratio(interval(pairs[arm]))
             if ratio.p:
                 rows[arm][ratio.p] = f"{corrected[arm]:.2g}" if arm in corrected else ""
@@ -218,7 +220,7 @@ def draw(folder: Path, out: Path) -> None:
 
 
 def _pairs(curves: Sequence[Curve], arm: str, ratio: Ratio) -> dict[int, list[float]]:
-    return paired(curves, arm, BASELINE, log_ratio(ratio.target, ratio.cost, ratio.over))
+    return paired(curves, arm, ARMS[arm].baseline, log_ratio(ratio.target, ratio.cost, ratio.over))
 
 
 def _arms(curves: Sequence[Curve]) -> list[str]:

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from verl_atpo.view.diff import compare
+from verl_atpo.view.panel import numbers
 from verl_atpo.view.text import columns, headline, shorten, visible, without_template, wrap
 
 SPECIAL = ["<|im_start|>", "<|im_end|>"]
@@ -80,3 +81,10 @@ def test_a_diff_of_long_texts_goes_by_lines() -> None:
     one = "word " * 2000 + "\n" + "word " * 2000
     changes = compare(one, one + "\nmore")
     assert changes[0].equal and changes[0].left == "word " * 2000 + "\n" and "more" in changes[-1].right
+
+
+def test_a_turn_s_numbers_are_those_that_the_dump_has() -> None:
+    node = {"advantage": 0.5, "value": 0.25, "mean_nll": None, "tokens": 12, "round": 0, "tool_s": 0.1}
+    assert numbers(node) == {"advantage": "+0.50", "value": "0.25", "tokens": "12", "round": "0", "tools": "0.10 s"}
+    credited = node | {"tool_reward": 1.0, "information_gain": -0.125}
+    assert numbers(credited) == numbers(node) | {"tool reward": "1", "information gain": "-0.12"}

@@ -64,18 +64,11 @@ class Panel:
         self.tabs = tab
 
     def _numbers(self, node: Mapping[str, Any]) -> None:
-        shown = {
-            "advantage": _signed(node.get("advantage")), "value": _plain(node.get("value")),
-            "NLL": _plain(node.get("mean_nll")), "tokens": node.get("tokens"),
-            "reward": _plain(node.get("reward")), "round": node.get("round"),
-            "generation": _seconds(node.get("generation_s")), "tools": _seconds(node.get("tool_s")),
-        }  # fmt: skip
         with ui.element("div").classes("number-grid"):
-            for name, value in shown.items():
-                if value is not None:
-                    with ui.element("div"):
-                        ui.label(name)
-                        ui.html(f"<b>{value}</b>", sanitize=False)
+            for name, value in numbers(node).items():
+                with ui.element("div"):
+                    ui.label(name)
+                    ui.html(f"<b>{value}</b>", sanitize=False)
         branch = self._branch_ending(node)
         extra = {**(branch.get("reward_extra") or {})}
         if extra:
@@ -165,6 +158,18 @@ class Siblings:
             ):
                 ui.label(f"node {index_}, value {_plain(value) or '?'}").classes("label")
                 block(content)
+
+
+def numbers(node: Mapping[str, Any]) -> dict[str, str]:
+    """What the dump says of a turn in numbers, by name, as it is shown."""
+    shown = {
+        "advantage": _signed(node.get("advantage")), "value": _plain(node.get("value")),
+        "NLL": _plain(node.get("mean_nll")), "tokens": _plain(node.get("tokens")),
+        "reward": _plain(node.get("reward")), "tool reward": _plain(node.get("tool_reward")),
+        "information gain": _signed(node.get("information_gain")), "round": _plain(node.get("round")),
+        "generation": _seconds(node.get("generation_s")), "tools": _seconds(node.get("tool_s")),
+    }  # fmt: skip
+    return {name: value for name, value in shown.items() if value is not None}
 
 
 def reasons(record: Mapping[str, Any], node: Mapping[str, Any]) -> list[str]:
