@@ -114,6 +114,11 @@ PARTS = {
     "tree_split": Arm("tree, split weights", TURN + SPLIT),
 }
 RATE = "actor_rollout_ref.actor.optim.lr"
+CLIPS = {
+    f"tree_clip{high:g}": Arm(f"tree, clip {low}/{high}", _loss("atpo", low, high))
+    for low, high in ((0.01, 0.013), (0.1, 0.13), (0.2, 0.28))
+}
+"""Clip ranges of the turn's ratio other than the one of all."""
 TUNING = {
     f"{name}_lr{rate:g}": Arm(f"{arms[name].title}, learning rate {rate:g}", (*arms[name].overrides, f"{RATE}={rate}"))
     for arms, name in ((BASELINES, "grpo"), (BASELINES, "gspo"), (TREES, "tree"))
@@ -128,7 +133,19 @@ A2TGPO = {
 }
 IN_VERL = {f"verl_{name}": Arm(f"{arm.title}, as in verl", EIGHT + arm.overrides) for name, arm in in_verl.ARMS.items()}
 
-ARMS = {**BASELINES, **TREES, **SHAPES, **BUDGETS, **UNBIASED, **STATES, **PARTS, **TUNING, **A2TGPO, **IN_VERL}
+ARMS = {
+    **BASELINES,
+    **TREES,
+    **SHAPES,
+    **BUDGETS,
+    **UNBIASED,
+    **STATES,
+    **PARTS,
+    **CLIPS,
+    **TUNING,
+    **A2TGPO,
+    **IN_VERL,
+}
 
 
 @dataclasses.dataclass(frozen=True)
