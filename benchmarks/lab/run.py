@@ -64,7 +64,8 @@ class Run:
         self._engine = Engine(self._model, plan.seed, task.end)
         self._prompts = 0  # asked so far
         self._totals = {"trained_tokens_in_rows": 0, "trained_tokens_distinct": 0, "seconds": 0.0}
-        self._history: dict[str, list[Any]] = {"curve": [], "reward": [], "equal_rewards_share": []}
+        kept = ("curve", "reward", "equal_rewards_share", "clipped_share")
+        self._history: dict[str, list[Any]] = {name: [] for name in kept}
         self.step = 0
 
     def state(self) -> dict[str, Any]:
@@ -98,6 +99,7 @@ class Run:
         self._engine.refresh()
         self._totals["trained_tokens_in_rows"] += cost.in_rows
         self._totals["trained_tokens_distinct"] += cost.distinct
+        self._history["clipped_share"].append(cost.clipped_share)
         self._totals["seconds"] += time.process_time() - began
         self.step += 1
 

@@ -74,10 +74,12 @@ class Cost:
     Attributes:
         in_rows: tokens of all rows, prompts included.
         distinct: tokens of the tries of its prompts.
+        clipped_share: tokens whose gradient the clip range took, mean over its mini-batches.
     """
 
     in_rows: int
     distinct: int
+    clipped_share: float
 
 
 class Learner:
@@ -112,6 +114,7 @@ class Learner:
         batch = Batch.of(groups)
         given = advantages(batch, self._settings)
         in_rows = distinct = 0
+        clipped = []
         for begin, pieces in mini_batches(groups, self._rows):
             rows = slice(begin, begin + sum(map(len, pieces)))
             tries = [trie_of(piece) for piece in pieces]
@@ -120,7 +123,7 @@ class Learner:
             self.optimizer.zero_grad(set_to_none=False)
             if given[rows].any():  # else the gradient is 0, and the optimizer goes on with its momentum as verl's does
                 log_probs = response_log_probs(Weights.of(self._model), pieces, tries, batch.mask.shape[1])
-                loss, _ = self._loss(
+                loss, metrics = self._loss(
                     old_log_prob=batch.old_log_probs[rows],
                     log_prob=log_probs,
                     advantages=given[rows],
@@ -129,9 +132,10 @@ class Learner:
                     config=self._config,
                 )
                 loss.backward()
+                clipped.append(float(metrics["actor/pg_clipfrac"]))
                 torch.nn.utils.clip_grad_norm_(self._model.parameters(), _CLIP_GRADIENT)
             self.optimizer.step()
-        return Cost(in_rows, distinct)
+        return Cost(in_rows, distinct, sum(clipped) / max(1, len(clipped)))
 
 
 def mini_batches(groups: Sequence[Sequence[Row]], size: int) -> Iterator[tuple[int, list[list[Row]]]]:
