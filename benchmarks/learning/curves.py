@@ -119,3 +119,24 @@ def paired(runs: Iterable[Run], arm: str, other: str, figure: Callable[[Run], fl
     ours, theirs = ([values[name, seed] for seed in seeds] for name in (arm, other))
     mean, error = mean_and_error([a - b for a, b in zip(ours, theirs, strict=True)])
     return Difference(len(seeds), mean, error, float(ttest_rel(ours, theirs).pvalue) if error else None)
+
+
+def last_accuracy(run: Run) -> float:
+    """Accuracy after the last step: arms compared at equal steps and trajectories, not tokens."""
+    return run.accuracy[-1]
+
+
+def share(values: list[float]) -> str:
+    """Mean in per cent, with its standard error in points."""
+    mean, error = mean_and_error(values)
+    return f"{mean:.1%}" if error is None else f"{mean:.1%} ± {100 * error:.1f}"
+
+
+def points(difference: Difference | None) -> str:
+    """A difference of shares, in percentage points, with its standard error and p."""
+    if difference is None:
+        return "no common seed"
+    mean = f"{100 * difference.mean:+.1f}"
+    if difference.error is None:
+        return f"{mean} (one seed)"
+    return f"{mean} ± {100 * difference.error:.1f}" + ("" if difference.p is None else f" (p={difference.p:.2g})")

@@ -9,7 +9,7 @@ from pathlib import Path
 from tabulate import tabulate
 
 from benchmarks.learning.arms import ABLATIONS, ARMS, ATPO, BASELINES, CLIPS, MAIN, PARTS, SETTINGS
-from benchmarks.learning.curves import Difference, Run, common_tokens, mean_and_error, paired, read_runs
+from benchmarks.learning.curves import Run, common_tokens, last_accuracy, paired, points, read_runs, share
 
 (OURS,) = ATPO
 WIDER, WIDER_AGAINST = "atpo_clip0.04", ("grpo", "gspo_clip0.04", "tree_grpo")
@@ -49,9 +49,9 @@ def headlines(folder: Path) -> dict[str, str]:
     for ours, others, group in groups:
         _, at_equal_tokens = _figures(common_tokens(group))
         for arm in others:
-            for when, figure in (("at equal tokens", at_equal_tokens), ("after equal steps", _last)):
+            for when, figure in (("at equal tokens", at_equal_tokens), ("after equal steps", last_accuracy)):
                 name = f"HopQA, accuracy {when}, points: {ARMS[ours].title} minus {ARMS[arm].title}"
-                found[name] = _difference(paired(group, ours, arm, figure))
+                found[name] = points(paired(group, ours, arm, figure))
     return found
 
 
@@ -61,7 +61,7 @@ def over_grpo(folder: Path) -> list[tuple[str, str, str]]:
     found = []
     for ours, group in ((OURS, runs), (WIDER, _compared_with_wider(runs))):
         _, at_equal_tokens = _figures(common_tokens(group))
-        differences = (_difference(paired(group, ours, "grpo", figure)) for figure in (at_equal_tokens, _last))
+        differences = (points(paired(group, ours, "grpo", figure)) for figure in (at_equal_tokens, last_accuracy))
         found.append((ARMS[ours].title, *differences))
     return found
 
@@ -92,18 +92,18 @@ def comparison(runs: Sequence[Run], arms: Sequence[str], budgets: Mapping[int, f
             continue
 
         def ahead(figure: Figure, arm: str = arm) -> str:
-            return "" if arm == ours else _difference(paired(runs, ours, arm, figure))
+            return "" if arm == ours else points(paired(runs, ours, arm, figure))
 
         rows.append(
             {
                 "arm": ARMS[arm].title,
                 "seeds": len(own),
-                "mean accuracy on the way": _share([on_the_way(run) for run in own]),
-                "accuracy at equal tokens": _share([at_equal_tokens(run) for run in own]),
-                "after the last step": _share([_last(run) for run in own]),
+                "mean accuracy on the way": share([on_the_way(run) for run in own]),
+                "accuracy at equal tokens": share([at_equal_tokens(run) for run in own]),
+                "after the last step": share([last_accuracy(run) for run in own]),
                 f"{title} ahead on the way": ahead(on_the_way),
                 f"{title} ahead at equal tokens": ahead(at_equal_tokens),
-                f"{title} ahead after the last step": ahead(_last),
+                f"{title} ahead after the last step": ahead(last_accuracy),
                 "M tokens": f"{statistics.fmean(run.tokens[-1] for run in own) / 1e6:.2f}",
                 "minutes": f"{statistics.fmean(run.seconds[-1] for run in own) / 60:.1f}",
             }
@@ -117,14 +117,14 @@ def parts_table(runs: Sequence[Run], budgets: Mapping[int, float]) -> str:
     figures: dict[str, Figure] = {
         "on the way": on_the_way,
         "at equal tokens": at_equal_tokens,
-        "after the last step": _last,
+        "after the last step": last_accuracy,
     }
     rows = []
     for part, having, lacking in PARTS:
         found = {name: paired(runs, having, lacking, figure) for name, figure in figures.items()}
         if (first := found["on the way"]) is not None:
             pair = {"part": part, "with it": ARMS[having].title, "without": ARMS[lacking].title, "seeds": first.seeds}
-            rows.append(pair | {name: _difference(difference) for name, difference in found.items()})
+            rows.append(pair | {name: points(difference) for name, difference in found.items()})
     return tabulate(rows, headers="keys", tablefmt="github", disable_numparse=True)
 
 
@@ -219,25 +219,6 @@ def _figures(budgets: Mapping[int, float]) -> tuple[Figure, Figure]:
     return lambda run: run.mean_accuracy_until(budgets[run.seed]), lambda run: run.accuracy_at(budgets[run.seed])
 
 
-def _last(run: Run) -> float:
-    """Accuracy after the last step: arms compared at equal steps and trajectories, not tokens."""
-    return run.accuracy[-1]
-
-
 def _of_seeds(budgets: Mapping[int, float]) -> str:
     each = ", ".join(f"{budgets[seed] / 1e6:.3f}" for seed in sorted(budgets))
     return f"{each} M tokens (seed {', '.join(map(str, sorted(budgets)))})"
-
-
-def _share(values: list[float]) -> str:
-    mean, error = mean_and_error(values)
-    return f"{mean:.1%}" if error is None else f"{mean:.1%} ± {100 * error:.1f}"
-
-
-def _difference(difference: Difference | None) -> str:
-    if difference is None:
-        return "no common seed"
-    points = f"{100 * difference.mean:+.1f}"
-    if difference.error is None:
-        return f"{points} (one seed)"
-    return f"{points} ± {100 * difference.error:.1f}" + ("" if difference.p is None else f" (p={difference.p:.2g})")

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 from tabulate import tabulate
 
 from benchmarks.learning.arms import WALL_CLOCK
-from benchmarks.learning.curves import Difference, Run, mean_and_error, paired, read_runs
+from benchmarks.learning.curves import Run, last_accuracy, paired, points, read_runs, share
 
 BASELINE = "clock_grpo"
 TARGET = 0.5
@@ -27,30 +27,35 @@ def table(folder: Path) -> str:
     )
 
 
+def over_grpo(folder: Path, arm: str = "clock_tree_packed") -> tuple[str, str]:
+    """Points over GRPO of an arm: at equal wall clock, and after equal steps."""
+    runs = [run for run in read_runs(folder) if run.arm in WALL_CLOCK]
+    return _ahead(arm, runs, _at_equal_clock(runs)), _ahead(arm, runs, last_accuracy)
+
+
 def _row(arm: str, runs: Sequence[Run]) -> dict[str, str | int]:
-    own = [run for run in runs if run.arm == arm]
-    common = {seed: min(run.seconds[-1] for run in runs if run.seed == seed) for seed in {run.seed for run in runs}}
-
-    def at_equal_clock(run: Run) -> float:
-        return float(np.interp(common[run.seed], run.seconds, run.accuracy))
-
-    def ahead(difference: Difference | None) -> str:
-        if arm == BASELINE or difference is None:
-            return ""
-        error = "" if difference.error is None else f" ± {100 * difference.error:.1f}"
-        return f"{100 * difference.mean:+.1f}{error}" + ("" if difference.p is None else f" (p={difference.p:.2g})")
-
+    own, at_equal_clock = [run for run in runs if run.arm == arm], _at_equal_clock(runs)
     return {
         "arm": WALL_CLOCK[arm].title,
         "seeds": len(own),
-        "accuracy at equal wall clock": _share([at_equal_clock(run) for run in own]),
-        "over GRPO there, points": ahead(paired(runs, arm, BASELINE, at_equal_clock)),
-        "after equal steps": _share([run.accuracy[-1] for run in own]),
-        "over GRPO there, points ": ahead(paired(runs, arm, BASELINE, lambda run: run.accuracy[-1])),
+        "accuracy at equal wall clock": share([at_equal_clock(run) for run in own]),
+        "over GRPO there, points": _ahead(arm, runs, at_equal_clock),
+        "after equal steps": share([last_accuracy(run) for run in own]),
+        "over GRPO there, points ": _ahead(arm, runs, last_accuracy),
         f"seconds to {TARGET:.0%}, over GRPO's": _ratio(arm, runs),
         "seconds a step": f"{statistics.fmean(run.means['seconds'] for run in own):.1f}",
         "k tokens sampled": f"{statistics.fmean(run.tokens[-1] for run in own) / 1e3:.0f}",
     }
+
+
+def _at_equal_clock(runs: Sequence[Run]) -> Callable[[Run], float]:
+    """Accuracy at the seconds that all runs of the seed have trained."""
+    common = {seed: min(run.seconds[-1] for run in runs if run.seed == seed) for seed in {run.seed for run in runs}}
+    return lambda run: float(np.interp(common[run.seed], run.seconds, run.accuracy))
+
+
+def _ahead(arm: str, runs: Sequence[Run], figure: Callable[[Run], float]) -> str:
+    return "" if arm == BASELINE else points(paired(runs, arm, BASELINE, figure))
 
 
 def seconds_to(run: Run, accuracy: float) -> float | None:
@@ -70,8 +75,3 @@ def _ratio(arm: str, runs: Sequence[Run]) -> str:
     if not pairs:
         return ""
     return f"{statistics.geometric_mean(ours / theirs for ours, theirs in pairs):.2f} ({len(pairs)} seeds)"
-
-
-def _share(values: list[float]) -> str:
-    mean, error = mean_and_error(values)
-    return f"{mean:.1%}" if error is None else f"{mean:.1%} ± {100 * error:.1f}"
