@@ -38,7 +38,7 @@ def _qwen3(hidden: int, layers: int, heads: int, vocabulary: int) -> Qwen3Config
 
 MODELS = {
     "0.2M": Model(_qwen3(64, 3, 4, 1000), Qwen3ForCausalLM, budget=16384, checkpointing=False, cpu_tokens=150_000),
-    "10M": Model(_qwen3(320, 6, 8, 8192), Qwen3ForCausalLM, budget=16384, checkpointing=False, cpu_tokens=10_000),
+    "10M": Model(_qwen3(320, 6, 8, 8192), Qwen3ForCausalLM, budget=16384, checkpointing=False, cpu_tokens=45_000),
     "135M": Model(
         LlamaConfig(
             vocab_size=49152, hidden_size=576, intermediate_size=1536, num_hidden_layers=30, num_attention_heads=9,
