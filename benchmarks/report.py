@@ -19,7 +19,7 @@ from tabulate import tabulate
 
 from benchmarks import headlines, smollm2
 from benchmarks.headlines import RESULTS, read_rows
-from benchmarks.lab import agreement
+from benchmarks.lab import agreement, profiles
 from benchmarks.lab import report as lab
 from benchmarks.learning import report as learning
 from benchmarks.learning import wall_clock
@@ -266,7 +266,7 @@ def main() -> None:
             raise SystemExit(f"{page.name} differs from benchmarks/results: run python -m benchmarks.report")
     if not options.check:
         learning.draw(RESULTS / "learning", PLOTS / "learning.png")
-        lab.draw(RESULTS / "lab", PLOTS / "lab.png")
+        profiles.draw(RESULTS / "lab", PLOTS / "lab.png")
 
 
 def _cell(value: Any) -> str:

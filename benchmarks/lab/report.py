@@ -23,8 +23,11 @@ from benchmarks.lab.curves import (
     paired,
     read_curves,
 )
+from benchmarks.lab.parts import table as part_table
 
 BASELINE = "grpo"
+PILOTS = {"hopqa": (0, 4)}
+"""Worlds that learning rates were tried in, and nothing is concluded from."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,10 +92,9 @@ TASKS = {
 
 def tables(folder: Path) -> str:
     """All tables, in Markdown, task by task."""
-    curves = read_curves(folder)
     parts = []
     for task, asked in TASKS.items():
-        own = [curve for curve in curves if curve.task == task]
+        own = counted(folder, task)
         if not own:
             parts.append(f"**{asked.title}**: no run is done yet.")
             continue
@@ -102,7 +104,12 @@ def tables(folder: Path) -> str:
             ratios(own, asked.targets),
             "Interquartile means over runs, and how many of the runs came so far:",
             levels(own, asked.targets),
+            "What each part is worth: costs with it, over costs without it, in the same world and seed:",
+            part_table(own, *asked.targets[1:]),
         ]
+        tried = [curve for curve in read_curves(folder) if curve.task == task and curve.world in PILOTS.get(task, ())]
+        if any(curve.arm in TUNING for curve in tried):
+            parts += ["Learning rates, in worlds that count nowhere else:", rates(tried)]
     return "\n\n".join(parts)
 
 
@@ -141,7 +148,7 @@ class Cost:
 def cost_over_grpo(folder: Path, arm: str, target: float, task: str = "hopqa") -> Cost:
     """Sampled tokens until an accuracy, over GRPO's in the same world and seed."""
     sampled = Ratio("sampled tokens", SAMPLED, SAMPLED, target)
-    pairs = _pairs([curve for curve in read_curves(folder) if curve.task == task], arm, sampled)
+    pairs = _pairs(counted(folder, task), arm, sampled)
     found = interval(pairs)
     ratio, low, high = (f"{math.exp(each):.2f}" for each in (found.estimate, found.low, found.high))
     return Cost(ratio, low, high, sum(map(len, pairs.values())))
@@ -165,6 +172,20 @@ def levels(curves: Sequence[Curve], targets: Targets) -> str:
     return tabulate(rows, headers="keys", tablefmt="github", disable_numparse=True)
 
 
+def rates(curves: Sequence[Curve]) -> str:
+    """One row a learning rate: the mean accuracy on the way and at the end, of the method's runs in pilot worlds."""
+    rows = []
+    for arm in [each for each in ARMS if each in TUNING or f"{each}_lr0.001" in TUNING]:
+        own = [curve for curve in curves if curve.arm == arm]
+        if own:
+            row: dict[str, Any] = {"arm": ARMS[arm].title, "runs": len(own)}
+            for step in (10, 20, 30, 40):
+                row[f"accuracy at step {step}"] = f"{interquartile_mean([_at(curve, step) for curve in own]):.1%}"
+            row["k tokens sampled"] = f"{interquartile_mean([curve.cost[SAMPLED][-1] for curve in own]) / 1e3:.0f}"
+            rows.append(row)
+    return tabulate(rows, headers="keys", tablefmt="github", disable_numparse=True)
+
+
 def clock(file: Path, folder: Path, task: str = "hopqa") -> str:
     """What a step's rollout takes (`benchmarks.lab.clock`) times the steps to 80 %, over GRPO's, for each arm.
 
@@ -172,7 +193,7 @@ def clock(file: Path, folder: Path, task: str = "hopqa") -> str:
     """
     if not file.exists():
         return "The simulation has not run yet."
-    curves = [curve for curve in read_curves(folder) if curve.task == task]
+    curves = counted(folder, task)
     rows, steps_to_top = [], columns(TASKS[task].targets)[-1]
     result = json.loads(file.read_text())
     told, seeds = result["settings"], {run["seed"] for run in result["runs"]}
@@ -191,32 +212,9 @@ def clock(file: Path, folder: Path, task: str = "hopqa") -> str:
     return f"{said}\n\n{tabulate(rows, headers='keys', tablefmt='github', disable_numparse=True)}"
 
 
-DRAWN = ("grpo", "gspo", "dapo", "tree_grpo", "entropy_branching", "paper", "rounds_8", "rounds_4", "tree")
-
-
-def draw(folder: Path, out: Path) -> None:
-    """Performance profiles: the share of runs that came to a task's highest target, over tokens and steps, as a PNG."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    curves = read_curves(folder)
-    tasks = [task for task in TASKS if any(curve.task == task for curve in curves)]
-    figure, axes = plt.subplots(len(tasks), 2, figsize=(12, 4 * len(tasks)), layout="constrained", squeeze=False)
-    for row, task in zip(axes, tasks, strict=True):
-        title, top = TASKS[task].title, TASKS[task].targets[-1]
-        for axis, (cost, label) in zip(row, (("sampled_tokens", "sampled tokens"), ("step", "steps")), strict=True):
-            for arm in DRAWN:
-                own = [curve for curve in curves if curve.task == task and curve.arm == arm]
-                reached = sorted(each for curve in own if (each := curve.cost_to_reach(top, cost)) < math.inf)
-                if own:
-                    shares = np.arange(len(reached) + 1) / len(own)
-                    axis.step([0, *reached], shares, where="post", label=f"{ARMS[arm].title} ({len(own)})")
-            axis.set(xlabel=label, ylabel=f"share of runs at {top:.0%}", title=title, ylim=(0, 1))
-        row[0].legend(fontsize=8)
-    figure.savefig(out, dpi=110)
-    plt.close(figure)
+def counted(folder: Path, task: str) -> list[Curve]:
+    """The task's runs, without those in pilot worlds."""
+    return [each for each in read_curves(folder) if each.task == task and each.world not in PILOTS.get(task, ())]
 
 
 def _pairs(curves: Sequence[Curve], arm: str, ratio: Ratio) -> dict[int, list[float]]:

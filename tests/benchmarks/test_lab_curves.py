@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.lab import parts
 from benchmarks.lab.agreement import table
 from benchmarks.lab.arms import ARMS, settings
 from benchmarks.lab.clock import TIMED, measure, schedule_of, summary
@@ -16,7 +17,7 @@ from benchmarks.lab.curves import COSTS, Curve, interquartile_mean, interval, lo
 from benchmarks.lab.report import clock, ratios, tables
 
 
-def curve(arm: str, accuracy: list[float], tokens: list[float], world: int = 0, seed: int = 0) -> Curve:
+def curve(arm: str, accuracy: list[float], tokens: list[float], world: int = 1, seed: int = 0) -> Curve:
     return Curve("hopqa", arm, world, seed, tuple(accuracy), {name: tuple(tokens) for name in COSTS})
 
 
@@ -62,7 +63,7 @@ def test_a_ratio_may_be_of_two_kinds_of_cost() -> None:
 
 def test_pairs_share_world_and_seed() -> None:
     others = [dataclasses.replace(SLOW, seed=1), dataclasses.replace(FAST, seed=2)]
-    assert paired([SLOW, FAST, *others], "tree", "grpo", lambda a, b: a.seed + b.seed) == {0: [0]}
+    assert paired([SLOW, FAST, *others], "tree", "grpo", lambda a, b: a.seed + b.seed) == {1: [0]}
 
 
 def test_interval_of_equal_numbers_is_a_point_and_of_others_holds_the_mean() -> None:
@@ -88,7 +89,7 @@ def write_runs(folder: Path) -> None:
             {"accuracy": accuracy, **dict.fromkeys(COSTS, cost), "trained_tokens_in_rows": 10 * cost}
             for accuracy, cost in zip(each.accuracy, each.cost["step"], strict=True)
         ]
-        record = {"task": "hopqa", "arm": each.arm, "world": 0, "seed": 0, "curve": points}
+        record = {"task": "hopqa", "arm": each.arm, "world": each.world, "seed": 0, "curve": points}
         (folder / f"{each.arm}.json").write_text(json.dumps(record))
 
 
@@ -111,6 +112,28 @@ def test_tables_are_made_of_files(tmp_path) -> None:
     tested = ("p, sampled to 70%", "p, sampled to 80%", "p, distinct over GRPO's rows")
     assert [(ours[each], grpo[each]) for each in tested] == [("1", "")] * 3  # one pair: Wilcoxon's p is 1
     assert "Text world**: no run is done yet" in tables(tmp_path)
+
+
+def test_a_part_is_worth_what_the_same_arm_costs_without_it() -> None:
+    runs = [dataclasses.replace(each, world=world) for each in (SLOW, FAST) for world in (1, 2)]
+    runs = [dataclasses.replace(each, arm="tree_random") if each.arm == "grpo" else each for each in runs]
+    (part,) = cells(parts.table(runs, 0.5, 0.8)).values()
+    assert (part["with"], part["without"], part["pairs"]) == ("AT²PO, tree", "tree, random expansion", "2")
+    assert part["steps to 80%"] == part["sampled tokens to 80%"] == "0.63 [0.63, 0.63] (p=0.5)"
+    assert part["sampled tokens to 50%"] == "0.51 [0.51, 0.51] (p=0.5)"  # 64 over 125
+
+
+def test_pilot_worlds_count_for_learning_rates_only(tmp_path) -> None:
+    write_runs(tmp_path)
+    for number, (arm, world) in enumerate([("tree", 4), ("tree_lr0.001", 4), ("tree_lr0.001", 1)]):
+        record = json.loads((tmp_path / "tree.json").read_text()) | {"arm": arm, "world": world}
+        (tmp_path / f"pilot{number}.json").write_text(json.dumps(record))
+    counted, _, rates = tables(tmp_path).partition("Learning rates")
+    found = cells(rates.partition("\n\n")[2].partition("\n\n")[0])
+    assert {arm: row["runs"] for arm, row in found.items()} == {
+        "AT²PO, tree": "1", "AT²PO, tree, learning rate 0.001": "1"
+    }  # fmt: skip
+    assert "learning rate" not in counted
 
 
 def test_rollout_time_is_that_of_a_step_times_the_steps(tmp_path) -> None:

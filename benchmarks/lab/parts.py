@@ -1,0 +1,52 @@
+"""What each part of the recommended tree is worth: the tree with it against the same tree without."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from tabulate import tabulate
+
+from benchmarks.lab.arms import ARMS
+from benchmarks.lab.curves import Curve, interval, log_ratio, p_values, paired
+
+PARTS = (
+    ("a tree instead of chains", "tree", "turn_chains"),
+    ("turns picked by entropy instead of chance", "tree", "tree_random"),
+    ("turn-wise credit instead of the trajectory's", "tree", "tree_outcome"),
+    ("turn-level ratio instead of the token's", "tree", "tree_token"),
+    ("continuous growth instead of rounds", "tree", "rounds_4"),
+    ("adaptive budget instead of a fixed one", "adaptive", "tree"),
+    ("baselines of parents beside the prompt's", "tree_localglobal", "tree"),
+    ("baselines of merged contexts beside the prompt's", "tree_states", "tree"),
+)
+"""A part, an arm that has it, and the same arm without it."""
+
+
+def table(curves: Sequence[Curve], middle: float, top: float) -> str:
+    """One row a part that was tried: costs with it over costs without, p with Holm's correction over a column's parts.
+
+    Args:
+        curves: of one task.
+        middle, top: accuracies to come to.
+    """
+    tried = {part: (having, lacking) for part, having, lacking in PARTS if _pairs(curves, having, lacking, top)}
+    rows = {part: {"part": part, "with": ARMS[having].title, "without": ARMS[lacking].title, "pairs": ""}
+            for part, (having, lacking) in tried.items()}  # fmt: skip
+    for cost, target, heading in (
+        ("sampled_tokens", middle, f"sampled tokens to {middle:.0%}"),
+        ("sampled_tokens", top, f"sampled tokens to {top:.0%}"),
+        ("step", top, f"steps to {top:.0%}"),
+    ):
+        pairs = {part: _pairs(curves, *arms, target, cost) for part, arms in tried.items()}
+        for part, p in p_values(pairs).items():
+            found = interval(pairs[part])
+            estimate, low, high = (math.exp(each) for each in (found.estimate, found.low, found.high))
+            rows[part] |= {"pairs": str(found.runs), heading: f"{estimate:.2f} [{low:.2f}, {high:.2f}] (p={p:.2g})"}
+    return tabulate(list(rows.values()), headers="keys", tablefmt="github", disable_numparse=True)
+
+
+def _pairs(
+    curves: Sequence[Curve], having: str, lacking: str, target: float, cost: str = "sampled_tokens"
+) -> dict[int, list[float]]:
+    return paired(curves, having, lacking, log_ratio(target, cost))
