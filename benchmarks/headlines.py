@@ -36,7 +36,7 @@ def figure() -> str:
 def chosen() -> str:
     """What the README quotes: what speaks for trees, with what speaks against them beside it."""
     scale, packed = read_rows("rollout_scale.json", "rows"), read_rows("packed.json", "results")
-    costs = {arm: lab.cost_over_grpo(RESULTS / "lab", arm, TARGET) for arm in ("tree", "rounds_4", "tree_grpo")}
+    costs = {arm: lab.cost_over_grpo(RESULTS / "lab", arm, TARGET) for arm in ("tree", "rounds_4", "tree_random")}
     updates = [row["faster_cpu"] for row in packed if row["mode"] == "update" and "chains" not in row["batch"]]
     rows = {
         f"sampled tokens to {TARGET:.0%} accuracy, over GRPO's: AT²PO; in rounds; by chance": "; ".join(
