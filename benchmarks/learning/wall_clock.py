@@ -68,10 +68,10 @@ def seconds_to(run: Run, accuracy: float) -> float | None:
 
 
 def _ratio(arm: str, runs: Sequence[Run]) -> str:
-    """Geometric mean over the seeds in which both come so far."""
+    """Geometric mean over the seeds in which both come so far, and how many these are."""
     reached = {(run.arm, run.seed): seconds_to(run, TARGET) for run in runs}
     pairs = [(ours, theirs) for (name, seed), ours in reached.items()
              if name == arm and ours and (theirs := reached.get((BASELINE, seed)))]  # fmt: skip
     if not pairs:
         return ""
-    return f"{statistics.geometric_mean(ours / theirs for ours, theirs in pairs):.2f} ({len(pairs)} seeds)"
+    return f"{statistics.geometric_mean(ours / theirs for ours, theirs in pairs):.2f} ({len(pairs)} of {sum(run.arm == arm for run in runs)})"

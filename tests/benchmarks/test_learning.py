@@ -153,7 +153,7 @@ def test_the_clock_of_two_arms_is_compared_seed_by_seed(tmp_path: Path) -> None:
     _, _, own, ours = table(tmp_path / "results").splitlines()
     assert [cell.strip() for cell in own.split("|")][2:4] == ["2", "25.0% ± 0.0"]  # half way, when the tree has ended
     assert [cell.strip() for cell in ours.split("|")][3:8] == [
-        "100.0% ± 0.0", "+75.0 ± 0.0", "100.0% ± 0.0", "+50.0 ± 0.0", "0.25 (2 seeds)"
+        "100.0% ± 0.0", "+75.0 ± 0.0", "100.0% ± 0.0", "+50.0 ± 0.0", "0.25 (2 of 2)"
     ]  # fmt: skip
 
 
