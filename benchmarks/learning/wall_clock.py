@@ -74,4 +74,5 @@ def _ratio(arm: str, runs: Sequence[Run]) -> str:
              if name == arm and ours and (theirs := reached.get((BASELINE, seed)))]  # fmt: skip
     if not pairs:
         return ""
-    return f"{statistics.geometric_mean(ours / theirs for ours, theirs in pairs):.2f} ({len(pairs)} of {sum(run.arm == arm for run in runs)})"
+    mean = statistics.geometric_mean(ours / theirs for ours, theirs in pairs)
+    return f"{mean:.2f} ({len(pairs)} of {sum(run.arm == arm for run in runs)})"
