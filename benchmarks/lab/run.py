@@ -84,7 +84,8 @@ class Run:
     def load(self, state: dict[str, Any]) -> None:
         """Go on from such a state."""
         self.step, self._prompts = state["step"], state["prompts"]
-        self._totals, self._history = state["totals"], state["history"]
+        self._totals = state["totals"]
+        self._history |= state["history"]  # of before a figure was kept it has none
         self._model.load_state_dict(state["model"])
         self._learner.optimizer.load_state_dict(state["optimizer"])
         self._engine.random.set_state(state["random"])

@@ -11,7 +11,8 @@ sorting the rows, planning the packs, building tries and attention; it is a part
 difference of a sampled token's log-probability (forward), and the largest of a parameter's gradient over its norm
 (update). Without a CUDA device everything runs on the CPU in float32, and batches that would take hours are scaled
 down, else in bfloat16, and verl's rows without padding where flash-attn is installed. Writes
-`benchmarks/results/packed.json`; `--resume` keeps the rows that the file has of the same seed, threads and torch.
+`benchmarks/results/packed.json`; `--resume` keeps the rows that the file has, if it is of the same seed, threads and
+torch.
 """
 
 from __future__ import annotations
@@ -185,7 +186,11 @@ def main() -> None:
     args = parser.parse_args()
     settings = {"torch": torch.__version__, "threads": torch.get_num_threads(), "seed": args.seed}
     stands = json.loads(args.out.read_text()) if args.resume and args.out.is_file() else {}
-    known = stands["results"] if stands.get("settings") == settings else []
+    if stands and stands["settings"] != settings:
+        raise SystemExit(
+            f"--resume: {args.out} is of {stands['settings']}, this run of {settings}; give another --out."
+        )
+    known = stands.get("results", [])
     with tempfile.TemporaryDirectory() as folder:
         dist.init_process_group(
             "cpu:gloo,cuda:nccl" if CUDA else "gloo", init_method=f"file://{folder}/rendezvous", rank=0, world_size=1
