@@ -82,6 +82,11 @@ class Interval:
     high: float
     runs: int
 
+    def as_ratio(self, factor: float = 1.0) -> str:
+        """The ratio, times a factor, whose logarithm this is of."""
+        estimate, low, high = (factor * math.exp(each) for each in (self.estimate, self.low, self.high))
+        return f"{estimate:.2f} [{low:.2f}, {high:.2f}]"
+
 
 def read_curves(folder: Path) -> list[Curve]:
     """All result files of a folder, by their names."""

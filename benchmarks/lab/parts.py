@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 from tabulate import tabulate
@@ -41,8 +40,7 @@ def table(curves: Sequence[Curve], middle: float, top: float) -> str:
         pairs = {part: _pairs(curves, *arms, target, cost) for part, arms in tried.items()}
         for part, p in p_values(pairs).items():
             found = interval(pairs[part])
-            estimate, low, high = (math.exp(each) for each in (found.estimate, found.low, found.high))
-            rows[part] |= {"pairs": str(found.runs), heading: f"{estimate:.2f} [{low:.2f}, {high:.2f}] (p={p:.2g})"}
+            rows[part] |= {"pairs": str(found.runs), heading: f"{found.as_ratio()} (p={p:.2g})"}
     return tabulate(list(rows.values()), headers="keys", tablefmt="github", disable_numparse=True)
 
 

@@ -15,7 +15,6 @@ from tabulate import tabulate
 from benchmarks.lab.arms import ARMS, TUNING
 from benchmarks.lab.curves import (
     Curve,
-    Interval,
     interquartile_mean,
     interval,
     log_ratio,
@@ -94,7 +93,7 @@ def tables(folder: Path) -> str:
     """All tables, in Markdown, task by task."""
     parts = []
     for task, asked in TASKS.items():
-        own = counted(folder, task)
+        own, tried = _runs(folder, task)
         if not own:
             parts.append(f"**{asked.title}**: no run is done yet.")
             continue
@@ -107,7 +106,6 @@ def tables(folder: Path) -> str:
             "What each part is worth: costs with it, over costs without it, in the same world and seed:",
             part_table(own, *asked.targets[1:]),
         ]
-        tried = [curve for curve in read_curves(folder) if curve.task == task and curve.world in PILOTS.get(task, ())]
         if any(curve.arm in TUNING for curve in tried):
             parts += ["Learning rates, in worlds that count nowhere else:", rates(tried)]
     return "\n\n".join(parts)
@@ -129,7 +127,7 @@ def ratios(curves: Sequence[Curve], targets: Targets) -> str:
         corrected = p_values(tested) if ratio.p else {}
         for arm in arms:
             itself = arm == ARMS[arm].baseline and ratio.cost == ratio.over
-            rows[arm][ratio.heading] = "1" if itself else _ratio(interval(pairs[arm]))
+            rows[arm][ratio.heading] = "1" if itself else interval(pairs[arm]).as_ratio()
             if ratio.p:
                 rows[arm][ratio.p] = f"{corrected[arm]:.2g}" if arm in corrected else ""
     return tabulate(list(rows.values()), headers="keys", tablefmt="github", disable_numparse=True)
@@ -204,7 +202,7 @@ def clock(file: Path, folder: Path, task: str = "hopqa") -> str:
         row = {"arm": ARMS[arm].title, "a step's rollout, s": f"{entry['seconds']:.0f}", "over GRPO's": f"{takes:.2f}"}
         row["pairs"] = str(steps.runs if steps else 0)
         for heading, factor in ((steps_to_top.heading, 1.0), ("rollout time to 80%", takes)):
-            row[heading] = _ratio(steps, factor) if steps and arm != BASELINE else "1" if steps else ""
+            row[heading] = steps.as_ratio(factor) if steps and arm != BASELINE else "1" if steps else ""
         rows.append(row)
     said = (
         f"{told['prompts']} prompts, {told['engines']} engines, tools {told['tools']}; medians over {len(seeds)} seeds."
@@ -214,7 +212,13 @@ def clock(file: Path, folder: Path, task: str = "hopqa") -> str:
 
 def counted(folder: Path, task: str) -> list[Curve]:
     """The task's runs, without those in pilot worlds."""
-    return [each for each in read_curves(folder) if each.task == task and each.world not in PILOTS.get(task, ())]
+    return _runs(folder, task)[0]
+
+
+def _runs(folder: Path, task: str) -> tuple[list[Curve], list[Curve]]:
+    """The task's runs that count, and those in pilot worlds."""
+    runs, pilots = [curve for curve in read_curves(folder) if curve.task == task], PILOTS.get(task, ())
+    return [each for each in runs if each.world not in pilots], [each for each in runs if each.world in pilots]
 
 
 def _pairs(curves: Sequence[Curve], arm: str, ratio: Ratio) -> dict[int, list[float]]:
@@ -228,8 +232,3 @@ def _arms(curves: Sequence[Curve]) -> list[str]:
 
 def _at(curve: Curve, step: int) -> float:
     return float(np.interp(step, curve.cost["step"], curve.accuracy))
-
-
-def _ratio(found: Interval, factor: float = 1.0) -> str:
-    estimate, low, high = (factor * math.exp(each) for each in (found.estimate, found.low, found.high))
-    return f"{estimate:.2f} [{low:.2f}, {high:.2f}]"
