@@ -11,11 +11,13 @@ import random
 import hypothesis
 import pytest
 
+from tests.assets.python_path import QUICK
 from verl_atpo.log import own_logger
 
 # Before torch is loaded, and for what tests start: models are tiny, and threads that wait by spinning for one another
 # take a busy machine ten times as long as one thread does the work.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(QUICK), os.environ.get("PYTHONPATH")]))
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -10,7 +10,7 @@ import sysconfig
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.assets.main_ppo import ROOT
+from tests.assets.python_path import ROOT
 
 BUILD_S, RUN_S = 300, 300
 

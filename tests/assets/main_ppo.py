@@ -15,10 +15,10 @@ from typing import Any
 import pandas as pd
 import psutil
 
+from tests.assets.python_path import PYTHON_PATH, ROOT
 from tests.assets.tiny_model import write_model
 from verl_atpo.metrics_file import read_steps
 
-ROOT = Path(__file__).parents[2]
 ASSETS = ROOT / "tests" / "assets"
 PROMPTS, LEAVES = 4, 8
 LONGEST_RUN_S = 1500
@@ -71,7 +71,7 @@ class Run:
         own = {"VERL_FILE_LOGGER_PATH": str(folder / "metrics.jsonl"), **(environment or {})}
         runtime = "+ray_kwargs.ray_init.runtime_env.env_vars"
         command += [f"{runtime}.{name}='{value}'" for name, value in own.items() if not name.startswith("RAY_")]
-        variables = {"RAY_ADDRESS": "local", "VERL_PLATFORM": PLATFORMS[device], "PYTHONPATH": str(ROOT), **own}
+        variables = {"RAY_ADDRESS": "local", "VERL_PLATFORM": PLATFORMS[device], "PYTHONPATH": PYTHON_PATH, **own}
         self._log = (folder / "train.log").open("w")
         self.process = subprocess.Popen(
             command,

@@ -14,7 +14,8 @@ from pathlib import Path
 
 import psutil
 
-from tests.assets.main_ppo import ROOT, free_port
+from tests.assets.main_ppo import free_port
+from tests.assets.python_path import PYTHON_PATH
 
 START_S = 120.0
 CPUS = 16
@@ -45,7 +46,7 @@ class Node:
                 *(f"--{name}={free_port()}" for name in ports),
             ],
             cwd=cluster.folder,
-            env={**os.environ, **cluster.variables, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+            env={**os.environ, **cluster.variables, "OMP_NUM_THREADS": "1", "PYTHONPATH": PYTHON_PATH},
             stdin=subprocess.DEVNULL,
             stdout=(cluster.folder / f"ray-{host}.log").open("w"),
             stderr=subprocess.STDOUT,

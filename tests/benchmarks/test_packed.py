@@ -11,7 +11,7 @@ import pytest
 
 from benchmarks.packed.batches import BATCHES, LEAVES, fitting_scale, make_batch
 from benchmarks.packed.runs import TASKS, arguments, row
-from tests.assets.main_ppo import ROOT
+from tests.assets.python_path import PYTHON_PATH, ROOT
 
 
 @pytest.mark.parametrize("name", BATCHES)
@@ -64,7 +64,7 @@ def test_runs_of_a_task_differ_in_packing_alone(name, tmp_path):
 def test_a_small_run(tmp_path):
     command = [sys.executable, "-W", "ignore", "-m", "benchmarks.packed", "--models", "0.2M", "--repeats", "1"]
     command += ["--batches", "paper's trees", "--scale", "0.02", "--seed", "7", "--out", str(tmp_path / "out.json")]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": PYTHON_PATH}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr[-3000:]
     forward, update = json.loads((tmp_path / "out.json").read_text())["results"]

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.assets.main_ppo import LEAVES, PROMPTS, ROOT, Run, check_trees_of_a_step
+from tests.assets.main_ppo import LEAVES, PROMPTS, Run, check_trees_of_a_step
+from tests.assets.python_path import ROOT
 from tests.assets.ray_nodes import Cluster, Node
 from tests.assets.search_servers import search_r1_app, served
 from tests.assets.searcher_loop import TURNS
@@ -45,7 +46,7 @@ def test_two_nodes_train_and_one_of_them_dies(tmp_path):
         dumps = [dumps_of(tmp_path, node) for node in cluster.nodes]
         replicas = [node.workers("vLLMHttpServer") for node in cluster.nodes]
         cluster.nodes[1].kill()
-        assert run.wait(300) != 0
+        assert run.wait(600) != 0
         assert "ActorDiedError" in run.log or "ActorUnavailableError" in run.log
         check_both(run, dumps, replicas)
         assert cluster.token not in run.log

@@ -13,7 +13,7 @@ import torch
 from tests.assets.device_engines import CASES
 from tests.assets.devices import CUDA, each_device
 from tests.assets.engine_cases import differences
-from tests.assets.main_ppo import ROOT
+from tests.assets.python_path import PYTHON_PATH, ROOT
 
 TOLERANCES = {"cpu": 1e-5, "cuda": 1e-3}
 """In float32, of verl's norm. An accelerator adds up in another order."""
@@ -25,7 +25,7 @@ each_case = pytest.mark.parametrize("case", [case.name for case in CASES])
 def made(folder: Path, device: str, *engines: str) -> None:
     platform = {"VERL_PLATFORM": "cpu"} if device == "cpu" else {}
     others = {name: value for name, value in os.environ.items() if name != "VERL_PLATFORM"}
-    environment = {**others, **platform, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    environment = {**others, **platform, "OMP_NUM_THREADS": "1", "PYTHONPATH": PYTHON_PATH}
     command = [sys.executable, "-W", "ignore", "-m", "tests.assets.device_engines", str(folder), device, *engines]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=400)
     assert done.returncode == 0, done.stderr[-5000:]

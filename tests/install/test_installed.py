@@ -17,7 +17,8 @@ from pathlib import Path
 import pytest
 
 from tests.assets.installed import Installed, repository_files, strangers_environment
-from tests.assets.main_ppo import ASSETS, ROOT, free_port
+from tests.assets.main_ppo import ASSETS, free_port
+from tests.assets.python_path import ROOT
 
 DOCS = [file for name in ("*.md", "docs/**/*.md", "examples/**/*.md", "recipes/**/*.md") for file in ROOT.glob(name)]
 START_S = 90.0

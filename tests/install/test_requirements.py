@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
-from tests.assets.main_ppo import ROOT
+from tests.assets.python_path import ROOT
 
 PACKAGE = ROOT / "verl_atpo"
 CLIENT = PACKAGE / "search_qa" / "retriever" / "client.py"

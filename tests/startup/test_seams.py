@@ -12,8 +12,8 @@ import pytest
 from hydra import compose, initialize_config_module
 from omegaconf import open_dict
 
-from tests.assets.main_ppo import ROOT
 from tests.assets.other_verl import unpacked
+from tests.assets.python_path import PYTHON_PATH, QUICK, ROOT
 from tests.startup.test_bad_configs import config_with, refusal
 from verl_atpo import seams
 from verl_atpo.seams import SEAMS, Feature, Seam
@@ -108,7 +108,7 @@ def in_the_older_verl(older: Path, agent: str) -> subprocess.CompletedProcess[st
     code = f"VERSION, AGENT = {OLDER!r}, {[agent]!r}\n{COMPOSED}"
     return subprocess.run(
         [sys.executable, "-W", "ignore", "-c", code],
-        env={**os.environ, "PYTHONPATH": f"{older}{os.pathsep}{ROOT}"},
+        env={**os.environ, "PYTHONPATH": f"{older}{os.pathsep}{PYTHON_PATH}"},
         capture_output=True,
         text=True,
         timeout=300,
@@ -139,7 +139,7 @@ def test_trees_grow_in_the_older_verls_worker(older):
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", f"VERSION = {OLDER!r}{GROWN}"],
         cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(older)},
+        env={**os.environ, "PYTHONPATH": f"{older}{os.pathsep}{QUICK}"},
         capture_output=True,
         text=True,
         timeout=600,

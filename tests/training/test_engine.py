@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from tests.assets.engine_cases import CASES
-from tests.assets.main_ppo import ROOT
+from tests.assets.python_path import PYTHON_PATH, ROOT
 
 TOLERANCE = 1e-5
 
@@ -18,7 +18,7 @@ TOLERANCE = 1e-5
 @pytest.fixture(scope="module", params=[1, 2], ids=["one rank", "two ranks"])
 def differences(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("engines")
-    environment = {**os.environ, "VERL_PLATFORM": "cpu", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, "VERL_PLATFORM": "cpu", "OMP_NUM_THREADS": "1", "PYTHONPATH": PYTHON_PATH}
     command = [sys.executable, "-W", "ignore", "-m", "tests.assets.engine_cases", str(folder), str(request.param)]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=1500)
     assert done.returncode == 0, done.stderr[-5000:]

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from tests.assets.main_ppo import ROOT
+from tests.assets.python_path import ROOT
 
 SCRIPT = """
 import asyncio, gc, os, sys, threading, time
