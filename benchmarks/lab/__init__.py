@@ -13,6 +13,7 @@ for Ray, vLLM and FSDP is small enough to read.
 | `rollout.py` | trees and their rows, accuracy |
 | `update.py` | advantages, losses, the optimizer; every distinct token once |
 | `run.py` | a run, its checkpoint, its file |
+| `gradient.py` | what one step's gradient is worth, without training |
 | `curves.py`, `report.py`, `agreement.py` | what the files say: costs, tables, plots; and whether verl says the same |
 | `__main__.py` | command line: all runs that have no file yet |
 """

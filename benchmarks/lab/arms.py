@@ -160,6 +160,7 @@ class Settings:
         clip: low and high.
         filter_groups: prompts whose outcomes are all equal are replaced by others.
         learning_rate: of AdamW.
+        scaled: verl's ``grpo`` divides by the standard deviation of a prompt's outcomes.
         prompts: a step.
         mini_batch: prompts an update.
     """
@@ -171,6 +172,7 @@ class Settings:
     clip: tuple[float, float]
     filter_groups: bool
     learning_rate: float
+    scaled: bool = True
     prompts: int = PROMPTS
     mini_batch: int = MINI_BATCH
 

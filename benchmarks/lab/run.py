@@ -7,7 +7,7 @@ import dataclasses
 import itertools
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -54,11 +54,12 @@ class Run:
     Args:
         plan: which run.
         task: its task in its world.
+        changes: settings that are not the arm's.
     """
 
-    def __init__(self, plan: Plan, task: Task) -> None:
+    def __init__(self, plan: Plan, task: Task, **changes: Any) -> None:
         self._plan, self._task = plan, task
-        self._settings = settings(ARMS[plan.arm].overrides)
+        self._settings = dataclasses.replace(settings(ARMS[plan.arm].overrides), **changes)
         self._model = task.model()
         self._learner = Learner(self._model, self._settings)
         self._engine = Engine(self._model, plan.seed, task.end)
@@ -103,6 +104,17 @@ class Run:
         self._history["clipped_share"].append(cost.clipped_share)
         self._totals["seconds"] += time.process_time() - began
         self.step += 1
+
+    def gradient(self, policy: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """(P,) gradient of the next step's prompts with the policy's weights, which stay what they are."""
+        self._model.load_state_dict(policy)
+        self._engine.refresh()
+        return self._learner.gradient(asyncio.run(self._groups()))
+
+    @property
+    def sampled_tokens(self) -> int:
+        """So far, in training."""
+        return self._engine.sampled_tokens
 
     def engine(self) -> Engine:
         """Another one with the weights of now, so that what it samples leaves training's alone."""

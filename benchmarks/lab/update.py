@@ -62,7 +62,9 @@ class Batch:
 def advantages(batch: Batch, settings: Settings) -> torch.Tensor:
     """(R, T) advantages of all rows of a step."""
     if settings.estimator == "grpo":
-        return compute_grpo_outcome_advantage(batch.rewards, batch.mask, batch.group)[0]
+        return compute_grpo_outcome_advantage(
+            batch.rewards, batch.mask, batch.group, norm_adv_by_std_in_grpo=settings.scaled
+        )[0]
     estimator = compute_a2tgpo_advantage if settings.estimator == "a2tgpo" else compute_atpo_advantage
     return estimator(batch.rewards, batch.mask, batch.group, {"atpo": settings.atpo})[0]
 
@@ -122,20 +124,39 @@ class Learner:
             distinct += sum(map(len, tries))
             self.optimizer.zero_grad(set_to_none=False)
             if given[rows].any():  # else the gradient is 0, and the optimizer goes on with its momentum as verl's does
-                log_probs = response_log_probs(Weights.of(self._model), pieces, tries, batch.mask.shape[1])
-                loss, metrics = self._loss(
-                    old_log_prob=batch.old_log_probs[rows],
-                    log_prob=log_probs,
-                    advantages=given[rows],
-                    response_mask=batch.mask[rows],
-                    loss_agg_mode=self._settings.aggregation,
-                    config=self._config,
-                )
-                loss.backward()
-                clipped.append(float(metrics["actor/pg_clipfrac"]))
+                clipped.append(self._backward(pieces, tries, batch, rows, given))
                 torch.nn.utils.clip_grad_norm_(self._model.parameters(), _CLIP_GRADIENT)
             self.optimizer.step()
         return Cost(in_rows, distinct, sum(clipped) / max(1, len(clipped)))
+
+    def gradient(self, groups: Sequence[Sequence[Row]]) -> torch.Tensor:
+        """(P,) gradient of the loss of a step's prompts taken together; trains nothing."""
+        batch = Batch.of(groups)
+        given = advantages(batch, self._settings)
+        self.optimizer.zero_grad(set_to_none=False)
+        self._backward(groups, [trie_of(group) for group in groups], batch, slice(None), given)
+        return torch.cat([weight.grad.flatten() for weight in self._model.parameters() if weight.grad is not None])
+
+    def _backward(
+        self,
+        pieces: Sequence[Sequence[Row]],
+        tries: Sequence[Trie],
+        batch: Batch,
+        rows: slice,
+        given: torch.Tensor,
+    ) -> float:
+        """Adds the gradient of some rows to the parameters'; returns the share of tokens that were clipped."""
+        log_probs = response_log_probs(Weights.of(self._model), pieces, tries, batch.mask.shape[1])
+        loss, metrics = self._loss(
+            old_log_prob=batch.old_log_probs[rows],
+            log_prob=log_probs,
+            advantages=given[rows],
+            response_mask=batch.mask[rows],
+            loss_agg_mode=self._settings.aggregation,
+            config=self._config,
+        )
+        loss.backward()
+        return float(metrics["actor/pg_clipfrac"])
 
 
 def mini_batches(groups: Sequence[Sequence[Row]], size: int) -> Iterator[tuple[int, list[list[Row]]]]:

@@ -23,7 +23,7 @@ class Run:
         steps: training steps before each validation.
         seconds: of these steps, without start-up and validations.
         accuracy: of each validation, mean over the numbers of hops.
-        last_by_source: accuracy of the last validation by data source.
+        by_source: the same by data source.
         rewards, rewards_tokens: mean training reward of each step, tokens sampled up to its end.
         means: mean over the steps of everything in `results.KEPT`; what an arm does not have is left out.
     """
@@ -34,7 +34,7 @@ class Run:
     steps: tuple[int, ...]
     seconds: tuple[float, ...]
     accuracy: tuple[float, ...]
-    last_by_source: Mapping[str, float]
+    by_source: tuple[Mapping[str, float], ...]
     rewards: tuple[float, ...]
     rewards_tokens: tuple[float, ...]
     means: Mapping[str, float]
@@ -52,7 +52,7 @@ class Run:
             steps=tuple(each["step"] for each in validation),
             seconds=tuple(float(clock[each["step"]]) for each in validation),
             accuracy=tuple(statistics.fmean(each["accuracy"].values()) for each in validation),
-            last_by_source=validation[-1]["accuracy"],
+            by_source=tuple(each["accuracy"] for each in validation),
             rewards=tuple(kept["reward"]),
             rewards_tokens=tuple(float(each) for each in total[1:]),
             means=_means(kept),

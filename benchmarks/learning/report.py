@@ -132,7 +132,7 @@ def by_hops(runs: Sequence[Run]) -> str:
     """Last validation of every arm by data source."""
     rows = []
     for arm in ARMS:
-        own = [run.last_by_source for run in runs if run.arm == arm]
+        own = [run.by_source[-1] for run in runs if run.arm == arm]
         if own:
             sources = {each: f"{statistics.fmean(run[each] for run in own):.0%}" for each in sorted(own[0])}
             rows.append({"arm": ARMS[arm].title, "seeds": len(own), **sources})

@@ -171,7 +171,11 @@ def test_each_arm_is_simulated_with_its_own_shape() -> None:
 
 
 def test_agreement_is_told_in_standard_errors(tmp_path) -> None:
-    """Two seeds at 0.4 and 0.6 have variance 0.02; verl's run at 0.5 - 0.173 is sqrt(0.02 * 1.5) away: one error."""
+    """Two seeds at 0.4 and 0.6 have variance 0.02; verl's run at 0.5 - 0.173 is sqrt(0.02 * 1.5) away.
+
+    That would be one error, and its 64 questions where the laboratory asks 200 make it a little less:
+    0.03 + 0.327 * 0.673 * (1 / 64 - 1 / 200) is 0.180 squared.
+    """
     lab, in_verl = tmp_path / "lab", tmp_path / "verl"
     for folder in (lab, in_verl):
         folder.mkdir()
@@ -185,5 +189,4 @@ def test_agreement_is_told_in_standard_errors(tmp_path) -> None:
         json.dumps({"arm": "grpo", "seed": 3, "steps": kept, "validation": validation})
     )
     said = table(lab, in_verl)
-    assert said.count("+17.3 ± 17.3") == 2
-    assert said.count("+1.0") == 2
+    assert said.count("+17.3 ± 18.0") == 2

@@ -1,0 +1,132 @@
+"""What one step's gradient is worth: `python -m benchmarks.lab.gradient --task text_world --arms grpo tree`.
+
+Training runs differ by luck; a single step's gradient can be drawn again and again with the same weights. Every arm
+gets the same prompts and the same policy, that of GRPO after some steps. The measure is the cosine between a step's
+gradient and that of the expected outcome, estimated from many steps of chains: what a small step along the former
+gains, over what the best step of its length would. One file for all; what it holds already is not measured again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from tabulate import tabulate
+from torch.nn.functional import cosine_similarity
+
+from benchmarks.lab.arms import ARMS
+from benchmarks.lab.run import Plan, Run
+from benchmarks.lab.tasks import TASKS
+
+RESULT = Path(__file__).parents[1] / "results" / "lab_gradient.json"
+OTHERS = 1000
+"""Added to the seed for the draws of the expected outcome's gradient, which must not be those of any arm."""
+EXPECTED_OUTCOME = {"scaled": False, "aggregation": "seq-mean-token-sum"}
+"""Makes the arm `grpo` the policy gradient of the mean outcome: no scale, all tokens of a row weigh the same."""
+Measured = dict[str, Any]
+
+
+def draws(run: Run, policy: dict[str, torch.Tensor], count: int) -> torch.Tensor:
+    """(D, P) gradients of a run's next steps, all with one policy."""
+    return torch.stack([run.gradient(policy) for _ in range(count)])
+
+
+def signal_share(gradients_DP: torch.Tensor) -> float:
+    """Unbiased estimate of ``|E g|^2 / E|g|^2``: 1 without noise, 1/n of a gradient's that takes n steps to average."""
+    squares = gradients_DP.square().sum()
+    count = len(gradients_DP)
+    return float((gradients_DP.sum(0).square().sum() - squares) / ((count - 1) * squares))
+
+
+def measure(plan: Plan, policy: dict[str, torch.Tensor], best_P: torch.Tensor, count: int) -> Measured:
+    """What the gradients of an arm's steps are worth.
+
+    Args:
+        plan: which arm, task, world and seed.
+        policy: the weights.
+        best_P: gradient of the expected outcome, uphill as losses are: negative.
+        count: steps to draw.
+    """
+    run = Run(plan, TASKS[plan.task](plan.world))
+    gradients = draws(run, policy, count)
+    towards = cosine_similarity(gradients, best_P[None])
+    return {
+        "arm": plan.arm,
+        "cosine": towards.tolist(),
+        "cosine_of_mean": float(cosine_similarity(gradients.mean(0), best_P, dim=0)),
+        "signal_share": signal_share(gradients),
+        "sampled_tokens": run.sampled_tokens / count,
+    }
+
+
+def table(rows: Sequence[Measured], baseline: str = "grpo") -> str:
+    """One row an arm, in Markdown; gradients of the same prompts are compared."""
+    told = []
+    for row in rows:
+        cosines = torch.tensor(row["cosine"])
+        (of_baseline,) = [torch.tensor(each["cosine"]) for each in rows if each["arm"] == baseline]
+        ratio, error = _ratio(cosines, of_baseline)
+        told.append(
+            {
+                "arm": ARMS[row["arm"]].title,
+                "steps drawn": len(cosines),
+                "cosine, one step": f"{cosines.mean():.3f}",
+                "over GRPO's": "1" if row["arm"] == baseline else f"{ratio:.2f} ± {error:.2f}",
+                "cosine, mean of all": f"{row['cosine_of_mean']:.2f}",
+                "signal in a step": f"{row['signal_share']:.3f}",
+                "sampled tokens": f"{row['sampled_tokens']:.0f}",
+            }
+        )
+    return tabulate(told, headers="keys", tablefmt="github", disable_numparse=True)
+
+
+def _ratio(ours: torch.Tensor, theirs: torch.Tensor) -> tuple[float, float]:
+    """Ratio of means of paired draws and its standard error (delta method)."""
+    ratio = float(ours.mean() / theirs.mean())
+    left = ours - ratio * theirs
+    return ratio, float(left.std() / len(left) ** 0.5 / theirs.mean().abs())
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.lab.gradient", description=__doc__.splitlines()[0])
+    parser.add_argument("--task", choices=TASKS, default="text_world")
+    parser.add_argument("--world", type=int, default=1)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--after", type=int, default=10, help="steps of GRPO that have made the policy")
+    parser.add_argument("--arms", nargs="+", choices=ARMS, default=["grpo", "tree"], metavar="ARM")
+    parser.add_argument("--draws", type=int, default=40, help="steps of an arm")
+    parser.add_argument("--reference", type=int, default=120, help="steps that the best direction is the mean of")
+    parser.add_argument("--out", type=Path, default=RESULT)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+
+    told = {name: getattr(options, name) for name in ("task", "world", "seed", "after", "draws", "reference")}
+    kept = json.loads(options.out.read_text()) if options.out.exists() else []
+    rows = next((each["rows"] for each in kept if each["settings"] == told), None)
+    if rows is None:
+        rows = []
+        kept.append({"settings": told, "rows": rows})
+    wanted = [arm for arm in options.arms if arm not in {row["arm"] for row in rows}]
+    if wanted:
+        task = TASKS[options.task](options.world)
+        trained = Run(Plan(options.task, "grpo", options.world, options.seed), task)
+        for _ in range(options.after):
+            trained.train()
+        policy = {name: weight.clone() for name, weight in trained.state()["model"].items()}
+        elsewhere = Plan(options.task, "grpo", options.world, options.seed + OTHERS)
+        best = draws(Run(elsewhere, task, **EXPECTED_OUTCOME), policy, options.reference).mean(0)
+        print(f"policy and direction are there; {len(wanted)} arms", flush=True)
+    for arm in wanted:
+        rows.append(measure(Plan(options.task, arm, options.world, options.seed), policy, best, options.draws))
+        options.out.write_text(json.dumps(kept, indent=1))
+        print(f"{arm}: {sum(rows[-1]['cosine']) / options.draws:.3f}", flush=True)
+    print(table(rows))
+
+
+if __name__ == "__main__":
+    main()
