@@ -15,7 +15,7 @@ from verl_atpo.rollout.answers import grow as grow_and_settle
 from verl_atpo.rollout.budget import Spares
 from verl_atpo.rollout.grower import TreeGrower
 from verl_atpo.rollout.grown import GrownTree
-from verl_atpo.rollout.rows import gain_rewards, token_rewards
+from verl_atpo.rollout.rows import gain_rewards, token_rewards, trained_masks
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +47,8 @@ async def grow(
     answers = _gold_answers(engine, episode, task, config) if gains else None
     grown = await grow_tree(engine, episode, task, config, rng, spares, answers)
     rewards = gain_rewards(grown, config.information_gain) if gains else token_rewards(grown, config.credit)
-    return [Row(branch.output, each) for branch, each in zip(grown.branches, rewards, strict=True)]
+    trained = zip(grown.branches, trained_masks(grown, config.credit), rewards, strict=True)
+    return [Row(dataclasses.replace(branch.output, response_mask=mask), each) for branch, mask, each in trained]
 
 
 async def grow_tree(

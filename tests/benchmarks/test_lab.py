@@ -231,6 +231,20 @@ def test_a_task_without_gold_answers_has_no_information_gains() -> None:
         asyncio.run(grow(engine, task.train[0], task, TREE.atpo, random.Random(0), gains=True))
 
 
+def test_shared_turns_are_trained_in_one_row_where_that_is_asked() -> None:
+    """The same trees: every sampled token that a row leaves out is trained in another row of its tree."""
+    once = settings(ARMS["tree_once"].overrides).atpo
+    for all_rows, rows in zip(grown(TREE.atpo)[1], grown(once)[1], strict=True):
+        distinct, trained = set(), 0
+        for per_leaf, own in zip(all_rows, rows, strict=True):
+            assert per_leaf.trajectory.response_ids == own.trajectory.response_ids
+            trained += sum(own.trajectory.response_mask)
+            ids, mask = per_leaf.trajectory.response_ids, per_leaf.trajectory.response_mask
+            distinct |= {tuple(ids[: place + 1]) for place, bit in enumerate(mask) if bit}
+        sampled = sum(sum(row.trajectory.response_mask) for row in all_rows)
+        assert len(distinct) <= trained < sampled
+
+
 def test_continuous_growth_has_as_many_leaves() -> None:
     _, groups = grown(settings(ARMS["continuous_8"].overrides).atpo)
     assert [len(group) for group in groups] == [16, 16]

@@ -48,18 +48,25 @@ def leaf_outputs(
         credit: how turns are credited.
         gains: credits them with information gains instead; the tree then has its ``answers``.
     """
-    tree = grown.tree
     rewards_of_rows = token_rewards(grown, credit) if gains is None else gain_rewards(grown, gains)
-    leaves = zip(grown.branches, grown.leaves, rewards_of_rows, strict=True)
-    for number, (branch, leaf, rewards) in enumerate(leaves):
+    for branch, mask, rewards in zip(grown.branches, trained_masks(grown, credit), rewards_of_rows, strict=True):
         output: AgentLoopOutput = branch.output
         fields = {name: getattr(output, name) for name in output.model_fields_set}
         fields["extra_fields"] = {**output.extra_fields, **_versions(branch)}
-        if credit.shared_turns is SharedTurns.ONCE:
-            shared = sum(tree.nodes[node].branch != number for node in tree.path(leaf))
-            own = branch.starts[shared]
-            fields["response_mask"] = [bit if place >= own else 0 for place, bit in enumerate(output.response_mask)]
+        fields["response_mask"] = mask
         yield LeafOutput(**fields, token_rewards=rewards)
+
+
+def trained_masks(grown: GrownTree, credit: CreditConfig) -> list[list[int]]:
+    """Response masks of every leaf's row: its sampled tokens, or with ``shared_turns=once`` those of its own turns."""
+    tree, masks = grown.tree, []
+    for number, (branch, leaf) in enumerate(zip(grown.branches, grown.leaves, strict=True)):
+        mask = list(branch.output.response_mask)
+        if credit.shared_turns is SharedTurns.ONCE:
+            own = branch.starts[sum(tree.nodes[node].branch != number for node in tree.path(leaf))]
+            mask[:own] = [0] * own
+        masks.append(mask)
+    return masks
 
 
 def _versions(branch: Branch) -> dict[str, int]:
