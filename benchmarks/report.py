@@ -19,7 +19,7 @@ from tabulate import tabulate
 
 from benchmarks import headlines, smollm2
 from benchmarks.headlines import RESULTS, read_rows
-from benchmarks.lab import agreement, profiles
+from benchmarks.lab import agreement, gradient, profiles
 from benchmarks.lab import report as lab
 from benchmarks.learning import report as learning
 from benchmarks.learning import wall_clock
@@ -228,6 +228,11 @@ def lab_agreement() -> str:
     return agreement.table(RESULTS / "lab", RESULTS / "learning")
 
 
+def lab_gradient() -> str:
+    """What a step's gradient is worth."""
+    return gradient.tables(RESULTS / "lab_gradient.json")
+
+
 BLOCKS: dict[str, Callable[[], str]] = {
     "bias": bias,
     "chosen": headlines.chosen,
@@ -236,6 +241,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "lab": lab_tables,
     "lab-agreement": lab_agreement,
     "lab-clock": lab_clock,
+    "lab-gradient": lab_gradient,
     "learning": learning_tables,
     "learning-clock": learning_clock,
     "packed-goals": goals.table,

@@ -84,6 +84,18 @@ def table(rows: Sequence[Measured], baseline: str = "grpo") -> str:
     return tabulate(told, headers="keys", tablefmt="github", disable_numparse=True)
 
 
+def tables(file: Path) -> str:
+    """All that was measured, in Markdown."""
+    said = []
+    for each in json.loads(file.read_text()) if file.exists() else []:
+        told = each["settings"]
+        said.append(
+            f"{told['task']}, world {told['world']}, after {told['after']} steps of GRPO; the direction is the mean of "
+            f"{told['reference']} steps:\n\n{table(each['rows'])}"
+        )
+    return "\n\n".join(said) or "Nothing is measured yet."
+
+
 def _ratio(ours: torch.Tensor, theirs: torch.Tensor) -> tuple[float, float]:
     """Ratio of means of paired draws and its standard error (delta method)."""
     ratio = float(ours.mean() / theirs.mean())
