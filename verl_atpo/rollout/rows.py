@@ -61,11 +61,10 @@ def trained_masks(grown: GrownTree, credit: CreditConfig) -> list[list[int]]:
     """Response masks of every leaf's row: its sampled tokens, or with ``shared_turns=once`` those of its own turns."""
     tree, masks = grown.tree, []
     for number, (branch, leaf) in enumerate(zip(grown.branches, grown.leaves, strict=True)):
-        mask = list(branch.output.response_mask)
+        own = 0
         if credit.shared_turns is SharedTurns.ONCE:
             own = branch.starts[sum(tree.nodes[node].branch != number for node in tree.path(leaf))]
-            mask[:own] = [0] * own
-        masks.append(mask)
+        masks.append([bit if place >= own else 0 for place, bit in enumerate(branch.output.response_mask)])
     return masks
 
 
