@@ -19,6 +19,7 @@ from tabulate import tabulate
 from torch.nn.functional import cosine_similarity
 
 from benchmarks.lab.arms import ARMS
+from benchmarks.lab.episodes import Task
 from benchmarks.lab.run import Plan, Run
 from benchmarks.lab.tasks import TASKS
 
@@ -42,16 +43,17 @@ def signal_share(gradients_DP: torch.Tensor) -> float:
     return float((gradients_DP.sum(0).square().sum() - squares) / ((count - 1) * squares))
 
 
-def measure(plan: Plan, policy: dict[str, torch.Tensor], best_P: torch.Tensor, count: int) -> Measured:
+def measure(plan: Plan, task: Task, policy: dict[str, torch.Tensor], best_P: torch.Tensor, count: int) -> Measured:
     """What the gradients of an arm's steps are worth.
 
     Args:
-        plan: which arm, task, world and seed.
+        plan: which arm, world and seed.
+        task: its task in its world.
         policy: the weights.
         best_P: gradient of the expected outcome, uphill as losses are: negative.
         count: steps to draw.
     """
-    run = Run(plan, TASKS[plan.task](plan.world))
+    run = Run(plan, task)
     gradients = draws(run, policy, count)
     towards = cosine_similarity(gradients, best_P[None])
     return {
@@ -66,9 +68,9 @@ def measure(plan: Plan, policy: dict[str, torch.Tensor], best_P: torch.Tensor, c
 def table(rows: Sequence[Measured], baseline: str = "grpo") -> str:
     """One row an arm, in Markdown; gradients of the same prompts are compared."""
     told = []
+    (of_baseline,) = [torch.tensor(row["cosine"]) for row in rows if row["arm"] == baseline]
     for row in rows:
         cosines = torch.tensor(row["cosine"])
-        (of_baseline,) = [torch.tensor(each["cosine"]) for each in rows if each["arm"] == baseline]
         ratio, error = _ratio(cosines, of_baseline)
         told.append(
             {
@@ -123,7 +125,8 @@ def main() -> None:
     if rows is None:
         rows = []
         kept.append({"settings": told, "rows": rows})
-    wanted = [arm for arm in options.arms if arm not in {row["arm"] for row in rows}]
+    arms = dict.fromkeys(["grpo", *options.arms])  # the table compares all with GRPO
+    wanted = [arm for arm in arms if arm not in {row["arm"] for row in rows}]
     if wanted:
         task = TASKS[options.task](options.world)
         trained = Run(Plan(options.task, "grpo", options.world, options.seed), task)
@@ -134,7 +137,7 @@ def main() -> None:
         best = draws(Run(elsewhere, task, **EXPECTED_OUTCOME), policy, options.reference).mean(0)
         print(f"policy and direction are there; {len(wanted)} arms", flush=True)
     for arm in wanted:
-        rows.append(measure(Plan(options.task, arm, options.world, options.seed), policy, best, options.draws))
+        rows.append(measure(Plan(options.task, arm, options.world, options.seed), task, policy, best, options.draws))
         options.out.write_text(json.dumps(kept, indent=1))
         print(f"{arm}: {sum(rows[-1]['cosine']) / options.draws:.3f}", flush=True)
     print(table(rows))

@@ -46,7 +46,7 @@ def test_two_nodes_train_and_one_of_them_dies(tmp_path):
         dumps = [dumps_of(tmp_path, node) for node in cluster.nodes]
         replicas = [node.workers("vLLMHttpServer") for node in cluster.nodes]
         cluster.nodes[1].kill()
-        assert run.wait(600) != 0
+        assert run.wait(300) != 0
         assert "ActorDiedError" in run.log or "ActorUnavailableError" in run.log
         check_both(run, dumps, replicas)
         assert cluster.token not in run.log
