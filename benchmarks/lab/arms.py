@@ -75,6 +75,7 @@ def _leaves(chains: int, branches: int, rounds: int) -> tuple[str, ...]:
 
 BUDGETS = {
     "grpo_8": Arm("GRPO, 8 trajectories", CHAINS + OUTCOME + TOKEN + _leaves(8, 4, 0), "grpo_8"),
+    "grpo_12": Arm("GRPO, 12 trajectories", CHAINS + OUTCOME + TOKEN + _leaves(12, 4, 0)),
     "tree_8": Arm("tree of 2 + 6 trajectories", TURN + _leaves(2, 2, 3), "grpo_8"),
     "tree_2": Arm("tree of 2 + 14 trajectories", TURN + _leaves(2, 7, 2)),
     "grpo_32": Arm("GRPO, 32 trajectories", CHAINS + OUTCOME + TOKEN + _leaves(32, 4, 0), "grpo_32"),

@@ -3,12 +3,14 @@
 Training runs differ by luck; a single step's gradient can be drawn again and again with the same weights. Every arm
 gets the same prompts and the same policy, that of GRPO after some steps. The measure is the cosine between a step's
 gradient and that of the expected outcome, estimated from many steps of chains: what a small step along the former
-gains, over what the best step of its length would. One file for all; what it holds already is not measured again.
+gains, over what the best step of its length would. One file for all; what it holds already is not measured again, and
+policy and direction are kept among the outputs.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,7 +25,8 @@ from benchmarks.lab.episodes import Task
 from benchmarks.lab.run import Plan, Run
 from benchmarks.lab.tasks import TASKS
 
-RESULT = Path(__file__).parents[1] / "results" / "lab_gradient.json"
+ROOT = Path(__file__).parents[2]
+RESULT = ROOT / "benchmarks" / "results" / "lab_gradient.json"
 OTHERS = 1000
 """Added to the seed for the draws of the expected outcome's gradient, which must not be those of any arm."""
 EXPECTED_OUTCOME = {"scaled": False, "aggregation": "seq-mean-token-sum"}
@@ -34,6 +37,43 @@ Measured = dict[str, Any]
 def draws(run: Run, policy: dict[str, torch.Tensor], count: int) -> torch.Tensor:
     """(D, P) gradients of a run's next steps, all with one policy."""
     return torch.stack([run.gradient(policy) for _ in range(count)])
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """Where gradients are compared.
+
+    Attributes:
+        task, world, seed: of all runs.
+        after: steps of GRPO that have made the policy.
+        reference: steps of chains that the direction is the mean of.
+    """
+
+    task: str
+    world: int
+    seed: int
+    after: int
+    reference: int
+
+    def plan(self, arm: str) -> Plan:
+        """That of an arm's run."""
+        return Plan(self.task, arm, self.world, self.seed)
+
+    def look(self, task: Task, work: Path) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+        """The policy's weights, and the (P,) gradient of the expected outcome there; kept in the folder ``work``."""
+        kept = work / f"{self.task}_w{self.world}_s{self.seed}_after{self.after}_of{self.reference}.pt"
+        if kept.exists():
+            policy, best_P = torch.load(kept, weights_only=True)
+            return policy, best_P
+        trained = Run(self.plan("grpo"), task)
+        for _ in range(self.after):
+            trained.train()
+        policy = {name: weight.clone() for name, weight in trained.state()["model"].items()}
+        elsewhere = dataclasses.replace(self.plan("grpo"), seed=self.seed + OTHERS)
+        best_P = draws(Run(elsewhere, task, **EXPECTED_OUTCOME), policy, self.reference).mean(0)
+        work.mkdir(parents=True, exist_ok=True)
+        torch.save((policy, best_P), kept)
+        return policy, best_P
 
 
 def signal_share(gradients_DP: torch.Tensor) -> float:
@@ -116,10 +156,12 @@ def main() -> None:
     parser.add_argument("--draws", type=int, default=40, help="steps of an arm")
     parser.add_argument("--reference", type=int, default=120, help="steps that the best direction is the mean of")
     parser.add_argument("--out", type=Path, default=RESULT)
+    parser.add_argument("--work", type=Path, default=ROOT / "outputs" / "lab_gradient", help="policies and directions")
     options = parser.parse_args()
     torch.set_num_threads(1)
 
-    told = {name: getattr(options, name) for name in ("task", "world", "seed", "after", "draws", "reference")}
+    place = Place(options.task, options.world, options.seed, options.after, options.reference)
+    told = dataclasses.asdict(place) | {"draws": options.draws}
     kept = json.loads(options.out.read_text()) if options.out.exists() else []
     rows = next((each["rows"] for each in kept if each["settings"] == told), None)
     if rows is None:
@@ -128,16 +170,11 @@ def main() -> None:
     arms = dict.fromkeys(["grpo", *options.arms])  # the table compares all with GRPO
     wanted = [arm for arm in arms if arm not in {row["arm"] for row in rows}]
     if wanted:
-        task = TASKS[options.task](options.world)
-        trained = Run(Plan(options.task, "grpo", options.world, options.seed), task)
-        for _ in range(options.after):
-            trained.train()
-        policy = {name: weight.clone() for name, weight in trained.state()["model"].items()}
-        elsewhere = Plan(options.task, "grpo", options.world, options.seed + OTHERS)
-        best = draws(Run(elsewhere, task, **EXPECTED_OUTCOME), policy, options.reference).mean(0)
+        task = TASKS[place.task](place.world)
+        policy, best_P = place.look(task, options.work)
         print(f"policy and direction are there; {len(wanted)} arms", flush=True)
     for arm in wanted:
-        rows.append(measure(Plan(options.task, arm, options.world, options.seed), task, policy, best, options.draws))
+        rows.append(measure(place.plan(arm), task, policy, best_P, options.draws))
         options.out.write_text(json.dumps(kept, indent=1))
         print(f"{arm}: {sum(rows[-1]['cosine']) / options.draws:.3f}", flush=True)
     print(table(rows))

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from pathlib import Path
 
 import pytest
 import torch
 
 from benchmarks.lab import hopqa
 from benchmarks.lab.episodes import Task
-from benchmarks.lab.gradient import EXPECTED_OUTCOME, measure, signal_share, table
+from benchmarks.lab.gradient import EXPECTED_OUTCOME, Place, measure, signal_share, table
 from benchmarks.lab.run import Plan, Run
 
 
@@ -56,3 +57,16 @@ def test_chains_of_many_prompts_point_where_outcomes_rise() -> None:
     assert rows[1]["sampled_tokens"] < rows[0]["sampled_tokens"]
     told = table(rows)
     assert told.count("±") == 1 and "AT²PO, tree" in told
+
+
+def test_policy_and_direction_are_kept(tmp_path: Path) -> None:
+    place = Place("hopqa", world=2, seed=0, after=1, reference=1)
+    policy, direction = place.look(small_task(), tmp_path)
+    (file,) = tmp_path.iterdir()
+    written = file.stat().st_mtime_ns
+
+    again, same = place.look(small_task(), tmp_path)
+
+    assert file.stat().st_mtime_ns == written
+    assert direction.norm() > 0 and torch.equal(same, direction)
+    assert all(torch.equal(again[name], policy[name]) for name in policy)
