@@ -78,6 +78,7 @@ BUDGETS = {
     "grpo_12": Arm("GRPO, 12 trajectories", CHAINS + OUTCOME + TOKEN + _leaves(12, 4, 0)),
     "tree_8": Arm("tree of 2 + 6 trajectories", TURN + _leaves(2, 2, 3), "grpo_8"),
     "tree_2": Arm("tree of 2 + 14 trajectories", TURN + _leaves(2, 7, 2)),
+    "tree_12": Arm("tree of 12 + 4 trajectories", TURN + _leaves(12, 4, 1)),
     "grpo_32": Arm("GRPO, 32 trajectories", CHAINS + OUTCOME + TOKEN + _leaves(32, 4, 0), "grpo_32"),
     "tree_32": Arm("tree of 8 + 24 trajectories", TURN + _leaves(8, 8, 3), "grpo_32"),
 }
