@@ -19,7 +19,7 @@ from tabulate import tabulate
 
 from benchmarks import headlines, smollm2
 from benchmarks.headlines import RESULTS, read_rows
-from benchmarks.lab import agreement, gradient, profiles
+from benchmarks.lab import agreement, frontier, gradient, profiles
 from benchmarks.lab import report as lab
 from benchmarks.learning import report as learning
 from benchmarks.learning import wall_clock
@@ -189,6 +189,11 @@ def learning_clock() -> str:
     return wall_clock.table(RESULTS / "learning")
 
 
+def learning_clock_packed() -> str:
+    """The same where GRPO is packed too."""
+    return wall_clock.table(RESULTS / "learning_packed", wall_clock.PACKED_GRPO)
+
+
 def _table(source: tuple[str, str], columns: dict[str, str]) -> str:
     """The columns of a file's rows, by title, as a Markdown table."""
     cells = [{title: _cell(row[key]) for key, title in columns.items()} for row in read_rows(*source)]
@@ -244,6 +249,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "lab-gradient": lab_gradient,
     "learning": learning_tables,
     "learning-clock": learning_clock,
+    "learning-clock-packed": learning_clock_packed,
     "packed-goals": goals.table,
     "smollm2": smollm2.tables,
     **{name: functools.partial(_table, *described) for name, described in TABLES.items()},
@@ -273,6 +279,7 @@ def main() -> None:
     if not options.check:
         learning.draw(RESULTS / "learning", PLOTS / "learning.png")
         profiles.draw(RESULTS / "lab", PLOTS / "lab.png")
+        frontier.draw(RESULTS / "lab", PLOTS / "lab_frontier.png")
 
 
 def _cell(value: Any) -> str:

@@ -1,6 +1,6 @@
 """The arms of the laboratory: what each sets on top of `+atpo=tree`, in verl's own words.
 
-All arms have 16 trajectories a prompt, the same learning rate and the same aggregation, unless that is the arm. The
+Arms have 16 trajectories a prompt, the same learning rate and the same aggregation, unless that is the arm. The
 clip ranges of the sequence's and the turn's ratio are wider than their authors', whose models are a thousand times
 larger. Arms of the learning comparison in verl run here too, as `verl_NAME` and exactly as they are there.
 """
@@ -26,12 +26,10 @@ class Arm:
     Attributes:
         title: what tables call it.
         overrides: what it sets, as verl's command line would.
-        baseline: the arm whose costs its own are told over.
     """
 
     title: str
     overrides: tuple[str, ...]
-    baseline: str = "grpo"
 
 
 def _loss(mode: str, low: float, high: float) -> tuple[str, ...]:
@@ -74,13 +72,13 @@ def _leaves(chains: int, branches: int, rounds: int) -> tuple[str, ...]:
 
 
 BUDGETS = {
-    "grpo_8": Arm("GRPO, 8 trajectories", CHAINS + OUTCOME + TOKEN + _leaves(8, 4, 0), "grpo_8"),
+    "grpo_8": Arm("GRPO, 8 trajectories", CHAINS + OUTCOME + TOKEN + _leaves(8, 4, 0)),
     "grpo_12": Arm("GRPO, 12 trajectories", CHAINS + OUTCOME + TOKEN + _leaves(12, 4, 0)),
-    "tree_8": Arm("tree of 2 + 6 trajectories", TURN + _leaves(2, 2, 3), "grpo_8"),
+    "tree_8": Arm("tree of 2 + 6 trajectories", TURN + _leaves(2, 2, 3)),
     "tree_2": Arm("tree of 2 + 14 trajectories", TURN + _leaves(2, 7, 2)),
     "tree_12": Arm("tree of 12 + 4 trajectories", TURN + _leaves(12, 4, 1)),
-    "grpo_32": Arm("GRPO, 32 trajectories", CHAINS + OUTCOME + TOKEN + _leaves(32, 4, 0), "grpo_32"),
-    "tree_32": Arm("tree of 8 + 24 trajectories", TURN + _leaves(8, 8, 3), "grpo_32"),
+    "grpo_32": Arm("GRPO, 32 trajectories", CHAINS + OUTCOME + TOKEN + _leaves(32, 4, 0)),
+    "tree_32": Arm("tree of 8 + 24 trajectories", TURN + _leaves(8, 8, 3)),
 }
 """More and fewer trajectories a prompt, and fewer chains among as many."""
 SPLIT = (

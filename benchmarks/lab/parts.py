@@ -11,6 +11,8 @@ from benchmarks.lab.curves import Curve, interval, log_ratio, p_values, paired
 
 PARTS = (
     ("a tree instead of chains", "tree", "turn_chains"),
+    ("a tree instead of GRPO with about its tokens a step", "tree", "grpo_12"),
+    ("one in rounds instead of GRPO with about its tokens", "rounds_4", "grpo_12"),
     ("turns picked by entropy instead of chance", "tree", "tree_random"),
     ("turn-wise credit instead of the trajectory's", "tree", "tree_outcome"),
     ("turn-level ratio instead of the token's", "tree", "tree_token"),

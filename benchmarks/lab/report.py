@@ -98,8 +98,8 @@ def tables(folder: Path) -> str:
             parts.append(f"**{asked.title}**: no run is done yet.")
             continue
         parts += [
-            f"**{asked.title}**. Cost to reach an accuracy, over that of {ARMS[BASELINE].title} with as many "
-            "trajectories in the same world and seed:",
+            f"**{asked.title}**. Cost to reach an accuracy, over that of {ARMS[BASELINE].title} with 16 "
+            "trajectories a prompt in the same world and seed:",
             ratios(own, asked.targets),
             "Interquartile means over runs, and how many of the runs came so far:",
             levels(own, asked.targets),
@@ -123,10 +123,10 @@ def ratios(curves: Sequence[Curve], targets: Targets) -> str:
         rows[arm] = {"arm": ARMS[arm].title, "pairs": sum(map(len, _pairs(curves, arm, asked[0]).values()))}
     for ratio in asked:
         pairs = {arm: _pairs(curves, arm, ratio) for arm in arms}
-        tested = {arm: each for arm, each in pairs.items() if arm != ARMS[arm].baseline}
+        tested = {arm: each for arm, each in pairs.items() if arm != BASELINE}
         corrected = p_values(tested) if ratio.p else {}
         for arm in arms:
-            itself = arm == ARMS[arm].baseline and ratio.cost == ratio.over
+            itself = arm == BASELINE and ratio.cost == ratio.over
             rows[arm][ratio.heading] = "1" if itself else interval(pairs[arm]).as_ratio()
             if ratio.p:
                 rows[arm][ratio.p] = f"{corrected[arm]:.2g}" if arm in corrected else ""
@@ -142,11 +142,15 @@ class Cost:
     high: str
     pairs: int
 
+    @property
+    def told(self) -> str:
+        """The ratio with its interval."""
+        return f"{self.ratio} [{self.low}, {self.high}]"
 
-def cost_over_grpo(folder: Path, arm: str, target: float, task: str = "hopqa") -> Cost:
-    """Sampled tokens until an accuracy, over GRPO's in the same world and seed."""
-    sampled = Ratio("sampled tokens", SAMPLED, SAMPLED, target)
-    pairs = _pairs(counted(folder, task), arm, sampled)
+
+def cost_over_grpo(folder: Path, arm: str, target: float, cost: str = SAMPLED, task: str = "hopqa") -> Cost:
+    """Sampled tokens, or another cost, until an accuracy, over GRPO's in the same world and seed."""
+    pairs = _pairs(counted(folder, task), arm, Ratio(cost, cost, cost, target))
     found = interval(pairs)
     ratio, low, high = (f"{math.exp(each):.2f}" for each in (found.estimate, found.low, found.high))
     return Cost(ratio, low, high, sum(map(len, pairs.values())))
@@ -222,7 +226,7 @@ def _runs(folder: Path, task: str) -> tuple[list[Curve], list[Curve]]:
 
 
 def _pairs(curves: Sequence[Curve], arm: str, ratio: Ratio) -> dict[int, list[float]]:
-    return paired(curves, arm, ARMS[arm].baseline, log_ratio(ratio.target, ratio.cost, ratio.over))
+    return paired(curves, arm, BASELINE, log_ratio(ratio.target, ratio.cost, ratio.over))
 
 
 def _arms(curves: Sequence[Curve]) -> list[str]:

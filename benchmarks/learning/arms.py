@@ -111,7 +111,7 @@ _OFTEN = ("trainer.test_freq=5",)
 _GRPO = (*CHAINS, *OUTCOME, *_loss("vanilla", "seq-mean-token-mean", 0.2, 0.2), *_OFTEN)
 WALL_CLOCK = {
     "clock_grpo": Arm("GRPO", _GRPO, MAIN_SEEDS),
-    "clock_grpo_packed": Arm("GRPO, packed", (*_GRPO, PACKED), MAIN_SEEDS),
+    "clock_grpo_packed": Arm("packed GRPO", (*_GRPO, PACKED), MAIN_SEEDS),
     "clock_tree_packed": Arm(
         "AT²PO, tree, packed",
         (*FOUR_CHAINS, *_loss("atpo", "seq-mean-token-mean", 0.03, 0.04), *_OFTEN, PACKED),

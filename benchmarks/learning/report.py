@@ -55,17 +55,6 @@ def headlines(folder: Path) -> dict[str, str]:
     return found
 
 
-def over_grpo(folder: Path) -> list[tuple[str, str, str]]:
-    """AT²PO, with its own and with a wider clip range, minus GRPO: at equal tokens, and after the last step."""
-    runs = _runs(folder)
-    found = []
-    for ours, group in ((OURS, runs), (WIDER, _compared_with_wider(runs))):
-        _, at_equal_tokens = _figures(common_tokens(group))
-        differences = (points(paired(group, ours, "grpo", figure)) for figure in (at_equal_tokens, last_accuracy))
-        found.append((ARMS[ours].title, *differences))
-    return found
-
-
 def with_wider_clip(runs: Sequence[Run]) -> list[str]:
     """AT²PO with a clip range for small models against others, on the seeds it has; nothing if it has none."""
     same = _compared_with_wider(runs)

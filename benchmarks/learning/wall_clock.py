@@ -1,4 +1,4 @@
-"""The table of what is recommended now against GRPO, at equal wall clock, from the result files."""
+"""Tables of what is recommended now against GRPO, as it is and packed, at equal wall clock, from the result files."""
 
 from __future__ import annotations
 
@@ -12,37 +12,38 @@ from tabulate import tabulate
 from benchmarks.learning.arms import WALL_CLOCK
 from benchmarks.learning.curves import Run, last_accuracy, paired, points, read_runs, share
 
-BASELINE = "clock_grpo"
+GRPO, PACKED_GRPO = "clock_grpo", "clock_grpo_packed"
 TARGET = 0.5
 
 
-def table(folder: Path) -> str:
-    """One row an arm, compared with GRPO seed by seed, in Markdown."""
+def table(folder: Path, baseline: str = GRPO) -> str:
+    """One row an arm, compared with a baseline seed by seed, in Markdown."""
     runs = [run for run in read_runs(folder) if run.arm in WALL_CLOCK]
     return tabulate(
-        [_row(arm, runs) for arm in WALL_CLOCK if any(run.arm == arm for run in runs)],
+        [_row(arm, runs, baseline) for arm in WALL_CLOCK if any(run.arm == arm for run in runs)],
         headers="keys",
         tablefmt="github",
         disable_numparse=True,
     )
 
 
-def over_grpo(folder: Path, arm: str = "clock_tree_packed") -> tuple[str, str]:
+def over_grpo(folder: Path, baseline: str = GRPO, arm: str = "clock_tree_packed") -> tuple[str, str]:
     """Points over GRPO of an arm: at equal wall clock, and after equal steps."""
     runs = [run for run in read_runs(folder) if run.arm in WALL_CLOCK]
-    return _ahead(arm, runs, _at_equal_clock(runs)), _ahead(arm, runs, last_accuracy)
+    return _ahead(arm, runs, baseline, _at_equal_clock(runs)), _ahead(arm, runs, baseline, last_accuracy)
 
 
-def _row(arm: str, runs: Sequence[Run]) -> dict[str, str | int]:
+def _row(arm: str, runs: Sequence[Run], baseline: str) -> dict[str, str | int]:
+    over = f"over {WALL_CLOCK[baseline].title} there, points"
     own, at_equal_clock = [run for run in runs if run.arm == arm], _at_equal_clock(runs)
     return {
         "arm": WALL_CLOCK[arm].title,
         "seeds": len(own),
         "accuracy at equal wall clock": share([at_equal_clock(run) for run in own]),
-        "over GRPO there, points": _ahead(arm, runs, at_equal_clock),
+        over: _ahead(arm, runs, baseline, at_equal_clock),
         "after equal steps": share([last_accuracy(run) for run in own]),
-        "over GRPO there, points ": _ahead(arm, runs, last_accuracy),
-        f"seconds to {TARGET:.0%}, over GRPO's": _ratio(arm, runs),
+        f"{over} ": _ahead(arm, runs, baseline, last_accuracy),
+        f"seconds to {TARGET:.0%}, over the same": _ratio(arm, runs, baseline),
         "seconds a step": f"{statistics.fmean(run.means['seconds'] for run in own):.1f}",
         "k tokens sampled": f"{statistics.fmean(run.tokens[-1] for run in own) / 1e3:.0f}",
     }
@@ -54,8 +55,8 @@ def _at_equal_clock(runs: Sequence[Run]) -> Callable[[Run], float]:
     return lambda run: float(np.interp(common[run.seed], run.seconds, run.accuracy))
 
 
-def _ahead(arm: str, runs: Sequence[Run], figure: Callable[[Run], float]) -> str:
-    return "" if arm == BASELINE else points(paired(runs, arm, BASELINE, figure))
+def _ahead(arm: str, runs: Sequence[Run], baseline: str, figure: Callable[[Run], float]) -> str:
+    return "" if arm == baseline else points(paired(runs, arm, baseline, figure))
 
 
 def seconds_to(run: Run, accuracy: float) -> float | None:
@@ -67,11 +68,11 @@ def seconds_to(run: Run, accuracy: float) -> float | None:
     return None
 
 
-def _ratio(arm: str, runs: Sequence[Run]) -> str:
+def _ratio(arm: str, runs: Sequence[Run], baseline: str) -> str:
     """Geometric mean over the seeds in which both come so far, and how many these are."""
     reached = {(run.arm, run.seed): seconds_to(run, TARGET) for run in runs}
     pairs = [(ours, theirs) for (name, seed), ours in reached.items()
-             if name == arm and ours and (theirs := reached.get((BASELINE, seed)))]  # fmt: skip
+             if name == arm and ours and (theirs := reached.get((baseline, seed)))]  # fmt: skip
     if not pairs:
         return ""
     mean = statistics.geometric_mean(ours / theirs for ours, theirs in pairs)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.lab import parts
+from benchmarks.lab import frontier, parts
 from benchmarks.lab.agreement import table
 from benchmarks.lab.arms import ARMS, settings
 from benchmarks.lab.clock import TIMED, measure, schedule_of, summary
@@ -190,3 +190,24 @@ def test_agreement_is_told_in_standard_errors(tmp_path) -> None:
     )
     said = table(lab, in_verl)
     assert said.count("+17.3 ± 18.0") == 2
+
+
+def test_a_point_of_the_frontier_is_what_an_arm_takes_over_grpo() -> None:
+    """To 0.6 FAST takes 80, SLOW 150; of an arm without a pair nothing is known."""
+    found = frontier.point([SLOW, FAST], "tree", 0.6)
+    assert found is not None
+    assert [math.exp(each.estimate) for each in found] == pytest.approx([80 / 150] * 2)
+    assert frontier.point([SLOW, FAST], "grpo_8", 0.6) is None
+
+
+def test_the_frontier_is_drawn_where_grpo_always_comes(tmp_path: Path) -> None:
+    slower = dataclasses.replace(SLOW, seed=1, accuracy=(0.1, 0.3, 0.6))
+    assert frontier.target([SLOW, FAST, slower], (0.5, 0.6, 0.7)) == 0.6
+    assert frontier.target([slower], (0.7, 0.8)) == 0.7
+    for each in (SLOW, FAST):
+        points = [dict.fromkeys(COSTS, tokens) | {"accuracy": height}
+                  for height, tokens in zip(each.accuracy, each.cost["step"], strict=True)]  # fmt: skip
+        record = {"task": "hopqa", "arm": each.arm, "world": 1, "seed": 0, "curve": points}
+        (tmp_path / f"{each.arm}.json").write_text(json.dumps(record))
+    frontier.draw(tmp_path, tmp_path / "picture.png")
+    assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")

@@ -10,14 +10,14 @@ import pytest
 from transformers import Qwen3ForCausalLM
 
 from benchmarks.learning.__main__ import plan
-from benchmarks.learning.arms import ALL, ARMS, MAIN, PACKED
+from benchmarks.learning.arms import ALL, ARMS, MAIN, PACKED, WALL_CLOCK
 from benchmarks.learning.credit import compare, shared_turns, trains_on_values
 from benchmarks.learning.curves import Run, common_tokens, paired, read_runs
 from benchmarks.learning.report import tables
 from benchmarks.learning.results import KEPT, RESULTS, record, result_file, write
 from benchmarks.learning.session import composed
 from benchmarks.learning.task import HOPS, fingerprint, preparation, warm_start_file
-from benchmarks.learning.wall_clock import seconds_to, table
+from benchmarks.learning.wall_clock import GRPO, PACKED_GRPO, seconds_to, table
 from benchmarks.report import PAGES, filled
 from examples.hopqa.prepare import prepare
 from verl_atpo.metrics_file import read_steps
@@ -141,8 +141,9 @@ def test_credit_is_compared_in_finished_runs_on_values_only(tmp_path: Path) -> N
     assert finished == ["atpo"]
 
 
-def test_the_clock_of_two_arms_is_compared_seed_by_seed(tmp_path: Path) -> None:
-    for arm, seconds, last in (("clock_grpo", 2.0, 0.5), ("clock_tree_packed", 1.0, 1.0)):
+@pytest.mark.parametrize("baseline", [GRPO, PACKED_GRPO])
+def test_the_clock_of_two_arms_is_compared_seed_by_seed(tmp_path: Path, baseline: str) -> None:
+    for arm, seconds, last in ((baseline, 2.0, 0.5), ("clock_tree_packed", 1.0, 1.0)):
         for seed in (0, 1):
             metrics = metrics_file(tmp_path, [10.0, 10.0], {0: 0.0, 2: last})
             content = record(arm, seed, (), read_steps(metrics), 1.0)
@@ -150,7 +151,8 @@ def test_the_clock_of_two_arms_is_compared_seed_by_seed(tmp_path: Path) -> None:
             write(content, result_file(tmp_path / "results", arm, seed))
     grpo, tree = read_runs(tmp_path / "results")[::2]
     assert (seconds_to(grpo, 0.5), seconds_to(tree, 0.5), seconds_to(grpo, 0.6)) == (4.0, 1.0, None)
-    _, _, own, ours = table(tmp_path / "results").splitlines()
+    heading, _, own, ours = table(tmp_path / "results", baseline).splitlines()
+    assert heading.count(f"over {WALL_CLOCK[baseline].title} there") == 2
     assert [cell.strip() for cell in own.split("|")][2:4] == ["2", "25.0% ± 0.0"]  # half way, when the tree has ended
     assert [cell.strip() for cell in ours.split("|")][3:8] == [
         "100.0% ± 0.0", "+75.0 ± 0.0", "100.0% ± 0.0", "+50.0 ± 0.0", "0.25 (2 of 2)"
