@@ -157,7 +157,10 @@ def cost_over_grpo(folder: Path, arm: str, target: float, cost: str = SAMPLED, t
 
 
 def levels(curves: Sequence[Curve], targets: Targets) -> str:
-    """One row an arm: accuracies on the way and at the end, what a run samples and trains, how many came how far."""
+    """One row an arm: accuracies on the way and at the end, what a run samples and trains, how many came how far.
+
+    Points ahead of GRPO are of the mean accuracy over equally many steps, in the same world and seed.
+    """
     rows = []
     for arm in _arms(curves):
         own = [curve for curve in curves if curve.arm == arm]
@@ -165,6 +168,7 @@ def levels(curves: Sequence[Curve], targets: Targets) -> str:
         for step in (10, 20, 40):
             at = [_at(curve, step) for curve in own if curve.cost["step"][-1] >= step]
             row[f"accuracy at step {step}"] = f"{interquartile_mean(at):.1%}" if at else ""
+        row["points ahead of GRPO on the way"] = _ahead(curves, arm)
         for name, cost in (("sampled", SAMPLED), ("trained, distinct", DISTINCT), ("trained, in rows", IN_ROWS)):
             row[f"k tokens {name}"] = f"{interquartile_mean([curve.cost[cost][-1] for curve in own]) / 1e3:.0f}"
         for target in targets:
@@ -232,6 +236,18 @@ def _pairs(curves: Sequence[Curve], arm: str, ratio: Ratio) -> dict[int, list[fl
 def _arms(curves: Sequence[Curve]) -> list[str]:
     there = {curve.arm for curve in curves}
     return [arm for arm in ARMS if arm in there and arm not in TUNING and not arm.startswith("verl_")]
+
+
+def _ahead(curves: Sequence[Curve], arm: str) -> str:
+    def points(ours: Curve, theirs: Curve) -> float:
+        steps = min(ours.cost["step"][-1], theirs.cost["step"][-1])
+        return 100 * (ours.mean_until(steps, "step") - theirs.mean_until(steps, "step"))
+
+    pairs = paired(curves, arm, BASELINE, points)
+    if arm == BASELINE or not pairs:
+        return ""
+    found = interval(pairs)
+    return f"{found.estimate:+.1f} [{found.low:+.1f}, {found.high:+.1f}]"
 
 
 def _at(curve: Curve, step: int) -> float:

@@ -14,7 +14,7 @@ from benchmarks.lab.agreement import table
 from benchmarks.lab.arms import ARMS, settings
 from benchmarks.lab.clock import TIMED, measure, schedule_of, summary
 from benchmarks.lab.curves import COSTS, Curve, interquartile_mean, interval, log_ratio, p_values, paired, read_curves
-from benchmarks.lab.report import clock, ratios, tables
+from benchmarks.lab.report import clock, levels, ratios, tables
 
 
 def curve(arm: str, accuracy: list[float], tokens: list[float], world: int = 1, seed: int = 0) -> Curve:
@@ -59,6 +59,12 @@ def test_a_ratio_may_be_of_two_kinds_of_cost() -> None:
     assert log_ratio(0.8, *kinds)(slow, slow) == pytest.approx(math.log(0.2))
     assert log_ratio(0.85, *kinds)(FAST, slow) == pytest.approx(math.log(138.3333 / 1000), abs=1e-5)
     assert log_ratio(0.95, *kinds)(FAST, slow) == 0.0
+
+
+def test_how_far_a_run_is_ahead_is_told_over_as_many_steps() -> None:
+    """To step 150 FAST is at (0.35 * 80 + 0.75 * 70) / 150 = 0.537 in the mean, SLOW at 1/3."""
+    *_, grpo, tree = levels([SLOW, FAST], (0.3, 0.4, 0.5)).splitlines()
+    assert "20.3" not in grpo and "| +20.3 [+20.3, +20.3] " in tree
 
 
 def test_pairs_share_world_and_seed() -> None:
