@@ -37,11 +37,13 @@ class Answer:
     Attributes:
         token_ids: sampled, the end token included.
         log_probs: of each under the policy, nats.
+        entropies: of what each was drawn from, nats.
         extra_fields: of a prompt that was to be scored, its log-probs and what the cache held of it.
     """
 
     token_ids: list[int]
     log_probs: list[float]
+    entropies: list[float]
     extra_fields: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
@@ -126,16 +128,17 @@ class Engine:
         cache, following = cache[:, at_context], following[at_context]
         length = torch.tensor([len(request.prompt) for request in wave])
         rows = list(range(len(wave)))  # those still in the cache; some of them may have ended
-        answers = [Answer([], []) for _ in wave]
+        answers = [Answer([], [], []) for _ in wave]
         going = set(rows)
         while True:
-            tokens, log_probs = self._sample(following)
+            tokens, log_probs, entropies = self._sample(following)
             for at, row in enumerate(rows):
                 if row not in going:
                     continue
                 answer = answers[row]
                 answer.token_ids.append(tokens[at])
                 answer.log_probs.append(log_probs[at])
+                answer.entropies.append(entropies[at])
                 if tokens[at] == self._end or len(answer.token_ids) >= wave[row].limit:
                     going.remove(row)
                     self._keep(wave[row].prompt + tuple(answer.token_ids[:-1]), cache[:, at])
@@ -163,14 +166,16 @@ class Engine:
             following = torch.tensor(prompt[done + 1 :])
             found = of_all[row, : len(following)].gather(1, following[:, None])
             fields = {LOG_PROBS: [*found.tolist(), [0.0]], CACHED: done}
-            answers.append(Answer([self._end], [0.0], fields))
+            answers.append(Answer([self._end], [0.0], [0.0], fields))
         return answers
 
-    def _sample(self, following: torch.Tensor) -> tuple[list[int], list[float]]:
-        """Tokens and their log-probs of logits (B, V)."""
+    def _sample(self, following: torch.Tensor) -> tuple[list[int], list[float], list[float]]:
+        """Tokens, their log-probs, and the entropies of what they are drawn from, of logits (B, V)."""
         log_probs = following.log_softmax(dim=-1)
-        tokens = torch.multinomial(log_probs.exp(), 1, generator=self.random)
-        return tokens[:, 0].tolist(), log_probs.gather(1, tokens)[:, 0].tolist()
+        probabilities = log_probs.exp()
+        tokens = torch.multinomial(probabilities, 1, generator=self.random)
+        entropies = torch.special.entr(probabilities).sum(dim=-1)
+        return tokens[:, 0].tolist(), log_probs.gather(1, tokens)[:, 0].tolist(), entropies.tolist()
 
     def _prefill(self, contexts: list[tuple[int, ...]]) -> tuple[torch.Tensor, torch.Tensor]:
         """Cache (2 * layers, B, H, L, D) of distinct contexts, and the logits of what follows each, (B, V)."""

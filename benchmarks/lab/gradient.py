@@ -59,16 +59,20 @@ class Place:
         """That of an arm's run."""
         return Plan(self.task, arm, self.world, self.seed)
 
+    def policy(self, task: Task) -> dict[str, torch.Tensor]:
+        """Weights of GRPO after some steps."""
+        trained = Run(self.plan("grpo"), task)
+        for _ in range(self.after):
+            trained.train()
+        return {name: weight.clone() for name, weight in trained.state()["model"].items()}
+
     def look(self, task: Task, work: Path) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
         """The policy's weights, and the (P,) gradient of the expected outcome there; kept in the folder ``work``."""
         kept = work / f"{self.task}_w{self.world}_s{self.seed}_after{self.after}_of{self.reference}.pt"
         if kept.exists():
             policy, best_P = torch.load(kept, weights_only=True)
             return policy, best_P
-        trained = Run(self.plan("grpo"), task)
-        for _ in range(self.after):
-            trained.train()
-        policy = {name: weight.clone() for name, weight in trained.state()["model"].items()}
+        policy = self.policy(task)
         elsewhere = dataclasses.replace(self.plan("grpo"), seed=self.seed + OTHERS)
         best_P = draws(Run(elsewhere, task, **EXPECTED_OUTCOME), policy, self.reference).mean(0)
         work.mkdir(parents=True, exist_ok=True)
