@@ -14,6 +14,7 @@ for Ray, vLLM and FSDP is small enough to read.
 | `update.py` | advantages, losses, the optimizer; every distinct token once |
 | `run.py` | a run, its checkpoint, its file |
 | `gradient.py` | what one step's gradient is worth, without training |
+| `copies.py` | how often turns and contexts repeat |
 | `uncertainty.py` | whether a turn's NLL or entropy is that of its context |
 | `curves.py`, `report.py`, `parts.py` | what the files say: costs, tables |
 | `profiles.py`, `frontier.py`, `clock.py`, `agreement.py` | plots; rollout time, simulated; whether verl says the same |
