@@ -26,8 +26,9 @@ def read_rows(file: str, key: str) -> list[dict[str, Any]]:
 
 def figure() -> str:
     """The one figure of the README, in a sentence."""
-    cost, steps = (lab.cost_over_grpo(RESULTS / "lab", "tree", TARGET, name) for name in (lab.SAMPLED, "step"))
-    fewer, longer = (lab.cost_over_grpo(RESULTS / "lab", "grpo_12", TARGET, name) for name in (lab.SAMPLED, "step"))
+    curves = lab.counted(RESULTS / "lab", "hopqa")
+    cost, steps = (lab.cost_over_grpo(curves, "tree", TARGET, name) for name in (lab.SAMPLED, "step"))
+    fewer, longer = (lab.cost_over_grpo(curves, "grpo_12", TARGET, name) for name in (lab.SAMPLED, "step"))
     return (
         f"**{cost.ratio} of the tokens** that GRPO's chains sample are what these trees sample until "
         f"{TARGET:.0%} accuracy (95 % between {cost.low} and {cost.high}, {cost.pairs} pairs of runs of a tiny model), "
@@ -38,12 +39,12 @@ def figure() -> str:
 def chosen() -> str:
     """What the README quotes: what speaks for trees, with what speaks against them beside it."""
     scale, packed = read_rows("rollout_scale.json", "rows"), read_rows("packed.json", "results")
-    asked = ("tree", "rounds_4", "tree_random", "grpo_12")
+    curves, asked = lab.counted(RESULTS / "lab", "hopqa"), ("tree", "rounds_4", "tree_random", "grpo_12")
     updates = [row["faster_cpu"] for row in packed if row["mode"] == "update" and "chains" not in row["batch"]]
     rows = {
         **{
             f"{name} to {TARGET:.0%} accuracy, over GRPO's: AT²PO; in rounds; by chance; GRPO with 12": "; ".join(
-                lab.cost_over_grpo(RESULTS / "lab", arm, TARGET, cost).told for arm in asked
+                lab.cost_over_grpo(curves, arm, TARGET, cost).told for arm in asked
             )
             for name, cost in (("sampled tokens", lab.SAMPLED), ("steps", "step"))
         },

@@ -46,9 +46,8 @@ def draw(folder: Path, out: Path) -> None:
     figure, axes = plt.subplots(1, len(there), figsize=(6 * len(there), 4.5), layout="constrained", squeeze=False)
     for axis, (task, curves) in zip(axes[0], there.items(), strict=True):
         aim = target(curves, TASKS[task].targets)
-        for arm in GROUPS + TREES:
-            if (found := point(curves, arm, aim)) is None:
-                continue
+        points = {arm: found for arm in GROUPS + TREES if (found := point(curves, arm, aim)) is not None}
+        for arm, found in points.items():
             (x, left, right), (y, low, high) = (
                 [math.exp(each) for each in (of.estimate, of.low, of.high)] for of in found
             )
@@ -57,7 +56,7 @@ def draw(folder: Path, out: Path) -> None:
                 fmt="s" if arm in GROUPS else "o", color="black" if arm in GROUPS else None, elinewidth=0.7,
                 label=f"{ARMS[arm].title} ({found[0].runs})",
             )  # fmt: skip
-        line = [found for arm in GROUPS if (found := point(curves, arm, aim))]
+        line = [points[arm] for arm in GROUPS if arm in points]
         axis.plot(*([math.exp(of[at].estimate) for of in line] for at in (0, 1)), color="black", linewidth=0.7)
         axis.set(
             title=TASKS[task].title,

@@ -148,9 +148,9 @@ class Cost:
         return f"{self.ratio} [{self.low}, {self.high}]"
 
 
-def cost_over_grpo(folder: Path, arm: str, target: float, cost: str = SAMPLED, task: str = "hopqa") -> Cost:
+def cost_over_grpo(curves: Sequence[Curve], arm: str, target: float, cost: str = SAMPLED) -> Cost:
     """Sampled tokens, or another cost, until an accuracy, over GRPO's in the same world and seed."""
-    pairs = _pairs(counted(folder, task), arm, Ratio(cost, cost, cost, target))
+    pairs = _pairs(curves, arm, Ratio(cost, cost, cost, target))
     found = interval(pairs)
     ratio, low, high = (f"{math.exp(each):.2f}" for each in (found.estimate, found.low, found.high))
     return Cost(ratio, low, high, sum(map(len, pairs.values())))

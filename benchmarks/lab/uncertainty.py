@@ -29,7 +29,6 @@ from benchmarks.lab.gradient import Place
 from benchmarks.lab.report import TASKS as TITLES
 from benchmarks.lab.rollout import grow_tree
 from benchmarks.lab.tasks import TASKS
-from verl_atpo.method.tree import ROOT as PROMPT
 from verl_atpo.replay.recording import Turn
 from verl_atpo.rollout.grown import GrownTree
 
@@ -54,14 +53,11 @@ def entropy(turn: Turn) -> float:
 
 def sampled_twice(grown: GrownTree) -> list[Twice]:
     """Every picked turn of a tree with the one that a branch sampled in its place."""
-    tree, found = grown.tree, []
+    found = []
     for limb in grown.limbs:
-        if limb.pick is None or limb.pick.node == PROMPT:
-            continue
-        picked = tree.nodes[limb.pick.node]
-        again = next(at for at in tree.nodes[picked.parent].children if tree.nodes[at].branch == limb.number)
-        first, second = tree.turn(picked.index), tree.turn(again)
-        found.append(Twice(first.mean_nll, entropy(first), second.mean_nll, entropy(second)))
+        if limb.pick is not None and (second := limb.resampled) is not None:
+            first = grown.tree.turn(limb.pick.node)
+            found.append(Twice(first.mean_nll, entropy(first), second.mean_nll, entropy(second)))
     return found
 
 

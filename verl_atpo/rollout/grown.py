@@ -6,6 +6,7 @@ import dataclasses
 
 from verl_atpo.method.expansion import Pick
 from verl_atpo.method.tree import ROOT, TurnTree
+from verl_atpo.replay.recording import Turn
 from verl_atpo.replay.runner import Branch
 
 
@@ -37,6 +38,13 @@ class Limb:
     joined: int | None = None
     branch: Branch | None = None
     sampled_tokens: int = 0
+
+    @property
+    def resampled(self) -> Turn | None:
+        """The turn that it sampled in the place of the picked one; None for a fresh chain, and until it has ended."""
+        if self.pick is None or self.pick.node == ROOT or self.branch is None:
+            return None
+        return self.branch.turns[min(len(self.context), len(self.branch.turns) - 1)]
 
     def count(self, tokens: int) -> None:
         """Count a generation's tokens."""

@@ -88,7 +88,7 @@ def tree_stats(grown: GrownTree, seconds: float) -> TreeStats:
         nodes=len(tree.nodes) - 1,
         depths=[tree.depth(leaf) for leaf in grown.leaves],
         branched_nll=[nll for node in grown.picked if (nll := tree.nodes[node].mean_nll) is not None],
-        resampled_nll=[nll for limb in grown.limbs if (nll := _resampled_nll(limb)) is not None],
+        resampled_nll=[turn.mean_nll for limb in grown.limbs if (turn := limb.resampled) is not None],
         branched_turn=[0 if node == ROOT else tree.depth(node) for node in grown.picked],
         sampled_tokens=sum(limb.sampled_tokens for limb in grown.limbs),
         tree_tokens=sum(len(tree.turn(node.index).token_ids) for node in tree.nodes[1:]),
@@ -109,13 +109,6 @@ def tree_stats(grown: GrownTree, seconds: float) -> TreeStats:
 def _tokens(limb: Limb) -> int:
     """Sampled tokens of a whole trajectory."""
     return sum(len(turn.token_ids) for turn in limb.branch.turns) if limb.branch is not None else 0
-
-
-def _resampled_nll(limb: Limb) -> float | None:
-    """Mean NLL of the turn that a branch sampled in the place of the picked one; None for a fresh chain."""
-    if limb.pick is None or limb.pick.node == ROOT or limb.branch is None:
-        return None
-    return limb.branch.turns[min(len(limb.context), len(limb.branch.turns) - 1)].mean_nll
 
 
 @dataclasses.dataclass
