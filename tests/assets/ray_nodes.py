@@ -20,6 +20,12 @@ from tests.assets.python_path import PYTHON_PATH
 START_S = 120.0
 CPUS = 16
 """Ray's bookkeeping only."""
+WAIT_UNTIL_DEAD = """
+import sys, time, ray
+ray.init(logging_level="ERROR", log_to_driver=False)
+while any(node["Alive"] and node["NodeManagerAddress"] == sys.argv[1] for node in ray.nodes()):
+    time.sleep(0.5)
+"""
 
 
 class Node:
@@ -33,6 +39,7 @@ class Node:
 
     def __init__(self, host: str, cluster: Cluster, head: str | None = None) -> None:
         port = free_port()
+        self.host = host
         self.address = f"{host}:{port}"
         place = [f"--address={head}"] if head else ["--head", f"--port={port}", "--include-dashboard=false"]
         if not head:
@@ -102,6 +109,19 @@ class Cluster:
         for _ in range(self._number):
             self.add()
         return self
+
+    def wait_until_dead(self, node: Node) -> None:
+        """Until the head knows that a killed node is gone.
+
+        Its health checks take a quarter of a minute; as long, Ray gives actors to the dead node, which die of it.
+        """
+        subprocess.run(
+            [sys.executable, "-c", WAIT_UNTIL_DEAD, node.host],
+            env={**os.environ, **self.variables},
+            check=True,
+            stdin=subprocess.DEVNULL,
+            timeout=START_S,
+        )
 
     def __exit__(self, *error: object) -> None:
         for node in reversed(self.nodes):

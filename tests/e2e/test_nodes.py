@@ -53,6 +53,7 @@ def test_two_nodes_train_and_one_of_them_dies(tmp_path):
 
         done = int((tmp_path / "checkpoints" / "latest_checkpointed_iteration.txt").read_text())
         assert done >= STEPS
+        cluster.wait_until_dead(cluster.nodes[1])
         cluster.add()
         again = Run(tmp_path, "searcher_loop", *settings(tmp_path, done + 1), environment=environment)
         assert again.wait() == 0, again.log[-5000:]
