@@ -15,7 +15,7 @@ from verl_atpo.method.information_gain import information_gains, mean_over_rows,
 from verl_atpo.method.tree import ROOT, TurnNode
 from verl_atpo.replay.recording import Turn
 from verl_atpo.replay.runner import Branch as Run
-from verl_atpo.rollout.grown import GrownTree
+from verl_atpo.rollout.grown import GrownTree, Limb
 from verl_atpo.view.record import FORMAT, Branch, Node, Pick, Record, ToolUse, summarize
 
 
@@ -150,18 +150,17 @@ class TreeDescriber:
                 failures=[brief(error) for error in limb.failures],
             )
             if ended is not None:
-                entry.update(self._row(grown, limb.number, limb.tip, ended))
+                entry.update(self._row(grown, limb, ended))
             described.append(entry)
         return described
 
-    def _row(self, grown: GrownTree, number: int, leaf: int, branch: Run) -> Branch:
+    def _row(self, grown: GrownTree, limb: Limb, branch: Run) -> Branch:
         """What the trainer got of a finished branch."""
         output = branch.output
         tail = output.response_ids[branch.starts[-1] + len(branch.turns[-1].token_ids) :]
-        own = sum(grown.tree.nodes[node].branch == number for node in grown.tree.path(leaf))
-        shared = len(grown.tree.path(leaf)) - own
+        shared = grown.shared_turns(limb)
         return Branch(
-            own_turns=own,
+            own_turns=len(branch.turns) - shared,
             reward=branch.reward,
             reward_extra=dict(output.extra_fields.get("reward_extra_info") or {}),
             prompt_tokens=len(output.prompt_ids),

@@ -117,6 +117,10 @@ class GrownTree:
         """The nodes of each of them."""
         return [self.tree.path(leaf) for leaf in self.leaves]
 
+    def shared_turns(self, limb: Limb) -> int:
+        """Turns of an ended branch that others sampled."""
+        return sum(self.tree.nodes[node].branch != limb.number for node in self.tree.path(limb.tip))
+
     @property
     def picked(self) -> list[int]:
         """Nodes that were sampled again, in order of start."""

@@ -59,12 +59,12 @@ def leaf_outputs(
 
 def trained_masks(grown: GrownTree, credit: CreditConfig) -> list[list[int]]:
     """Response masks of every leaf's row: its sampled tokens, or with ``shared_turns=once`` those of its own turns."""
-    tree, masks = grown.tree, []
-    for number, (branch, leaf) in enumerate(zip(grown.branches, grown.leaves, strict=True)):
-        own = 0
-        if credit.shared_turns is SharedTurns.ONCE:
-            own = branch.starts[sum(tree.nodes[node].branch != number for node in tree.path(leaf))]
-        masks.append([bit if place >= own else 0 for place, bit in enumerate(branch.output.response_mask)])
+    masks = []
+    for limb in grown.limbs:
+        if limb.branch is None:
+            continue
+        own = limb.branch.starts[grown.shared_turns(limb)] if credit.shared_turns is SharedTurns.ONCE else 0
+        masks.append([bit if place >= own else 0 for place, bit in enumerate(limb.branch.output.response_mask)])
     return masks
 
 
