@@ -99,9 +99,14 @@ BOTH = ("algorithm.atpo.credit.advantage=diff_localglobal",)
 """Relative to the prompt's outcomes, plus relative to the turns of its context: GiGPO's sum, both weighing the same."""
 GROUPS = ("algorithm.atpo.credit.backup=child_mean", "algorithm.atpo.credit.normalize=zscore_sample")
 """Means, and the scale of verl's GRPO."""
+MERGED = (*BOTH, "algorithm.atpo.credit.contexts=merged")
 STATES = {
     "gigpo": Arm("GiGPO-style", CHAINS + TOKEN + BOTH + GROUPS + ("algorithm.atpo.credit.contexts=states",)),
-    "tree_states": Arm("tree, baselines of merged contexts", TURN + BOTH + ("algorithm.atpo.credit.contexts=merged",)),
+    "tree_states": Arm("tree, baselines of merged contexts", TURN + MERGED),
+    "rounds_8_states": Arm("tree of 8 chains in rounds, baselines of merged contexts", EIGHT + TURN + MERGED),
+    "adaptive_rounds_8_states": Arm(
+        "tree of 8 chains in rounds, adaptive budget, baselines of merged contexts", EIGHT + TURN + STOPS + MERGED
+    ),
     "tree_localglobal": Arm("tree, baselines of parents", TURN + BOTH),
 }
 PARTS = {
