@@ -71,11 +71,13 @@ def _leaves(chains: int, branches: int, rounds: int) -> tuple[str, ...]:
     return tuple(f"algorithm.atpo.expansion.{name}={value}" for name, value in shape.items())
 
 
+SIX = _leaves(6, 3, 2)
 BUDGETS = {
     "grpo_8": Arm("GRPO, 8 trajectories", CHAINS + OUTCOME + TOKEN + _leaves(8, 4, 0)),
     "grpo_12": Arm("GRPO, 12 trajectories", CHAINS + OUTCOME + TOKEN + _leaves(12, 4, 0)),
     "tree_8": Arm("tree of 2 + 6 trajectories", TURN + _leaves(2, 2, 3)),
     "tree_2": Arm("tree of 2 + 14 trajectories", TURN + _leaves(2, 7, 2)),
+    "tree_6": Arm("tree of 6 + 6 trajectories", TURN + SIX),
     "tree_12": Arm("tree of 12 + 4 trajectories", TURN + _leaves(12, 4, 1)),
     "grpo_32": Arm("GRPO, 32 trajectories", CHAINS + OUTCOME + TOKEN + _leaves(32, 4, 0)),
     "tree_32": Arm("tree of 8 + 24 trajectories", TURN + _leaves(8, 8, 3)),
@@ -106,6 +108,10 @@ STATES = {
     "rounds_8_states": Arm("tree of 8 chains in rounds, baselines of merged contexts", EIGHT + TURN + MERGED),
     "adaptive_rounds_8_states": Arm(
         "tree of 8 chains in rounds, adaptive budget, baselines of merged contexts", EIGHT + TURN + STOPS + MERGED
+    ),
+    "tree_6_states": Arm("tree of 6 + 6 trajectories, baselines of merged contexts", TURN + SIX + MERGED),
+    "chains_12_states": Arm(
+        "12 chains, turn-level loss, baselines of merged contexts", CHAINS + TURN + _leaves(12, 4, 0) + MERGED
     ),
     "tree_localglobal": Arm("tree, baselines of parents", TURN + BOTH),
 }
