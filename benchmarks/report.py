@@ -19,7 +19,7 @@ from tabulate import tabulate
 
 from benchmarks import headlines, smollm2
 from benchmarks.headlines import RESULTS, read_rows
-from benchmarks.lab import agreement, frontier, gradient, profiles, uncertainty
+from benchmarks.lab import agreement, decided, frontier, gradient, profiles, uncertainty
 from benchmarks.lab import report as lab
 from benchmarks.learning import report as learning
 from benchmarks.learning import wall_clock
@@ -238,6 +238,11 @@ def lab_gradient() -> str:
     return gradient.tables(RESULTS / "lab_gradient.json")
 
 
+def lab_decided() -> str:
+    """When outcomes are decided."""
+    return decided.table(RESULTS / "lab_decided.json")
+
+
 def lab_uncertainty() -> str:
     """Whether a turn's uncertainty is its context's."""
     return uncertainty.table(RESULTS / "lab_uncertainty.json")
@@ -251,6 +256,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "lab": lab_tables,
     "lab-agreement": lab_agreement,
     "lab-clock": lab_clock,
+    "lab-decided": lab_decided,
     "lab-gradient": lab_gradient,
     "lab-uncertainty": lab_uncertainty,
     "learning": learning_tables,

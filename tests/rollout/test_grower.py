@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import random
 import time
 
@@ -17,7 +18,7 @@ from verl_atpo.method.tree import ROOT
 from verl_atpo.replay.guard import CallCounts
 from verl_atpo.rollout.grower import TreeGrower
 from verl_atpo.rollout.grown import GrownTree
-from verl_atpo.rollout.metrics import WorkerStats, step_metrics, tree_stats
+from verl_atpo.rollout.metrics import WorkerStats, branch_worth, step_metrics, tree_stats
 
 
 def _config(chains: int = 3, branches: int = 2, rounds: int = 2, **growth: float) -> AtpoConfig:
@@ -181,6 +182,29 @@ async def test_tokens_of_tries_that_died_count_as_sampled():
     stats = tree_stats(grown, seconds=1.0)
     assert died[0] > 0 and stats.regrown == 1
     assert stats.sampled_tokens == stats.tree_tokens + died[0]
+
+
+async def test_a_branch_is_worth_what_outcomes_vary_from_its_context_on_for_its_tokens():
+    grown = await _grow(_config(3, 4, 2), FakeEngine(4, stop=0.2), FakeLoop(5))
+    for number, branch in enumerate(grown.branches):
+        branch.output.reward_score = float(number in (1, 2, 4, 5, 8, 9))
+    stats = tree_stats(grown, seconds=1.0)
+    assert stats.chain_variance == pytest.approx(1 / 3)
+    again = [limb for limb in grown.limbs if limb.pick is not None and limb.pick.node != ROOT]
+    assert len(again) == len(stats.branches) > 1
+    for limb, each in zip(again, stats.branches, strict=True):
+        sampler = grown.limbs[grown.tree.nodes[limb.pick.node].branch]
+        assert each.variance == (0.0 if sampler.branch.reward == limb.branch.reward else 0.5)
+        own = [node for node in grown.tree.path(limb.tip) if grown.tree.nodes[node].branch == limb.number]
+        assert each.tokens == sum(len(grown.tree.turn(node).token_ids) for node in own) > 0
+    assert len({each.variance for each in stats.branches}) == 2
+
+    mean = sum(each.variance for each in stats.branches) / sum(each.tokens for each in stats.branches)
+    worth = mean / (1 / 3) * stats.chain_tokens / stats.leaves
+    assert branch_worth([stats]) == pytest.approx(worth)
+    assert step_metrics(WorkerStats([stats, stats]))["atpo/branch_worth"] == pytest.approx(worth)
+    for untold in ({"branches": []}, {"chain_variance": 0.0}, {"chain_variance": None}):
+        assert branch_worth([dataclasses.replace(stats, **untold)]) is None
 
 
 async def test_stats_count_sampled_and_saved_tokens():

@@ -27,6 +27,19 @@ STEP_METRIC = "training/global_step"
 
 
 @dataclasses.dataclass(frozen=True)
+class BranchStats:
+    """What a branch tells that its context does not say yet, and what it costs.
+
+    Attributes:
+        variance: of the outcomes of the context's two trajectories, the one whose turn was picked and the branch.
+        tokens: sampled for the branch, shared ones left out.
+    """
+
+    variance: float
+    tokens: int
+
+
+@dataclasses.dataclass(frozen=True)
 class TreeStats:
     """What one tree reports. Lists hold one entry per event, so that means over a step are means over events.
 
@@ -38,6 +51,8 @@ class TreeStats:
             high, so part of that is chance: ``resampled_nll`` is what such a context is worth.
         resampled_nll: mean NLL of each turn sampled in their place.
         branched_turn: number of each re-sampled turn in its trajectory, from 1 (0: a fresh chain).
+        chain_variance: of the initial chains' outcomes; ``None`` for a single chain.
+        branches: what each branch from a re-sampled turn tells, and costs.
         sampled_tokens: tokens the engine sampled for the tree, those of failed tries too.
         tree_tokens: tokens of the tree's turns, each once.
         chain_tokens: leaves times the mean tokens of the initial chains: what as many independent chains sample.
@@ -59,6 +74,8 @@ class TreeStats:
     branched_nll: list[float]
     resampled_nll: list[float]
     branched_turn: list[int]
+    chain_variance: float | None
+    branches: list[BranchStats]
     sampled_tokens: int
     tree_tokens: int
     chain_tokens: float
@@ -90,6 +107,8 @@ def tree_stats(grown: GrownTree, seconds: float) -> TreeStats:
         branched_nll=[nll for node in grown.picked if (nll := tree.nodes[node].mean_nll) is not None],
         resampled_nll=[turn.mean_nll for limb in grown.limbs if (turn := limb.resampled) is not None],
         branched_turn=[0 if node == ROOT else tree.depth(node) for node in grown.picked],
+        chain_variance=_variance([limb.branch.reward for limb in grown.limbs if limb.pick is None and limb.branch]),
+        branches=_branch_stats(grown),
         sampled_tokens=sum(limb.sampled_tokens for limb in grown.limbs),
         tree_tokens=sum(len(tree.turn(node.index).token_ids) for node in tree.nodes[1:]),
         chain_tokens=len(grown.branches) * float(np.mean([_tokens(limb) for limb in grown.limbs if limb.pick is None])),
@@ -104,6 +123,25 @@ def tree_stats(grown: GrownTree, seconds: float) -> TreeStats:
         gains=known_gains(grown),
         answers=None if grown.answers is None else grown.answers.costs,
     )
+
+
+def _branch_stats(grown: GrownTree) -> list[BranchStats]:
+    found = []
+    for limb in grown.limbs:
+        if limb.pick is None or limb.resampled is None or limb.branch is None:
+            continue
+        number = grown.tree.nodes[limb.pick.node].branch
+        first = grown.limbs[number].branch
+        variance = None if first is None else _variance([first.reward, limb.branch.reward])
+        if variance is not None:
+            own = limb.branch.turns[grown.shared_turns(limb) :]
+            found.append(BranchStats(variance, sum(len(turn.token_ids) for turn in own)))
+    return found
+
+
+def _variance(outcomes: Sequence[float]) -> float | None:
+    """Of the distribution that they were drawn from, without bias."""
+    return float(np.var(outcomes, ddof=1)) if len(outcomes) > 1 else None
 
 
 def _tokens(limb: Limb) -> int:
@@ -201,10 +239,30 @@ def _tree_metrics(trees: Sequence[TreeStats]) -> dict[str, float]:
         metrics["resampled_mean_nll"] = float(np.mean(resampled_nll))
     if branched_turn:
         metrics["branched_turn"] = float(np.mean(branched_turn))
+    if (worth := branch_worth(trees)) is not None:
+        metrics["branch_worth"] = worth
     return {
         **metrics,
         **answer_metrics([tree.answers for tree in trees], [gain for tree in trees for gain in tree.gains]),
     }
+
+
+def branch_worth(trees: Sequence[TreeStats]) -> float | None:
+    """What a sampled token of a branch tells of outcomes, over what one of a fresh chain does.
+
+    A branch can tell as much as outcomes vary from its context on, a chain as much as they vary from the prompt on.
+    Above 1 branches tell more for their tokens than further chains would, below 1 less.
+
+    Returns:
+        ``None`` where there are no branches, or no tree whose chains differ.
+    """
+    of_chains = [tree.chain_variance for tree in trees if tree.chain_variance is not None]
+    of_branches = [branch for tree in trees for branch in tree.branches]
+    if not of_branches or not any(of_chains):
+        return None
+    a_chain = sum(tree.chain_tokens for tree in trees) / sum(tree.leaves for tree in trees)
+    variance = np.mean([branch.variance for branch in of_branches]) / np.mean(of_chains)
+    return float(variance / np.mean([branch.tokens for branch in of_branches]) * a_chain)
 
 
 def add_to_tracking(
