@@ -14,7 +14,7 @@ from benchmarks.learning import report as learning
 from benchmarks.learning import wall_clock
 
 RESULTS = Path(__file__).parent / "results"
-TARGET = 0.7
+TARGET = 0.8
 """Accuracy that the figure of the README is about."""
 
 
@@ -27,7 +27,7 @@ def read_rows(file: str, key: str) -> list[dict[str, Any]]:
 def figure() -> str:
     """The one figure of the README, in a sentence."""
     curves = lab.counted(RESULTS / "lab", "hopqa")
-    cost, steps = (lab.cost_over_grpo(curves, "tree", TARGET, name) for name in (lab.SAMPLED, "step"))
+    cost, steps = (lab.cost_over_grpo(curves, "tree_6_states", TARGET, name) for name in (lab.SAMPLED, "step"))
     fewer, longer = (lab.cost_over_grpo(curves, "grpo_12", TARGET, name) for name in (lab.SAMPLED, "step"))
     return (
         f"**{cost.ratio} of the tokens** that GRPO's chains sample are what these trees sample until "
@@ -39,16 +39,17 @@ def figure() -> str:
 def chosen() -> str:
     """What the README quotes: what speaks for trees, with what speaks against them beside it."""
     scale, packed = read_rows("rollout_scale.json", "rows"), read_rows("packed.json", "results")
-    curves, asked = lab.counted(RESULTS / "lab", "hopqa"), ("tree", "rounds_4", "tree_random", "grpo_12")
+    curves = lab.counted(RESULTS / "lab", "hopqa")
+    asked = ("tree_6_states", "tree_6", "chains_12_states", "grpo_12")
     updates = [row["faster_cpu"] for row in packed if row["mode"] == "update" and "chains" not in row["batch"]]
     rows = {
         **{
-            f"{name} to {TARGET:.0%} accuracy, over GRPO's: AT²PO; in rounds; by chance; GRPO with 12": "; ".join(
+            f"{name} to {TARGET:.0%}, over GRPO's: `tree`; contexts apart; 12 chains, merged; 12 of GRPO": "; ".join(
                 lab.cost_over_grpo(curves, arm, TARGET, cost).told for arm in asked
             )
             for name, cost in (("sampled tokens", lab.SAMPLED), ("steps", "step"))
         },
-        "in verl, packed tree, clip 0.03/0.04, points over GRPO: at equal wall clock; steps": "; ".join(
+        "in verl, packed 4 + 12, clip 0.03/0.04, points over GRPO: at equal wall clock; steps": "; ".join(
             wall_clock.over_grpo(RESULTS / "learning")
         ),
         "the same over packed GRPO": "; ".join(

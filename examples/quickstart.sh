@@ -8,7 +8,7 @@ set -euo pipefail
 ########################### user block ###########################
 SEED=${SEED:-0}
 STEPS=${STEPS:-40}
-PROMPTS=${PROMPTS:-8} # prompts a step; each grows one tree of 16 leaves
+PROMPTS=${PROMPTS:-8} # prompts a step; each grows one tree of 12 leaves
 LR=${LR:-1e-3}
 OUT=${OUT:-outputs/hopqa_seed$SEED}
 ########################### end of user block ####################

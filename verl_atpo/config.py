@@ -37,11 +37,11 @@ PLACE = "{answer}"
 class ExpansionConfig:
     """Entropy-guided tree expansion: M chains, then L rounds that re-sample K turns each."""
 
-    initial_chains: Annotated[int, Field(ge=1, le=1024, strict=True)] = 4
+    initial_chains: Annotated[int, Field(ge=1, le=1024, strict=True)] = 6
     """M, complete trajectories that every tree starts with."""
-    branches_per_round: Annotated[int, Field(ge=0, le=1024, strict=True)] = 4
+    branches_per_round: Annotated[int, Field(ge=0, le=1024, strict=True)] = 3
     """K, turns re-sampled in one round."""
-    rounds: Annotated[int, Field(ge=0, le=1024, strict=True)] = 3
+    rounds: Annotated[int, Field(ge=0, le=1024, strict=True)] = 2
     """L, expansion rounds; 0 leaves plain chains."""
     penalty: Amount = 0.05
     """alpha, nats taken off a node's score per unit that ``penalty_counts`` counts."""

@@ -1,4 +1,4 @@
-"""The arms of the laboratory: what each sets on top of `+atpo=tree`, in verl's own words.
+"""The arms of the laboratory: what each sets on top of `+atpo=tree` with trees of :data:`BASE`, in verl's own words.
 
 Arms have 16 trajectories a prompt, the same learning rate and the same aggregation, unless that is the arm. The
 clip ranges of the sequence's and the turn's ratio are wider than their authors', whose models are a thousand times
@@ -36,6 +36,8 @@ def _loss(mode: str, low: float, high: float) -> tuple[str, ...]:
     return in_verl._loss(mode, "seq-mean-token-mean", low, high)
 
 
+BASE = (*in_verl.FOUR_CHAINS, *in_verl.SEPARATE)
+"""The trees that arms are told from: 4 + 12 trajectories, and the paper's credit."""
 CHAINS, OUTCOME, RANDOM = in_verl.CHAINS, in_verl.OUTCOME, in_verl.RANDOM_TREES
 TOKEN, TOKEN_HIGHER = _loss("vanilla", 0.2, 0.2), _loss("vanilla", 0.2, 0.28)
 SEQUENCE, TURN = _loss("gspo", 0.03, 0.04), _loss("atpo", 0.03, 0.04)
@@ -51,7 +53,7 @@ BASELINES = {
 }
 TREES = {
     "paper": Arm("AT²PO, paper", (*EIGHT, *TURN, "algorithm.atpo.expansion.penalty_counts=siblings")),
-    "tree": Arm("AT²PO, tree", TURN),
+    "tree": Arm("AT²PO, 4 + 12 trajectories", TURN),
 }
 STOPS = ("algorithm.atpo.expansion.budget=adaptive",)
 SHAPES = {
@@ -109,7 +111,7 @@ STATES = {
     "adaptive_rounds_8_states": Arm(
         "tree of 8 chains in rounds, adaptive budget, baselines of merged contexts", EIGHT + TURN + STOPS + MERGED
     ),
-    "tree_6_states": Arm("tree of 6 + 6 trajectories, baselines of merged contexts", TURN + SIX + MERGED),
+    "tree_6_states": Arm("AT²PO, tree", TURN + SIX + MERGED),
     "chains_12_states": Arm(
         "12 chains, turn-level loss, baselines of merged contexts", CHAINS + TURN + _leaves(12, 4, 0) + MERGED
     ),
@@ -189,9 +191,9 @@ class Settings:
 
 
 def settings(overrides: Sequence[str]) -> Settings:
-    """Read an arm's overrides on top of `+atpo=tree`."""
+    """Read an arm's overrides on top of `+atpo=tree` and :data:`BASE`."""
     preset = {name: value for name, value in ATPO_PRESETS["tree"].items() if name != "hydra"}
-    config: Any = OmegaConf.merge(OmegaConf.create(preset), OmegaConf.from_dotlist(list(overrides)))
+    config: Any = OmegaConf.merge(OmegaConf.create(preset), OmegaConf.from_dotlist([*BASE, *overrides]))
     algorithm, actor = config.algorithm, config.actor_rollout_ref.actor
     atpo: Any = OmegaConf.to_container(algorithm.atpo)
     return Settings(

@@ -16,7 +16,18 @@ from benchmarks.lab.report import BASELINE, SAMPLED, TASKS, counted
 
 GROUPS = ("grpo_8", "grpo_12", "grpo")
 """GRPO with ever more trajectories a prompt."""
-TREES = ("tree_8", "tree", "tree_12", "continuous_8", "rounds_4", "rounds_8")
+TREES = (
+    "tree_6_states",
+    "tree_6",
+    "tree_8",
+    "tree",
+    "tree_states",
+    "rounds_8_states",
+    "tree_12",
+    "continuous_8",
+    "rounds_4",
+    "rounds_8",
+)
 
 
 def point(curves: Sequence[Curve], arm: str, accuracy: float) -> tuple[Interval, Interval] | None:

@@ -1,4 +1,4 @@
-"""What each part of the recommended tree is worth: the tree with it against the same tree without."""
+"""What each part of a tree is worth: the tree with it against the same tree without."""
 
 from __future__ import annotations
 
@@ -10,6 +10,10 @@ from benchmarks.lab.arms import ARMS
 from benchmarks.lab.curves import Curve, interval, log_ratio, p_values, paired
 
 PARTS = (
+    ("the recommended tree instead of GRPO with 12 trajectories", "tree_6_states", "grpo_12"),
+    ("its tree instead of as many chains", "tree_6_states", "chains_12_states"),
+    ("its baselines of merged contexts beside the prompt's", "tree_6_states", "tree_6"),
+    ("6 + 6 trajectories instead of 4 + 12", "tree_6", "tree"),
     ("a tree instead of chains", "tree", "turn_chains"),
     ("a tree instead of GRPO with about its tokens a step", "tree", "grpo_12"),
     ("one in rounds instead of GRPO with about its tokens", "rounds_4", "grpo_12"),

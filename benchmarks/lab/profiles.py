@@ -10,7 +10,18 @@ import numpy as np
 from benchmarks.lab.arms import ARMS
 from benchmarks.lab.report import TASKS, counted
 
-DRAWN = ("grpo", "gspo", "dapo", "tree_grpo", "entropy_branching", "paper", "rounds_8", "rounds_4", "tree")
+DRAWN = (
+    "grpo",
+    "gspo",
+    "dapo",
+    "tree_grpo",
+    "entropy_branching",
+    "paper",
+    "rounds_8",
+    "rounds_4",
+    "tree",
+    "tree_6_states",
+)
 
 
 def draw(folder: Path, out: Path) -> None:

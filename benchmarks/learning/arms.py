@@ -26,6 +26,8 @@ EIGHT_CHAINS = (
     "algorithm.atpo.expansion.schedule=rounds",
 )
 """The trees of all arms, unless an arm says otherwise."""
+SEPARATE = ("algorithm.atpo.credit.contexts=separate", "algorithm.atpo.credit.advantage=value")
+"""The paper's credit."""
 CHAINS = ("algorithm.atpo.expansion.initial_chains=16", "algorithm.atpo.expansion.rounds=0")
 RANDOM_TREES = ("algorithm.atpo.expansion.strategy=random",)
 OUTCOME = ("algorithm.adv_estimator=grpo",)
@@ -105,7 +107,7 @@ FOUR_CHAINS = (
     "algorithm.atpo.expansion.rounds=3",
     "algorithm.atpo.expansion.schedule=continuous",
 )
-"""The trees that `+atpo=tree` recommends."""
+"""The trees that `+atpo=tree` grew when the runs on the clock were made."""
 PACKED = "+train=packed"
 _OFTEN = ("trainer.test_freq=5",)
 _GRPO = (*CHAINS, *OUTCOME, *_loss("vanilla", "seq-mean-token-mean", 0.2, 0.2), *_OFTEN)
@@ -113,12 +115,12 @@ WALL_CLOCK = {
     "clock_grpo": Arm("GRPO", _GRPO, MAIN_SEEDS),
     "clock_grpo_packed": Arm("packed GRPO", (*_GRPO, PACKED), MAIN_SEEDS),
     "clock_tree_packed": Arm(
-        "AT²PO, tree, packed",
+        "AT²PO, 4 + 12 trajectories, packed",
         (*FOUR_CHAINS, *_loss("atpo", "seq-mean-token-mean", 0.03, 0.04), *_OFTEN, PACKED),
         MAIN_SEEDS,
     ),
 }
-"""What is recommended now, against GRPO as it is and as it would be with packed training, on the clock."""
+"""What was recommended then, against GRPO as it is and as it would be with packed training, on the clock."""
 ALL = {**ARMS, **WALL_CLOCK}
 MAIN = tuple(name for name, arm in {**BASELINES, **ATPO}.items() if arm.seeds == MAIN_SEEDS)
 

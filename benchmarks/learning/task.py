@@ -8,7 +8,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from benchmarks.learning.arms import EIGHT_CHAINS
+from benchmarks.learning.arms import EIGHT_CHAINS, SEPARATE
 
 ROOT = Path(__file__).parents[2]
 HOPS = (2, 3, 4, 5, 6)
@@ -58,6 +58,7 @@ def shared_overrides(data: Path, out: Path, seed: int) -> list[str]:
     return [
         *("+atpo=tree", "+sampler=quick"),
         *EIGHT_CHAINS,
+        *SEPARATE,
         *(["+platform=cpu"] if os.environ.get("VERL_PLATFORM") == "cpu" else []),
         f"algorithm.atpo.dump_dir={out}/trees",
         f"data.train_files={data}/train.parquet",

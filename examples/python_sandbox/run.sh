@@ -7,7 +7,7 @@
 set -euo pipefail
 ########################### user block ###########################
 SEED=${SEED:-0} STEPS=${STEPS:-20}
-PROMPTS=${PROMPTS:-8} # prompts a step; each grows one tree of 16 leaves
+PROMPTS=${PROMPTS:-8} # prompts a step; each grows one tree of 12 leaves
 LR=${LR:-2e-3}
 OUT=${OUT:-outputs/python_sandbox_seed$SEED}
 TOOLS=${TOOLS:-verl_atpo/tools/python.yaml}

@@ -29,6 +29,7 @@ from benchmarks.lab.update import Batch, advantages, response_log_probs, trie_of
 from examples.text_world.player import CAREFUL, play
 from tests.method.test_contexts import example as contexts_by_hand
 from verl_atpo.config import AtpoConfig
+from verl_atpo.startup.presets import ATPO_PRESETS
 
 TREE = settings(ARMS["tree"].overrides)
 
@@ -288,9 +289,11 @@ def test_arms_mean_what_verl_makes_of_them() -> None:
     own = {name: settings(arm.overrides) for name, arm in ARMS.items() if not name.startswith("verl_")}
     assert {each.aggregation for each in own.values()} == {"seq-mean-token-mean"}
     assert {each.learning_rate for name, each in own.items() if name not in TUNING} == {grpo.learning_rate}
+    assert own["tree_6_states"].atpo == AtpoConfig.from_mapping(ATPO_PRESETS["tree"]["algorithm"]["atpo"])
     assert own["tree_lr0.001"] == dataclasses.replace(own["tree"], learning_rate=1e-3)
     assert {name: each.atpo.expansion.leaves for name, each in own.items() if each.atpo.expansion.leaves != 16} == {
-        "grpo_8": 8, "grpo_12": 12, "tree_8": 8, "grpo_32": 32, "tree_32": 32
+        "grpo_8": 8, "grpo_12": 12, "tree_6": 12, "tree_8": 8, "grpo_32": 32, "tree_32": 32,
+        "tree_6_states": 12, "chains_12_states": 12
     }  # fmt: skip
 
 

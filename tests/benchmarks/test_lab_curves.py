@@ -109,7 +109,7 @@ def test_tables_are_made_of_files(tmp_path) -> None:
     write_runs(tmp_path)
     # FAST reaches 0.8 at 80 + 2 / 3 * 70 = 126.67, SLOW at 200: 0.63; SLOW's rows hold 2000 then.
     table = cells(ratios(read_curves(tmp_path), (0.5, 0.7, 0.8)))
-    ours, grpo = table["AT²PO, tree"], table["GRPO"]
+    ours, grpo = table["AT²PO, 4 + 12 trajectories"], table["GRPO"]
     assert ours["sampled tokens to 80%"] == ours["steps to 80%"] == "0.63 [0.63, 0.63]"
     for kind in ("distinct over GRPO's distinct", "rows over GRPO's rows"):
         assert (ours[f"trained to 80%, {kind}"], grpo[f"trained to 80%, {kind}"]) == ("0.63 [0.63, 0.63]", "1")
@@ -124,7 +124,11 @@ def test_a_part_is_worth_what_the_same_arm_costs_without_it() -> None:
     runs = [dataclasses.replace(each, world=world) for each in (SLOW, FAST) for world in (1, 2)]
     runs = [dataclasses.replace(each, arm="tree_random") if each.arm == "grpo" else each for each in runs]
     (part,) = cells(parts.table(runs, 0.5, 0.8)).values()
-    assert (part["with"], part["without"], part["pairs"]) == ("AT²PO, tree", "tree, random expansion", "2")
+    assert (part["with"], part["without"], part["pairs"]) == (
+        "AT²PO, 4 + 12 trajectories",
+        "tree, random expansion",
+        "2",
+    )
     assert part["steps to 80%"] == part["sampled tokens to 80%"] == "0.63 [0.63, 0.63] (p=0.5)"
     assert part["sampled tokens to 50%"] == "0.51 [0.51, 0.51] (p=0.5)"  # 64 over 125
 
@@ -137,7 +141,7 @@ def test_pilot_worlds_count_for_learning_rates_only(tmp_path) -> None:
     counted, _, rates = tables(tmp_path).partition("Learning rates")
     found = cells(rates.partition("\n\n")[2].partition("\n\n")[0])
     assert {arm: row["runs"] for arm, row in found.items()} == {
-        "AT²PO, tree": "1", "AT²PO, tree, learning rate 0.001": "1"
+        "AT²PO, 4 + 12 trajectories": "1", "AT²PO, 4 + 12 trajectories, learning rate 0.001": "1"
     }  # fmt: skip
     assert "learning rate" not in counted
 
@@ -160,7 +164,7 @@ def test_rollout_time_is_that_of_a_step_times_the_steps(tmp_path) -> None:
     said, _, lines = clock(file, tmp_path).partition("\n\n")
     assert said == "64 prompts, 2 engines, tools slow; medians over 3 seeds."
     table = cells(lines)
-    assert table["AT²PO, tree"]["rollout time to 80%"] == "1.27 [1.27, 1.27]"  # 2 * 0.6333
+    assert table["AT²PO, 4 + 12 trajectories"]["rollout time to 80%"] == "1.27 [1.27, 1.27]"  # 2 * 0.6333
     assert table["GRPO"]["rollout time to 80%"] == "1"
     assert (
         table["tree of 4 chains in rounds"]["pairs"] == "0"
@@ -170,8 +174,15 @@ def test_rollout_time_is_that_of_a_step_times_the_steps(tmp_path) -> None:
 
 def test_each_arm_is_simulated_with_its_own_shape() -> None:
     shapes = [settings(ARMS[arm].overrides).atpo for arm in TIMED]
-    assert {atpo.expansion.leaves for atpo in shapes} == {16}
-    assert [schedule_of(atpo) for atpo in shapes] == ["chains", "rounds", "rounds", "continuous", "continuous"]
+    assert [atpo.expansion.leaves for atpo in shapes] == [16] * 5 + [12]
+    assert [schedule_of(atpo) for atpo in shapes] == [
+        "chains",
+        "rounds",
+        "rounds",
+        "continuous",
+        "continuous",
+        "continuous",
+    ]
     small = measure("rounds_4", engines=1, tools="no latency", prompts=1, seed=0)
     assert small["seconds"] > 0 and round(small["leaves_per_s"] * small["seconds"]) == 16
 

@@ -56,7 +56,7 @@ def test_chains_of_many_prompts_point_where_outcomes_rise() -> None:
         assert len(row["cosine"]) == 2 and 0 < row["cosine_of_mean"] < 1 and row["sampled_tokens"] > 100
     assert rows[1]["sampled_tokens"] < rows[0]["sampled_tokens"]
     told = table(rows)
-    assert told.count("±") == 1 and "AT²PO, tree" in told
+    assert told.count("±") == 1 and "AT²PO, 4 + 12 trajectories" in told
 
 
 def test_policy_and_direction_are_kept(tmp_path: Path) -> None:

@@ -62,7 +62,7 @@ def test_the_page_says_what_happens(recipe):
 def test_a_word_turns_trees_on(recipe):
     config = composed(recipe, "+atpo=tree")
     rollout = config.actor_rollout_ref.rollout
-    assert (config.algorithm.adv_estimator, rollout.n, rollout.agent.agent_loop_manager_class) == ("atpo", 16, MANAGER)
+    assert (config.algorithm.adv_estimator, rollout.n, rollout.agent.agent_loop_manager_class) == ("atpo", 12, MANAGER)
     assert recipe.outcome("+atpo=tree") == "passes"
 
 

@@ -12,7 +12,8 @@ from verl_atpo.config import ConfigError
 from verl_atpo.startup.batch_sizes import check_batch_sizes
 
 A, R, F = (f"actor_rollout_ref.{part}" for part in ("actor", "rollout", "ref"))
-PROMPTS = (f"{A}.ppo_mini_batch_size=64", "data.train_batch_size=128")  # 64 x 16 rows on 8 ranks: 128 each
+SIXTEEN = ("algorithm.atpo.expansion.initial_chains=10",)
+PROMPTS = (*SIXTEEN, f"{A}.ppo_mini_batch_size=64", "data.train_batch_size=128")  # 64 x 16 rows on 8 ranks: 128 each
 
 
 @pytest.mark.parametrize(

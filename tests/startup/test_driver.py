@@ -54,8 +54,8 @@ def test_the_banner_says_what_a_run_uses(caplog):
         "estimator: atpo",
         "loss: atpo, seq-mean-token-mean",
         "importance ratio between 1 - 0.003 and 1 + 0.004",
-        "M=4, K=4, L=3: 16 leaves, branched by entropy",
-        "backup=child_softmax, advantage=value, normalize=zscore",
+        "M=6, K=3, L=2: 12 leaves, branched by entropy",
+        "backup=child_softmax, advantage=diff_localglobal, normalize=zscore",
         "agent loop: tool_agent",
         "SearchTool (stateless when a turn branches)",
     ):

@@ -54,7 +54,7 @@ def test_a_recipe_gives_way_to_the_word_behind_it():
     config = composed(*RECIPE, *OTHERS, "+atpo=tree", "+agent=search")
     alone = composed("+atpo=tree", "+agent=search", *OTHERS)
     assert config == alone
-    assert (config.algorithm.adv_estimator, config.actor_rollout_ref.rollout.n) == ("atpo", 16)
+    assert (config.algorithm.adv_estimator, config.actor_rollout_ref.rollout.n) == ("atpo", 12)
     assert config.actor_rollout_ref.rollout.agent.agent_loop_manager_class == MANAGER
 
 
@@ -65,7 +65,7 @@ def test_what_stands_behind_wins():
 
 
 def test_what_stands_behind_and_cannot_work_is_refused(caplog):
-    with pytest.raises(SystemExit, match=r"rollout.n=5 cannot work.* set actor_rollout_ref.rollout.n=16"):
+    with pytest.raises(SystemExit, match=r"rollout.n=5 cannot work.* set actor_rollout_ref.rollout.n=12"):
         said(caplog, *RECIPE, "+atpo=tree", "+agent=search", f"{N}=5")
 
 
@@ -84,12 +84,12 @@ def test_every_word_follows_the_rule():
 def test_the_last_word_of_a_group_decides():
     config = composed("+atpo=paper", f"{LOW}=0.2", "+atpo=tree", f"{HIGH}=0.3")
     actor, rollout = config.actor_rollout_ref.actor, config.actor_rollout_ref.rollout
-    assert (rollout.n, actor.clip_ratio_low, actor.clip_ratio_high) == (16, 0.003, 0.3)
+    assert (rollout.n, actor.clip_ratio_low, actor.clip_ratio_high) == (12, 0.003, 0.3)
 
 
 def test_settings_of_the_method_hold_wherever_they_stand():
     config = composed("algorithm.atpo.expansion.rounds=1", f"{N}=5", "+atpo=tree", "algorithm.atpo.dump_every=3")
-    assert (config.algorithm.atpo.expansion.rounds, config.actor_rollout_ref.rollout.n) == (1, 8)
+    assert (config.algorithm.atpo.expansion.rounds, config.actor_rollout_ref.rollout.n) == (1, 9)
     assert config.algorithm.atpo.dump_every == 3
 
 
@@ -161,7 +161,7 @@ def test_the_banner_has_a_line_for_each_setting_that_gave_way(caplog):
         f"{ACTOR}.loss_agg_mode=token-mean gives way to +atpo=tree: it is seq-mean-token-mean now",
         f"{LOW}=0.2 gives way to +atpo=tree: it is 0.003 now",
         f"{HIGH}=0.28 gives way to +atpo=tree: it is 0.004 now",
-        f"{N}=5 gives way to +atpo=tree: it is 16 now",
+        f"{N}=5 gives way to +atpo=tree: it is 12 now",
         f"{ROLLOUT}.calculate_log_probs=False gives way to +atpo=tree: it is True now",
         f"agent_loop_manager_class=their.Manager gives way to +atpo=tree: it is {MANAGER} now",
         "+atpo=paper gives way to +atpo=tree",
@@ -210,7 +210,7 @@ def test_a_recipe_script_that_ends_in_its_arguments_needs_one_word_more(tmp_path
     run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert run.returncode == 0, run.stderr[-2000:]
     for line in (
-        "rollout_n: 16",
+        "rollout_n: 12",
         "clip_ratio_low: 0.003",
         "clip_ratio_high: 0.01",
         f"agent_loop_manager_class: {MANAGER}",

@@ -46,12 +46,14 @@ def test_a2tgpo_grows_the_trees_of_tree():
     config = composed("+atpo=a2tgpo", "actor_rollout_ref.rollout.name=vllm")
     actor, rollout = config.actor_rollout_ref.actor, config.actor_rollout_ref.rollout
     assert (actor.policy_loss.loss_mode, actor.loss_agg_mode) == ("a2tgpo", "seq-mean-token-mean")
-    assert (config.algorithm.adv_estimator, rollout.n) == ("a2tgpo", 16)
+    assert (config.algorithm.adv_estimator, rollout.n) == ("a2tgpo", 12)
     settings = check_config(config)
     assert settings.expansion == AtpoConfig().expansion
     tree, a2tgpo = changed_by("+atpo=tree"), changed_by("+atpo=a2tgpo")
     assert a2tgpo.keys() <= tree.keys()
     assert {key for key in a2tgpo if a2tgpo[key] != tree[key]} == {
+        "algorithm.atpo.credit.advantage",
+        "algorithm.atpo.credit.contexts",
         "algorithm.adv_estimator",
         "algorithm.atpo.credit.backup",
         "actor_rollout_ref.actor.policy_loss.loss_mode",
@@ -137,7 +139,7 @@ def test_chain_leaves_sampler_and_estimator_to_verl():
 
 def test_rollout_n_follows_the_expansion():
     config = composed("+atpo=tree", "algorithm.atpo.expansion.initial_chains=3", "algorithm.atpo.expansion.rounds=1")
-    assert config.actor_rollout_ref.rollout.n == 7
+    assert config.actor_rollout_ref.rollout.n == 6
     check_config(config)
 
 
@@ -156,7 +158,7 @@ def test_settings_by_hand_need_no_preset():
 
 
 REFUSED = {
-    "actor_rollout_ref.rollout.n=5": "rollout.n=5 cannot work.*16 leaves.*set actor_rollout_ref.rollout.n=16",
+    "actor_rollout_ref.rollout.n=5": "rollout.n=5 cannot work.*12 leaves.*set actor_rollout_ref.rollout.n=12",
     "actor_rollout_ref.rollout.calculate_log_probs=False": "set actor_rollout_ref.rollout.calculate_log_probs=True",
     "actor_rollout_ref.rollout.temperature=0": "temperature=0 cannot work",
     "trainer.use_v1=False": "set trainer.use_v1=True",

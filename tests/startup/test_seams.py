@@ -98,7 +98,7 @@ assert get_adv_estimator_fn("atpo") and get_policy_loss_fn("atpo")
 recipe = ["algorithm.adv_estimator=grpo", "actor_rollout_ref.rollout.n=5"]
 with initialize_config_module("verl.trainer.config", version_base=None):
     config = compose("ppo_trainer", overrides=[*recipe, "+atpo=tree", *AGENT], return_hydra_config=True)
-assert config.actor_rollout_ref.rollout.n == 16
+assert config.actor_rollout_ref.rollout.n == 12
 CheckConfig().on_job_start(config)
 from verl_atpo.rollout import TreeAgentLoopManager
 """
@@ -118,7 +118,7 @@ def in_the_older_verl(older: Path, agent: str) -> subprocess.CompletedProcess[st
 def test_the_older_verl_registers_composes_and_passes_the_checks(older):
     done = in_the_older_verl(older, "+agent=search")
     assert done.returncode == 0, done.stderr[-3000:]
-    assert "rollout.n=5 gives way to +atpo=tree: it is 16 now" in done.stderr
+    assert "rollout.n=5 gives way to +atpo=tree: it is 12 now" in done.stderr
 
 
 def test_what_the_older_verl_has_no_place_for_is_refused_before_ray_starts(older):

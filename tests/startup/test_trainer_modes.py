@@ -56,9 +56,9 @@ def test_what_cannot_work_is_refused_with_the_remedy(override, remedy):
         check(*SEPARATE, override)
 
 
-@pytest.mark.parametrize(("mode", "prompts"), [("sync", 5882), ("colocate_async", 2941)])
+@pytest.mark.parametrize(("mode", "prompts"), [("sync", 7692), ("colocate_async", 3846)])
 def test_a_batch_that_does_not_fit_into_transfer_queue_is_refused(mode, prompts):
-    """16 leaves and their prompt are 17 entries; 100,000 fit by default, and one batch is sampled ahead."""
+    """12 leaves and their prompt are 13 entries; 100,000 fit by default, and one batch is sampled ahead."""
     key = "transfer_queue.backend.SimpleStorage.total_storage_size"
     settings = f"trainer.v1.trainer_mode={mode}", "data.train_batch_size={}"
     check(settings[0], settings[1].format(prompts))

@@ -89,7 +89,10 @@ def _check_trees(config: DictConfig) -> None:
 
 
 def _check_contexts(config: DictConfig, contexts: Contexts) -> None:
-    """Refuse pooled contexts where nobody would write or read their values."""
+    """Refuse pooled contexts where nobody would write their values, and ``states`` where nobody would read them.
+
+    Other estimators sum up the rows of ``merged``, which ``+atpo=tree`` sets, to outcomes, and are warned of.
+    """
     key, estimator = f"{ROOT_KEY}.credit.contexts", get(config, ESTIMATOR)
     if contexts is Contexts.SEPARATE:
         return
@@ -100,7 +103,7 @@ def _check_contexts(config: DictConfig, contexts: Contexts) -> None:
             "verl's own sampler writes no values of turns; add +atpo=tree (with expansion.rounds=0 for chains), or set "
             f"{key}=separate",
         )
-    if estimator != "atpo":
+    if estimator != "atpo" and contexts is Contexts.STATES:
         refuse(
             key,
             contexts.value,

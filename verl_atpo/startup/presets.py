@@ -4,7 +4,7 @@ Each preset sets only what it must, and everything it sets can be overridden on 
 
 | preset | what it is |
 |---|---|
-| ``tree`` | recommended: 4 chains and 12 branches, grown without rounds; the penalty counts expansions |
+| ``tree`` | recommended: 6 chains, 6 branches without rounds; turns are also compared with others of an equal context |
 | ``paper`` | the authors' script: M=10, K=6, L=2, so 22 leaves; the penalty counts siblings |
 | ``unbiased`` | 8 chains and 2 rounds of 4; weights and picks make the gradient that of chains (``docs/unbiased.md``) |
 | ``a2tgpo`` | A²TGPO on the trees of ``tree``: turns credited with information gains, a clip range per turn |
@@ -27,6 +27,7 @@ from verl_atpo.config import (
     AdvantageMode,
     AtpoConfig,
     Backup,
+    Contexts,
     CreditConfig,
     ExpansionConfig,
     Normalize,
@@ -50,6 +51,8 @@ LOSS = {
 }
 
 
+TREE = AtpoConfig(credit=CreditConfig(contexts=Contexts.MERGED, advantage=AdvantageMode.DIFF_LOCALGLOBAL))
+"""What the evidence recommends (``docs/results.md``): a turn is compared with all that were sampled in its context."""
 UNBIASED = AtpoConfig(
     expansion=ExpansionConfig(
         initial_chains=8, branches_per_round=4, rounds=2, strategy="other_chains", schedule=Schedule.ROUNDS
@@ -73,7 +76,7 @@ def _tree(atpo: AtpoConfig, estimator: str = "atpo", **loss: Any) -> dict[str, A
 
 
 ATPO_PRESETS: dict[str, dict[str, Any]] = {
-    "tree": _tree(AtpoConfig()),
+    "tree": _tree(TREE),
     "paper": _tree(
         AtpoConfig(
             expansion=ExpansionConfig(
