@@ -18,7 +18,7 @@ from verl_atpo.method.tree import ROOT
 from verl_atpo.replay.guard import CallCounts
 from verl_atpo.rollout.grower import TreeGrower
 from verl_atpo.rollout.grown import GrownTree
-from verl_atpo.rollout.metrics import WorkerStats, branch_worth, step_metrics, tree_stats
+from verl_atpo.rollout.metrics import WorkerStats, step_metrics, tree_stats
 
 
 def _config(chains: int = 3, branches: int = 2, rounds: int = 2, **growth: float) -> AtpoConfig:
@@ -201,10 +201,9 @@ async def test_a_branch_is_worth_what_outcomes_vary_from_its_context_on_for_its_
 
     mean = sum(each.variance for each in stats.branches) / sum(each.tokens for each in stats.branches)
     worth = mean / (1 / 3) * stats.chain_tokens / stats.leaves
-    assert branch_worth([stats]) == pytest.approx(worth)
     assert step_metrics(WorkerStats([stats, stats]))["atpo/branch_worth"] == pytest.approx(worth)
     for untold in ({"branches": []}, {"chain_variance": 0.0}, {"chain_variance": None}):
-        assert branch_worth([dataclasses.replace(stats, **untold)]) is None
+        assert "atpo/branch_worth" not in step_metrics(WorkerStats([dataclasses.replace(stats, **untold)]))
 
 
 async def test_stats_count_sampled_and_saved_tokens():

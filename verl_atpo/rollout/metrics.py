@@ -18,25 +18,13 @@ from verl_atpo.method.tree import ROOT
 from verl_atpo.replay.guard import CallCounts
 from verl_atpo.replay.recording import Generation, context_lengths
 from verl_atpo.rollout.answer_metrics import answer_metrics, known_gains
+from verl_atpo.rollout.branch_worth import BranchStats, branch_stats, branch_worth, variance
 from verl_atpo.rollout.grown import AnswerCosts, GrownTree, Limb
 from verl_atpo.view.record import Record
 
 PREFIX = "atpo"
 STEP_METRIC = "training/global_step"
 """verl logs this with every training step, and with nothing else."""
-
-
-@dataclasses.dataclass(frozen=True)
-class BranchStats:
-    """What a branch tells that its context does not say yet, and what it costs.
-
-    Attributes:
-        variance: of the outcomes of the context's two trajectories, the one whose turn was picked and the branch.
-        tokens: sampled for the branch, shared ones left out.
-    """
-
-    variance: float
-    tokens: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,8 +95,8 @@ def tree_stats(grown: GrownTree, seconds: float) -> TreeStats:
         branched_nll=[nll for node in grown.picked if (nll := tree.nodes[node].mean_nll) is not None],
         resampled_nll=[turn.mean_nll for limb in grown.limbs if (turn := limb.resampled) is not None],
         branched_turn=[0 if node == ROOT else tree.depth(node) for node in grown.picked],
-        chain_variance=_variance([limb.branch.reward for limb in grown.limbs if limb.pick is None and limb.branch]),
-        branches=_branch_stats(grown),
+        chain_variance=variance([limb.branch.reward for limb in grown.limbs if limb.pick is None and limb.branch]),
+        branches=branch_stats(grown),
         sampled_tokens=sum(limb.sampled_tokens for limb in grown.limbs),
         tree_tokens=sum(len(tree.turn(node.index).token_ids) for node in tree.nodes[1:]),
         chain_tokens=len(grown.branches) * float(np.mean([_tokens(limb) for limb in grown.limbs if limb.pick is None])),
@@ -123,25 +111,6 @@ def tree_stats(grown: GrownTree, seconds: float) -> TreeStats:
         gains=known_gains(grown),
         answers=None if grown.answers is None else grown.answers.costs,
     )
-
-
-def _branch_stats(grown: GrownTree) -> list[BranchStats]:
-    found = []
-    for limb in grown.limbs:
-        if limb.pick is None or limb.resampled is None or limb.branch is None:
-            continue
-        number = grown.tree.nodes[limb.pick.node].branch
-        first = grown.limbs[number].branch
-        variance = None if first is None else _variance([first.reward, limb.branch.reward])
-        if variance is not None:
-            own = limb.branch.turns[grown.shared_turns(limb) :]
-            found.append(BranchStats(variance, sum(len(turn.token_ids) for turn in own)))
-    return found
-
-
-def _variance(outcomes: Sequence[float]) -> float | None:
-    """Of the distribution that they were drawn from, without bias."""
-    return float(np.var(outcomes, ddof=1)) if len(outcomes) > 1 else None
 
 
 def _tokens(limb: Limb) -> int:
@@ -239,30 +208,14 @@ def _tree_metrics(trees: Sequence[TreeStats]) -> dict[str, float]:
         metrics["resampled_mean_nll"] = float(np.mean(resampled_nll))
     if branched_turn:
         metrics["branched_turn"] = float(np.mean(branched_turn))
-    if (worth := branch_worth(trees)) is not None:
+    a_chain = total("chain_tokens") / total("leaves")
+    of_chains = [tree.chain_variance for tree in trees if tree.chain_variance is not None]
+    if (worth := branch_worth([branch for tree in trees for branch in tree.branches], of_chains, a_chain)) is not None:
         metrics["branch_worth"] = worth
     return {
         **metrics,
         **answer_metrics([tree.answers for tree in trees], [gain for tree in trees for gain in tree.gains]),
     }
-
-
-def branch_worth(trees: Sequence[TreeStats]) -> float | None:
-    """What a sampled token of a branch tells of outcomes, over what one of a fresh chain does.
-
-    A branch can tell as much as outcomes vary from its context on, a chain as much as they vary from the prompt on.
-    Above 1 branches tell more for their tokens than further chains would, below 1 less.
-
-    Returns:
-        ``None`` where there are no branches, or no tree whose chains differ.
-    """
-    of_chains = [tree.chain_variance for tree in trees if tree.chain_variance is not None]
-    of_branches = [branch for tree in trees for branch in tree.branches]
-    if not of_branches or not any(of_chains):
-        return None
-    a_chain = sum(tree.chain_tokens for tree in trees) / sum(tree.leaves for tree in trees)
-    variance = np.mean([branch.variance for branch in of_branches]) / np.mean(of_chains)
-    return float(variance / np.mean([branch.tokens for branch in of_branches]) * a_chain)
 
 
 def add_to_tracking(
