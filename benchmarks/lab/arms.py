@@ -73,7 +73,7 @@ def _leaves(chains: int, branches: int, rounds: int) -> tuple[str, ...]:
     return tuple(f"algorithm.atpo.expansion.{name}={value}" for name, value in shape.items())
 
 
-SIX = _leaves(6, 3, 2)
+SIX = in_verl.SIX_CHAINS
 BUDGETS = {
     "grpo_8": Arm("GRPO, 8 trajectories", CHAINS + OUTCOME + TOKEN + _leaves(8, 4, 0)),
     "grpo_12": Arm("GRPO, 12 trajectories", CHAINS + OUTCOME + TOKEN + _leaves(12, 4, 0)),
@@ -103,7 +103,7 @@ BOTH = ("algorithm.atpo.credit.advantage=diff_localglobal",)
 """Relative to the prompt's outcomes, plus relative to the turns of its context: GiGPO's sum, both weighing the same."""
 GROUPS = ("algorithm.atpo.credit.backup=child_mean", "algorithm.atpo.credit.normalize=zscore_sample")
 """Means, and the scale of verl's GRPO."""
-MERGED = (*BOTH, "algorithm.atpo.credit.contexts=merged")
+MERGED = in_verl.MERGED
 STATES = {
     "gigpo": Arm("GiGPO-style", CHAINS + TOKEN + BOTH + GROUPS + ("algorithm.atpo.credit.contexts=states",)),
     "tree_states": Arm("tree, baselines of merged contexts", TURN + MERGED),
@@ -112,6 +112,7 @@ STATES = {
         "tree of 8 chains in rounds, adaptive budget, baselines of merged contexts", EIGHT + TURN + STOPS + MERGED
     ),
     "tree_6_states": Arm("AT²PO, tree", TURN + SIX + MERGED),
+    "tree_6_random": Arm("AT²PO, tree, random expansion", RANDOM + TURN + SIX + MERGED),
     "chains_12_states": Arm(
         "12 chains, turn-level loss, baselines of merged contexts", CHAINS + TURN + _leaves(12, 4, 0) + MERGED
     ),

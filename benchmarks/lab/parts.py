@@ -13,6 +13,7 @@ PARTS = (
     ("the recommended tree instead of GRPO with 12 trajectories", "tree_6_states", "grpo_12"),
     ("its tree instead of as many chains", "tree_6_states", "chains_12_states"),
     ("its baselines of merged contexts beside the prompt's", "tree_6_states", "tree_6"),
+    ("its picks by entropy instead of chance", "tree_6_states", "tree_6_random"),
     ("6 + 6 trajectories instead of 4 + 12", "tree_6", "tree"),
     ("a tree instead of chains", "tree", "turn_chains"),
     ("a tree instead of GRPO with about its tokens a step", "tree", "grpo_12"),

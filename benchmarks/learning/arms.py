@@ -108,6 +108,14 @@ FOUR_CHAINS = (
     "algorithm.atpo.expansion.schedule=continuous",
 )
 """The trees that `+atpo=tree` grew when the runs on the clock were made."""
+SIX_CHAINS = (
+    "algorithm.atpo.expansion.initial_chains=6",
+    "algorithm.atpo.expansion.branches_per_round=3",
+    "algorithm.atpo.expansion.rounds=2",
+    "algorithm.atpo.expansion.schedule=continuous",
+)
+MERGED = ("algorithm.atpo.credit.contexts=merged", "algorithm.atpo.credit.advantage=diff_localglobal")
+"""With these trees, what `+atpo=tree` recommends."""
 PACKED = "+train=packed"
 _OFTEN = ("trainer.test_freq=5",)
 _GRPO = (*CHAINS, *OUTCOME, *_loss("vanilla", "seq-mean-token-mean", 0.2, 0.2), *_OFTEN)
@@ -119,8 +127,13 @@ WALL_CLOCK = {
         (*FOUR_CHAINS, *_loss("atpo", "seq-mean-token-mean", 0.03, 0.04), *_OFTEN, PACKED),
         MAIN_SEEDS,
     ),
+    "clock_merged_packed": Arm(
+        "AT²PO, tree, packed",
+        (*SIX_CHAINS, *MERGED, *_loss("atpo", "seq-mean-token-mean", 0.03, 0.04), *_OFTEN, PACKED),
+        MAIN_SEEDS,
+    ),
 }
-"""What was recommended then, against GRPO as it is and as it would be with packed training, on the clock."""
+"""What was and what is recommended, against GRPO as it is and as it would be with packed training, on the clock."""
 ALL = {**ARMS, **WALL_CLOCK}
 MAIN = tuple(name for name, arm in {**BASELINES, **ATPO}.items() if arm.seeds == MAIN_SEEDS)
 
