@@ -39,12 +39,12 @@ MODEL=(
 ACTOR=(
     actor_rollout_ref.actor.optim.lr="$LR"
     actor_rollout_ref.actor.ppo_mini_batch_size="$PROMPTS"
-    actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=32
+    actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu="$((4 * PROMPTS))" # goes into 12 rows a prompt, and 16
     "${ACTOR[@]}"
 )
 ROLLOUT=(
     algorithm.atpo.dump_dir="$OUT/trees"
-    actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu=64
+    actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu="$((4 * PROMPTS))"
     actor_rollout_ref.rollout.max_num_seqs=256
     actor_rollout_ref.rollout.seed="$SEED"
     actor_rollout_ref.rollout.agent.default_agent_loop=tool_agent

@@ -105,4 +105,4 @@ def test_the_command_names_the_files_and_composes(folder):
         config = compose("ppo_trainer", overrides=[word for word in words if word != "+platform=cpu"])
     check_tool_files(config)
     assert Path(config.reward.custom_reward_function.path).is_file()
-    assert config.actor_rollout_ref.rollout.n == 16
+    assert config.actor_rollout_ref.rollout.n == 12

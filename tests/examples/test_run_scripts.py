@@ -52,7 +52,7 @@ def test_a_task_composes_and_its_files_are_there(task: str, tmp_path: Path) -> N
     config = composed(main_ppo_arguments(task, OUT=str(tmp_path), SEED="3"))
     rollout = config.actor_rollout_ref.rollout
     assert rollout.agent.agent_loop_manager_class == MANAGER
-    assert rollout.n == (8 if task == "smollm2" else 16)
+    assert rollout.n == (8 if task == "smollm2" else 12)
     assert config.data.max_prompt_length + config.data.max_response_length <= rollout.max_model_len
     assert (config.data.seed, rollout.seed) == (3, 3)
     assert config.data.train_files == f"{tmp_path}/train.parquet"
