@@ -52,8 +52,8 @@ def chosen() -> str:
         "in verl, packed 4 + 12, clip 0.03/0.04, points over GRPO: at equal wall clock; steps": "; ".join(
             wall_clock.over_grpo(RESULTS / "learning")
         ),
-        "the same over packed GRPO": "; ".join(
-            wall_clock.over_grpo(RESULTS / "learning_packed", wall_clock.PACKED_GRPO)
+        "`tree` of now, packed, over packed GRPO": "; ".join(
+            wall_clock.over_grpo(RESULTS / "learning_merged", wall_clock.PACKED_GRPO, "clock_merged_packed")
         ),
         "rollout's leaves/s over chains, paper's scale, simulated: rounds; continuous": "; ".join(
             spread([row[f"leaves_per_s, {schedule} / chains"] for row in scale], "{:.2f}")
