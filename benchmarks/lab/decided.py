@@ -24,7 +24,7 @@ from tabulate import tabulate
 from benchmarks.lab.engine import Engine
 from benchmarks.lab.episodes import Episode, Task, converse
 from benchmarks.lab.gradient import RESULT as GRADIENT
-from benchmarks.lab.gradient import Place
+from benchmarks.lab.gradient import Place, keep
 from benchmarks.lab.report import TASKS as TITLES
 from benchmarks.lab.tasks import TASKS
 from verl_atpo.replay.client import BranchSession
@@ -134,10 +134,7 @@ def main() -> None:
     task = TASKS[options.task](options.world)
     policy = Place(options.task, options.world, options.seed, options.after, reference=0).policy(task)
     chains = measure(task, policy, options.prompts, options.continuations, options.seed)
-    kept = json.loads(options.out.read_text()) if options.out.exists() else []
-    kept = [each for each in kept if each["settings"] != told]
-    kept.append({"settings": told, "found": summary(chains)})
-    options.out.write_text(json.dumps(kept, indent=1))
+    keep(options.out, told, summary(chains))
     print(table(options.out))
 
 

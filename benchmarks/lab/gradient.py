@@ -149,6 +149,14 @@ def _ratio(ours: torch.Tensor, theirs: torch.Tensor) -> tuple[float, float]:
     return ratio, float(left.std() / len(left) ** 0.5 / theirs.mean().abs())
 
 
+def keep(file: Path, told: dict[str, Any], found: object) -> None:
+    """Put what was found into a file, in the place of what was found with the same settings before."""
+    kept = json.loads(file.read_text()) if file.exists() else []
+    kept = [each for each in kept if each["settings"] != told]
+    kept.append({"settings": told, "found": found})
+    file.write_text(json.dumps(kept, indent=1))
+
+
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.lab.gradient", description=__doc__.splitlines()[0])

@@ -25,7 +25,7 @@ from benchmarks.lab.arms import ARMS, settings
 from benchmarks.lab.engine import Engine
 from benchmarks.lab.episodes import Task
 from benchmarks.lab.gradient import RESULT as GRADIENT
-from benchmarks.lab.gradient import Place
+from benchmarks.lab.gradient import Place, keep
 from benchmarks.lab.report import TASKS as TITLES
 from benchmarks.lab.rollout import grow_tree
 from benchmarks.lab.tasks import TASKS
@@ -124,10 +124,7 @@ def main() -> None:
     told = {name: getattr(options, name) for name in ("task", "world", "seed", "after", "prompts")}
     task = TASKS[options.task](options.world)
     policy = Place(options.task, options.world, options.seed, options.after, reference=0).policy(task)
-    kept = json.loads(options.out.read_text()) if options.out.exists() else []
-    kept = [each for each in kept if each["settings"] != told]
-    kept.append({"settings": told, "found": measure(task, policy, options.prompts, options.seed)})
-    options.out.write_text(json.dumps(kept, indent=1))
+    keep(options.out, told, measure(task, policy, options.prompts, options.seed))
     print(table(options.out))
 
 

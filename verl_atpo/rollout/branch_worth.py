@@ -30,13 +30,12 @@ def branch_stats(grown: GrownTree) -> list[BranchStats]:
     """Of every branch from a re-sampled turn whose first sampler has ended."""
     found = []
     for limb in grown.limbs:
-        if limb.pick is None or limb.resampled is None or limb.branch is None:
+        if limb.pick is None or limb.branch is None or limb.resampled is None:
             continue
-        number = grown.tree.nodes[limb.pick.node].branch
-        first = grown.limbs[number].branch
-        spread = None if first is None else variance([first.reward, limb.branch.reward])
-        if spread is not None:
+        first = grown.limbs[grown.tree.nodes[limb.pick.node].branch].branch
+        if first is not None:
             own = limb.branch.turns[grown.shared_turns(limb) :]
+            spread = float(np.var([first.reward, limb.branch.reward], ddof=1))
             found.append(BranchStats(spread, sum(len(turn.token_ids) for turn in own)))
     return found
 
