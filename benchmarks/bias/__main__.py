@@ -25,7 +25,8 @@ def measure(arm: str, trees: int, seed: int) -> dict[str, Any]:
     Returns:
         ``value`` and its standard ``error``; ``cosine`` of the mean gradient with the exact one; ``scale``, the mean
         gradient's projection on the exact one over its length; ``worst``, the largest deviation of a component in
-        standard errors; ``noise``, the total variance of one tree's gradient over the exact gradient's square.
+        standard errors; ``noise``, the total variance of one tree's gradient over the square of that projection, so
+        that an estimate twice as long is not the noisier for it.
     """
     expansion, estimate = ARMS[arm]
     rng = random.Random(f"{arm} {seed}")
@@ -33,14 +34,15 @@ def measure(arm: str, trees: int, seed: int) -> dict[str, Any]:
     _, truth = exact()
     estimates = np.array(gradients)
     mean, error = estimates.mean(axis=0), estimates.std(axis=0, ddof=1) / trees**0.5
+    along = mean @ truth / np.linalg.norm(truth)
     return {
         "arm": arm,
         "value": float(np.mean(values)),
         "error": float(np.std(values, ddof=1) / trees**0.5),
-        "cosine": float(mean @ truth / np.linalg.norm(mean) / np.linalg.norm(truth)),
-        "scale": float(mean @ truth / (truth @ truth)),
+        "cosine": float(along / np.linalg.norm(mean)),
+        "scale": float(along / np.linalg.norm(truth)),
         "worst": float(np.max(np.abs(mean - truth) / error)),
-        "noise": float(estimates.var(axis=0, ddof=1).sum() / (truth @ truth)),
+        "noise": float(estimates.var(axis=0, ddof=1).sum() / along**2),
     }
 
 

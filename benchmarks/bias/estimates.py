@@ -6,18 +6,31 @@ import dataclasses
 import math
 import random
 from collections.abc import Callable
+from types import SimpleNamespace
 
 import numpy as np
 
 from benchmarks.bias.agent import LOGITS, OUTCOMES, PARAMETERS, Context, probabilities, score
-from verl_atpo.config import Backup, ExpansionConfig, Penalty, Schedule
-from verl_atpo.method.credit import node_values
+from verl_atpo.config import (
+    AdvantageMode,
+    Backup,
+    Contexts,
+    CreditConfig,
+    ExpansionConfig,
+    Normalize,
+    Penalty,
+    Schedule,
+)
+from verl_atpo.method.credit import node_values, tree_advantages
 from verl_atpo.method.expansion import select_turns
 from verl_atpo.method.split import split_advantages, split_weights
 from verl_atpo.method.tree import ROOT, TurnTree
+from verl_atpo.replay.recording import Generation, Turn
 
 POLICY = {context: probabilities(context) for context in LOGITS}
 SCORES = {(context, turn): score(context, turn) for context, turn in PARAMETERS}
+SAID = {what: Turn((Generation(0, [], SimpleNamespace(token_ids=[number])),)) for number, what in enumerate(PARAMETERS)}
+"""A turn of one token; turns tell what they answer, so there are no observations."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,7 +67,10 @@ def _branch(grown: Sampled, parent: int, round: int, rng: random.Random) -> None
         ended = path not in LOGITS
         reward = float(rng.random() < OUTCOMES[path]) if ended else None
         nll = -math.log(policy[turn])
-        parent = grown.tree.add_turn(parent, mean_nll=nll, is_leaf=ended, reward=reward, round=round).index
+        node = grown.tree.add_turn(
+            parent, mean_nll=nll, is_leaf=ended, reward=reward, round=round, turn=SAID[context, turn]
+        )
+        parent = node.index
         grown.paths.append(path)
 
 
@@ -70,17 +86,18 @@ def split(grown: Sampled) -> Estimate:
     return value, _sum(grown, [w * a for w, a in zip(weights, advantages, strict=True)])
 
 
-def per_leaf(backup: Backup) -> Callable[[Sampled], Estimate]:
-    """Every row trains its whole path with V minus the mean outcome: the paper, but for the scale of the z-score."""
+def per_leaf(credit: CreditConfig) -> Callable[[Sampled], Estimate]:
+    """Every row trains its whole path with the advantages of its turns, but for the scale of the z-score."""
+    centred = dataclasses.replace(credit, normalize=Normalize.CENTER)
 
     def estimate(grown: Sampled) -> Estimate:
         tree = grown.tree
-        values = [value or 0.0 for value in node_values(tree, backup)]
+        advantages = [advantage or 0.0 for advantage in tree_advantages(tree, centred)]
         rows = [int(node.is_leaf) for node in tree.nodes]
         for node in reversed(tree.nodes[1:]):
             rows[node.parent] += rows[node.index]
         mean = math.fsum(tree.nodes[leaf].reward or 0.0 for leaf in tree.leaves) / rows[ROOT]
-        return mean, _sum(grown, [count / rows[ROOT] * (v - mean) for count, v in zip(rows, values, strict=True)])
+        return mean, _sum(grown, [count / rows[ROOT] * a for count, a in zip(rows, advantages, strict=True)])
 
     return estimate
 
@@ -129,12 +146,14 @@ def _sum(grown: Sampled, factors: list[float]) -> np.ndarray:
 
 
 OTHERS, NLL, RANDOM = "other_chains", "entropy", "random"
+PAPER = CreditConfig()
+TREE = CreditConfig(advantage=AdvantageMode.DIFF_LOCALGLOBAL, contexts=Contexts.MERGED)
+"""The credit of the presets."""
 
 
 def _grown(strategy: str, counts: Penalty = Penalty.EXPANSIONS, rounds: int = 2) -> ExpansionConfig:
-    chains = 8 if rounds else 16
     return ExpansionConfig(
-        initial_chains=chains,
+        initial_chains=8 if rounds else 16,
         branches_per_round=4,
         rounds=rounds,
         strategy=strategy,
@@ -149,10 +168,21 @@ ARMS: dict[str, tuple[ExpansionConfig, Callable[[Sampled], Estimate]]] = {
     "turns picked by their own NLL": (_grown(NLL), split),
     "turns picked by chance": (_grown(RANDOM), split),
     "fresh chains without a pool": (_grown(OTHERS), without_a_pool),
-    "a shared turn trained once per leaf": (_grown(OTHERS), per_leaf(Backup.CHILD_MEAN)),
+    "a shared turn trained once per leaf": (
+        _grown(OTHERS),
+        per_leaf(dataclasses.replace(PAPER, backup=Backup.CHILD_MEAN)),
+    ),
     "softmax backup": (_grown(OTHERS), split_with_softmax),
     "a turn's own outcome in its baseline": (_grown(OTHERS), split_with_own_baseline),
-    "tree": (_grown(NLL), per_leaf(Backup.CHILD_SOFTMAX)),
-    "paper, with 16 leaves": (_grown(NLL, Penalty.SIBLINGS), per_leaf(Backup.CHILD_SOFTMAX)),
+    "16 chains, the paper's credit": (_grown(NLL, rounds=0), per_leaf(PAPER)),
+    "16 chains, merged contexts": (_grown(NLL, rounds=0), per_leaf(TREE)),
+    "16 chains, merged contexts, means for softmax": (
+        _grown(NLL, rounds=0),
+        per_leaf(dataclasses.replace(TREE, backup=Backup.CHILD_MEAN)),
+    ),
+    "tree, with 16 leaves": (_grown(NLL), per_leaf(TREE)),
+    "tree, with 16 leaves, contexts apart": (_grown(NLL), per_leaf(PAPER)),
+    "tree": (dataclasses.replace(_grown(NLL), initial_chains=6, branches_per_round=3), per_leaf(TREE)),
+    "paper, with 16 leaves": (_grown(NLL, Penalty.SIBLINGS), per_leaf(PAPER)),
 }
 """What is measured: `unbiased` and every single deviation from it, and the presets."""

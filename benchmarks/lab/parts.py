@@ -14,6 +14,8 @@ PARTS = (
     ("its tree instead of as many chains", "tree_6_states", "chains_12_states"),
     ("its baselines of merged contexts beside the prompt's", "tree_6_states", "tree_6"),
     ("its picks by entropy instead of chance", "tree_6_states", "tree_6_random"),
+    ("its backup by softmax instead of means", "tree_6_states", "tree_6_means"),
+    ("its turn-level ratio instead of the token's", "tree_6_states", "tree_6_token"),
     ("6 + 6 trajectories instead of 4 + 12", "tree_6", "tree"),
     ("a tree instead of chains", "tree", "turn_chains"),
     ("a tree instead of GRPO with about its tokens a step", "tree", "grpo_12"),

@@ -293,7 +293,7 @@ def test_arms_mean_what_verl_makes_of_them() -> None:
     assert own["tree_lr0.001"] == dataclasses.replace(own["tree"], learning_rate=1e-3)
     assert {name: each.atpo.expansion.leaves for name, each in own.items() if each.atpo.expansion.leaves != 16} == {
         "grpo_8": 8, "grpo_12": 12, "tree_6": 12, "tree_8": 8, "grpo_32": 32, "tree_32": 32,
-        "tree_6_states": 12, "tree_6_random": 12, "chains_12_states": 12
+        "tree_6_states": 12, "tree_6_random": 12, "tree_6_means": 12, "tree_6_token": 12, "chains_12_states": 12
     }  # fmt: skip
 
 
