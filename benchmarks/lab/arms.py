@@ -130,17 +130,24 @@ PARTS = {
     "tree_split": Arm("tree, split weights", TURN + SPLIT),
 }
 RATE = "actor_rollout_ref.actor.optim.lr"
+TUNED = {"grpo": BASELINES["grpo"], "gspo": BASELINES["gspo"], "tree_6_states": STATES["tree_6_states"]}
+"""Methods whose learning rate and clip range were tried, each with as many runs."""
+RATES = (2.5e-4, 1e-3, 2e-3)
 CLIPS = {
-    f"tree_clip{high:g}": Arm(f"tree, clip {low}/{high}", _loss("atpo", low, high))
-    for low, high in ((0.01, 0.013), (0.1, 0.13), (0.2, 0.28))
+    "grpo": (("vanilla", 0.1, 0.1), ("vanilla", 0.3, 0.3)),
+    "gspo": (("gspo", 0.01, 0.013), ("gspo", 0.1, 0.13)),
+    "tree_6_states": (("atpo", 0.01, 0.013), ("atpo", 0.1, 0.13)),
 }
-"""Clip ranges of the turn's ratio other than the one of all."""
 TUNING = {
-    f"{name}_lr{rate:g}": Arm(f"{arms[name].title}, learning rate {rate:g}", (*arms[name].overrides, f"{RATE}={rate}"))
-    for arms, name in ((BASELINES, "grpo"), (BASELINES, "gspo"), (TREES, "tree"))
-    for rate in (2.5e-4, 1e-3, 2e-3)
+    f"{name}_lr{rate:g}": Arm(f"{arm.title}, learning rate {rate:g}", (*arm.overrides, f"{RATE}={rate}"))
+    for name, arm in TUNED.items()
+    for rate in RATES
+} | {
+    f"{name}_clip{high:g}": Arm(f"{arm.title}, clip {low:g}/{high:g}", (*arm.overrides, *_loss(mode, low, high)))
+    for name, arm in TUNED.items()
+    for mode, low, high in CLIPS[name]
 }
-"""Learning rates other than the one of all; for worlds that nothing else is measured in."""
+"""Learning rates and clip ranges other than the ones of all; tried in worlds that nothing else is measured in."""
 ASKS = ("algorithm.adv_estimator=a2tgpo", "algorithm.atpo.information_gain.prompt=<answer>{answer}</answer>")
 CREDITED = (*_loss("a2tgpo", 0.03, 0.04), *ASKS, "algorithm.atpo.credit.backup=leaf_mean")
 A2TGPO = {
@@ -157,7 +164,6 @@ ARMS = {
     **UNBIASED,
     **STATES,
     **PARTS,
-    **CLIPS,
     **TUNING,
     **A2TGPO,
     **IN_VERL,

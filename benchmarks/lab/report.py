@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from tabulate import tabulate
 
-from benchmarks.lab.arms import ARMS, TUNING
+from benchmarks.lab.arms import ARMS, TUNED, TUNING
 from benchmarks.lab.curves import (
     Curve,
     interquartile_mean,
@@ -107,7 +107,7 @@ def tables(folder: Path) -> str:
             part_table(own, *asked.targets[1:]),
         ]
         if any(curve.arm in TUNING for curve in tried):
-            parts += ["Learning rates, in worlds that count nowhere else:", rates(tried)]
+            parts += ["Learning rates and clip ranges, in worlds that count nowhere else:", rates(tried)]
     return "\n\n".join(parts)
 
 
@@ -179,12 +179,14 @@ def levels(curves: Sequence[Curve], targets: Targets) -> str:
 
 
 def rates(curves: Sequence[Curve]) -> str:
-    """One row a learning rate: the mean accuracy on the way and at the end, of the method's runs in pilot worlds."""
+    """One row a learning rate or clip range: accuracies of the runs in pilot worlds, on the way and at steps."""
     rows = []
-    for arm in [each for each in ARMS if each in TUNING or f"{each}_lr0.001" in TUNING]:
+    for arm in [each for name in TUNED for each in (name, *(arm for arm in TUNING if arm.startswith(f"{name}_")))]:
         own = [curve for curve in curves if curve.arm == arm]
         if own:
             row: dict[str, Any] = {"arm": ARMS[arm].title, "runs": len(own)}
+            means = [curve.mean_until(curve.cost["step"][-1], "step") for curve in own]
+            row["mean on the way"] = f"{interquartile_mean(means):.1%}"
             for step in (10, 20, 30, 40):
                 row[f"accuracy at step {step}"] = f"{interquartile_mean([_at(curve, step) for curve in own]):.1%}"
             row["k tokens sampled"] = f"{interquartile_mean([curve.cost[SAMPLED][-1] for curve in own]) / 1e3:.0f}"

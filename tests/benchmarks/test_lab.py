@@ -288,10 +288,12 @@ def test_arms_mean_what_verl_makes_of_them() -> None:
     assert (verl.clip, verl.loss, verl.aggregation) == ((0.003, 0.004), "atpo", "seq-mean-token-mean")
     own = {name: settings(arm.overrides) for name, arm in ARMS.items() if not name.startswith("verl_")}
     assert {each.aggregation for each in own.values()} == {"seq-mean-token-mean"}
-    assert {each.learning_rate for name, each in own.items() if name not in TUNING} == {grpo.learning_rate}
+    untuned = {name: each for name, each in own.items() if name not in TUNING}
+    assert {each.learning_rate for each in untuned.values()} == {grpo.learning_rate}
     assert own["tree_6_states"].atpo == AtpoConfig.from_mapping(ATPO_PRESETS["tree"]["algorithm"]["atpo"])
-    assert own["tree_lr0.001"] == dataclasses.replace(own["tree"], learning_rate=1e-3)
-    assert {name: each.atpo.expansion.leaves for name, each in own.items() if each.atpo.expansion.leaves != 16} == {
+    assert own["tree_6_states_lr0.001"] == dataclasses.replace(own["tree_6_states"], learning_rate=1e-3)
+    assert own["gspo_clip0.13"] == dataclasses.replace(own["gspo"], clip=(0.1, 0.13))
+    assert {name: each.atpo.expansion.leaves for name, each in untuned.items() if each.atpo.expansion.leaves != 16} == {
         "grpo_8": 8, "grpo_12": 12, "tree_6": 12, "tree_8": 8, "grpo_32": 32, "tree_32": 32,
         "tree_6_states": 12, "tree_6_random": 12, "tree_6_means": 12, "tree_6_token": 12, "chains_12_states": 12
     }  # fmt: skip

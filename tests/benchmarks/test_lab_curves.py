@@ -135,13 +135,13 @@ def test_a_part_is_worth_what_the_same_arm_costs_without_it() -> None:
 
 def test_pilot_worlds_count_for_learning_rates_only(tmp_path) -> None:
     write_runs(tmp_path)
-    for number, (arm, world) in enumerate([("tree", 4), ("tree_lr0.001", 4), ("tree_lr0.001", 1)]):
+    for number, (arm, world) in enumerate([("gspo", 4), ("gspo_lr0.001", 4), ("gspo_lr0.001", 1)]):
         record = json.loads((tmp_path / "tree.json").read_text()) | {"arm": arm, "world": world}
         (tmp_path / f"pilot{number}.json").write_text(json.dumps(record))
     counted, _, rates = tables(tmp_path).partition("Learning rates")
     found = cells(rates.partition("\n\n")[2].partition("\n\n")[0])
     assert {arm: row["runs"] for arm, row in found.items()} == {
-        "AT²PO, 4 + 12 trajectories": "1", "AT²PO, 4 + 12 trajectories, learning rate 0.001": "1"
+        "GSPO": "1", "GSPO, learning rate 0.001": "1"
     }  # fmt: skip
     assert "learning rate" not in counted
 
