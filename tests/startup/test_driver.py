@@ -81,6 +81,16 @@ def test_bypass_mode_in_low_precision_is_warned_of_with_numbers(caplog):
     assert "61% of the turns" in caplog.text
 
 
+def test_credit_that_an_estimator_of_verls_does_not_read_is_warned_of(caplog):
+    """These configs know of no preset, as if their settings were made by hand."""
+    CheckConfig().on_job_start(config_with())
+    CheckConfig().on_job_start(config_with("algorithm.adv_estimator=grpo", preset="paper"))
+    assert "changes nothing" not in caplog.text
+    CheckConfig().on_job_start(config_with("algorithm.adv_estimator=grpo"))
+    said = "algorithm.atpo.credit with advantage=diff_localglobal, contexts=merged changes nothing"
+    assert f"algorithm.adv_estimator=grpo sums up each row, so {said}" in caplog.text
+
+
 LOGGED = """
 import logging
 import vllm

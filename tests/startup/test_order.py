@@ -177,7 +177,7 @@ def test_what_says_the_same_needs_no_line(caplog):
 
 def test_what_stands_behind_and_takes_a_presets_place_is_warned_of(caplog):
     text = said(caplog, *RECIPE, "+atpo=tree", "+agent=search", f"{ESTIMATOR}=grpo", f"{HIGH}=0.28", "trainer.nnodes=2")
-    assert text.count("WARNING") == 2
+    assert text.count("WARNING") == 2  # nothing of credit that the estimator does not read: it is said already
     assert (
         f"{ESTIMATOR}=grpo behind +atpo=tree takes the place of its atpo: turns get no advantage of their own" in text
     )

@@ -91,7 +91,7 @@ def _check_trees(config: DictConfig) -> None:
 def _check_contexts(config: DictConfig, contexts: Contexts) -> None:
     """Refuse pooled contexts where nobody would write their values, and ``states`` where nobody would read them.
 
-    Other estimators sum up the rows of ``merged``, which ``+atpo=tree`` sets, to outcomes, and are warned of.
+    Other estimators sum up the rows of ``merged``, which ``+atpo=tree`` sets, to outcomes; the driver warns of it.
     """
     key, estimator = f"{ROOT_KEY}.credit.contexts", get(config, ESTIMATOR)
     if contexts is Contexts.SEPARATE:

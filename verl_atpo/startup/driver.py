@@ -18,7 +18,7 @@ from verl_atpo.config import ConfigError
 from verl_atpo.startup.banner import banner, overridden
 from verl_atpo.startup.checks import check_config, is_used
 from verl_atpo.startup.features import asked_for
-from verl_atpo.startup.objective import warn_of_bypass
+from verl_atpo.startup.objective import warn_of_bypass, warn_of_unread_credit
 from verl_atpo.startup.order import obey_order
 from verl_atpo.startup.seam_check import SeamMissing, require
 
@@ -44,7 +44,8 @@ class CheckConfig(Callback):
         try:
             require(*asked_for(config))
             atpo = check_config(config)
-            for line in (*overridden(config), warn_of_bypass(config)):
+            warnings = (*overridden(config), warn_of_bypass(config), warn_of_unread_credit(config, atpo.credit))
+            for line in warnings:
                 if line is not None:
                     logger.warning(line)
             logger.info(banner(config, atpo))

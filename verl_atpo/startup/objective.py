@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from omegaconf import DictConfig
 
+from verl_atpo.config import ROOT_KEY, CreditConfig
 from verl_atpo.startup.verl_config import ACTOR, ROLLOUT, get, grows_trees, number, refuse, refuse_unknown
 
 ESTIMATOR = "algorithm.adv_estimator"
@@ -44,6 +45,27 @@ def warn_of_bypass(config: DictConfig) -> str | None:
     return (
         f"{CORRECTION}.bypass_mode=True with {settings}: the ratio of a turn compares the trainer with the engine, and "
         f"{MISMATCH}. Set bypass_mode=False, or compute in float32 on both sides."
+    )
+
+
+UNREAD = ("backup", "advantage", "normalize", "weights", "contexts")
+"""Settings of credit that leave the sum of a row as it is."""
+
+
+def warn_of_unread_credit(config: DictConfig, credit: CreditConfig) -> str | None:
+    """What to say where turns are credited by hand, and an estimator of verl's only sums up their rows."""
+    estimator, unset = get(config, ESTIMATOR), CreditConfig()
+    preset = get(config, "hydra.runtime.choices.atpo")  # what took the place of a preset's estimator is told anyway
+    if estimator in OURS or preset is not None or not grows_trees(config):
+        return None
+    unread = [
+        f"{name}={getattr(credit, name).value}" for name in UNREAD if getattr(credit, name) != getattr(unset, name)
+    ]
+    if not unread:
+        return None
+    return (
+        f"{ESTIMATOR}={estimator} sums up each row, so {ROOT_KEY}.credit with {', '.join(unread)} changes nothing. Set "
+        f"{ESTIMATOR}=atpo if turns are to be credited."
     )
 
 
