@@ -17,7 +17,7 @@ for Ray, vLLM and FSDP is small enough to read.
 | `copies.py` | how often turns and contexts repeat |
 | `uncertainty.py` | whether a turn's NLL or entropy is that of its context |
 | `decided.py` | how much of an outcome is undecided after each turn, and how much is left to be said |
-| `curves.py`, `report.py`, `parts.py` | what the files say: costs, tables |
+| `curves.py`, `report.py`, `parts.py`, `tuning.py` | what the files say: costs, tables |
 | `profiles.py`, `frontier.py`, `clock.py`, `agreement.py` | plots; rollout time; whether verl says the same |
 | `__main__.py` | command line: all runs that have no file yet |
 """

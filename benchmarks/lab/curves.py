@@ -25,6 +25,7 @@ class Curve:
         task, arm, world, seed: which.
         accuracy: of every validation.
         cost: by name (`COSTS`), one value a validation, rising.
+        scale: the accuracies that a target of 0 and one of 1 stand for.
     """
 
     task: str
@@ -33,6 +34,7 @@ class Curve:
     seed: int
     accuracy: tuple[float, ...]
     cost: Mapping[str, tuple[float, ...]]
+    scale: tuple[float, float] = (0.0, 1.0)
 
     @classmethod
     def read(cls, file: Path) -> Curve:
@@ -45,9 +47,10 @@ class Curve:
             cost={name: tuple(point[name] for point in points) for name in COSTS},
         )
 
-    def cost_to_reach(self, accuracy: float, cost: str) -> float:
-        """Where the curve, straight between validations, first comes to an accuracy; infinite if it never does."""
-        spent = self.cost[cost]
+    def cost_to_reach(self, target: float, cost: str) -> float:
+        """Where the curve, straight between validations, first comes to a target; infinite if it never does."""
+        spent, (none, whole) = self.cost[cost], self.scale
+        accuracy = none + target * (whole - none)
         if self.accuracy[0] >= accuracy:
             return spent[0]
         for at in range(1, len(spent)):
@@ -55,6 +58,10 @@ class Curve:
             if after >= accuracy:
                 return spent[at - 1] + (accuracy - before) / (after - before) * (spent[at] - spent[at - 1])
         return math.inf
+
+    def at_step(self, step: float) -> float:
+        """Accuracy after a step, straight between validations."""
+        return float(np.interp(step, self.cost["step"], self.accuracy))
 
     def mean_until(self, limit: float, cost: str) -> float:
         """Mean height of the curve from 0 to a cost that it has: how fast it learns, without a threshold."""
@@ -93,6 +100,21 @@ def read_curves(folder: Path) -> list[Curve]:
     return [Curve.read(file) for file in sorted(folder.glob("*.json"))]
 
 
+def over_gain(curves: Sequence[Curve], baseline: str) -> list[Curve]:
+    """The curves, with targets as shares of what the baseline gains in the same task, world and seed.
+
+    It gains the difference between its first validation and the mean of its last two; where that is nothing, or where
+    the baseline has not run, no share can be told and the curve is left out.
+    """
+    gains = {
+        (curve.task, curve.world, curve.seed): (curve.accuracy[0], sum(curve.accuracy[-2:]) / 2)
+        for curve in curves
+        if curve.arm == baseline and len(curve.accuracy) > 2
+    }
+    scaled = [(curve, gains.get((curve.task, curve.world, curve.seed), (0.0, 0.0))) for curve in curves]
+    return [dataclasses.replace(curve, scale=scale) for curve, scale in scaled if scale[0] < scale[1]]
+
+
 def interquartile_mean(values: Sequence[float]) -> float:
     """Mean of the middle half."""
     return float(trim_mean(values, 0.25))
@@ -124,8 +146,8 @@ def paired(curves: Iterable[Curve], arm: str, other: str, figure: Callable[[Curv
     return pairs
 
 
-def log_ratio(accuracy: float, cost: str, over: str | None = None) -> Callable[[Curve, Curve], float]:
-    """log of our cost to reach an accuracy over theirs, which may be one of another kind.
+def log_ratio(target: float, cost: str, over: str | None = None) -> Callable[[Curve, Curve], float]:
+    """log of our cost to reach a target over theirs, which may be one of another kind.
 
     A run that never got there is taken to do so at the next point of its last step's pace (that is, censored at its
     end); a pair of which neither got there says nothing, 0.
@@ -133,7 +155,7 @@ def log_ratio(accuracy: float, cost: str, over: str | None = None) -> Callable[[
 
     def figure(ours: Curve, theirs: Curve) -> float:
         both = ((ours, cost), (theirs, over or cost))
-        reached = [curve.cost_to_reach(accuracy, name) for curve, name in both]
+        reached = [curve.cost_to_reach(target, name) for curve, name in both]
         ends = [min(where, curve.cost[name][-1]) for where, (curve, name) in zip(reached, both, strict=True)]
         if min(reached) == math.inf or min(ends) == 0:
             return 0.0

@@ -71,8 +71,8 @@ def draw(folder: Path, out: Path) -> None:
         axis.plot(*([math.exp(of[at].estimate) for of in line] for at in (0, 1)), color="black", linewidth=0.7)
         axis.set(
             title=TASKS[task].title,
-            xlabel=f"sampled tokens to {aim:.0%}, over GRPO's with 16 trajectories",
-            ylabel=f"steps to {aim:.0%}, over the same",
+            xlabel=f"sampled tokens to {aim:.0%}{TASKS[task].of}, over GRPO's with 16 trajectories",
+            ylabel=f"steps to {aim:.0%}{TASKS[task].of}, over the same",
         )
         axis.legend(fontsize=7)
     figure.savefig(out, dpi=110)

@@ -31,20 +31,20 @@ PARTS = (
 """A part, an arm that has it, and the same arm without it."""
 
 
-def table(curves: Sequence[Curve], middle: float, top: float) -> str:
+def table(curves: Sequence[Curve], middle: float, top: float, of: str = "") -> str:
     """One row a part that was tried: costs with it over costs without, p with Holm's correction over a column's parts.
 
     Args:
         curves: of one task.
-        middle, top: accuracies to come to.
+        middle, top: accuracies to come to, or shares ``of`` something.
     """
     tried = {part: (having, lacking) for part, having, lacking in PARTS if _pairs(curves, having, lacking, top)}
     rows = {part: {"part": part, "with": ARMS[having].title, "without": ARMS[lacking].title, "pairs": ""}
             for part, (having, lacking) in tried.items()}  # fmt: skip
     for cost, target, heading in (
-        ("sampled_tokens", middle, f"sampled tokens to {middle:.0%}"),
-        ("sampled_tokens", top, f"sampled tokens to {top:.0%}"),
-        ("step", top, f"steps to {top:.0%}"),
+        ("sampled_tokens", middle, f"sampled tokens to {middle:.0%}{of}"),
+        ("sampled_tokens", top, f"sampled tokens to {top:.0%}{of}"),
+        ("step", top, f"steps to {top:.0%}{of}"),
     ):
         pairs = {part: _pairs(curves, *arms, target, cost) for part, arms in tried.items()}
         for part, p in p_values(pairs).items():

@@ -42,7 +42,7 @@ def draw(folder: Path, out: Path) -> None:
                 if own:
                     shares = np.arange(len(reached) + 1) / len(own)
                     axis.step([0, *reached], shares, where="post", label=f"{ARMS[arm].title} ({len(own)})")
-            axis.set(xlabel=label, ylabel=f"share of runs at {top:.0%}", title=title, ylim=(0, 1))
+            axis.set(xlabel=label, ylabel=f"share of runs at {top:.0%}{TASKS[task].of}", title=title, ylim=(0, 1))
         row[0].legend(fontsize=8)
     figure.savefig(out, dpi=110)
     plt.close(figure)

@@ -13,7 +13,17 @@ from benchmarks.lab import frontier, parts
 from benchmarks.lab.agreement import table
 from benchmarks.lab.arms import ARMS, settings
 from benchmarks.lab.clock import TIMED, measure, schedule_of, summary
-from benchmarks.lab.curves import COSTS, Curve, interquartile_mean, interval, log_ratio, p_values, paired, read_curves
+from benchmarks.lab.curves import (
+    COSTS,
+    Curve,
+    interquartile_mean,
+    interval,
+    log_ratio,
+    over_gain,
+    p_values,
+    paired,
+    read_curves,
+)
 from benchmarks.lab.report import clock, levels, ratios, tables
 
 
@@ -65,6 +75,17 @@ def test_how_far_a_run_is_ahead_is_told_over_as_many_steps() -> None:
     """To step 150 FAST is at (0.35 * 80 + 0.75 * 70) / 150 = 0.537 in the mean, SLOW at 1/3."""
     *_, grpo, tree = levels([SLOW, FAST], (0.3, 0.4, 0.5)).splitlines()
     assert "20.3" not in grpo and "| +20.3 [+20.3, +20.3] " in tree
+
+
+def test_a_target_may_be_a_share_of_what_grpo_gains() -> None:
+    """SLOW gains from 0.1 to (0.4 + 0.8) / 2 = 0.6; half of that is 0.35, which FAST comes to at half of 80."""
+    alone = curve("tree", [0.1, 0.6, 0.9], [0, 80, 150], seed=1)
+    level = curve("grpo", [0.5, 0.4, 0.6], [0, 80, 150], seed=2)
+    slow, fast = over_gain([SLOW, FAST, alone, level], "grpo")
+    assert (slow.scale, slow.arm, fast.scale, fast.arm) == ((0.1, pytest.approx(0.6)), "grpo", slow.scale, "tree")
+    assert fast.cost_to_reach(0.5, "step") == pytest.approx(40)
+    assert slow.cost_to_reach(0.5, "step") == pytest.approx(250 / 3)
+    assert fast.at_step(40) == pytest.approx(0.35)
 
 
 def test_pairs_share_world_and_seed() -> None:
