@@ -8,7 +8,7 @@ from verl_atpo.view.colors import ColorBy, Scale, shade
 from verl_atpo.view.svg import FAINT, LINE, PICKED, SMALL, badge, box, text
 
 NAMES = {ColorBy.ADVANTAGE: "advantage A", ColorBy.VALUE: "value V", ColorBy.NLL: "mean NLL, nats/token"}
-WIDTH = 910
+WIDTH = 940
 """Pixels that a legend takes."""
 
 
@@ -33,6 +33,6 @@ def draw(parent: Element, scale: Scale, x: float) -> None:
         at += 104 if not dashed else 132
     badge(parent, at + 4, 13, "◆", PICKED)
     text(parent, at + 16, 16, "picked to be sampled again", fill=FAINT, size=SMALL)
-    at += 150
+    at += 180
     badge(parent, at + 4, 13, "=2", FAINT)
     text(parent, at + 19, 16, "siblings that say the same", fill=FAINT, size=SMALL)
