@@ -11,21 +11,13 @@ from types import SimpleNamespace
 import numpy as np
 
 from benchmarks.bias.agent import LOGITS, OUTCOMES, PARAMETERS, Context, probabilities, score
-from verl_atpo.config import (
-    AdvantageMode,
-    Backup,
-    Contexts,
-    CreditConfig,
-    ExpansionConfig,
-    Normalize,
-    Penalty,
-    Schedule,
-)
+from verl_atpo.config import Backup, CreditConfig, ExpansionConfig, Normalize, Penalty, Schedule
 from verl_atpo.method.credit import node_values, tree_advantages
 from verl_atpo.method.expansion import select_turns
 from verl_atpo.method.split import split_advantages, split_weights
 from verl_atpo.method.tree import ROOT, TurnTree
 from verl_atpo.replay.recording import Generation, Turn
+from verl_atpo.startup.presets import TREE
 
 POLICY = {context: probabilities(context) for context in LOGITS}
 SCORES = {(context, turn): score(context, turn) for context, turn in PARAMETERS}
@@ -147,8 +139,7 @@ def _sum(grown: Sampled, factors: list[float]) -> np.ndarray:
 
 OTHERS, NLL, RANDOM = "other_chains", "entropy", "random"
 PAPER = CreditConfig()
-TREE = CreditConfig(advantage=AdvantageMode.DIFF_LOCALGLOBAL, contexts=Contexts.MERGED)
-"""The credit of the presets."""
+"""The paper's credit; that of `+atpo=tree` is its preset's."""
 
 
 def _grown(strategy: str, counts: Penalty = Penalty.EXPANSIONS, rounds: int = 2) -> ExpansionConfig:
@@ -175,14 +166,14 @@ ARMS: dict[str, tuple[ExpansionConfig, Callable[[Sampled], Estimate]]] = {
     "softmax backup": (_grown(OTHERS), split_with_softmax),
     "a turn's own outcome in its baseline": (_grown(OTHERS), split_with_own_baseline),
     "16 chains, the paper's credit": (_grown(NLL, rounds=0), per_leaf(PAPER)),
-    "16 chains, merged contexts": (_grown(NLL, rounds=0), per_leaf(TREE)),
+    "16 chains, merged contexts": (_grown(NLL, rounds=0), per_leaf(TREE.credit)),
     "16 chains, merged contexts, means for softmax": (
         _grown(NLL, rounds=0),
-        per_leaf(dataclasses.replace(TREE, backup=Backup.CHILD_MEAN)),
+        per_leaf(dataclasses.replace(TREE.credit, backup=Backup.CHILD_MEAN)),
     ),
-    "tree, with 16 leaves": (_grown(NLL), per_leaf(TREE)),
+    "tree, with 16 leaves": (_grown(NLL), per_leaf(TREE.credit)),
     "tree, with 16 leaves, contexts apart": (_grown(NLL), per_leaf(PAPER)),
-    "tree": (dataclasses.replace(_grown(NLL), initial_chains=6, branches_per_round=3), per_leaf(TREE)),
+    "tree": (dataclasses.replace(TREE.expansion, schedule=Schedule.ROUNDS), per_leaf(TREE.credit)),
     "paper, with 16 leaves": (_grown(NLL, Penalty.SIBLINGS), per_leaf(PAPER)),
 }
 """What is measured: `unbiased` and every single deviation from it, and the presets."""
