@@ -8,9 +8,10 @@ import sys
 
 import pytest
 
-from verl_atpo import doctor, seams
-from verl_atpo.seams import SEAMS, Feature, Seam
-from verl_atpo.versions import installed_version
+from verl_atpo import doctor
+from verl_atpo.seams import places as seams
+from verl_atpo.seams.places import SEAMS, Feature, Seam
+from verl_atpo.seams.versions import installed_version
 
 
 def examined(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str]:

@@ -59,7 +59,7 @@ def test_import_verl_alone_registers_everything_and_doing_it_again_changes_nothi
 
 ANOTHER_VERL = """
 import importlib.metadata
-import verl_atpo.seams as seams
+import verl_atpo.seams.places as seams
 
 version = importlib.metadata.version
 importlib.metadata.version = lambda name: "9.9.9" if name == "verl" else version(name)

@@ -1,4 +1,4 @@
-"""The house keeps its shape: small files, small functions, no import cycles, a pure core that loads nothing heavy."""
+"""The structure of the package: functions that fit a screen, no import cycles, a pure core that loads nothing heavy."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 FILES = sorted((ROOT / "verl_atpo").rglob("*.py"))
-LONGEST_FILE, LONGEST_FUNCTION = 250, 50
+LONGEST_FUNCTION = 50
 
 
 def module(file: Path) -> str:
@@ -36,9 +36,8 @@ def test_there_is_something_to_look_at():
 
 
 @pytest.mark.parametrize("file", FILES, ids=module)
-def test_a_file_and_its_functions_fit_a_screen_or_a_few(file):
+def test_functions_fit_a_screen(file):
     text = file.read_text()
-    assert len(text.splitlines()) <= LONGEST_FILE
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             lines = (node.end_lineno or 0) - node.lineno + 1
@@ -55,8 +54,8 @@ def test_no_import_goes_round_in_circles():
         pytest.fail(f"modules import one another: {' -> '.join(error.args[1])}")
 
 
-CORE = ("tree", "expansion", "credit", "channel", "information_gain", "gain_channel")
-PURE = ("settings", "config", *(f"method.{name}" for name in CORE))
+METHOD = ("expansion", "credit", "channel", "information_gain", "gain_channel")
+PURE = ("settings", "config", "tree.tree", "tree.contexts", *(f"method.{name}" for name in METHOD))
 HEAVY = {"torch", "ray", "verl", "vllm", "transformers", "omegaconf", "hydra", "numpy"}
 
 

@@ -4,12 +4,12 @@ The map, from the paper to the code:
 
 | paper | file | public name |
 |---|---|---|
-| the turn tree | ``method/tree.py`` | ``TurnTree`` |
+| the turn tree | ``tree/tree.py`` | ``TurnTree`` |
 | entropy-guided tree expansion | ``method/expansion.py`` | ``select_turns``, ``register_strategy`` |
 | turn-wise credit assignment | ``method/credit.py`` | ``node_values``, ``normalization``, ``turn_advantage`` |
 | beyond the paper: split weights | ``method/split.py`` | ``row_advantages`` |
 | beyond the paper: rewards of tools, returns to go | ``method/returns.py`` | ``carried_returns``, ``leaf_returns`` |
-| beyond the paper: equal contexts of several branches | ``method/contexts.py`` | ``group_contexts`` |
+| beyond the paper: equal contexts of several branches | ``tree/contexts.py`` | ``group_contexts`` |
 | beyond the paper: adaptive budgets | ``rollout/budget.py`` | ``TreeBudget``, ``Spares`` |
 | beyond the paper: A²TGPO, information gains | ``method/information_gain.py`` | ``row_credits``, ``a2tgpo`` |
 | values on their way to the estimator | ``method/channel.py`` | ``write_values``, ``read_values`` |
@@ -22,7 +22,3 @@ The map, from the paper to the code:
 
 verl finds the package through its entry point ``verl.plugins`` (``plugin.py``); nothing has to be imported by hand.
 """
-
-from verl_atpo.moved import refuse_old_names
-
-refuse_old_names()

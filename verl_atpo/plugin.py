@@ -14,10 +14,10 @@ from verl_atpo.log import own_logger
 from verl_atpo.method.estimator import compute_a2tgpo_advantage, compute_atpo_advantage
 from verl_atpo.method.loss import compute_policy_loss_a2tgpo, compute_policy_loss_atpo
 from verl_atpo.platforms import activate_if_requested
+from verl_atpo.seams.check import require
+from verl_atpo.seams.versions import tested_versions
 from verl_atpo.startup.driver import check_every_config
 from verl_atpo.startup.presets import register_presets
-from verl_atpo.startup.seam_check import require
-from verl_atpo.versions import tested_versions
 
 logger = own_logger()
 

@@ -19,7 +19,7 @@ from typing import Any
 
 import psutil
 
-from verl_atpo.metrics_file import find_metrics, mean_accuracy, read_steps
+from verl_atpo.report.metrics_file import find_metrics, mean_accuracy, read_steps
 
 PATIENCE_MIN = 0.25
 """Between signs of life before the first step."""

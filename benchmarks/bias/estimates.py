@@ -15,9 +15,9 @@ from verl_atpo.config import Backup, CreditConfig, ExpansionConfig, Normalize, P
 from verl_atpo.method.credit import node_values, tree_advantages
 from verl_atpo.method.expansion import select_turns
 from verl_atpo.method.split import split_advantages, split_weights
-from verl_atpo.method.tree import ROOT, TurnTree
-from verl_atpo.replay.recording import Generation, Turn
 from verl_atpo.startup.presets import TREE
+from verl_atpo.tree.recording import Generation, Turn
+from verl_atpo.tree.tree import ROOT, TurnTree
 
 POLICY = {context: probabilities(context) for context in LOGITS}
 SCORES = {(context, turn): score(context, turn) for context, turn in PARAMETERS}

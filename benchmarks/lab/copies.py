@@ -20,8 +20,8 @@ from benchmarks.lab.rollout import grow_tree
 from benchmarks.lab.run import Plan, Run
 from benchmarks.lab.tasks import TASKS
 from verl_atpo.config import Contexts
-from verl_atpo.method.contexts import group_contexts
-from verl_atpo.method.tree import TurnTree
+from verl_atpo.tree.contexts import group_contexts
+from verl_atpo.tree.tree import TurnTree
 
 
 def repeats(trees: Sequence[TurnTree]) -> dict[str, str]:

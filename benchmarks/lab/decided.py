@@ -28,8 +28,8 @@ from benchmarks.lab.gradient import Place, keep
 from benchmarks.lab.report import TASKS as TITLES
 from benchmarks.lab.tasks import TASKS
 from verl_atpo.replay.client import BranchSession
-from verl_atpo.replay.recording import Generation
 from verl_atpo.replay.runner import Branch
+from verl_atpo.tree.recording import Generation
 
 RESULT = GRADIENT.with_name("lab_decided.json")
 

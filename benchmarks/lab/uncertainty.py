@@ -29,8 +29,8 @@ from benchmarks.lab.gradient import Place, keep
 from benchmarks.lab.report import TASKS as TITLES
 from benchmarks.lab.rollout import grow_tree
 from benchmarks.lab.tasks import TASKS
-from verl_atpo.replay.recording import Turn
 from verl_atpo.rollout.grown import GrownTree
+from verl_atpo.tree.recording import Turn
 
 RESULT = GRADIENT.with_name("lab_uncertainty.json")
 ARM = "tree_random"

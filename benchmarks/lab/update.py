@@ -21,7 +21,7 @@ from benchmarks.lab.arms import Settings
 from benchmarks.lab.model import Weights, hidden_states, logits
 from benchmarks.lab.rollout import Row
 from verl_atpo.method.estimator import compute_a2tgpo_advantage, compute_atpo_advantage
-from verl_atpo.training.trie import Trie, build_trie
+from verl_atpo.packed.trie import Trie, build_trie
 
 _CLIP_GRADIENT = 1.0
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.learning.task import ROOT
-from verl_atpo.metrics_file import Steps, accuracies
+from verl_atpo.report.metrics_file import Steps, accuracies
 
 RESULTS = ROOT / "benchmarks" / "results" / "learning"
 

@@ -30,7 +30,7 @@ from benchmarks.budget.recipes import compose_arguments
 from benchmarks.learning.arms import ALL
 from benchmarks.learning.results import record, result_file, write
 from benchmarks.learning.task import fingerprint, shared_overrides
-from verl_atpo.metrics_file import read_steps
+from verl_atpo.report.metrics_file import read_steps
 from verl_atpo.startup.checks import check_config
 
 TaskRunner = TaskRunnerV1.__ray_metadata__.modified_class

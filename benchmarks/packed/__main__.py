@@ -43,10 +43,10 @@ from benchmarks.packed.engines import make_engine, make_loss  # noqa: E402
 from benchmarks.packed.measure import cost_of, with_peak  # noqa: E402
 from benchmarks.packed.models import MODELS, write_model  # noqa: E402
 from benchmarks.packed.rows import Rows, batch_of, counted  # noqa: E402
-from verl_atpo.training.engine import token_budget  # noqa: E402
-from verl_atpo.training.packs import pack_tokens, plan_packs  # noqa: E402
-from verl_atpo.training.rows import row_tokens  # noqa: E402
-from verl_atpo.training.trie import sort_rows  # noqa: E402
+from verl_atpo.packed.engine import token_budget  # noqa: E402
+from verl_atpo.packed.packs import pack_tokens, plan_packs  # noqa: E402
+from verl_atpo.packed.rows import row_tokens  # noqa: E402
+from verl_atpo.packed.trie import sort_rows  # noqa: E402
 
 LONG_S = 60
 RESULT = Path(__file__).parents[1] / "results" / "packed.json"

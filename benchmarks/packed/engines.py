@@ -12,7 +12,7 @@ from verl.workers.config import ActorConfig, FSDPEngineConfig, FSDPOptimizerConf
 from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead
 from verl.workers.utils.losses import ppo_loss
 
-from verl_atpo.training.engine import PackedEngine
+from verl_atpo.packed.engine import PackedEngine
 
 ENGINES = {"verl": FSDPEngineWithLMHead, "packed": PackedEngine}
 

@@ -24,7 +24,7 @@ from typing import Any
 from tabulate import tabulate
 
 from benchmarks.process import ONE_THREAD, ROOT, call
-from verl_atpo.metrics_file import Steps, read_steps
+from verl_atpo.report.metrics_file import Steps, read_steps
 
 RESULT = ROOT / "benchmarks" / "results" / "packed_runs.json"
 KINDS = {"rows": [], "packed": ["+train=packed"]}

@@ -14,10 +14,10 @@ from typing import Any
 
 from benchmarks.view.browser import browser, viewer, wait_until
 from benchmarks.view.load import count_lines
+from verl_atpo.report.record import Record
 from verl_atpo.view.demo import write_demo
 from verl_atpo.view.files import read_trees
 from verl_atpo.view.index import TreeIndex
-from verl_atpo.view.record import Record
 
 PICTURES = Path(__file__).parents[2] / "docs" / "viewer"
 CLICK = "document.querySelector(arguments[0]).dispatchEvent(new MouseEvent('click', {bubbles: true}))"

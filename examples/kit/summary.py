@@ -11,7 +11,7 @@ import argparse
 import json
 from pathlib import Path
 
-from verl_atpo.metrics_file import Steps, accuracies, mean_accuracy, read_steps
+from verl_atpo.report.metrics_file import Steps, accuracies, mean_accuracy, read_steps
 
 
 def table(before: dict[str, float], after: dict[str, float]) -> str:

@@ -23,7 +23,7 @@ from benchmarks.packed.engines import make_engine, make_loss
 from benchmarks.packed.rows import Rows, batch_of, counted
 from tests.assets.random_rows import random_trees, rows_by_hand
 from tests.assets.tiny_model import write_model
-from verl_atpo.training.trainer import place
+from verl_atpo.packed.trainer import place
 
 Tensors = dict[str, torch.Tensor]
 LONGEST = 5 + 8 + 3 * 4 * 6  # no random row is longer

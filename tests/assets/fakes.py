@@ -14,8 +14,8 @@ from verl.workers.rollout.replica import TokenOutput
 from verl_atpo.config import ToolConfig
 from verl_atpo.replay.client import BranchSession
 from verl_atpo.replay.guard import ToolGuard
-from verl_atpo.replay.recording import Generation
 from verl_atpo.replay.runner import LoopRunner
+from verl_atpo.tree.recording import Generation
 
 PROMPT = [1, 2, 3]
 STOP = 99

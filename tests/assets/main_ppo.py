@@ -17,7 +17,7 @@ import psutil
 
 from tests.assets.python_path import PYTHON_PATH, ROOT
 from tests.assets.tiny_model import write_model
-from verl_atpo.metrics_file import read_steps
+from verl_atpo.report.metrics_file import read_steps
 
 ASSETS = ROOT / "tests" / "assets"
 PROMPTS, LEAVES = 4, 8

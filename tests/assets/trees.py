@@ -12,7 +12,7 @@ from verl_atpo.config import Backup, CreditConfig, Normalize
 from verl_atpo.method.channel import write_values
 from verl_atpo.method.credit import Outcomes, carried_values, node_values, normalization
 from verl_atpo.method.returns import leaf_returns
-from verl_atpo.method.tree import ROOT, TurnTree
+from verl_atpo.tree.tree import ROOT, TurnTree
 
 REWARDS = (0.0, 0.0, 1.0, 0.5, 1 / 3, -0.7)
 

@@ -27,7 +27,7 @@ from benchmarks.lab.run import Plan, complete
 from benchmarks.lab.tasks import TASKS
 from benchmarks.lab.update import Batch, advantages, response_log_probs, trie_of
 from examples.text_world.player import CAREFUL, play
-from tests.method.test_contexts import example as contexts_by_hand
+from tests.tree.test_contexts import example as contexts_by_hand
 from verl_atpo.config import AtpoConfig
 from verl_atpo.startup.presets import ATPO_PRESETS
 

@@ -16,7 +16,7 @@ from benchmarks.lab.arms import ARMS, settings
 from benchmarks.lab.engine import Engine
 from benchmarks.lab.rollout import grow_tree
 from benchmarks.lab.uncertainty import ARM, Twice, entropy, sampled_twice, summary, table
-from verl_atpo.method.tree import ROOT
+from verl_atpo.tree.tree import ROOT
 
 
 def test_correlations_of_the_first_sample_with_the_second() -> None:

@@ -20,7 +20,7 @@ from benchmarks.learning.task import HOPS, fingerprint, preparation, warm_start_
 from benchmarks.learning.wall_clock import GRPO, PACKED_GRPO, seconds_to, table
 from benchmarks.report import PAGES, filled
 from examples.hopqa.prepare import prepare
-from verl_atpo.metrics_file import read_steps
+from verl_atpo.report.metrics_file import read_steps
 
 
 def metrics_file(folder: Path, tokens: list[float], accuracy: dict[int, float]) -> Path:

@@ -14,8 +14,8 @@ from omegaconf import OmegaConf
 
 from tests.rollout.test_grower import FakeEngine, FakeLoop, _config, _grow
 from verl_atpo.config import AtpoConfig
+from verl_atpo.report.metrics import PREFIX, WorkerStats, step_metrics, tree_stats
 from verl_atpo.rollout.grown import AnswerCosts, Answers
-from verl_atpo.rollout.metrics import PREFIX, WorkerStats, step_metrics, tree_stats
 from verl_atpo.startup.presets import ATPO_PRESETS, PRESETS
 
 ROOT = Path(__file__).parents[2]

@@ -64,7 +64,7 @@ def packed_run(plain_run: Run, tmp_path_factory: pytest.TempPathFactory) -> Run:
         "words_loop",
         *SAME_FOR_ALL,
         "+train=packed",
-        f"actor_rollout_ref.model.external_lib=[{RECORDS},verl_atpo.training.activate]",
+        f"actor_rollout_ref.model.external_lib=[{RECORDS},verl_atpo.packed.activate]",
         "trainer.n_gpus_per_node=2",
         "trainer.val_before_train=False",
         "trainer.test_freq=-1",

@@ -13,7 +13,7 @@ import torch
 
 from examples.kit import summary
 from examples.kit.stages import Stage, run_stages
-from verl_atpo.metrics_file import accuracies, mean_accuracy, read_steps
+from verl_atpo.report.metrics_file import accuracies, mean_accuracy, read_steps
 from verl_atpo.tiny.chat import ChatFormat
 from verl_atpo.tiny.demo import Transcript
 from verl_atpo.tiny.model import build_model

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.assets.qa_data import real_data
-from verl_atpo.metrics_file import read_steps
+from verl_atpo.report.metrics_file import read_steps
 
 ROOT = Path(__file__).parents[2]
 

@@ -30,9 +30,9 @@ from examples.text_world.tool import WorldTool
 from tests.assets.fakes import guard
 from tests.assets.run_scripts import settings_of
 from verl_atpo.replay.client import BranchSession
-from verl_atpo.replay.recording import Generation
 from verl_atpo.replay.tools import ToolSession
 from verl_atpo.tools import Branching
+from verl_atpo.tree.recording import Generation
 
 YAML = Path(__file__).parents[2] / "examples" / "text_world" / "tool.yaml"
 RUN = settings_of("text_world")

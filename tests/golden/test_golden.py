@@ -22,7 +22,7 @@ from verl_atpo.method.credit import node_advantages, node_values
 from verl_atpo.method.estimator import compute_atpo_advantage
 from verl_atpo.method.expansion import select_turns
 from verl_atpo.method.loss import compute_policy_loss_atpo
-from verl_atpo.method.tree import TurnTree
+from verl_atpo.tree.tree import TurnTree
 
 FOLDER = Path(os.environ.get("ATPO_GOLDEN_DIR") or Path(__file__).parent)
 TOLERANCE = {"rel": 1e-6, "abs": 1e-6}

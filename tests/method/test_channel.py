@@ -14,7 +14,7 @@ from tests.assets.trees import random_tree, rows_of
 from verl_atpo.config import Backup
 from verl_atpo.method.channel import LARGEST, MARK, is_marked, read_values, write_values
 from verl_atpo.method.credit import node_values
-from verl_atpo.method.tree import ROOT
+from verl_atpo.tree.tree import ROOT
 
 seeds = st.integers(0, 10**6)
 backups = st.sampled_from(list(Backup))

@@ -20,7 +20,7 @@ from verl_atpo.method.credit import (
     normalization,
     turn_advantage,
 )
-from verl_atpo.method.tree import ROOT, TurnTree
+from verl_atpo.tree.tree import ROOT, TurnTree
 
 seeds = st.integers(0, 10**6)
 backups = st.sampled_from(list(Backup))

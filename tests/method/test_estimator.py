@@ -20,7 +20,7 @@ from verl_atpo.method import estimator as advantage
 from verl_atpo.method.channel import MARK, write_values
 from verl_atpo.method.credit import tree_advantages
 from verl_atpo.method.estimator import compute_atpo_advantage
-from verl_atpo.method.tree import ROOT, TurnTree
+from verl_atpo.tree.tree import ROOT, TurnTree
 
 seeds = st.integers(0, 10**6)
 modes = st.sampled_from(list(AdvantageMode))

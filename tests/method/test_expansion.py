@@ -15,7 +15,7 @@ import pytest
 
 from verl_atpo.config import ConfigError, ExpansionConfig, Penalty
 from verl_atpo.method.expansion import STRATEGIES, explain, register_strategy, select_turns, uncertainty_score
-from verl_atpo.method.tree import ROOT, TurnTree
+from verl_atpo.tree.tree import ROOT, TurnTree
 
 
 def example() -> TurnTree:

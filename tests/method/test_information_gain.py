@@ -18,7 +18,7 @@ from verl_atpo.method.information_gain import (
     row_credits,
     z_scores,
 )
-from verl_atpo.method.tree import ROOT, TurnTree
+from verl_atpo.tree.tree import ROOT, TurnTree
 
 
 def chains(*lengths: int, rewards: tuple[float, ...] = ()) -> tuple[TurnTree, list[list[int]]]:

@@ -15,8 +15,8 @@ from verl_atpo.failure import BranchBug
 from verl_atpo.method.credit import carried_values, node_values, tree_advantages
 from verl_atpo.method.estimator import compute_atpo_advantage
 from verl_atpo.method.returns import leaf_returns
-from verl_atpo.method.tree import ROOT, TurnTree
-from verl_atpo.replay.recording import Generation, ToolCall, Turn
+from verl_atpo.tree.recording import Generation, ToolCall, Turn
+from verl_atpo.tree.tree import ROOT, TurnTree
 
 
 def example() -> TurnTree:

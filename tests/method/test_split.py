@@ -17,8 +17,8 @@ from verl_atpo.method.credit import carried_values, node_values, tree_advantages
 from verl_atpo.method.estimator import compute_atpo_advantage
 from verl_atpo.method.expansion import select_turns, target_depths
 from verl_atpo.method.split import row_advantages, split_advantages, split_weights
-from verl_atpo.method.tree import ROOT, TurnTree
 from verl_atpo.startup.presets import UNBIASED
+from verl_atpo.tree.tree import ROOT, TurnTree
 
 SPLIT = UNBIASED.credit
 

@@ -10,9 +10,9 @@ from verl.tools.function_tool import FunctionTool
 from tests.assets.fakes import PROMPT, SCHEMA, FakeEngine, FakeLoop, contexts, guard, runner_of
 from verl_atpo.failure import ContextRewrittenError
 from verl_atpo.replay.client import BranchSession
-from verl_atpo.replay.recording import group_turns, turn_starts
 from verl_atpo.replay.runner import Start
 from verl_atpo.replay.tools import ToolSession
+from verl_atpo.tree.recording import group_turns, turn_starts
 
 
 def wrap(session: BranchSession, tool: FunctionTool) -> list:

@@ -17,10 +17,10 @@ from tests.assets.fakes import PROMPT, SCHEMA, FakeEngine, guard
 from verl_atpo.failure import BranchBug
 from verl_atpo.replay.client import BranchSession
 from verl_atpo.replay.guard import CallMemo
-from verl_atpo.replay.recording import Generation
 from verl_atpo.replay.tools import ToolSession
 from verl_atpo.tools import Branching, StatefulTool, ToolOutage, TransientToolError
 from verl_atpo.tools.contract import branching_of
+from verl_atpo.tree.recording import Generation
 
 
 class Counter(StatefulTool):

@@ -17,12 +17,12 @@ from tests.assets.worker import Client, Queue, Scorer, make_worker, prompt
 from verl_atpo.config import AtpoConfig, ConfigError, ExpansionConfig, GrowthConfig, InformationGainConfig
 from verl_atpo.failure import EngineOutage
 from verl_atpo.method.information_gain import information_gains
-from verl_atpo.method.tree import ROOT, TurnTree
-from verl_atpo.replay.recording import Generation, Turn
+from verl_atpo.report.metrics import WorkerStats, step_metrics, tree_stats
 from verl_atpo.rollout.answers import GoldAnswers, SaidAnswer, grow
 from verl_atpo.rollout.grower import TreeGrower
-from verl_atpo.rollout.metrics import WorkerStats, step_metrics, tree_stats
 from verl_atpo.rollout.rows import leaf_outputs
+from verl_atpo.tree.recording import Generation, Turn
+from verl_atpo.tree.tree import ROOT, TurnTree
 
 SAID = SaidAnswer([200, 201, 202, 203], 1)  # one token before the answer, three of it
 GROWTH = GrowthConfig(2, 0.0)

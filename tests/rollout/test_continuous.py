@@ -21,13 +21,13 @@ from tests.rollout.test_environments import ForkingWalk, Walk, grower
 from verl_atpo.config import AtpoConfig, CreditConfig, ExpansionConfig, GrowthConfig, Penalty, Schedule
 from verl_atpo.method.credit import node_values
 from verl_atpo.method.expansion import uncertainty_score
-from verl_atpo.method.tree import ROOT, TurnTree
 from verl_atpo.replay.runner import Branch, Start
-from verl_atpo.rollout.describe import TreeDescriber
+from verl_atpo.report.describe import TreeDescriber
+from verl_atpo.report.metrics import tree_stats
 from verl_atpo.rollout.grower import TreeGrower
 from verl_atpo.rollout.grown import GrownTree
-from verl_atpo.rollout.metrics import tree_stats
 from verl_atpo.rollout.rows import leaf_outputs
+from verl_atpo.tree.tree import ROOT, TurnTree
 
 EXPANSION: dict[str, Any] = {"schedule": Schedule.CONTINUOUS}
 

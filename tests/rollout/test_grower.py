@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 from tests.assets.fakes import FakeEngine, FakeLoop, contexts, run_branch_with
 from verl_atpo.config import AtpoConfig, ConfigError, ExpansionConfig, GrowthConfig, Schedule
 from verl_atpo.failure import EngineOutage, pause_s
-from verl_atpo.method.tree import ROOT
 from verl_atpo.replay.guard import CallCounts
+from verl_atpo.report.metrics import WorkerStats, step_metrics, tree_stats
 from verl_atpo.rollout.grower import TreeGrower
 from verl_atpo.rollout.grown import GrownTree
-from verl_atpo.rollout.metrics import WorkerStats, step_metrics, tree_stats
+from verl_atpo.tree.tree import ROOT
 
 
 def _config(chains: int = 3, branches: int = 2, rounds: int = 2, **growth: float) -> AtpoConfig:

@@ -28,11 +28,11 @@ from verl_atpo.config import (
 from verl_atpo.method.channel import is_marked
 from verl_atpo.method.credit import tree_advantages
 from verl_atpo.method.estimator import compute_atpo_advantage
-from verl_atpo.replay.recording import Generation, Turn
+from verl_atpo.report.metrics import add_to_tracking
 from verl_atpo.rollout.grower import TreeGrower
 from verl_atpo.rollout.grown import GrownTree
-from verl_atpo.rollout.metrics import add_to_tracking
 from verl_atpo.rollout.rows import leaf_outputs, policy_text
+from verl_atpo.tree.recording import Generation, Turn
 
 
 async def grow(seed: int = 0, stop: float = 0.3) -> GrownTree:

@@ -19,8 +19,8 @@ from verl.workers.rollout.replica import TokenOutput
 from tests.assets.fakes import PROMPT, contexts, run_branch_with
 from verl_atpo.config import AtpoConfig, CreditConfig, ExpansionConfig, GrowthConfig, Schedule
 from verl_atpo.replay.client import BranchSession
-from verl_atpo.rollout.describe import TreeDescriber
-from verl_atpo.rollout.dump_file import DumpFile
+from verl_atpo.report.describe import TreeDescriber
+from verl_atpo.report.dump_file import DumpFile
 from verl_atpo.rollout.grower import TreeGrower
 from verl_atpo.rollout.grown import GrownTree
 from verl_atpo.rollout.rows import leaf_outputs

@@ -7,7 +7,7 @@ import json
 import pandas as pd
 import pytest
 
-from verl_atpo.metrics_file import read_steps
+from verl_atpo.report.metrics_file import read_steps
 from verl_atpo.search_qa.evaluation import EvaluationError, averages, last_validation, main
 
 

@@ -44,7 +44,7 @@ def test_what_a_rank_cannot_cut_is_refused(settings, words):
         [f"{A}.ppo_micro_batch_size_per_gpu=16", f"{R}.log_prob_micro_batch_size_per_gpu=32"],
         [f"{A}.ppo_micro_batch_size_per_gpu=10", f"{A}.use_dynamic_bsz=true"],
         [f"{F}.log_prob_micro_batch_size_per_gpu=3"],  # no reference policy is asked
-        ["actor_rollout_ref.model.external_lib=verl_atpo.training.activate", f"{A}.ppo_micro_batch_size_per_gpu=10"],
+        ["actor_rollout_ref.model.external_lib=verl_atpo.packed.activate", f"{A}.ppo_micro_batch_size_per_gpu=10"],
         [f"{A}.strategy=veomni", f"{A}.ppo_micro_batch_size_per_gpu=10"],  # its ranks are not known here
     ],
     ids=["whole", "dynamic", "no reference", "packed", "another engine"],

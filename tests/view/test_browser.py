@@ -13,10 +13,10 @@ import pytest
 
 from benchmarks.view.browser import answers, wait_until
 from tests.view.conftest import Viewer
+from verl_atpo.report.record import Record, summarize
 from verl_atpo.view.demo import demo_trees, write_demo
 from verl_atpo.view.files import read_trees
 from verl_atpo.view.layout import ROOT
-from verl_atpo.view.record import Record, summarize
 
 CLICK = """
 const found = [...document.querySelectorAll(arguments[0])].find(each => each.getClientRects().length);

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
+from verl_atpo.report.record import summarize
 from verl_atpo.view.demo import demo_trees, write_demo
 from verl_atpo.view.files import dump_files, head, new_lines, read_trees
 from verl_atpo.view.filters import Filters, match_expression
 from verl_atpo.view.index import TreeIndex
-from verl_atpo.view.record import summarize
 
 OLD = {
     "uid": "old", "global_step": 3, "data_source": "d", "ground_truth": "x", "prompt": "Who?", "root_value": 0.5,

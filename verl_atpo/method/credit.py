@@ -20,10 +20,10 @@ from collections.abc import Sequence
 from typing import Any, TypeAlias
 
 from verl_atpo.config import AdvantageMode, Backup, Contexts, CreditConfig, Normalize, Weights
-from verl_atpo.method.contexts import group_contexts
 from verl_atpo.method.returns import carried_returns, leaf_returns
 from verl_atpo.method.split import row_advantages
-from verl_atpo.method.tree import ROOT, TurnTree
+from verl_atpo.tree.contexts import group_contexts
+from verl_atpo.tree.tree import ROOT, TurnTree
 
 EPSILON = 1e-6
 """Added to the standard deviation before dividing by it."""

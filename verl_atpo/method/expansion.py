@@ -20,8 +20,8 @@ from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
 from verl_atpo.config import ROOT_KEY, ConfigError, ExpansionConfig, Penalty
-from verl_atpo.method.tree import ROOT, TurnTree
 from verl_atpo.settings import did_you_mean
+from verl_atpo.tree.tree import ROOT, TurnTree
 
 Strategy: TypeAlias = Callable[[TurnTree, list[int], ExpansionConfig, random.Random], list[int]]
 
@@ -72,7 +72,7 @@ def select_turns(
             first turns too, which share nothing but the prompt.
 
     Returns:
-        ``k`` node indices; :data:`~verl_atpo.method.tree.ROOT` stands for a fresh chain.
+        ``k`` node indices; :data:`~verl_atpo.tree.tree.ROOT` stands for a fresh chain.
 
     Raises:
         ConfigError: ``config.strategy`` is not registered.
@@ -91,7 +91,7 @@ class Pick:
     """Why a turn was chosen to be sampled again.
 
     Attributes:
-        node: the turn; :data:`~verl_atpo.method.tree.ROOT` stands for a fresh chain.
+        node: the turn; :data:`~verl_atpo.tree.tree.ROOT` stands for a fresh chain.
         score: :func:`uncertainty_score` at the time of the choice, nats/token.
         penalty: what was taken off for it, nats/token.
         rank: place among the candidates by score, from 1.

@@ -23,7 +23,7 @@ from collections.abc import Sequence
 
 from verl_atpo.config import InformationGainConfig, Normalize
 from verl_atpo.method.credit import Outcomes, normalization
-from verl_atpo.method.tree import TurnTree
+from verl_atpo.tree.tree import TurnTree
 
 
 @dataclasses.dataclass(frozen=True)

@@ -19,7 +19,7 @@ import math
 from collections.abc import Sequence
 
 from verl_atpo.config import AdvantageMode, CreditConfig
-from verl_atpo.method.tree import ROOT, TurnTree
+from verl_atpo.tree.tree import ROOT, TurnTree
 
 
 def leaf_returns(tree: TurnTree, tool_rewards: float) -> list[float | None]:

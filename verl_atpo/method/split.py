@@ -20,7 +20,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from verl_atpo.method.tree import ROOT, TurnTree
+from verl_atpo.tree.tree import ROOT, TurnTree
 
 
 def split_weights(tree: TurnTree) -> list[float]:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from verl_atpo.failure import BranchBug, EngineOutage, brief
-from verl_atpo.replay.recording import Generation
+from verl_atpo.tree.recording import Generation
 
 
 class BranchSession:

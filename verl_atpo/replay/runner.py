@@ -8,8 +8,8 @@ from typing import Any
 
 from verl_atpo.replay.client import BranchSession
 from verl_atpo.replay.guard import CallMemo, ToolGuard
-from verl_atpo.replay.recording import Generation, Turn, group_turns, turn_starts
 from verl_atpo.replay.tools import ToolSession
+from verl_atpo.tree.recording import Generation, Turn, group_turns, turn_starts
 
 Loop = Callable[[BranchSession, list[Any]], Awaitable[Any]]
 """Runs the loop once, with this LLM client and these tools; returns what the loop makes of the trajectory."""

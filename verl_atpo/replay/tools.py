@@ -24,10 +24,10 @@ from verl_atpo.config import OnOutage
 from verl_atpo.failure import BranchBug, ToolOutage
 from verl_atpo.replay.client import BranchSession
 from verl_atpo.replay.guard import CallCounts, CallMemo, Live, ToolGuard
-from verl_atpo.replay.recording import ToolCall
 from verl_atpo.replay.states import State, States, kept
 from verl_atpo.tools.contract import Branching, branching_of
 from verl_atpo.tools.stateful import StatefulTool
+from verl_atpo.tree.recording import ToolCall
 
 logger = logging.getLogger(__name__)
 

@@ -1,5 +1,14 @@
-"""The tree rollout, verl's sampler replaced: one prompt becomes one tree of trajectories."""
+"""Trees in place of verl's sampler."""
 
-from verl_atpo.rollout.manager import TreeAgentLoopManager
+from __future__ import annotations
 
-__all__ = ["TreeAgentLoopManager"]
+from typing import Any
+
+
+def __getattr__(name: str) -> Any:
+    """Import the manager when verl asks for it by this package's name, not with every module of the package."""
+    if name == "TreeAgentLoopManager":
+        from verl_atpo.rollout.manager import TreeAgentLoopManager
+
+        return TreeAgentLoopManager
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -16,9 +16,9 @@ from typing import Any
 
 from verl_atpo.config import PLACE, ConfigError, GrowthConfig
 from verl_atpo.failure import EngineOutage, brief, pause_s
-from verl_atpo.method.tree import TurnTree
 from verl_atpo.rollout.grower import TreeGrower
 from verl_atpo.rollout.grown import AnswerCosts, Answers, GrownTree
+from verl_atpo.tree.tree import TurnTree
 
 LOG_PROBS = "prompt_logprobs"
 CACHED = "num_cached_tokens"

@@ -19,12 +19,12 @@ from collections.abc import Awaitable, Callable, Sequence
 from verl_atpo.config import AtpoConfig, Schedule
 from verl_atpo.failure import ReplayEndedError, is_outage, pause_s
 from verl_atpo.method.expansion import Pick, explain, select_turns
-from verl_atpo.method.tree import ROOT
 from verl_atpo.replay.client import BranchSession
-from verl_atpo.replay.recording import group_turns
 from verl_atpo.replay.runner import Branch, Start
 from verl_atpo.rollout.budget import Spares, TreeBudget
 from verl_atpo.rollout.grown import GrownTree, Limb
+from verl_atpo.tree.recording import group_turns
+from verl_atpo.tree.tree import ROOT
 
 logger = logging.getLogger(__name__)
 

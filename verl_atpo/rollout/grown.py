@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 
 from verl_atpo.method.expansion import Pick
-from verl_atpo.method.tree import ROOT, TurnTree
-from verl_atpo.replay.recording import Turn
 from verl_atpo.replay.runner import Branch
+from verl_atpo.tree.recording import Turn
+from verl_atpo.tree.tree import ROOT, TurnTree
 
 
 @dataclasses.dataclass

@@ -9,15 +9,15 @@ from omegaconf import DictConfig
 from tensordict import TensorDict
 from verl.trainer.ppo.v1 import AgentLoopManagerTQ
 
-from verl_atpo.rollout.alarm import UselessSteps
-from verl_atpo.rollout.dump_choice import DumpChoice
-from verl_atpo.rollout.metrics import WorkerStats, add_to_tracking, step_metrics
-from verl_atpo.rollout.stop import StopRule, check_while_polling
-from verl_atpo.rollout.watch import WorkerWatch
+from verl_atpo.report.dump_choice import DumpChoice
+from verl_atpo.report.loggers import log_trees
+from verl_atpo.report.metrics import WorkerStats, add_to_tracking, step_metrics
+from verl_atpo.report.record import Record
+from verl_atpo.rollout.health.alarm import UselessSteps
+from verl_atpo.rollout.health.dead_workers import WorkerWatch
+from verl_atpo.rollout.health.stop import StopRule, check_while_polling
 from verl_atpo.rollout.worker import TreeAgentLoopWorker
 from verl_atpo.startup.checks import check_agent_names, check_config
-from verl_atpo.view.loggers import log_trees
-from verl_atpo.view.record import Record
 
 
 class TreeAgentLoopManager(AgentLoopManagerTQ):

@@ -17,10 +17,10 @@ from verl_atpo.method.credit import carried_values
 from verl_atpo.method.gain_channel import write_credits
 from verl_atpo.method.information_gain import row_credits
 from verl_atpo.method.returns import leaf_returns
-from verl_atpo.method.tree import ROOT
-from verl_atpo.replay.recording import NEWEST_VERSION, OLDEST_VERSION, versions
 from verl_atpo.replay.runner import Branch
 from verl_atpo.rollout.grown import GrownTree
+from verl_atpo.tree.recording import NEWEST_VERSION, OLDEST_VERSION, versions
+from verl_atpo.tree.tree import ROOT
 
 
 class LeafOutput(AgentLoopOutput):

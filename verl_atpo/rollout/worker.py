@@ -25,17 +25,17 @@ from verl_atpo.config import ConfigError, Memoize
 from verl_atpo.failure import BranchBug, brief, is_outage, pause_s
 from verl_atpo.replay.guard import CallMemo, ToolGuard
 from verl_atpo.replay.runner import Branch, Start
+from verl_atpo.report.describe import TreeDescriber
+from verl_atpo.report.dump import TreeDump
+from verl_atpo.report.dump_choice import MARK
+from verl_atpo.report.metrics import WorkerStats, tree_stats
 from verl_atpo.rollout.answers import GoldAnswers, SaidAnswer, grow
 from verl_atpo.rollout.budget import Spares
-from verl_atpo.rollout.describe import TreeDescriber
-from verl_atpo.rollout.dump import TreeDump
-from verl_atpo.rollout.dump_choice import MARK
 from verl_atpo.rollout.grower import TreeGrower
 from verl_atpo.rollout.grown import GrownTree
-from verl_atpo.rollout.metrics import WorkerStats, tree_stats
+from verl_atpo.rollout.health.stop import Failures, describe_bug
 from verl_atpo.rollout.rows import leaf_outputs, policy_text
 from verl_atpo.rollout.scope import RunScopedWorker
-from verl_atpo.rollout.stop import Failures, describe_bug
 from verl_atpo.startup.checks import check_config
 from verl_atpo.startup.data_checks import check_rows
 from verl_atpo.startup.information_gain import check_gold_answers, gold_answer, uses_gains

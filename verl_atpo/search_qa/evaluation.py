@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from omegaconf import OmegaConf
 from tabulate import tabulate
 
-from verl_atpo.metrics_file import Steps, read_steps, validation_means
+from verl_atpo.report.metrics_file import Steps, read_steps, validation_means
 
 GROUPS = {
     "multi-hop": ("hotpotqa", "2wikimultihopqa", "musique", "bamboogle"),

@@ -12,8 +12,8 @@ from collections.abc import Iterator
 
 from omegaconf import DictConfig
 
+from verl_atpo.packed.checks import is_packed
 from verl_atpo.startup.verl_config import ACTOR, ROLLOUT, get, number, refuse
-from verl_atpo.training.checks import is_packed
 
 REF = "actor_rollout_ref.ref"
 

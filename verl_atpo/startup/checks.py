@@ -16,6 +16,7 @@ from omegaconf import DictConfig
 from verl_atpo.algorithm import read_algorithm
 from verl_atpo.config import ROOT_KEY, AtpoConfig, Contexts
 from verl_atpo.method.expansion import strategy_named
+from verl_atpo.packed.checks import check_packed, is_packed
 from verl_atpo.startup.batch_sizes import check_batch_sizes
 from verl_atpo.startup.information_gain import check_information_gain
 from verl_atpo.startup.learning import check_learning
@@ -25,7 +26,6 @@ from verl_atpo.startup.sampling import check_sampling
 from verl_atpo.startup.tool_files import check_tool_files
 from verl_atpo.startup.trainer_modes import check_trainer_mode
 from verl_atpo.startup.verl_config import MANAGER, get, grows_trees, refuse
-from verl_atpo.training.checks import check_packed, is_packed
 
 __all__ = ["MANAGER", "check_agent_names", "check_config", "check_tool_files", "is_used", "read_config"]
 

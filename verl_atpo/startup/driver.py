@@ -15,12 +15,12 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
 from verl_atpo.config import ConfigError
+from verl_atpo.seams.check import SeamMissing, require
+from verl_atpo.seams.features import asked_for
 from verl_atpo.startup.banner import banner, overridden
 from verl_atpo.startup.checks import check_config, is_used
-from verl_atpo.startup.features import asked_for
 from verl_atpo.startup.objective import warn_of_bypass, warn_of_unread_credit
 from verl_atpo.startup.order import obey_order
-from verl_atpo.startup.seam_check import SeamMissing, require
 
 logger = logging.getLogger(__name__)
 

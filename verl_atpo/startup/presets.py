@@ -12,7 +12,7 @@ Each preset sets only what it must, and everything it sets can be overridden on 
 
 ``+platform=cpu``, with ``VERL_PLATFORM=cpu`` in the environment, turns any recipe into one for a machine without GPU;
 ``+agent=search`` and ``+score=qa_paper`` are the paper's setting (``agent_presets``);
-``+train=packed`` trains on every distinct token once (``verl_atpo.training``), with any of them or none;
+``+train=packed`` trains on every distinct token once (``verl_atpo.packed``), with any of them or none;
 ``+sampler=quick`` lets verl's trainer look for finished rollouts ten times a second, which matters for small models.
 """
 
@@ -35,10 +35,10 @@ from verl_atpo.config import (
     Schedule,
     Weights,
 )
+from verl_atpo.packed import ACTIVATE
 from verl_atpo.platforms.cpu_preset import CPU_PRESET, QUICK_SAMPLER_PRESET, register_resolver
 from verl_atpo.search_qa import presets as agent_presets
 from verl_atpo.startup.checks import MANAGER
-from verl_atpo.training import ACTIVATE
 
 LEAVES = "${atpo.leaves:${algorithm.atpo.expansion}}"
 """``rollout.n`` of the tree presets: follows M, K and L when they are overridden."""

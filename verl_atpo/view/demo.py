@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from verl_atpo.report.record import Record
 from verl_atpo.view.demo_tree import DemoTree
-from verl_atpo.view.record import Record
 
 
 def demo_trees(count: int, seed: int = 0, per_step: int = 8, words: int = 12) -> Iterator[Record]:

@@ -14,8 +14,8 @@ from typing import Any
 from verl_atpo.config import CreditConfig, ExpansionConfig, Schedule
 from verl_atpo.method.credit import node_values, tree_advantages
 from verl_atpo.method.expansion import select_turns, uncertainty_score
-from verl_atpo.method.tree import ROOT, TurnTree
-from verl_atpo.view.record import FORMAT, Branch, Node, Pick, Record, ToolUse, summarize
+from verl_atpo.report.record import FORMAT, Branch, Node, Pick, Record, ToolUse, summarize
+from verl_atpo.tree.tree import ROOT, TurnTree
 
 END, START = "<|im_end|>", "<|im_start|>"
 PEOPLE = ("Ada Merrin", "Tomas Okoye", "Lin Aoki", "Petra Valdés", "Jonas Brandt", "Mira Sahin", "Sofia Conti")

@@ -8,7 +8,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from verl_atpo.view.record import Record, Summary, summarize
+from verl_atpo.report.record import Record, Summary, summarize
 
 PATTERN = "trees-*.jsonl"
 DEPTH = 3

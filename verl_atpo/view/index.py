@@ -17,10 +17,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from verl_atpo.report.record import Record, Summary
 from verl_atpo.view.cache import default_cache, writable
 from verl_atpo.view.files import Line, dump_files, fingerprint, new_lines, read, same_file, summary_of
 from verl_atpo.view.filters import Filters, searchable
-from verl_atpo.view.record import Record, Summary
 
 logger = logging.getLogger(__name__)
 

@@ -9,12 +9,12 @@ from urllib.parse import quote
 
 from nicegui import ui
 
+from verl_atpo.report.record import Record
 from verl_atpo.view import charts
 from verl_atpo.view.alike import Node, side_by_side, turns_by_words
 from verl_atpo.view.blocks import diff_blocks, text_block
 from verl_atpo.view.filters import Filters
 from verl_atpo.view.frame import TOGGLE, block, frame
-from verl_atpo.view.record import Record
 from verl_atpo.view.run import Run
 from verl_atpo.view.text import shorten, visible, without_template
 from verl_atpo.view.thumbnail import draw_thumbnail

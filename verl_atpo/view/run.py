@@ -11,7 +11,7 @@ import os
 import signal
 from pathlib import Path
 
-from verl_atpo.metrics_file import find_metrics, read_steps
+from verl_atpo.report.metrics_file import find_metrics, read_steps
 from verl_atpo.view.files import DEPTH
 from verl_atpo.view.index import TreeIndex
 

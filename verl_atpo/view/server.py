@@ -8,6 +8,7 @@ from urllib.parse import quote
 from fastapi import HTTPException, Request, Response
 from nicegui import app, ui
 
+from verl_atpo.report.record import Record, prompt_key, summarize
 from verl_atpo.view import export
 from verl_atpo.view.colors import ColorBy
 from verl_atpo.view.filters import Filters
@@ -15,7 +16,6 @@ from verl_atpo.view.frame import frame
 from verl_atpo.view.gate import Gate
 from verl_atpo.view.overview import Overview
 from verl_atpo.view.prompt_page import prompt_page
-from verl_atpo.view.record import Record, prompt_key, summarize
 from verl_atpo.view.run import Run
 from verl_atpo.view.tree_page import TreePage
 

@@ -9,6 +9,7 @@ from urllib.parse import parse_qsl, quote, urlencode
 
 from nicegui import ui
 
+from verl_atpo.report.record import Record
 from verl_atpo.view.below import below
 from verl_atpo.view.blocks import text_block
 from verl_atpo.view.colors import ColorBy
@@ -17,7 +18,6 @@ from verl_atpo.view.filters import Filters
 from verl_atpo.view.frame import TOGGLE, block, facts, frame, show_keys
 from verl_atpo.view.layout import ROOT, children_of, lay_out, neighbour
 from verl_atpo.view.panel import Panel
-from verl_atpo.view.record import Record
 from verl_atpo.view.run import Run
 from verl_atpo.view.text import visible
 

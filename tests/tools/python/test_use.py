@@ -15,12 +15,12 @@ import pytest
 from tests.assets.fakes import PROMPT, FakeEngine, guard
 from tests.assets.sandbox import KILLED, OVER_CPU, make_tool, opened, still_works
 from verl_atpo.replay.client import BranchSession
-from verl_atpo.replay.recording import Generation
 from verl_atpo.replay.tools import ToolSession
 from verl_atpo.tools import Branching
 from verl_atpo.tools.contract import branching_of
 from verl_atpo.tools.python.config import Isolation
 from verl_atpo.tools.python.tool import FRESH, LOST, NO_OUTPUT
+from verl_atpo.tree.recording import Generation
 
 
 async def test_the_working_folder_is_private_and_small():

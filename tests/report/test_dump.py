@@ -1,0 +1,268 @@
+"""From a grown tree to a line of a dump: all that the viewer shows is there and true; what goes wrong hurts no tree."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import random
+import resource
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tensordict import TensorDict
+from verl.utils.tensordict_utils import assign_non_tensor_data
+
+from tests.assets.fakes import FakeEngine, FakeLoop, run_branch_with
+from verl_atpo.config import AtpoConfig, CreditConfig, ExpansionConfig, GrowthConfig, Penalty, Schedule, SharedTurns
+from verl_atpo.failure import EngineOutage, ToolOutage, brief
+from verl_atpo.method.credit import node_values
+from verl_atpo.report.describe import TreeDescriber
+from verl_atpo.report.dump import TreeDump
+from verl_atpo.report.dump_choice import MARK, DumpChoice
+from verl_atpo.report.dump_file import DumpFile
+from verl_atpo.report.record import Record
+from verl_atpo.rollout.grower import TreeGrower
+from verl_atpo.rollout.grown import GrownTree
+from verl_atpo.rollout.rows import leaf_outputs
+from verl_atpo.tree.tree import ROOT
+from verl_atpo.view.files import read_trees
+from verl_atpo.view.row import segments
+
+PROMPT = {
+    "uid": "u<1>", "global_steps": np.int64(3), "data_source": "d", "reward_model": {"ground_truth": "<right>"},
+    "extra_info": {"hops": np.int64(2), "array": np.ones(2)},
+}  # fmt: skip
+
+
+class Words:
+    """A tokenizer whose tokens are numbers."""
+
+    all_special_tokens = ("99", "nowhere")
+
+    def decode(self, ids: list[int], skip_special_tokens: bool) -> str:
+        return " ".join(map(str, ids))
+
+    def batch_decode(self, batch: list[list[int]], skip_special_tokens: bool) -> list[str]:
+        return [self.decode(ids, skip_special_tokens) for ids in batch]
+
+
+class Bytes:
+    """A tokenizer of bytes, some of which are but parts of a character."""
+
+    all_special_tokens = ()
+
+    def decode(self, ids: list[int], skip_special_tokens: bool) -> str:
+        return bytes(ids).decode("utf-8", "replace")
+
+    batch_decode = Words.batch_decode
+
+
+def config(**credit: Any) -> AtpoConfig:
+    expansion = ExpansionConfig(3, 2, 2, schedule=Schedule.ROUNDS, penalty_counts=Penalty.SIBLINGS)
+    return AtpoConfig(expansion=expansion, growth=GrowthConfig(0, 0.0), credit=CreditConfig(**credit))
+
+
+async def grow(seed: int = 0, stop: float = 0.3, fail: float = 0.0) -> GrownTree:
+    run_branch = run_branch_with(FakeEngine(seed, stop=stop, fail=fail), FakeLoop(5))
+    return await TreeGrower(config(), run_branch, random.Random(0)).grow()
+
+
+async def described(grown: GrownTree, tokenizer: Any = None, **credit: Any) -> Record:
+    describer = TreeDescriber(tokenizer or Words(), config(**credit))
+    return describer.record(grown, PROMPT, seconds=1.23456)
+
+
+async def test_a_line_holds_the_tree(tmp_path: Path) -> None:
+    grown = await grow()
+    describer = TreeDescriber(Words(), config())
+    dump = TreeDump(str(tmp_path / "trees"))
+    written = await dump.write(lambda: describer.record(grown, PROMPT, seconds=1.23456))
+    (tree,) = read_trees(tmp_path)
+    assert written is not None and tree["summary"] == written["summary"]
+    assert (tree["uid"], tree["global_step"], tree["ground_truth"]) == ("u<1>", 3, "<right>")
+    assert (tree["prompt"], tree["prompt_tokens"], tree["seconds"]) == ("1 2 3", 3, 1.235)
+    assert tree["extra_info"] == {"hops": 2, "array": [1.0, 1.0]} and tree["template"] == ["99"]
+    values = node_values(grown.tree, CreditConfig().backup)
+    assert len(tree["nodes"]) == len(grown.tree.nodes) - 1
+    for node in tree["nodes"]:
+        turn = grown.tree.turn(node["index"])
+        assert node["text"] == " ".join(map(str, turn.token_ids)) and node["token_ids"] == turn.token_ids
+        assert node["value"] == values[node["index"]]
+        nlls = [-each for generation in turn.generations for each in generation.output.log_probs]
+        assert np.allclose(np.array(node["token_nll_centinats"]) / 100, nlls, atol=0.0051)
+        assert node["observation"] == ("" if node["parent"] == ROOT else " ".join(map(str, turn.observed_ids)))
+
+
+@pytest.mark.parametrize("shared_turns", SharedTurns)
+async def test_the_row_of_a_record_is_the_row_of_the_trainer(shared_turns: SharedTurns) -> None:
+    grown = await grow(stop=0.1)
+    record = await described(grown, shared_turns=shared_turns)
+    rows = leaf_outputs(grown, config(shared_turns=shared_turns).credit)
+    for branch, own, output in zip(record["branches"], grown.branches, rows, strict=True):
+        mask, sampled = list[int](), list[int]()
+        for segment in segments(record, branch["leaf"])[1:]:
+            assert segment.start == len(mask)
+            mask += [int(segment.trained)] * (segment.tokens or 0)
+            if segment.node is not None:
+                sampled += record["nodes"][segment.node - 1]["token_ids"]
+        assert mask == output.response_mask and branch["response_tokens"] == len(mask)
+        assert branch["reward"] == output.reward_score
+        marked = zip(output.response_ids, own.output.response_mask, strict=True)
+        assert sampled == [token for token, by_policy in marked if by_policy]
+
+
+async def test_every_branch_says_why_it_began_where_it_did() -> None:
+    grown = await grow(stop=0.1)
+    record = await described(grown)
+    assert [branch["picked"] is None for branch in record["branches"]] == [True] * 3 + [False] * 4
+    for branch in record["branches"][3:]:
+        pick = branch["picked"]
+        assert pick is not None
+        index = pick["node"]
+        assert index == grown.picked[branch["number"] - 3]
+        node = grown.tree.nodes[index]
+        assert pick["score"] == pytest.approx((node.mean_nll or 0.0) - pick["penalty"], abs=2e-4)
+        before = [each for each in grown.tree.nodes if each.round < branch["round"]]
+        assert pick["candidates"] == sum(not each.is_leaf for each in before)
+        # alpha 0.05 on all siblings but one, as they were then
+        parent = grown.tree.nodes[ROOT if index == ROOT else node.parent]
+        siblings = sum(grown.tree.nodes[child].round < branch["round"] for child in parent.children)
+        assert pick["penalty"] == pytest.approx(0.05 * (siblings - 1))
+    first = [branch["picked"]["rank"] for branch in record["branches"] if branch["round"] == 1 and branch["picked"]]
+    assert first == [1, 2]
+
+
+async def test_times_are_those_of_the_engine_and_in_order() -> None:
+    grown = await grow()
+    for number in range(1, len(grown.tree.nodes)):
+        for generation in grown.tree.turn(number).generations:
+            generation.started_s, generation.ended_s = 100.0 + number, 100.25 + number
+    record = await described(grown)
+    own = [node for node in record["nodes"] if node["branch"] == 0]
+    assert all(node["generation_s"] == 0.25 for node in record["nodes"])
+    assert [node.get("tool_s") for node in own] == [0.75] * (len(own) - 1) + [None]
+
+
+async def test_the_clock_runs_while_the_engine_works() -> None:
+    grown = await grow()
+    stamps = [stamp for turn in grown.branches[0].turns for stamp in (turn.started_s, turn.ended_s)]
+    assert stamps == sorted(stamps) and stamps[0] > 0
+
+
+async def test_failures_are_counted_and_named() -> None:
+    grown = await grow()
+    grown.limbs[1].failures += [ToolOutage("search is out"), ConnectionError("engine gone")]
+    grown.limbs[2].failures.append(KeyError("a bug"))
+    record = TreeDescriber(Words(), config()).record(grown, PROMPT, seconds=1.0)
+    assert record["outages"] == 2 == record["summary"]["outages"]
+    assert record["branches"][1]["failures"] == ["ToolOutage: search is out", "ConnectionError: engine gone"]
+    assert record["branches"][0]["failures"] == []
+
+
+async def test_a_failed_tree_keeps_what_there_is_of_it() -> None:
+    for seed in range(60):
+        run_branch = run_branch_with(FakeEngine(seed, stop=0.3, fail=0.05), FakeLoop(5))
+        grower = TreeGrower(config(), run_branch, random.Random(0))
+        try:
+            await grower.grow()
+        except EngineOutage as error:
+            prompt = {**PROMPT, "raw_prompt": [{"role": "user", "content": "who?"}]}
+            record = TreeDescriber(Words(), config()).record(grower.grown, prompt, seconds=1.0, failed=brief(error))
+            assert record["summary"]["outcome"] == "failed" and "engine gone" in (record["failed"] or "")
+            ended = [branch for branch in record["branches"] if branch["leaf"] is not None]
+            assert len(record["branches"]) == len(grower.grown.limbs) > len(ended)
+            assert all("reward" in branch for branch in ended)
+            assert record["prompt"] == ("1 2 3" if record["nodes"] else "who?")
+            if record["nodes"] and ended:
+                return
+    raise AssertionError("no tree failed after its first round")
+
+
+async def test_tokens_that_are_parts_of_a_character_are_told_apart() -> None:
+    describer = TreeDescriber(Bytes(), config())  # type: ignore[arg-type]
+    ids = list("aé漢b".encode())
+    assert describer._chars(ids, "aé漢b") == [1, 0, 1, 0, 0, 1, 1]
+    assert TreeDescriber(Words(), config())._chars([1, 22], "1 22") == [1, 3]  # type: ignore[arg-type]
+    assert TreeDescriber(Words(), config())._chars([1, 2], "12 3") is None  # type: ignore[arg-type]
+
+
+def test_marks_are_at_most_so_many_a_step_in_batch_order() -> None:
+    choice = DumpChoice(every=2, most=3)
+    assert choice.marks(1, 2) == [True, True]
+    assert choice.marks(1, 2) == [True, False]  # those that replace failed ones
+    assert choice.marks(2, 2) == [False, False]
+    assert choice.marks(3, 4) == [True, True, True, False]
+    assert [DumpChoice(1, None).marks(step, 1) for step in (1, 2, 7)] == [[True]] * 3
+
+
+def test_a_batch_of_verl_is_marked_row_by_row_unless_it_validates() -> None:
+    batch = TensorDict({"x": torch.zeros(3)}, batch_size=[3])
+    assign_non_tensor_data(batch, "global_steps", 1)
+    choice = DumpChoice(1, 2)
+    choice.mark(batch)
+    assert [part[MARK].tolist() for part in batch.chunk(2)] == [[True, True], [False]]
+    validation = TensorDict({"x": torch.zeros(3)}, batch_size=[3])
+    assign_non_tensor_data(validation, "validate", True)
+    choice.mark(validation)
+    assert MARK not in validation
+
+
+def test_a_file_that_is_full_is_followed_by_the_next(tmp_path: Path) -> None:
+    file = DumpFile(tmp_path / "trees", rotate_bytes=25)
+    for number in range(5):
+        file.append(b"0123456789" + str(number).encode() + b"\n")
+    written = sorted((tmp_path / "trees").iterdir())
+    assert [len(path.read_bytes()) for path in written] == [24, 24, 12]
+    lines = b"".join(path.read_bytes() for path in written).split()
+    assert lines == [b"0123456789" + str(number).encode() for number in range(5)]
+    assert DumpFile(tmp_path).path != DumpFile(tmp_path).path
+
+
+@contextlib.contextmanager
+def small_disk() -> Iterator[None]:
+    """No file of this process can grow beyond 10 bytes: the kernel takes what fits, then refuses."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+def test_a_full_disk_ends_dumping_with_one_warning_and_no_torn_line(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = DumpFile(tmp_path)
+    with small_disk():
+        for line in (b"whole\n", b"too long for it\n", b"later\n", b"x\n"):
+            file.append(line)
+    assert file.path.read_bytes() == b"whole\n" and file.stopped
+    (warning,) = [record.message for record in caplog.records if record.levelno == logging.WARNING]
+    assert "File too large" in warning and "training goes on" in warning
+
+
+async def test_a_tree_that_cannot_be_described_is_no_reason_to_fail(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    dump = TreeDump(str(tmp_path))
+
+    def broken() -> Record:
+        raise KeyError("a bug")
+
+    assert await dump.write(broken) is None
+    grown = await grow()
+    assert await dump.write(lambda: TreeDescriber(Words(), config()).record(grown, PROMPT, seconds=1.0)) is None
+    assert [record.message for record in caplog.records if record.levelno >= logging.WARNING] == [
+        "A tree could not be described: no further trees are dumped; training goes on"
+    ]
+
+
+async def test_records_are_made_without_a_folder_too() -> None:
+    grown = await grow()
+    record = await TreeDump(None).write(lambda: TreeDescriber(Words(), config()).record(grown, PROMPT, seconds=1.0))
+    assert record is not None and json.dumps(record["summary"])

@@ -1,0 +1,234 @@
+"""A grown tree as a record of a dump (``report/record.py``): texts, tokens, values, advantages, times and reasons."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from verl_atpo.config import AtpoConfig, CreditConfig, InformationGainConfig, SharedTurns
+from verl_atpo.failure import brief, is_outage
+from verl_atpo.method import expansion
+from verl_atpo.method.credit import node_values, tree_advantages
+from verl_atpo.method.information_gain import information_gains, mean_over_rows, row_advantages
+from verl_atpo.replay.runner import Branch as Run
+from verl_atpo.report.record import FORMAT, Branch, Node, Pick, Record, ToolUse, summarize
+from verl_atpo.rollout.grown import GrownTree, Limb
+from verl_atpo.tree.recording import Turn
+from verl_atpo.tree.tree import ROOT, TurnNode
+
+
+class TreeDescriber:
+    """Makes records of one run.
+
+    Args:
+        tokenizer: for the texts.
+        config: how trees grow, and how values and advantages are made.
+        gains: credits turns with information gains instead.
+    """
+
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, config: AtpoConfig, gains: InformationGainConfig | None = None
+    ) -> None:
+        self._tokenizer, self._config, self._gains = tokenizer, config, gains
+
+    def record(
+        self,
+        grown: GrownTree,
+        prompt: Mapping[str, Any],
+        *,
+        seconds: float,
+        failed: str | None = None,
+    ) -> Record:
+        """The record of a tree.
+
+        Args:
+            grown: the tree; of a failed one what there is of it.
+            prompt: verl's fields of the prompt it grew from.
+            seconds: it took.
+            failed: why it failed as a group.
+        """
+        tree, credit = grown.tree, self._config.credit
+        nodes = self._nodes(grown, credit)
+        first = tree.turn(tree.nodes[ROOT].children[0]) if tree.nodes[ROOT].children else None
+        text = _messages(prompt.get("raw_prompt")) if first is None else self._text(first.observed_ids)
+        body = Record(
+            format=FORMAT,
+            uid=str(prompt["uid"]),
+            global_step=int(prompt["global_steps"]),
+            data_source=prompt.get("data_source"),
+            ground_truth=(prompt.get("reward_model") or {}).get("ground_truth"),
+            extra_info=dict(prompt.get("extra_info") or {}),
+            prompt=text,
+            template=self._template(nodes, text),
+            failed=failed,
+            root_value=node_values(tree, credit.backup, credit.tool_rewards, credit.contexts)[ROOT],
+            credit={"backup": credit.backup.value, "advantage": credit.advantage.value},
+            picked=list(grown.picked),
+            regrown=grown.regrown,
+            outages=sum(is_outage(error) for limb in grown.limbs for error in limb.failures),
+            seconds=round(seconds, 3),
+            nodes=nodes,
+            branches=self._branches(grown),
+        )
+        if first is not None:
+            body["prompt_tokens"] = len(first.observed_ids)
+        return Record(summary=summarize(body), **body)
+
+    def _nodes(self, grown: GrownTree, credit: CreditConfig) -> list[Node]:
+        tree = grown.tree
+        values = node_values(tree, credit.backup, credit.tool_rewards, credit.contexts)
+        advantages, gains = values, None  # without a branch there is no turn
+        if grown.branches:
+            advantages = self._advantages(grown, credit)
+        if grown.answers is not None:
+            gains = information_gains(tree, grown.answers.log_probs)
+        last = {leaf: number for number, leaf in enumerate(grown.leaves)}
+        described = []
+        for node in tree.nodes[1:]:
+            entry = self._node(node, tree.turn(node.index))
+            entry["turn"] = tree.depth(node.index)
+            entry["value"], entry["advantage"] = values[node.index], advantages[node.index]
+            if gains is not None:
+                entry["information_gain"] = gains[node.index]
+            if credit.tool_rewards:
+                entry["tool_reward"] = node.tool_reward
+            entry.update(_times(tree.turn(node.index), after=None if node.index in last else _next(grown, node)))
+            described.append(entry)
+        return described
+
+    def _advantages(self, grown: GrownTree, credit: CreditConfig) -> list[float | None]:
+        """What the estimator gives each node's turn, by index."""
+        if self._gains is None:
+            return tree_advantages(grown.tree, credit)
+        if grown.answers is None:  # a tree that failed
+            return [None] * len(grown.tree.nodes)
+        of_rows = row_advantages(
+            grown.tree, grown.answers.log_probs, grown.paths, self._gains, normalize=credit.normalize
+        )
+        return mean_over_rows(grown.paths, of_rows, len(grown.tree.nodes))
+
+    def _node(self, node: TurnNode, turn: Turn) -> Node:
+        token_ids = turn.token_ids
+        text = self._text(token_ids)
+        entry = Node(
+            index=node.index,
+            parent=node.parent,
+            round=node.round,
+            branch=node.branch,
+            observation="" if node.parent == ROOT else self._text(turn.observed_ids),
+            observation_tokens=0 if node.parent == ROOT else len(turn.observed_ids),
+            text=text,
+            tokens=len(token_ids),
+            token_ids=token_ids,
+            token_nll_centinats=_centinats(turn),
+            mean_nll=node.mean_nll,
+            versions=turn.versions,
+            is_leaf=node.is_leaf,
+            reward=node.reward,
+        )
+        chars = self._chars(token_ids, text)
+        if chars is not None:
+            entry["token_chars"] = chars
+        if calls := _tool_calls(turn):
+            entry["tool_calls"] = calls
+        return entry
+
+    def _branches(self, grown: GrownTree) -> list[Branch]:
+        described = []
+        for limb in grown.limbs:
+            ended = limb.branch if limb.tip != ROOT else None
+            entry = Branch(
+                number=limb.number,
+                leaf=None if ended is None else limb.tip,
+                round=limb.round,
+                diverged=ended is not None and ended.diverged,
+                picked=None if limb.pick is None else _reason(limb.pick),
+                started_s=round(limb.started_s, 3),
+                ended_s=None if limb.ended_s is None else round(limb.ended_s, 3),
+                failures=[brief(error) for error in limb.failures],
+            )
+            if ended is not None:
+                entry.update(self._row(grown, limb, ended))
+            described.append(entry)
+        return described
+
+    def _row(self, grown: GrownTree, limb: Limb, branch: Run) -> Branch:
+        """What the trainer got of a finished branch."""
+        output = branch.output
+        tail = output.response_ids[branch.starts[-1] + len(branch.turns[-1].token_ids) :]
+        shared = grown.shared_turns(limb)
+        return Branch(
+            own_turns=len(branch.turns) - shared,
+            reward=branch.reward,
+            reward_extra=dict(output.extra_fields.get("reward_extra_info") or {}),
+            prompt_tokens=len(output.prompt_ids),
+            response_tokens=len(output.response_ids),
+            starts=list(branch.starts),
+            tail=self._text(tail),
+            tail_tokens=len(tail),
+            trained_from=branch.starts[shared] if self._config.credit.shared_turns is SharedTurns.ONCE else 0,
+        )
+
+    def _text(self, ids: Sequence[int]) -> str:
+        return str(self._tokenizer.decode(list(ids), skip_special_tokens=False))
+
+    def _template(self, nodes: Sequence[Node], prompt: str) -> list[str]:
+        """The tokenizer's special tokens that the tree's texts hold."""
+        texts = prompt + "".join(node["observation"] + node["text"] for node in nodes)
+        return [token for token in self._tokenizer.all_special_tokens if token and token in texts]
+
+    def _chars(self, ids: Sequence[int], text: str) -> list[int] | None:
+        """Characters of ``text`` that each token makes, 0 for the first parts of one; None: cannot be said."""
+        pieces = self._tokenizer.batch_decode([[token] for token in ids], skip_special_tokens=False)
+        if "".join(pieces) == text:
+            return [len(piece) for piece in pieces]
+        chars, group, at = list[int](), list[int](), 0
+        for token in ids:
+            group.append(token)
+            piece = self._text(group)
+            found = -1 if piece.endswith("\ufffd") else text.find(piece, at)
+            whole = found == at or (found > at and text[at:found].isspace())  # some tokenizers put spaces between
+            chars.append(found + len(piece) - at if whole else 0)
+            if whole:
+                at, group = found + len(piece), []
+        return chars if at == len(text) else None
+
+
+def _centinats(turn: Turn) -> list[int]:
+    log_probs = [each for generation in turn.generations for each in generation.output.log_probs or []]
+    return [max(0, round(-100 * log_prob)) for log_prob in log_probs]
+
+
+def _tool_calls(turn: Turn) -> list[ToolUse]:
+    return [
+        ToolUse(name=call.name, made=call.made, error=None if call.error is None else repr(call.error))
+        for generation in turn.generations
+        for call in generation.tool_calls
+    ]
+
+
+def _next(grown: GrownTree, node: TurnNode) -> Turn | None:
+    """The turn that the same run sampled after a node's."""
+    own = (child for child in node.children if grown.tree.nodes[child].branch == node.branch)
+    return next((grown.tree.turn(child) for child in own), None)
+
+
+def _times(turn: Turn, after: Turn | None) -> Node:
+    """Seconds of generation, and from its end until the loop asked again: its tools, and the loop itself."""
+    times = Node(generation_s=round(turn.ended_s - turn.started_s, 3))
+    if after is not None:
+        times["tool_s"] = round(max(0.0, after.started_s - turn.ended_s), 3)
+    return times
+
+
+def _messages(raw_prompt: Any) -> str:
+    """A prompt that no loop has rendered: the contents of its messages."""
+    return "\n".join(str(message.get("content", "")) for message in raw_prompt or [])
+
+
+def _reason(pick: expansion.Pick) -> Pick:
+    return Pick(
+        node=pick.node, score=pick.score, penalty=pick.penalty, rank=pick.rank, candidates=pick.candidates
+    )  # fmt: skip

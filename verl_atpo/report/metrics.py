@@ -1,0 +1,248 @@
+"""Tree metrics, and the one place where they enter verl's logger.
+
+verl's V1 trainer has no hook for metrics of a rollout, so :func:`add_to_tracking` wraps ``Tracking.log``, once, in the
+trainer's process: what is logged for a training step gets the metrics of the trees that finished since the step before.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from verl.utils.tracking import Tracking
+
+from verl_atpo.replay.guard import CallCounts
+from verl_atpo.report.answer_metrics import answer_metrics, known_gains
+from verl_atpo.report.branch_worth import BranchStats, branch_stats, branch_worth, variance
+from verl_atpo.report.record import Record
+from verl_atpo.rollout.grown import AnswerCosts, GrownTree, Limb
+from verl_atpo.tree.recording import Generation, context_lengths
+from verl_atpo.tree.tree import ROOT
+
+PREFIX = "atpo"
+STEP_METRIC = "training/global_step"
+"""verl logs this with every training step, and with nothing else."""
+
+
+@dataclasses.dataclass(frozen=True)
+class TreeStats:
+    """What one tree reports. Lists hold one entry per event, so that means over a step are means over events.
+
+    Attributes:
+        leaves: trajectories.
+        nodes: turns in the tree, the root excluded; with continuous growth also those of tries that died.
+        depths: turns of each trajectory.
+        branched_nll: mean NLL of each re-sampled turn, nats/token (root picks have none). They were picked for being
+            high, so part of that is chance: ``resampled_nll`` is what such a context is worth.
+        resampled_nll: mean NLL of each turn sampled in their place.
+        branched_turn: number of each re-sampled turn in its trajectory, from 1 (0: a fresh chain).
+        chain_variance: of the initial chains' outcomes; ``None`` for a single chain.
+        branches: what each branch from a re-sampled turn tells, and costs.
+        sampled_tokens: tokens the engine sampled for the tree, those of failed tries too.
+        tree_tokens: tokens of the tree's turns, each once.
+        chain_tokens: leaves times the mean tokens of the initial chains: what as many independent chains sample.
+        trained_tokens: tokens of all trajectories, shared ones counted every time.
+        prompt_tokens: tokens of all contexts sent to the engine.
+        cached_tokens: those of them that met the engine's prefix cache.
+        distinct_rewards: number of different rewards, those of tools counted in.
+        tool_rewards: what tools gave on the way of each trajectory; zeros where such rewards are left out.
+        diverged: branches whose replay met other prompt ids than were recorded.
+        regrown: branches grown again after a failure.
+        seconds: wall-clock time from the first chain's start to the last branch's end.
+        gains: information gain of each turn of which it is known, nats/token.
+        answers: what asking for gold answers cost; ``None`` where nobody asked.
+    """
+
+    leaves: int
+    nodes: int
+    depths: list[int]
+    branched_nll: list[float]
+    resampled_nll: list[float]
+    branched_turn: list[int]
+    chain_variance: float | None
+    branches: list[BranchStats]
+    sampled_tokens: int
+    tree_tokens: int
+    chain_tokens: float
+    trained_tokens: int
+    prompt_tokens: int
+    cached_tokens: int
+    distinct_rewards: int
+    tool_rewards: list[float]
+    diverged: int
+    regrown: int
+    seconds: float
+    gains: list[float] = dataclasses.field(default_factory=list)
+    answers: AnswerCosts | None = None
+
+
+def tree_stats(grown: GrownTree, seconds: float) -> TreeStats:
+    """Statistics of one grown tree."""
+    tree = grown.tree
+    live: list[Generation] = []
+    prompt_tokens = 0
+    tool_rewards = [sum(tree.nodes[node].tool_reward for node in tree.path(leaf)) for leaf in grown.leaves]
+    for branch in grown.branches:
+        live += branch.generations[branch.replayed :]
+        prompt_tokens += sum(context_lengths(branch.generations)[branch.replayed :])
+    return TreeStats(
+        leaves=len(grown.branches),
+        nodes=len(tree.nodes) - 1,
+        depths=[tree.depth(leaf) for leaf in grown.leaves],
+        branched_nll=[nll for node in grown.picked if (nll := tree.nodes[node].mean_nll) is not None],
+        resampled_nll=[turn.mean_nll for limb in grown.limbs if (turn := limb.resampled) is not None],
+        branched_turn=[0 if node == ROOT else tree.depth(node) for node in grown.picked],
+        chain_variance=variance([limb.branch.reward for limb in grown.limbs if limb.pick is None and limb.branch]),
+        branches=branch_stats(grown),
+        sampled_tokens=sum(limb.sampled_tokens for limb in grown.limbs),
+        tree_tokens=sum(len(tree.turn(node.index).token_ids) for node in tree.nodes[1:]),
+        chain_tokens=len(grown.branches) * float(np.mean([_tokens(limb) for limb in grown.limbs if limb.pick is None])),
+        trained_tokens=sum(len(turn.token_ids) for branch in grown.branches for turn in branch.turns),
+        prompt_tokens=prompt_tokens,
+        cached_tokens=sum(generation.output.extra_fields.get("num_cached_tokens") or 0 for generation in live),
+        distinct_rewards=len(set(zip(grown.outcomes, tool_rewards, strict=True))),
+        tool_rewards=tool_rewards,
+        diverged=sum(branch.diverged for branch in grown.branches),
+        regrown=grown.regrown,
+        seconds=seconds,
+        gains=known_gains(grown),
+        answers=None if grown.answers is None else grown.answers.costs,
+    )
+
+
+def _tokens(limb: Limb) -> int:
+    """Sampled tokens of a whole trajectory."""
+    return sum(len(turn.token_ids) for turn in limb.branch.turns) if limb.branch is not None else 0
+
+
+@dataclasses.dataclass
+class WorkerStats:
+    """What one rollout worker reports of a training step.
+
+    Attributes:
+        trees: those that finished.
+        failed: number of those that failed.
+        tools: all tool calls, those of failed branches and of validation too.
+        records: trees for the loggers that show some.
+        dump_seconds: CPU time that writing trees down took, beside the event loop.
+    """
+
+    trees: list[TreeStats] = dataclasses.field(default_factory=list)
+    failed: int = 0
+    tools: CallCounts = dataclasses.field(default_factory=CallCounts)
+    records: list[Record] = dataclasses.field(default_factory=list)
+    dump_seconds: float = 0.0
+
+    def keep(self, record: Record, most: int) -> None:
+        """Keep a tree for the loggers, at most ``most``, those with different rewards first."""
+        self.records = sorted([*self.records, record], key=lambda each: each["summary"]["outcome"] != "mixed")[:most]
+
+    def add(self, other: WorkerStats) -> None:
+        """Count ``other`` in."""
+        self.trees += other.trees
+        self.failed += other.failed
+        self.tools.add(other.tools)
+        self.records += other.records
+        self.dump_seconds += other.dump_seconds
+
+
+def step_metrics(stats: WorkerStats) -> dict[str, float]:
+    """Metrics of one training step, by the names they have in the logger."""
+    metrics = {
+        "trees_failed": float(stats.failed),
+        "dump_seconds": stats.dump_seconds,
+        **_tool_metrics(stats.tools),
+        **_tree_metrics(stats.trees),
+    }
+    return {f"{PREFIX}/{name}": value for name, value in metrics.items()}
+
+
+def _tool_metrics(tools: CallCounts) -> dict[str, float]:
+    made = max(tools.calls + tools.memo_hits, 1)
+    return {
+        "tool_calls": float(tools.calls),
+        "tool_retries": float(tools.retries),
+        "tool_errors": float(tools.errors),
+        "tool_outages": float(tools.outages),
+        "tool_calls_over_limit": float(tools.over_limit),
+        "tool_memo_hits": float(tools.memo_hits),
+        "tool_states_unreleased": float(tools.states_opened - tools.states_closed),
+        "tool_seconds/mean": tools.seconds / made,
+    }
+
+
+def _tree_metrics(trees: Sequence[TreeStats]) -> dict[str, float]:
+    if not trees:
+        return {}
+
+    def total(name: str) -> float:
+        return float(sum(getattr(tree, name) for tree in trees))
+
+    depths = [depth for tree in trees for depth in tree.depths]
+    metrics = {
+        "trees": float(len(trees)),
+        "leaves_per_tree": total("leaves") / len(trees),
+        "nodes_per_tree": total("nodes") / len(trees),
+        "depth/mean": float(np.mean(depths)),
+        "depth/max": float(np.max(depths)),
+        "sampled_tokens": total("sampled_tokens"),
+        "saved_tokens_share": 1.0 - total("sampled_tokens") / total("chain_tokens"),
+        "shared_tokens_share": 1.0 - total("tree_tokens") / total("trained_tokens"),
+        "prefix_cache_hit_share": total("cached_tokens") / total("prompt_tokens"),
+        "distinct_rewards_per_tree": total("distinct_rewards") / len(trees),
+        "equal_rewards_share": sum(tree.distinct_rewards == 1 for tree in trees) / len(trees),
+        "tool_reward/mean": float(np.mean([reward for tree in trees for reward in tree.tool_rewards])),
+        "replays_diverged": total("diverged"),
+        "branches_regrown": total("regrown"),
+        "tree_seconds/mean": total("seconds") / len(trees),
+        "tree_seconds/max": max(tree.seconds for tree in trees),
+    }
+    branched_nll = [nll for tree in trees for nll in tree.branched_nll]
+    branched_turn = [turn for tree in trees for turn in tree.branched_turn]
+    resampled_nll = [nll for tree in trees for nll in tree.resampled_nll]
+    if branched_nll:
+        metrics["branched_mean_nll"] = float(np.mean(branched_nll))
+        metrics["resampled_mean_nll"] = float(np.mean(resampled_nll))
+    if branched_turn:
+        metrics["branched_turn"] = float(np.mean(branched_turn))
+    a_chain = total("chain_tokens") / total("leaves")
+    of_chains = [tree.chain_variance for tree in trees if tree.chain_variance is not None]
+    if (worth := branch_worth([branch for tree in trees for branch in tree.branches], of_chains, a_chain)) is not None:
+        metrics["branch_worth"] = worth
+    return {
+        **metrics,
+        **answer_metrics([tree.answers for tree in trees], [gain for tree in trees for gain in tree.gains]),
+    }
+
+
+def add_to_tracking(
+    take: Callable[[], dict[str, float]], show: Callable[[dict[str, Any], int], None] | None = None
+) -> Callable[[], None]:
+    """Let verl's logger log ``take()`` with every training step, on all its backends.
+
+    Args:
+        take: gives the metrics since its last call.
+        show: gets the backends by name, and the step, after they have been logged.
+
+    Returns:
+        Function that undoes it.
+    """
+    original = Tracking.log
+
+    @functools.wraps(original)
+    def log(self: Tracking, data: dict[str, Any], step: int, *args: Any, **kwargs: Any) -> Any:
+        if STEP_METRIC not in data:
+            return original(self, data, step, *args, **kwargs)
+        logged = original(self, {**data, **take()}, step, *args, **kwargs)
+        if show is not None:
+            show(self.logger, step)
+        return logged
+
+    def undo() -> None:
+        Tracking.log = original  # type: ignore[method-assign]
+
+    Tracking.log = log  # type: ignore[method-assign]
+    return undo

@@ -1,0 +1,1 @@
+"""What ends a run that cannot go on: dead workers, bugs in user code, alarms."""

@@ -1,0 +1,32 @@
+"""What of this package verl's config asks for, so that verl's seams for it can be looked for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from omegaconf import DictConfig
+
+from verl_atpo.packed.checks import is_packed
+from verl_atpo.seams.places import Feature
+from verl_atpo.search_qa.presets import TAG_LOOP
+from verl_atpo.startup.information_gain import uses_gains
+from verl_atpo.startup.loops import DEFAULT
+from verl_atpo.startup.trainer_modes import MODE
+from verl_atpo.startup.verl_config import get, grows_trees
+
+
+def asked_for(config: DictConfig) -> Iterator[Feature]:
+    """The features that a config switches on, beside estimator and loss."""
+    chosen = get(config, "hydra.runtime.choices") or {}
+    cpu = chosen.get("platform") == "cpu"
+    asked = {
+        Feature.WORDS: chosen.get("atpo") is not None,
+        Feature.TREES: grows_trees(config),
+        Feature.GAINS: uses_gains(config),
+        Feature.PACKED: is_packed(config),
+        Feature.CPU: cpu,
+        Feature.QUICK: chosen.get("sampler") == "quick",
+        Feature.GLOO: cpu and get(config, MODE) == "separate_async",
+        Feature.TAGS: get(config, DEFAULT) == TAG_LOOP,
+    }
+    yield from (feature for feature, is_on in asked.items() if is_on)

@@ -1,0 +1,226 @@
+"""Everything of verl that this package leans on: names, parameters, and what a function has to do by name.
+
+One entry a seam, under the feature that needs it. :mod:`verl_atpo.seams.check` looks for them in verl's source,
+without importing it; ``python -m verl_atpo.doctor`` prints what is missing, and a run that asks for a feature whose
+seams are not there is refused before Ray starts. A new version of verl is worth trying once they all hold.
+"""
+
+from __future__ import annotations
+
+from verl_atpo.seams.place import Feature as Feature
+from verl_atpo.seams.place import Seam as Seam
+from verl_atpo.seams.place import seam as _seam
+
+_AGENT = "verl.experimental.agent_loop.agent_loop"
+_TQ = "verl.trainer.ppo.v1.agent_loop_tq"
+_FSDP = "verl.workers.engine.fsdp.transformer_impl"
+_REPLAY = "verl.trainer.ppo.v1.replay_buffer"
+_ALGOS = "verl.trainer.ppo.core_algos"
+
+SEAMS: dict[Feature, tuple[Seam, ...]] = {
+    Feature.METHOD: (
+        _seam("verl:", "loads the plugin in the driver and in every worker", mentions="verl.plugins"),
+        _seam(f"{_ALGOS}:register_adv_est", "the estimator gets its name", "name_or_enum"),
+        _seam(f"{_ALGOS}:register_policy_loss", "the loss gets its name", "name"),
+        _seam(f"{_ALGOS}:POLICY_LOSS_REGISTRY", "no other loss of that name is overwritten"),
+        _seam(f"{_ALGOS}:agg_loss", "rows are added up as verl adds them", "loss_mat loss_mask loss_agg_mode"),
+        _seam(
+            "verl.trainer.ppo.ray_trainer:compute_advantage",
+            "the estimator is called with these",
+            mentions="get_adv_estimator_fn token_level_rewards response_mask config index uid",
+        ),
+        _seam(
+            "verl.trainer.ppo.v1.utils:compute_advantage_for_multi_trajectories",
+            "the same",
+            mentions="compute_advantage",
+        ),
+        _seam(
+            "verl.workers.utils.losses:ppo_loss",
+            "the loss is called with these",
+            mentions="get_policy_loss_fn old_log_prob log_prob advantages response_mask loss_agg_mode config "
+            "rollout_is_weights",
+        ),
+        _seam("config:algorithm.adv_estimator", "chooses the estimator"),
+        _seam("config:actor_rollout_ref.actor.policy_loss.loss_mode", "chooses the loss"),
+        _seam("config:actor_rollout_ref.actor.loss_agg_mode", "chooses how rows are added up"),
+    ),
+    Feature.WORDS: (
+        _seam(
+            "verl.trainer.main_ppo:main", "Hydra composes the config, callbacks run first", mentions="hydra main config"
+        ),
+        _seam(
+            "hydra._internal.config_loader_impl:ConfigLoaderImpl.load_configuration",
+            "what stands before a word gives way to it",
+            "config_name overrides",
+        ),
+        _seam("hydra.experimental.callback:Callback.on_job_start", "the config is checked before Ray starts", "config"),
+        _seam("config:actor_rollout_ref.actor.clip_ratio_low", "what presets set"),
+        _seam("config:actor_rollout_ref.actor.clip_ratio_high", "what presets set"),
+    ),
+    Feature.TREES: (
+        _seam("verl.trainer.main_ppo:", "names the class of the sampler", mentions="agent_loop_manager_class"),
+        _seam(f"{_TQ}:AgentLoopManagerTQ.__init__", "workers that grow trees", mentions="agent_loop_workers_class"),
+        _seam(
+            f"{_TQ}:AgentLoopManagerTQ.generate_sequences",
+            "prompts are dealt out to workers",
+            "prompts",
+            "chunk agent_loop_workers",
+        ),
+        _seam(
+            f"{_TQ}:AgentLoopWorkerTQ",
+            "each prompt is one call of _run_prompt",
+            mentions="generate_sequences _run_prompt validate logprobs calculate_log_probs agent_name",
+        ),
+        _seam(
+            f"{_TQ}:AgentLoopWorkerTQ._run_prompt",
+            "a prompt becomes a tree, under verl's status protocol",
+            "prompt sampling_params trajectory trace",
+            "async_kv_put running finished failure __rollout_n__ __do_sample__ session_id _run_agent_loop",
+        ),
+        _seam(
+            f"{_TQ}:AgentLoopWorkerTQ._agent_loop_postprocess",
+            "a leaf becomes a row",
+            "output validate",
+            "uid session_id _compute_score reward_score as_dict async_kv_batch_put",
+        ),
+        _seam(
+            f"{_AGENT}:AgentLoopWorker.__init__",
+            "client and tools are those of a branch",
+            mentions="llm_client tools rollout_config tokenizer",
+        ),
+        _seam(
+            f"{_AGENT}:AgentLoopWorker._run_agent_loop",
+            "a branch is one run of the agent loop",
+            "sampling_params trajectory agent_name",
+            "llm_client tools _agent_loop_postprocess",
+        ),
+        _seam(f"{_AGENT}:AgentLoopWorker._compute_score", "a leaf is scored", "outputs kwargs", "reward_score"),
+        _seam(
+            f"{_AGENT}:AgentLoopOutput",
+            "what an agent loop returns",
+            mentions="prompt_ids response_ids response_mask response_logprobs reward_score extra_fields",
+        ),
+        _seam(f"{_AGENT}:AgentLoopOutput.as_dict", "values travel in the token rewards", mentions="rm_scores"),
+        _seam(
+            "verl.workers.rollout.llm_server:LLMServerClient.generate",
+            "turns are answered from a recording",
+            "request_id prompt_ids sampling_params",
+        ),
+        _seam(
+            f"{_REPLAY}:ReplayBuffer._sync_metadata_from_transfer_queue",
+            "a bug ends the run with its reason",
+            mentions="failure_keys",
+        ),
+        _seam("verl.utils.tracking:Tracking.log", "metrics of trees are logged", "data step"),
+        _seam("verl.tools.function_tool:FunctionTool.call", "calls are answered from a recording", "parameters"),
+        _seam("verl.tools.function_tool:normalize_function_tool_return", "what tools return", "ret"),
+        _seam("verl.tools.base_tool:BaseTool.execute", "the same for tools with a state", "instance_id parameters"),
+        _seam("verl.tools.schemas:ToolResponse", "the text of an observation", mentions="text"),
+        _seam("verl.experimental.agent_loop.tool_parser:ToolParser", "formats are known by name", mentions="_registry"),
+        _seam("verl.experimental.agent_loop.utils:resolve_config_path", "files are found as verl finds them"),
+        _seam("config:actor_rollout_ref.rollout.n", "the number of leaves"),
+        _seam("config:actor_rollout_ref.rollout.calculate_log_probs", "how sure the policy was"),
+        _seam("config:actor_rollout_ref.rollout.agent.default_agent_loop", "the loop of rows that name none"),
+    ),
+    Feature.GAINS: (
+        _seam(
+            "verl.workers.rollout.vllm_rollout.vllm_async_server:vLLMHttpServer.generate",
+            "the engine says how likely the gold answer is",
+            "prompt_ids sampling_params request_id",
+            "extract_prompt_logprobs num_cached_tokens max_tokens SamplingParams",
+        ),
+        _seam(
+            "vllm.sampling_params:SamplingParams",
+            "a prompt is scored on top of what the prefix cache holds",
+            mentions="prompt_logprobs skip_reading_prefix_cache detokenize",
+        ),
+        _seam(
+            "verl.trainer.ppo.v1.trainer_base:PPOTrainer._compute_advantage",
+            "what stands behind a turn reaches the loss",
+            mentions="advantages response_to_nested response_mask",
+        ),
+        _seam("config:actor_rollout_ref.rollout.name", "which engine it is"),
+        _seam("config:actor_rollout_ref.rollout.logprobs_mode", "what it calls log-probs"),
+    ),
+    Feature.PACKED: (
+        _seam(
+            "verl.workers.engine.base:EngineRegistry.register",
+            "the engine gets its name",
+            "model_type backend device vendor",
+        ),
+        _seam("verl.workers.engine.base:EngineRegistry.get_engine_cls", "it is chosen", mentions="VERL_ENGINE_VENDOR"),
+        _seam(f"{_FSDP}:FSDPEngine._build_module", "the model's attention is set", "self"),
+        _seam(f"{_FSDP}:FSDPEngine._gradient_sync_context", "gradients are reduced once", "is_last_micro_batch"),
+        _seam(f"{_FSDP}:FSDPEngineWithLMHead.prepare_model_inputs", "packs go in", "micro_batch"),
+        _seam(
+            f"{_FSDP}:FSDPEngineWithLMHead.prepare_model_outputs",
+            "rows come out",
+            "output output_args micro_batch logits_processor_func",
+            "input_ids_rmpad_rolled temperature_rmpad pad_size log_probs",
+        ),
+        _seam(
+            f"{_FSDP}:FSDPEngineWithLMHead.forward_step",
+            "one pack is run",
+            "micro_batch loss_function forward_only",
+            "prepare_model_inputs prepare_model_outputs model_output metrics",
+        ),
+        _seam("verl.workers.engine.utils:postprocess_batch_func", "packs are put together", "output_lst indices data"),
+        _seam("verl.utils.tensordict_utils:index_select_tensor_dict", "rows of a pack", "batch indices"),
+        _seam(
+            "verl.trainer.ppo.v1.trainer_base:PPOTrainer._balance_batch",
+            "trees stay whole on a rank",
+            "batch metrics",
+            "reorder",
+        ),
+        _seam(
+            "verl.utils.seqlen_balancing:log_seqlen_unbalance", "the logged balance", "seqlen_list partitions prefix"
+        ),
+        _seam("config:actor_rollout_ref.model.external_lib", "loads the engine in trainer and workers"),
+    ),
+    Feature.CPU: (
+        _seam(
+            "verl.plugin.platform.platform_manager:PlatformRegistry.register", "the platform gets its name", "platform"
+        ),
+        _seam("verl.plugin.platform.platform_manager:", "it is chosen", mentions="VERL_PLATFORM"),
+        _seam(
+            "verl.workers.engine.base:EngineRegistry.get_engine_cls", "FSDP2 is found", mentions="VERL_ENGINE_DEVICE"
+        ),
+        _seam("ray.runtime_context:RuntimeContext.get_job_id", "verl names its socket after it", "self"),
+        _seam("ray.runtime_context:RuntimeContext.gcs_address", "tells two clusters of a machine apart"),
+        _seam(
+            "vllm.model_executor.layers.utils:dispatch_cpu_unquantized_gemm",
+            "linear layers keep weights that can be written to",
+            "layer remove_weight",
+        ),
+        _seam("config:trainer.device", "names the device"),
+        _seam("config:transfer_queue.backend.SimpleStorage.num_data_storage_units", "one storage actor"),
+    ),
+    Feature.QUICK: (
+        _seam("verl.trainer.ppo.v1.trainer_base:PPOTrainer", "a sampler of one's own", mentions="custom_sampler"),
+        _seam(f"{_REPLAY}:ReplayBufferAsync", "the asynchronous modes' buffer"),
+        _seam(f"{_REPLAY}:ReplayBuffer.__init__", "polls", "trainer_mode sampler_kwargs poll_interval"),
+    ),
+    Feature.GLOO: (
+        _seam("verl.checkpoint_engine.base:CheckpointEngineRegistry.register", "the engine gets its name", "backend"),
+        _seam("verl.checkpoint_engine.base:split_weight_chunks", "weights in buckets", "weights bucket_size"),
+        _seam("verl.checkpoint_engine.base:merge_weight_chunks", "and out of them", "chunks bucket_size"),
+        _seam("verl.checkpoint_engine.base:TensorMeta", "what is in a bucket", mentions="chunk_size"),
+    ),
+    Feature.TAGS: (
+        _seam(
+            "verl.experimental.agent_loop.tool_parser:ToolParser.extract_tool_calls",
+            "tags are calls",
+            "responses_ids tools",
+        ),
+        _seam(f"{_AGENT}:AgentLoopBase.ct_build_initial_tokens", "no tools in the prompt", "messages tools"),
+        _seam(
+            f"{_AGENT}:AgentLoopBase.ct_merge_context_msg",
+            "answers are raw text",
+            "previous_messages updated_messages runtime_token_ids response_mask response_logprobs tools",
+        ),
+        _seam(
+            "verl.utils.tokenizer.continuous_token:MergeResult", "the same", mentions="token_ids appended_token_count"
+        ),
+    ),
+}
+"""Feature -> its seams. ``METHOD`` is needed by all of them."""

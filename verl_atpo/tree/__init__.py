@@ -1,0 +1,1 @@
+"""What was sampled: generations, turns and the tree of one prompt."""

@@ -1,0 +1,74 @@
+"""Equal contexts: which turns of a tree were sampled in one and the same, though in different branches. Pure Python.
+
+A turn's *context* is what the policy saw when it sampled it: the prompt, the turns before with their observations, and
+the observation that opened it. Chains often begin with the same words and read the same answer; their second turns were
+then sampled in one context, but are nodes with different parents. ``credit.contexts`` says what counts as one context:
+
+- ``separate``: only what one node's children were sampled in;
+- ``merged``: whatever has equal token ids. Turns with equal ids in it are *copies*, one turn that was sampled several
+  times, and a value is the mean over what was sampled after any of them;
+- ``states``: whatever ended with an observation of equal token ids, however the trajectory came there. These are the
+  anchor states of GiGPO (arXiv 2505.10978, section 3.2). Only baselines are pooled: a turn's value stays that of its
+  own path, because the policy sees the path too.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Hashable
+
+from verl_atpo.config import Contexts
+from verl_atpo.tree.tree import ROOT, TurnTree
+
+
+@dataclasses.dataclass(frozen=True)
+class Grouping:
+    """Which nodes belong together, by index.
+
+    Attributes:
+        copy_of: lowest index of the copies of each turn; its own where it has no other.
+        context: number of the context each turn was sampled in; -1 for the root, which was not sampled.
+    """
+
+    copy_of: list[int]
+    context: list[int]
+
+    @property
+    def copies(self) -> list[list[int]]:
+        """Nodes that are one turn, the root by itself; a turn's context comes before it."""
+        found: dict[int, list[int]] = {}
+        for index, first in enumerate(self.copy_of):
+            found.setdefault(first, []).append(index)
+        return list(found.values())
+
+    @property
+    def siblings(self) -> list[list[int]]:
+        """Nodes that were sampled in one context."""
+        found: dict[int, list[int]] = {}
+        for index, context in enumerate(self.context):
+            if index != ROOT:
+                found.setdefault(context, []).append(index)
+        return list(found.values())
+
+
+def group_contexts(tree: TurnTree, contexts: Contexts) -> Grouping:
+    """Find equal contexts and copies of turns.
+
+    Args:
+        tree: every node with its turn, unless the contexts are ``separate``.
+        contexts: what counts as one context.
+    """
+    own = list(range(len(tree.nodes)))
+    if contexts is Contexts.SEPARATE:
+        return Grouping(own, [node.parent for node in tree.nodes])
+    numbers: dict[Hashable, int] = {}
+    firsts: dict[Hashable, int] = {}
+    copy_of, context = [ROOT], [-1]
+    for node in tree.nodes[1:]:
+        turn = tree.turn(node.index)
+        observed: Hashable = tuple(turn.observed_ids)
+        if contexts is Contexts.MERGED:
+            observed = (copy_of[node.parent], turn.generations[0].dropped, observed)
+        context.append(numbers.setdefault(observed, len(numbers)))
+        copy_of.append(firsts.setdefault((context[-1], tuple(turn.token_ids)), node.index))
+    return Grouping(copy_of if contexts is Contexts.MERGED else own, context)
