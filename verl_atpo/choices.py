@@ -47,6 +47,8 @@ class AdvantageMode(str, enum.Enum):
     DIFF_PARENT = "diff_parent"
     DIFF_GLOBAL = "diff_global"
     DIFF_LOCALGLOBAL = "diff_localglobal"
+    DIFF_CONTEXT = "diff_context"
+    """V minus one baseline: the context's value where other turns were sampled in it, else that of the turn before."""
 
 
 class Normalize(str, enum.Enum):

@@ -120,7 +120,8 @@ class CreditConfig:
     def carries_values(self) -> bool:
         """Whether a tree's rows carry its values as they are, so that a leaf's is its row's sum."""
         outcomes = self.tool_rewards == 0 and self.weights is Weights.PER_LEAF
-        return outcomes and self.contexts is Contexts.SEPARATE
+        own_baseline = self.advantage is AdvantageMode.DIFF_CONTEXT
+        return outcomes and self.contexts is Contexts.SEPARATE and not own_baseline
 
 
 @settings

@@ -11,7 +11,16 @@ from types import SimpleNamespace
 import numpy as np
 
 from benchmarks.bias.agent import LOGITS, OUTCOMES, PARAMETERS, Context, probabilities, score
-from verl_atpo.config import Backup, CreditConfig, ExpansionConfig, Normalize, Penalty, Schedule
+from verl_atpo.config import (
+    AdvantageMode,
+    Backup,
+    Contexts,
+    CreditConfig,
+    ExpansionConfig,
+    Normalize,
+    Penalty,
+    Schedule,
+)
 from verl_atpo.method.credit import node_values, tree_advantages
 from verl_atpo.method.expansion import select_turns
 from verl_atpo.method.split import split_advantages, split_weights
@@ -138,8 +147,10 @@ def _sum(grown: Sampled, factors: list[float]) -> np.ndarray:
 
 
 OTHERS, NLL, RANDOM = "other_chains", "entropy", "random"
+SUM = CreditConfig(contexts=Contexts.MERGED, advantage=AdvantageMode.DIFF_LOCALGLOBAL)
+"""The sum of the differences to the context and to the prompt, in merged contexts."""
 PAPER = CreditConfig()
-"""The paper's credit; that of `+atpo=tree` is its preset's."""
+"""The paper's credit."""
 
 
 def _grown(strategy: str, counts: Penalty = Penalty.EXPANSIONS, rounds: int = 2) -> ExpansionConfig:
@@ -166,14 +177,14 @@ ARMS: dict[str, tuple[ExpansionConfig, Callable[[Sampled], Estimate]]] = {
     "softmax backup": (_grown(OTHERS), split_with_softmax),
     "a turn's own outcome in its baseline": (_grown(OTHERS), split_with_own_baseline),
     "16 chains, the paper's credit": (_grown(NLL, rounds=0), per_leaf(PAPER)),
-    "16 chains, merged contexts": (_grown(NLL, rounds=0), per_leaf(TREE.credit)),
+    "16 chains, merged contexts": (_grown(NLL, rounds=0), per_leaf(SUM)),
     "16 chains, merged contexts, means for softmax": (
         _grown(NLL, rounds=0),
-        per_leaf(dataclasses.replace(TREE.credit, backup=Backup.CHILD_MEAN)),
+        per_leaf(dataclasses.replace(SUM, backup=Backup.CHILD_MEAN)),
     ),
-    "tree, with 16 leaves": (_grown(NLL), per_leaf(TREE.credit)),
+    "tree, with 16 leaves": (_grown(NLL), per_leaf(SUM)),
     "tree, with 16 leaves, contexts apart": (_grown(NLL), per_leaf(PAPER)),
-    "tree": (dataclasses.replace(TREE.expansion, schedule=Schedule.ROUNDS), per_leaf(TREE.credit)),
+    "tree": (dataclasses.replace(TREE.expansion, schedule=Schedule.ROUNDS), per_leaf(SUM)),
     "paper, with 16 leaves": (_grown(NLL, Penalty.SIBLINGS), per_leaf(PAPER)),
 }
 """What is measured: `unbiased` and every single deviation from it, and the presets."""

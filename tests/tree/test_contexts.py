@@ -16,6 +16,7 @@ from tests.assets.trees import carried_rows
 from verl_atpo.config import AdvantageMode, Backup, Contexts, CreditConfig, Normalize
 from verl_atpo.method.credit import context_values, node_values, tree_advantages
 from verl_atpo.method.estimator import compute_atpo_advantage
+from verl_atpo.startup.presets import TREE
 from verl_atpo.tree.contexts import group_contexts
 from verl_atpo.tree.recording import Generation, Turn
 from verl_atpo.tree.tree import ROOT, TurnTree
@@ -102,12 +103,39 @@ def test_values_are_means_over_all_copies():
         (Contexts.MERGED, AdvantageMode.DIFF_PARENT, [1 / 6, 0.5, 1 / 6, -0.5, 1 / 6, 0, -0.5]),
         (Contexts.MERGED, AdvantageMode.DIFF_GLOBAL, [1 / 6, 0.5, 1 / 6, -0.5, 1 / 6, 0.5, -0.5]),
         (Contexts.MERGED, AdvantageMode.DIFF_LOCALGLOBAL, [1 / 3, 1, 1 / 3, -1, 1 / 3, 0.5, -1]),
+        (Contexts.MERGED, AdvantageMode.DIFF_CONTEXT, [1 / 6, 0.5, 1 / 6, -0.5, 1 / 6, 0.5, -0.5]),
         (Contexts.STATES, AdvantageMode.DIFF_PARENT, [0.5, 0.5, -0.5, -0.5, 0.5, 0, -0.5]),
         (Contexts.STATES, AdvantageMode.DIFF_LOCALGLOBAL, [1, 1, -1, -1, 1, 0.5, -1]),
     ],
 )
 def test_advantages_by_hand(contexts, mode, expected):
     assert tree_advantages(example(), credit(contexts, mode))[1:] == pytest.approx(expected)
+
+
+def test_the_preset_gives_chains_that_share_nothing_their_outcome_and_no_difference_twice():
+    """Six chains of four turns, two of them succeed: (1 - 1/3) / sqrt(2)/3 = sqrt(2) for each of their turns."""
+    tree = TurnTree()
+    for number in range(6):
+        turns = [([5 + turn], [100 * number + turn]) for turn in range(4)]
+        chain(tree, *turns, reward=float(number < 2))
+    advantages = tree_advantages(tree, TREE.credit)
+    assert advantages[1:5] == pytest.approx([2**0.5] * 4, abs=1e-5)
+    assert advantages[9:13] == pytest.approx([-(0.5**0.5)] * 4, abs=1e-5)
+
+
+@pytest.mark.parametrize("contexts", list(Contexts))
+def test_one_baseline_shrinks_the_value_of_a_context_to_the_baseline_of_the_turn_before(contexts):
+    """1 X -[5]-> 2 Y: 1.0, expanded to 3 Z: 0.0; 4 Z: 0.0.
+
+    V_1 = 1/2 and V_root = 1/4, which is the baseline of 1 and 4. Two turns were sampled behind 1, so theirs is
+    (1/4 + 1/2) / 2 = 3/8.
+    """
+    tree = TurnTree()
+    chain(tree, (PROMPT, X), ([5], Y), reward=1.0)
+    say(tree, 1, [5], Z, is_leaf=True, reward=0.0, round=1)
+    chain(tree, (PROMPT, Z), reward=0.0)
+    found = tree_advantages(tree, credit(contexts, AdvantageMode.DIFF_CONTEXT))
+    assert found[1:] == pytest.approx([1 / 4, 5 / 8, -3 / 8, -1 / 4])
 
 
 def test_localglobal_with_states_is_outcome_plus_turn_relative_to_its_state():
@@ -245,7 +273,9 @@ def test_copies_share_out_what_they_had(seed):
 
 
 @pytest.mark.parametrize("normalize", [Normalize.CENTER, Normalize.ZSCORE, Normalize.NONE])
-@pytest.mark.parametrize("mode", [AdvantageMode.DIFF_PARENT, AdvantageMode.DIFF_LOCALGLOBAL])
+@pytest.mark.parametrize(
+    "mode", [AdvantageMode.DIFF_PARENT, AdvantageMode.DIFF_LOCALGLOBAL, AdvantageMode.DIFF_CONTEXT]
+)
 @pytest.mark.parametrize("contexts", [Contexts.MERGED, Contexts.STATES])
 def test_the_estimator_reads_them_out_of_rows(contexts, mode, normalize):
     """Turns of two tokens, an observation of one between them; every row adds up to its outcome."""

@@ -97,7 +97,8 @@ def carried_values(tree: TurnTree, credit: CreditConfig) -> list[float | None]:
     if credit.carries_values:
         return values
     if credit.weights is Weights.PER_LEAF:
-        return carried_returns(tree, values, context_values(tree, values, credit), credit)
+        siblings = group_contexts(tree, credit.contexts).siblings
+        return carried_returns(tree, values, context_values(tree, values, credit), siblings, credit)
     known = [value or 0.0 for value in values]
     return [known[ROOT] + advantage for advantage in row_advantages(tree, known)]
 
@@ -182,7 +183,8 @@ def turn_advantage(mode: AdvantageMode, value: Number, parent: Number, root: Num
     """Advantage of a turn.
 
     Args:
-        mode: which of the four.
+        mode: which one. The baseline of ``diff_context`` takes more than parent and root, so its rows carry the root's
+            value plus the advantage (:func:`~verl_atpo.method.returns.carried_returns`).
         value: V of the turn; floats, or tensors that broadcast.
         parent: V of the turn before, the root's for a first turn.
         root: V of the root.
@@ -191,7 +193,7 @@ def turn_advantage(mode: AdvantageMode, value: Number, parent: Number, root: Num
         return value
     if mode is AdvantageMode.DIFF_PARENT:
         return value - parent
-    if mode is AdvantageMode.DIFF_GLOBAL:
+    if mode in (AdvantageMode.DIFF_GLOBAL, AdvantageMode.DIFF_CONTEXT):
         return value - root
     return (value - parent) + (value - root)
 

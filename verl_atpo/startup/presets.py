@@ -51,7 +51,7 @@ LOSS = {
 }
 
 
-TREE = AtpoConfig(credit=CreditConfig(contexts=Contexts.MERGED, advantage=AdvantageMode.DIFF_LOCALGLOBAL))
+TREE = AtpoConfig(credit=CreditConfig(contexts=Contexts.MERGED, advantage=AdvantageMode.DIFF_CONTEXT))
 """What the evidence recommends (``docs/results.md``): a turn is compared with all that were sampled in its context."""
 UNBIASED = AtpoConfig(
     expansion=ExpansionConfig(
