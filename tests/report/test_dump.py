@@ -23,7 +23,7 @@ from verl_atpo.failure import EngineOutage, ToolOutage, brief
 from verl_atpo.method.credit import node_values
 from verl_atpo.report.describe import TreeDescriber
 from verl_atpo.report.dump import TreeDump
-from verl_atpo.report.dump_choice import MARK, DumpChoice
+from verl_atpo.report.dump_choice import DUMPED, DumpChoice
 from verl_atpo.report.dump_file import DumpFile
 from verl_atpo.report.record import Record
 from verl_atpo.rollout.grower import TreeGrower
@@ -205,11 +205,11 @@ def test_a_batch_of_verl_is_marked_row_by_row_unless_it_validates() -> None:
     assign_non_tensor_data(batch, "global_steps", 1)
     choice = DumpChoice(1, 2)
     choice.mark(batch)
-    assert [part[MARK].tolist() for part in batch.chunk(2)] == [[True, True], [False]]
+    assert [part[DUMPED].tolist() for part in batch.chunk(2)] == [[True, True], [False]]
     validation = TensorDict({"x": torch.zeros(3)}, batch_size=[3])
     assign_non_tensor_data(validation, "validate", True)
     choice.mark(validation)
-    assert MARK not in validation
+    assert DUMPED not in validation
 
 
 def test_a_file_that_is_full_is_followed_by_the_next(tmp_path: Path) -> None:
@@ -246,7 +246,7 @@ def test_a_full_disk_ends_dumping_with_one_warning_and_no_torn_line(
     assert "File too large" in warning and "training goes on" in warning
 
 
-async def test_a_tree_that_cannot_be_described_is_no_reason_to_fail(
+async def test_a_tree_that_cannot_be_described_is_skipped_and_the_next_is_dumped(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     dump = TreeDump(str(tmp_path))
@@ -254,11 +254,13 @@ async def test_a_tree_that_cannot_be_described_is_no_reason_to_fail(
     def broken() -> Record:
         raise KeyError("a bug")
 
-    assert await dump.write(broken) is None
+    for _ in range(5):
+        assert await dump.write(broken) is None
     grown = await grow()
-    assert await dump.write(lambda: TreeDescriber(Words(), config()).record(grown, PROMPT, seconds=1.0)) is None
+    assert await dump.write(lambda: TreeDescriber(Words(), config()).record(grown, PROMPT, seconds=1.0)) is not None
+    assert len(read_trees(tmp_path)) == 1 and dump.skipped == 5
     assert [record.message for record in caplog.records if record.levelno >= logging.WARNING] == [
-        "A tree could not be described: no further trees are dumped; training goes on"
+        f"A tree could not be dumped ({number} so far); training goes on" for number in (1, 2, 4)
     ]
 
 

@@ -12,7 +12,7 @@ import torch
 
 from tests.assets.tiny_model import write_model
 from tests.assets.worker import Client, Queue, Scorer, make_worker, prompt
-from verl_atpo.report.dump_choice import MARK
+from verl_atpo.report.dump_choice import DUMPED
 from verl_atpo.report.dump_file import DumpFile
 from verl_atpo.report.metrics import step_metrics
 from verl_atpo.rollout.manager import TreeAgentLoopManager
@@ -59,8 +59,8 @@ async def test_a_tree_is_dumped_as_it_was_published(worker: Any, queue: Queue, t
 
 async def test_only_marked_trees_are_dumped(worker: Any, queue: Queue, tmp_path: Path) -> None:
     made = worker()
-    await run(made, "p1", **{MARK: torch.tensor(False)})
-    await run(made, "p2", **{MARK: torch.tensor(True)})
+    await run(made, "p1", **{DUMPED: torch.tensor(False)})
+    await run(made, "p2", **{DUMPED: torch.tensor(True)})
     assert [tree["uid"] for tree in read_trees(tmp_path)] == ["p2"]
     assert queue.status == {"p1": "finished", "p2": "finished"}
 

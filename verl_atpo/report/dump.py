@@ -3,37 +3,38 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 from verl_atpo.report.dump_file import DumpFile
-from verl_atpo.report.record import Record
+from verl_atpo.report.plain_json import json_line, plain
+from verl_atpo.report.record import Branch, Record
 
 logger = logging.getLogger(__name__)
 
 
 class TreeDump:
-    """Writes the records of one rollout worker. What goes wrong here ends dumping, never a tree.
+    """Write the records of one rollout worker. A tree that cannot be described or written is skipped; none fails.
 
     Args:
         folder: made when missing; every worker has files of its own in it. ``None``: records are made, not written.
 
     Attributes:
-        seconds: CPU time that it took since it was last set to 0.
+        seconds: CPU time of dumping since this was last set to 0.
+        skipped: trees that could not be described.
     """
 
     def __init__(self, folder: str | None) -> None:
         self._file = DumpFile(Path(folder)) if folder else None
-        self._broken = False
         self.seconds = 0.0
-        self._lock = asyncio.Lock()
+        self.skipped = 0
+        self._thread = ThreadPoolExecutor(1, "atpo-dump")  # asyncio's own threads may all wait for tools
 
     async def write(self, describe: Callable[[], Record]) -> Record | None:
-        """Make a record, beside the event loop, and append it.
+        """Make a record and append it, on another thread than the event loop's.
 
         Args:
             describe: makes it.
@@ -41,31 +42,35 @@ class TreeDump:
         Returns:
             The record; ``None`` if it could not be made.
         """
-        async with self._lock:
-            return await asyncio.to_thread(self._write, describe)
+        return await asyncio.get_running_loop().run_in_executor(self._thread, self._write, describe)
 
     def _write(self, describe: Callable[[], Record]) -> Record | None:
-        if self._broken:
-            return None
         started = time.thread_time()
         try:
             return self._append(describe())
-        except Exception:  # rows are published by now: status and rows must not disagree because of a picture of them
-            self._broken = True
-            logger.exception("A tree could not be described: no further trees are dumped; training goes on")
+        except Exception:  # rows are published by now: status and rows must not disagree because of a dump
+            self.skipped += 1
+            if self.skipped.bit_count() == 1:  # the first, second, fourth, eighth, ...
+                logger.exception("A tree could not be dumped (%d so far); training goes on", self.skipped)
             return None
         finally:
             self.seconds += time.thread_time() - started
 
     def _append(self, record: Record) -> Record:
-        line = json.dumps(record, ensure_ascii=False, separators=(",", ":"), default=plain)
+        record = _with_plain_extras(record)
         if self._file is not None:
-            self._file.append(line.encode("utf-8", "replace") + b"\n")
+            self._file.append(json_line(record))
         return record
 
 
-def plain(value: Any) -> Any:
-    """What JSON does not know: numbers and arrays of numpy and torch as numbers and lists, everything else as text."""
-    if hasattr(value, "tolist"):
-        return value.tolist()
-    return str(value)
+def _with_plain_extras(record: Record) -> Record:
+    """Make JSON of the fields that hold what a user's data and reward function made."""
+    branches = [
+        Branch(**{**branch, "reward_extra": plain(branch["reward_extra"])}) if "reward_extra" in branch else branch
+        for branch in record.get("branches") or []
+    ]
+    made = Record(**{**record, "branches": branches})
+    for name in ("data_source", "ground_truth", "extra_info"):
+        if name in made:
+            made[name] = plain(made[name])
+    return made

@@ -1,7 +1,7 @@
-"""Which trees of a step are dumped: ``algorithm.atpo.dump_every`` and ``dump_max``.
+"""The choice of the trees that a step dumps: ``algorithm.atpo.dump_every`` and ``dump_max``.
 
-Chosen before the trees grow, for all workers at once and in the order of the batch: choosing among those that are
-finished would favour short ones.
+It is made before the trees grow, for all workers at once and in the order of the batch: a choice among finished trees
+would favour short ones.
 """
 
 from __future__ import annotations
@@ -9,15 +9,15 @@ from __future__ import annotations
 import torch
 from tensordict import TensorDict
 
-MARK = "atpo_dump"
+DUMPED = "atpo_dump"
 """Column of a batch of prompts: whether the tree of a prompt is dumped."""
 
 
 class DumpChoice:
-    """Marks prompts, step by step.
+    """Mark the prompts whose trees are dumped, step by step.
 
     Args:
-        every: steps from one that is dumped to the next; the first step is.
+        every: steps from one dumped step to the next; the first step is dumped.
         most: trees a step, ``None`` for all.
     """
 
@@ -26,12 +26,12 @@ class DumpChoice:
         self._step, self._taken = -1, 0
 
     def mark(self, prompts: TensorDict) -> None:
-        """Mark the prompts of a training batch; those that replace failed ones count for their step too."""
+        """Mark the prompts of a training batch; replacements of failed prompts count for their step too."""
         if "validate" not in prompts:
-            prompts[MARK] = torch.tensor(self.marks(int(prompts["global_steps"]), len(prompts)))
+            prompts[DUMPED] = torch.tensor(self.marks(int(prompts["global_steps"]), len(prompts)))
 
     def marks(self, step: int, prompts: int) -> list[bool]:
-        """Whether the trees of that many further prompts of a step, counted from 1, are dumped."""
+        """Decide for the next ``prompts`` prompts of a step (counted from 1) whether their trees are dumped."""
         if step != self._step:
             self._step, self._taken = step, 0
         if (step - 1) % self._every:

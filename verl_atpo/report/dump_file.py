@@ -1,4 +1,4 @@
-"""The files of a dump: lines are only appended, a file that is full is followed by a next one, a full disk ends it."""
+"""The files of a dump: whole lines are appended, a full file is followed by the next, a full disk ends dumping."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class DumpFile:
         rotate_bytes: size after which the next file begins.
 
     Attributes:
-        stopped: nothing is written any more, because the disk is full or fails.
+        stopped: no line is written any more, because the disk is full or fails.
     """
 
     def __init__(self, folder: Path, rotate_bytes: int = ROTATE_BYTES) -> None:

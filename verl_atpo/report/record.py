@@ -1,34 +1,64 @@
-"""One line of a dump: the schema that the writer (``report/dump.py``) and the viewer share.
+"""The schema of one line of a dump, shared by the writer (``report/dump.py``) and the viewer.
 
 Fields are only ever added: a reader takes a missing one as not known (``None``, not 0). ``summary`` is the first key of
-a line, so that an index is made from the first few hundred bytes of every line (``files.head``).
+a line, so that an index is made from the first few hundred bytes of every line.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 from collections.abc import Mapping
-from typing import Any, TypedDict
+from typing import Any
 
-FORMAT = 2
+from typing_extensions import TypedDict
+
+from verl_atpo.report.plain_json import plain
+
+FORMAT = 3
 PROMPT_HEAD = 300
 """Characters of a prompt that a summary holds."""
 
 
 class Pick(TypedDict, total=False):
-    """Why a branch started where it did."""
+    """Why an expansion started where it did."""
 
     node: int
     """The turn that was sampled again; 0 is the root: a fresh chain."""
     score: float
-    """Mean NLL minus penalty, nats/token, at the time of the choice."""
+    """Mean NLL minus penalty, nats/token, at the time of the selection."""
     penalty: float
-    """Nats taken off for earlier expansions of the same context."""
+    """Nats subtracted for earlier expansions of the same context."""
     rank: int
     """Place among the candidates by score, from 1."""
     candidates: int
-    """Turns that could have been chosen."""
+    """Number of turns that could have been selected."""
+
+
+class Difference(TypedDict, total=False):
+    """One term of an advantage, ``weight * scale * (value - baseline)``; a turn's terms add up to its advantage."""
+
+    value: float
+    """What the turn is credited with, on the scale of the rewards."""
+    baseline: float
+    """What it is compared with, on the same scale."""
+    baseline_from: str
+    """Where the baseline comes from: ``prompt`` (the root's value), ``parent`` (the value of the turn before),
+    ``siblings`` (turns sampled after the same node), ``context`` (turns sampled in an equal context, whichever node
+    they follow), ``chains`` (the other independent trajectories), ``leaves`` (the mean reward of the tree)."""
+    samples: int
+    """Number of turns or trajectories that the baseline is an average of; missing where it is none."""
+    prior: float
+    """What the baseline was shrunk to; missing where it is a plain average."""
+    prior_from: str
+    """Where ``prior`` comes from, in the words of ``baseline_from``."""
+    prior_share: float
+    """Weight of ``prior`` in the baseline, 0 to 1."""
+    scale: float
+    """Factor of the group's normalisation; 1 if missing."""
+    weight: float
+    """Factor of this term; 1 if missing."""
 
 
 class ToolUse(TypedDict, total=False):
@@ -50,9 +80,11 @@ class Node(TypedDict, total=False):
     turn: int
     """Its number in the trajectory, from 1."""
     branch: int
-    """Number of the leaf whose run sampled it."""
+    """Number of the trajectory that sampled it."""
+    context: int
+    """Number of the context that it was sampled in; turns of equal number saw equal tokens."""
     observation: str
-    """What stood between the turn before and this one."""
+    """Text between the turn before and this one."""
     observation_tokens: int
     text: str
     """The sampled tokens, special ones included."""
@@ -68,13 +100,15 @@ class Node(TypedDict, total=False):
     is_leaf: bool
     reward: float | None
     value: float | None
-    """On the scale of the reward: with rewards of tools, what is still to come."""
+    """On the scale of the reward; with rewards of tools, the return to go."""
     tool_reward: float
-    """What tools gave for the calls behind it; missing where such rewards are left out."""
+    """What tools gave for the calls after it; missing where such rewards are ignored."""
     advantage: float | None
     """What the estimator gives the turn's tokens; with information gains the mean over the rows that hold it."""
+    differences: list[Difference]
+    """The terms that the advantage is the sum of; missing where the credit is no sum of differences."""
     information_gain: float | None
-    """Nats/token that the turn added to the gold answer's mean log-prob; missing where nobody asked."""
+    """Nats/token that the turn added to the gold answer's mean log-prob; missing where it was not measured."""
     tool_calls: list[ToolUse]
     generation_s: float
     """Seconds the engine took for the turn."""
@@ -83,7 +117,7 @@ class Node(TypedDict, total=False):
 
 
 class Branch(TypedDict, total=False):
-    """One trajectory, by leaf number."""
+    """One trajectory: an independent chain, or an expansion with the prefix that it shares."""
 
     number: int
     leaf: int | None
@@ -92,32 +126,36 @@ class Branch(TypedDict, total=False):
     own_turns: int
     diverged: bool
     picked: Pick | None
+    """Why it started where it did; ``None`` for a chain."""
     started_s: float
     """Seconds from the tree's start to its own."""
     ended_s: float | None
     failures: list[str]
-    """Why earlier tries of it died, in order."""
+    """Why earlier attempts of it failed, in order."""
     reward: float
     reward_extra: dict[str, Any]
     """Further keys of the reward function."""
     prompt_tokens: int
     response_tokens: int
     starts: list[int]
-    """Where each turn's first token stands in the response; at or behind ``response_tokens``: cut off."""
+    """Position of each turn's first token in the response; at or after ``response_tokens``: cut off."""
     tail: str
-    """What stood behind the last turn: an observation that the loop never asked on with."""
+    """Text after the last turn: an observation that the policy was not asked about."""
     tail_tokens: int
     trained_from: int
     """First token of the response that is trained (``credit.shared_turns=once``: the first own turn's)."""
 
 
 class Summary(TypedDict, total=False):
-    """What the table of trees shows."""
+    """Facts of a tree that the table of trees shows."""
 
     uid: str
     step: int
+    start: str | None
+    """Which start of which run the tree is of (``Record.start``)."""
     prompt: str
     prompt_key: str
+    """Short name of the task (:func:`task_key`)."""
     source: str | None
     outcome: str
     """``mixed``, ``equal`` or ``failed``."""
@@ -145,6 +183,9 @@ class Record(TypedDict, total=False):
     format: int
     uid: str
     global_step: int
+    start: str | None
+    """Name of the start of the run that grew it, the same in all processes, sortable by time, for instance
+    ``20261130-120301-3fa9``. A resumed run has several; missing in old dumps."""
     data_source: str | None
     ground_truth: Any
     extra_info: dict[str, Any]
@@ -156,7 +197,8 @@ class Record(TypedDict, total=False):
     failed: str | None
     """Why the tree failed as a group; its turns so far are still here."""
     root_value: float | None
-    credit: dict[str, str]
+    credit: dict[str, Any]
+    """Settings of the credit by name (``backup``, ``advantage``, ``contexts``, ``normalize``, ...)."""
     picked: list[int]
     picks: list[Pick]
     regrown: int
@@ -166,13 +208,28 @@ class Record(TypedDict, total=False):
     branches: list[Branch]
 
 
-def prompt_key(prompt: str) -> str:
-    """Short name of a prompt, the same at every step where it comes up."""
-    return hashlib.sha256(prompt.encode("utf-8", "surrogatepass")).hexdigest()[:12]
+def task_key(record: Mapping[str, Any]) -> str:
+    """Short name of a record's task, the same at every step at which the task comes up.
+
+    Two rows of the data with one prompt text are two tasks: told apart by ``extra_info.index``, or, without one, by the
+    arguments of their tools and the right answer.
+    """
+    extra = plain(record.get("extra_info")) or {}
+    split = [record.get("data_source"), extra.get("split")]
+    if extra.get("index") is not None:
+        row = [*split, extra["index"]]
+    else:
+        row = [*split, extra.get("tools_kwargs"), extra.get("interaction_kwargs"), record.get("ground_truth")]
+    return short_hash(json.dumps([record.get("prompt", ""), plain(row)], sort_keys=True))
+
+
+def short_hash(text: str) -> str:
+    """Twelve hexadecimal digits that stand for a text."""
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:12]
 
 
 def summarize(record: Mapping[str, Any]) -> Summary:
-    """The summary of a record; also of one written before summaries were."""
+    """Make the summary of a record; also of one written before summaries were."""
     nodes = record.get("nodes") or []
     branches = record.get("branches") or []
     rewards = [node["reward"] for node in nodes if node.get("reward") is not None]
@@ -180,8 +237,9 @@ def summarize(record: Mapping[str, Any]) -> Summary:
     return Summary(
         uid=str(record["uid"]),
         step=int(record["global_step"]),
+        start=record.get("start"),
         prompt=record.get("prompt", "")[:PROMPT_HEAD],
-        prompt_key=prompt_key(record.get("prompt", "")),
+        prompt_key=task_key(record),
         source=record.get("data_source"),
         outcome=_outcome(record, rewards),
         reward=math.fsum(rewards) / len(rewards) if rewards else None,

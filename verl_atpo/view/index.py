@@ -24,11 +24,11 @@ from verl_atpo.view.filters import Filters, searchable
 
 logger = logging.getLogger(__name__)
 
-VERSION = 1
+VERSION = 2
 BATCH = 200
 COLUMNS = (
-    "uid", "step", "prompt", "prompt_key", "source", "outcome", "reward", "rewards", "leaves", "nodes", "depth",
-    "sampled_tokens", "saved", "tool_calls", "tool_errors", "outages", "diverged", "regrown", "seconds",
+    "uid", "step", "start", "prompt", "prompt_key", "source", "outcome", "reward", "rewards", "leaves", "nodes",
+    "depth", "sampled_tokens", "saved", "tool_calls", "tool_errors", "outages", "diverged", "regrown", "seconds",
 )  # fmt: skip
 SCHEMA = f"""
 CREATE TABLE IF NOT EXISTS files (name TEXT PRIMARY KEY, done INTEGER, fingerprint TEXT);

@@ -8,7 +8,7 @@ from urllib.parse import quote
 from fastapi import HTTPException, Request, Response
 from nicegui import app, ui
 
-from verl_atpo.report.record import Record, prompt_key, summarize
+from verl_atpo.report.record import Record, short_hash, summarize
 from verl_atpo.view import export
 from verl_atpo.view.colors import ColorBy
 from verl_atpo.view.filters import Filters
@@ -93,7 +93,7 @@ def _exports(run: Run) -> None:
             raise HTTPException(404, "no such tree, or no such kind of file")
         color = ColorBy(by) if by in set(ColorBy) else ColorBy.ADVANTAGE
         made = EXPORTS[suffix](record, color)
-        name = f"tree-step{record['global_step']}-{prompt_key(uid)[:8]}.{suffix}"
+        name = f"tree-step{record['global_step']}-{short_hash(uid)[:8]}.{suffix}"
         headers = {
             "Content-Disposition": f"attachment; filename*=UTF-8''{quote(name)}",
             "X-Content-Type-Options": "nosniff",
