@@ -1,12 +1,15 @@
 """What a run of an agent loop can die of: an outage passes and is tried again, a bug ends the training run.
 
-Outages are named here. Whatever else a user's loop, a tool's contract or a reward raises is a bug, and would only come
-again. Pure Python: errors of libraries that may not be installed are known by name.
+Outages are named here and, for errors of any client, in :mod:`verl_atpo.transient`. Whatever else a user's loop, a
+tool's contract or a reward raises is a bug, and would only come again. Pure Python.
 """
 
 from __future__ import annotations
 
-import asyncio
+import re
+from itertools import pairwise
+
+from verl_atpo.transient import STATUSES, dotted, named_outage, passes, verdict_of
 
 LONGEST_PAUSE_S = 60.0
 LONGEST_REASON = 400
@@ -41,36 +44,75 @@ class ContextRewrittenError(BranchBug):
     """The agent loop's context is not append-only, so turns have no place in the response."""
 
 
-TRANSIENT = (TransientToolError, ConnectionError, TimeoutError, asyncio.TimeoutError)
-TRANSIENT_ELSEWHERE = {
-    "aiohttp.client_exceptions.ClientConnectionError",
-    "aiohttp.client_exceptions.ClientPayloadError",
-    "httpx.TransportError",
-    "requests.exceptions.ConnectionError",
-    "requests.exceptions.Timeout",
-}
-"""Errors of HTTP clients that the user's tools may use."""
-
 OUTAGES = (ToolOutage, EngineOutage, EmptyTurnError, ReplayEndedError)
 RAY_ERROR, RAY_TASK_ERROR = "ray.exceptions.RayError", "ray.exceptions.RayTaskError"
+_UNREADABLE = ("ray.exceptions.UnserializableException", "ray.exceptions.RayError")
+"""What Ray hands on in place of an error that it cannot pickle: the traceback as text."""
 
 
 def is_transient(error: BaseException) -> bool:
-    """Whether a call that failed with ``error`` may succeed when it is made again."""
-    return isinstance(error, TRANSIENT) or not _names(error).isdisjoint(TRANSIENT_ELSEWHERE)
+    """Whether a call that failed with ``error`` may succeed when it is made again (:mod:`verl_atpo.transient`)."""
+    return passes(error, _passes)
 
 
 def is_outage(error: BaseException) -> bool:
-    """Whether ``error`` is one of the infrastructure, so that the branch is grown again.
+    """Whether ``error`` is one of the infrastructure, so that the trajectory is grown again.
 
-    Outages of tools and engine, connections and time-outs, and Ray's own errors. What a remote function raised is
-    judged by what it was.
+    Outages of tools and engine, what :func:`is_transient` knows, and Ray's own errors, wherever they stand in the
+    chain of causes. What a remote function raised is judged by what it was.
     """
+    return passes(error, _is_out)
+
+
+def _passes(error: BaseException) -> bool | None:
+    """Verdict on one error: transient or not, ``None`` where its causes decide."""
+    if isinstance(error, TransientToolError):
+        return True
+    if isinstance(error, BranchBug):
+        return False
+    names = _names(error)
+    if RAY_TASK_ERROR in names:
+        cause = getattr(error, "cause", None)
+        return isinstance(cause, BaseException) and passes(cause, _passes)
+    if dotted(type(error)) in _UNREADABLE:
+        return _printed_passes(str(error))
+    return verdict_of(error)
+
+
+def _is_out(error: BaseException) -> bool | None:
+    if isinstance(error, OUTAGES):
+        return True
     names = _names(error)
     if RAY_TASK_ERROR in names:
         cause = getattr(error, "cause", None)
         return isinstance(cause, BaseException) and is_outage(cause)
-    return isinstance(error, OUTAGES) or is_transient(error) or RAY_ERROR in names
+    found = _passes(error)
+    if found is None and RAY_ERROR in names:
+        return True
+    return found
+
+
+def _printed_passes(text: str) -> bool | None:
+    """Judge the errors of a printed traceback by their names and the HTTP status in their words.
+
+    ``None`` where it shows none but Ray's own. The line of an error is the first after those of its frames, which are
+    indented.
+    """
+    lines = text.splitlines()
+    ends = [line for before, line in pairwise(lines) if before[:1].isspace() and not line[:1].isspace()]
+    found = [match for line in ends if (match := _ERROR_LINE.match(line)) and not match["name"].startswith("ray.")]
+    return any(_named_passes(match["name"], match["words"] or "") for match in found) if found else None
+
+
+def _named_passes(name: str, words: str) -> bool:
+    status = (
+        re.search(r"\b[45]\d\d\b", words) if name.endswith(("HTTPStatusError", "HTTPError", "StatusError")) else None
+    )
+    own = {dotted(kind) for kind in (*OUTAGES, TransientToolError)}
+    return name in own or named_outage(name) or (status is not None and int(status[0]) in STATUSES)
+
+
+_ERROR_LINE = re.compile(r"(?P<name>[A-Za-z_][\w.]*)(?:: (?P<words>.*))?$")
 
 
 def pause_s(first: float, failed: int) -> float:
@@ -88,4 +130,4 @@ def brief(error: BaseException) -> str:
 
 
 def _names(error: BaseException) -> set[str]:
-    return {f"{each.__module__}.{each.__qualname__}" for each in type(error).__mro__}
+    return {dotted(each) for each in type(error).__mro__}
