@@ -40,11 +40,19 @@ class BranchBug(RuntimeError):
     """A bug of the loop, a tool or the reward, said with its remedy."""
 
 
+class NothingSampledError(RuntimeError):
+    """The agent loop ended without asking the model: most likely its environment did not come up."""
+
+
 class ContextRewrittenError(BranchBug):
     """The agent loop's context is not append-only, so turns have no place in the response."""
 
 
-OUTAGES = (ToolOutage, EngineOutage, EmptyTurnError, ReplayEndedError)
+class RowMismatchError(BranchBug):
+    """The row that the agent loop returned is not what was sampled."""
+
+
+OUTAGES = (ToolOutage, EngineOutage, EmptyTurnError, ReplayEndedError, NothingSampledError)
 RAY_ERROR, RAY_TASK_ERROR = "ray.exceptions.RayError", "ray.exceptions.RayTaskError"
 _UNREADABLE = ("ray.exceptions.UnserializableException", "ray.exceptions.RayError")
 """What Ray hands on in place of an error that it cannot pickle: the traceback as text."""

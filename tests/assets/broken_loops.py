@@ -51,3 +51,117 @@ class Unplugged(WordsLoop):
 
     async def observe(self, sampled: list[int]) -> list[int]:
         raise ConnectionError("no route to the weather service")
+
+
+class AllOnes(WordsLoop):
+    """Trains observations too: its mask is 1 everywhere."""
+
+    async def run(self, sampling_params: dict[str, Any], **kwargs: Any) -> AgentLoopOutput:
+        output = await super().run(sampling_params, **kwargs)
+        output.response_mask = [1] * len(output.response_ids)
+        return output
+
+
+class EndToken(WordsLoop):
+    """Appends an end token that nobody sampled."""
+
+    async def run(self, sampling_params: dict[str, Any], **kwargs: Any) -> AgentLoopOutput:
+        output = await super().run(sampling_params, **kwargs)
+        output.response_ids, output.response_mask = [*output.response_ids, 2], [*output.response_mask, 1]
+        output.response_logprobs = [*output.response_logprobs, 0.0]
+        return output
+
+
+class FewLogProbs(WordsLoop):
+    """Returns the log-probs of its last turn only."""
+
+    async def run(self, sampling_params: dict[str, Any], **kwargs: Any) -> AgentLoopOutput:
+        output = await super().run(sampling_params, **kwargs)
+        output.response_logprobs = output.response_logprobs[-3:]
+        return output
+
+
+class NoLogProbs(WordsLoop):
+    """Returns no log-probs."""
+
+    async def run(self, sampling_params: dict[str, Any], **kwargs: Any) -> AgentLoopOutput:
+        output = await super().run(sampling_params, **kwargs)
+        output.response_logprobs = None
+        return output
+
+
+class TokenizedAgain(WordsLoop):
+    """Tokenizes the text of a turn again, and another token comes out."""
+
+    async def run(self, sampling_params: dict[str, Any], **kwargs: Any) -> AgentLoopOutput:
+        output = await super().run(sampling_params, **kwargs)
+        output.response_ids[1] = 3
+        return output
+
+
+class AnotherPrompt(WordsLoop):
+    """Asks the engine with a prompt that it does not return."""
+
+    async def generate(self, context: list[int], sampling_params: dict[str, Any]) -> Any:
+        return await super().generate([*context[:1], 3, *context[2:]], sampling_params)
+
+
+class Beside(WordsLoop):
+    """Puts its response together beside the prompts: the last turn is missing."""
+
+    async def run(self, sampling_params: dict[str, Any], **kwargs: Any) -> AgentLoopOutput:
+        output = await super().run(sampling_params, **kwargs)
+        for field in ("response_ids", "response_mask", "response_logprobs"):
+            setattr(output, field, getattr(output, field)[:-3])
+        return output
+
+
+class SelfCheck(WordsLoop):
+    """Asks twice about its answer, and returns neither."""
+
+    async def run(self, sampling_params: dict[str, Any], **kwargs: Any) -> AgentLoopOutput:
+        output = await super().run(sampling_params, **kwargs)
+        context = [*output.prompt_ids, *output.response_ids]
+        for _ in range(2):
+            context += await self.observe(context[-3:])
+            context += (await self.generate(list(context), sampling_params)).token_ids
+        return output
+
+
+class LeftTask(WordsLoop):
+    """Leaves a task that goes on asking the engine."""
+
+    async def run(self, sampling_params: dict[str, Any], **kwargs: Any) -> AgentLoopOutput:
+        output = await super().run(sampling_params, **kwargs)
+        context = [*output.prompt_ids, *output.response_ids]
+
+        async def go_on() -> None:
+            for _ in range(3):
+                await asyncio.sleep(0)
+                context.extend(await self.observe(context[-3:]))
+                context.extend((await self.generate(list(context), sampling_params)).token_ids)
+
+        self.left = asyncio.create_task(go_on())
+        return output
+
+
+class NeverAsks(WordsLoop):
+    """Returns a masked token where its sandbox did not come up."""
+
+    up = False
+
+    async def run(self, sampling_params: dict[str, Any], **kwargs: Any) -> AgentLoopOutput:
+        if type(self).up:
+            return await super().run(sampling_params, **kwargs)
+        prompt_ids = await self.ct_build_initial_tokens(list(kwargs["raw_prompt"]))
+        return AgentLoopOutput(
+            prompt_ids=prompt_ids, response_ids=[2], response_mask=[0], reward_score=0.0, num_turns=1, metrics={}
+        )
+
+
+class SometimesAsks(NeverAsks):
+    """The same, of every second trajectory."""
+
+    async def run(self, sampling_params: dict[str, Any], **kwargs: Any) -> AgentLoopOutput:
+        SometimesAsks.up = not SometimesAsks.up
+        return await super().run(sampling_params, **kwargs)

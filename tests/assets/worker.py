@@ -22,11 +22,12 @@ ASSETS = Path(__file__).parent
 
 
 class Queue:
-    """What was written to the transfer queue: the last status of every prompt, and the rows."""
+    """What was written to the transfer queue: the last status of every prompt, and the rows with their fields."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.status: dict[str, str] = {}
         self.rows: dict[str, list[str]] = defaultdict(list)
+        self.fields: dict[str, TensorDict] = {}
         monkeypatch.setattr(tq, "init", lambda *args: None)
         monkeypatch.setattr(tq, "async_kv_put", self._put)
         monkeypatch.setattr(tq, "async_kv_batch_put", self._put_rows)
@@ -35,8 +36,9 @@ class Queue:
         self.status[key] = tag["status"]
 
     async def _put_rows(self, keys: list[str], fields: TensorDict, tags: list[dict], partition_id: str) -> None:
-        for key in keys:
+        for number, key in enumerate(keys):
             self.rows[key.split("_")[0]].append(key)
+            self.fields[key] = fields[number]
 
 
 class Client:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import asyncio
 
+import numpy as np
 import pytest
 from verl.tools.function_tool import FunctionTool
+from verl.workers.rollout.replica import TokenOutput
 
 from tests.assets.fakes import PROMPT, SCHEMA, FakeEngine, FakeLoop, contexts, guard, runner_of
-from verl_atpo.failure import ContextRewrittenError
+from verl_atpo.failure import BranchBug, EngineOutage, RowMismatchError
 from verl_atpo.replay.client import BranchSession
-from verl_atpo.replay.runner import Start
+from verl_atpo.replay.runner import LoopRunner, Start
 from verl_atpo.replay.tools import ToolSession
-from verl_atpo.tree.recording import group_turns, turn_starts
+from verl_atpo.tree.comparison import check_tree_row
+from verl_atpo.tree.recording import group_turns
 
 
 def wrap(session: BranchSession, tool: FunctionTool) -> list:
@@ -126,7 +129,7 @@ async def test_other_attributes_are_those_of_the_client():
 async def test_turns_are_found_where_they_were_sampled():
     session, output = await _chain(FakeEngine(stop=0.0), FakeLoop(max_turns=3))
     turns = group_turns(session.generations)
-    starts = turn_starts(turns, output)
+    starts = check_tree_row(session.generations, output)
     assert starts[0] == 0 and len(starts) == 3
     for start, turn in zip(starts, turns, strict=True):
         assert output.response_ids[start : start + len(turn.token_ids)] == turn.token_ids
@@ -164,10 +167,75 @@ async def test_a_turn_is_told_when_the_loop_goes_on_after_it_and_only_once_it_is
     assert told == [[1, 2]]
 
 
-async def test_a_rewritten_context_is_refused():
+async def test_a_row_without_its_first_tokens_is_refused():
     session, output = await _chain(FakeEngine(stop=0.0), FakeLoop(max_turns=3))
-    turns = group_turns(session.generations)
-    output.response_ids = output.response_ids[2:]  # the loop dropped something in the middle
+    output.response_ids = output.response_ids[2:]
     output.response_mask = output.response_mask[2:]
-    with pytest.raises(ContextRewrittenError, match="only appends"):
-        turn_starts(turns, output)
+    with pytest.raises(RowMismatchError, match=r"response token 0 \(in turn 1\) is \d+, the engine sampled \d+"):
+        check_tree_row(session.generations, output)
+
+
+class Answers:
+    """An engine that gives these answers, one after the other; ``before`` runs first."""
+
+    def __init__(self, *answers: TokenOutput, before=None) -> None:
+        self.answers, self.before, self.asked = list(answers), before, []
+
+    async def generate(self, request_id: str, *, prompt_ids: list[int], **kwargs: object) -> TokenOutput:
+        self.asked.append(kwargs)
+        if self.before is not None:
+            await self.before()
+        return self.answers.pop(0)
+
+
+def answer(*tokens: int, reason: str | None = "completed") -> TokenOutput:
+    return TokenOutput(token_ids=list(tokens), log_probs=[-1.0] * len(tokens), stop_reason=reason)
+
+
+@pytest.mark.parametrize("reason", ["aborted", "abort", "error"])
+async def test_a_generation_that_the_engine_gave_up_is_an_outage(reason):
+    session = BranchSession(Answers(answer(7, reason=reason)), None)
+    with pytest.raises(EngineOutage, match=f"gave a generation up after 1 tokens .stop_reason='{reason}'"):
+        await session.generate("x", prompt_ids=PROMPT)
+    assert session.generations == []
+    with pytest.raises(EngineOutage):  # also where the loop swallows it
+        session.raise_failure()
+
+
+@pytest.mark.parametrize("reason", ["completed", None, "length"])
+async def test_an_empty_generation_is_an_outage_and_a_short_one_is_not(reason):
+    with pytest.raises(EngineOutage, match="after 0 tokens"):
+        await BranchSession(Answers(answer(reason=reason)), None).generate("x", prompt_ids=PROMPT)
+    assert (await BranchSession(Answers(answer(7, reason=reason)), None).generate("x", prompt_ids=PROMPT)).token_ids
+
+
+async def test_a_task_that_the_loop_left_gets_no_answer():
+    engine = FakeEngine(stop=0.0, latency_s=0.02)
+    left = []
+
+    async def loop(session: BranchSession, tools: list) -> None:
+        output = await session.generate("x", prompt_ids=PROMPT)
+        left.append(asyncio.create_task(session.generate("x", prompt_ids=[*PROMPT, *output.token_ids, 100])))
+        await asyncio.sleep(0)
+
+    session, _ = await LoopRunner(engine, guard(), loop).run(Start())
+    assert len(session.generations) == 1
+    with pytest.raises(BranchBug, match="after the loop's end"):  # what was under way
+        await left[0]
+    with pytest.raises(BranchBug, match="after the loop's end"):  # what is asked later
+        await session.generate("x", prompt_ids=PROMPT)
+    assert len(session.generations) == 1
+
+
+@pytest.mark.parametrize("kind", ["image_data", "video_data", "audio_data"])
+async def test_a_replay_compares_pictures_and_sounds(kind):
+    """Equal placeholder tokens, another screenshot."""
+    first = BranchSession(Answers(answer(7), answer(8)), None)
+    screen, other = np.zeros((4, 4), np.uint8), np.eye(4, dtype=np.uint8)
+    await first.generate("x", prompt_ids=PROMPT, **{kind: [screen]})
+    await first.generate("x", prompt_ids=[*PROMPT, 7, 100], **{kind: [screen, other]})
+    for second, diverged in ((other, False), (screen, True)):
+        branch = BranchSession(Answers(answer(9)), None, first.generations)
+        await branch.generate("x", prompt_ids=PROMPT, **{kind: [screen.copy()]})
+        await branch.generate("x", prompt_ids=[*PROMPT, 7, 100], **{kind: [screen, second]})
+        assert (branch.replayed, branch.diverged) == (2 - diverged, diverged)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 
 import pytest
@@ -51,7 +52,7 @@ async def test_an_adaptive_tree_that_succeeds_has_the_rows_of_its_chains_and_lea
     [
         ("missing_key", ["'missing_key'", "KeyError: 'weather'", "broken_loops.py", "in observe", "mend it"]),
         ("two_outputs", ["2 outputs for one trajectory", "+atpo=chain"]),
-        ("forgetful", ["does not hold its turns", "+atpo=chain"]),
+        ("forgetful", ["row that is not what was sampled", "response token 0"]),
         ("overlapping", ["while its previous call was still running", "await each generate()"]),
     ],
 )
@@ -61,6 +62,54 @@ async def test_a_bug_of_the_loop_stops_the_run(model, queue, loop, words):
     for word in [*words, "prompt p1", "'index': 7"]:
         assert word in failures.bug
     assert len(failures.bug) < 1200
+
+
+NOT_SAMPLED = {
+    "all_ones": "has the mask 1, but was not sampled",
+    "end_token": "after the last turn, has the mask 1, but was not sampled",
+    "few_log_probs": "response_logprobs has 3 entries for",
+    "tokenized_again": "response token 1 (in turn 1) is 3, the engine sampled",
+    "another_prompt": "prompt token 1 is",
+    "beside": "but 3 more were sampled, the first of them in turn 3",
+    "self_check": "but 6 more were sampled, the first of them in turn 4",
+}
+
+
+@pytest.mark.parametrize("mode", [TRAIN, VALIDATE], ids=["tree", "chain"])
+@pytest.mark.parametrize(("loop", "words"), NOT_SAMPLED.items())
+async def test_what_was_not_sampled_is_not_trained(model, queue, loop, words, mode):
+    failures = await run(make_worker(model, loop, scorer=Scorer(lambda: 0.5)), loop, mode)
+    assert queue.status == {"p1": "failure"} and words in failures.bug
+    assert mode is VALIDATE or not queue.rows
+
+
+async def test_log_probs_that_a_loop_does_not_return_are_those_of_the_record(model, queue):
+    await run(make_worker(model, "no_log_probs", scorer=Scorer(lambda: 0.5)), "no_log_probs")
+    assert queue.status == {"p1": "finished"} and len(queue.fields) == 3
+    for fields in queue.fields.values():
+        mask, log_probs = fields["response_mask"], fields["rollout_log_probs"]
+        assert ((log_probs < 0) == (mask == 1)).all() and (log_probs[mask == 0] == 0).all()
+
+
+async def test_nothing_is_asked_after_the_end_of_the_loop(model, queue, caplog):
+    asked = []
+    worker = make_worker(model, "left_task", client=Client(lambda: asked.append(1)), scorer=Scorer(lambda: 0.5))
+    await run(worker, "left_task")
+    await asyncio.sleep(0.05)
+    assert queue.status == {"p1": "finished"} and len(queue.rows["p1"]) == 3
+    (stats,) = worker._stats.trees
+    assert len(asked) == stats.nodes
+    assert "asked the engine after the loop's end" in caplog.text
+
+
+async def test_a_loop_that_never_asks_ends_the_run_with_its_own_words(model, queue):
+    failures = await run(make_worker(model, "never_asks", scorer=Scorer(lambda: 0.5)), "never_asks")
+    assert "ended without asking the model" in failures.bug and "raise verl_atpo.tools.ToolOutage" in failures.bug
+
+
+async def test_a_loop_that_does_not_always_ask_is_run_again(model, queue):
+    failures = await run(make_worker(model, "sometimes_asks", scorer=Scorer(lambda: 0.5)), "sometimes_asks")
+    assert queue.status == {"p1": "finished"} and failures.bug is None
 
 
 async def test_a_bug_is_not_tried_again(model, queue):

@@ -1,21 +1,29 @@
-"""Branching by replay: one run of any agent loop, its first generations answered from a recording.
+"""The LLM client of one run of an agent loop: its first generations are answered from a recording.
 
-The agent loop gets its LLM client and its tools handed in, so that is where a branch is made. For the generations of
-its prefix the client returns what the engine answered before, and the tools return or do again what they did before
-(``replay/tools.py``); from then on both are live. Nothing inside the loop is known or cloned and nothing is tokenised
-again. Each replayed generation checks that the loop asks with exactly the recorded prompt ids; the first that does not
-ends the replay there (the environment is not deterministic) and the branch goes on live.
+The agent loop gets its LLM client and its tools from outside, so that is where an expansion is made. For the
+generations of its prefix the client returns what the engine answered before, and the tools return or do again what they
+did before (``replay/tools.py``); from then on both are live. Nothing inside the loop is known or copied and nothing is
+tokenized again. Each replayed generation checks that the loop asks with exactly the recorded prompt ids, images, videos
+and audio; the first that does not ends the replay (the environment is not deterministic) and the run goes on live.
 """
 
 from __future__ import annotations
 
+import asyncio
 import copy
+import logging
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from verl_atpo.failure import BranchBug, EngineOutage, brief
+from verl_atpo.tree.media import has_media, media_digests
 from verl_atpo.tree.recording import Generation
+
+logger = logging.getLogger(__name__)
+
+GIVEN_UP = ("abort", "aborted", "error")
+"""What engines give as ``stop_reason`` of a generation that they did not finish."""
 
 
 class BranchSession:
@@ -23,10 +31,10 @@ class BranchSession:
 
     Args:
         client: verl's ``LLMServerClient`` (or any object with its ``generate``).
-        request_id: sticky routing id, shared by the branches of a tree so that they meet a warm prefix cache;
+        request_id: sticky routing id, shared by the trajectories of a tree so that they meet a warm prefix cache;
             ``None`` keeps the loop's own ids.
         prefix: generations to replay, in order.
-        on_turn: called whenever the loop goes on after a turn of its own: that turn and the tool calls behind it are
+        on_turn: called whenever the loop goes on after a turn of its own: that turn and the tool calls after it are
             complete.
         on_sampled: called with the number of tokens of every live generation.
         on_context: called with the prompt ids of every live turn, before it is sampled.
@@ -35,7 +43,8 @@ class BranchSession:
         generations: every generation of this run, replayed ones first (the recorded objects themselves).
         replayed: how many of them were replayed.
         diverged: the loop asked with other prompt ids than were recorded, so the replay ended early.
-        failure: what the run died of, an outage or a bug; raised at the loop's next generation and at its end.
+        failure: the outage or bug that ended the run; raised at the loop's next generation and at its end.
+        closed: the loop has returned; nothing is sampled any more.
     """
 
     def __init__(
@@ -59,6 +68,7 @@ class BranchSession:
         self.replayed = 0
         self.diverged = False
         self.failure: Exception | None = None
+        self.closed = False
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._client, name)
@@ -72,10 +82,11 @@ class BranchSession:
         """Answer the loop's next turn; arguments and result are those of ``LLMServerClient.generate``.
 
         Raises:
-            BranchBug: the loop generates twice at once, which has no order that could be replayed.
-            EngineOutage: the engine did not answer.
+            BranchBug: the loop generates twice at once, which has no order that could be replayed, or after its end.
+            EngineOutage: the engine did not answer, or gave the request up.
             Exception: ``failure``, if there is one.
         """
+        self._refuse_after_end()
         self.raise_failure()
         if self._busy:
             self.failure = BranchBug(
@@ -84,32 +95,58 @@ class BranchSession:
             )
             raise self.failure
         asked = list(prompt_ids)
-        recorded = self._next_recorded(asked)
-        if recorded is not None:
-            self._take(recorded, asked)
-            self.replayed += 1
-            return _own_copy(recorded.output)
+        self._busy = True
+        try:
+            # Large pictures take milliseconds, in which other trajectories go on.
+            media = await asyncio.to_thread(media_digests, kwargs) if has_media(kwargs) else ()
+            recorded = self._next_recorded(asked, media)
+            if recorded is not None:
+                self._take(recorded, asked)
+                self.replayed += 1
+                return _own_copy(recorded.output)
+            return await self._sample(request_id, asked, media, kwargs)
+        finally:
+            self._busy = False
+
+    async def _sample(self, request_id: str, asked: list[int], media: tuple[str, ...], arguments: dict) -> Any:
         if self._on_turn is not None and asked != self._context and len(self.generations) > self.replayed:
             self._on_turn(self)
         if self._on_context is not None and asked != self._context:
             self._on_context(asked)
-        self._busy = True
         started = time.monotonic()
         try:
-            output = await self._client.generate(self._request_id or request_id, prompt_ids=prompt_ids, **kwargs)
+            output = await self._client.generate(self._request_id or request_id, prompt_ids=list(asked), **arguments)
         except TypeError:
             raise  # the loop's own arguments
         except Exception as error:
             self.failure = EngineOutage(f"The engine did not answer: {brief(error)}")
             raise self.failure from error
-        finally:
-            self._busy = False
-        generation = Generation.after(self._context, asked, _own_copy(output))
+        self._refuse_after_end()
+        reason = getattr(output, "stop_reason", None)
+        if reason in GIVEN_UP or not output.token_ids:
+            self.failure = EngineOutage(
+                f"The engine gave a generation up after {len(output.token_ids)} tokens (stop_reason={reason!r})."
+            )
+            raise self.failure
+        generation = Generation.after(self._context, asked, _own_copy(output), media)
         generation.started_s, generation.ended_s = started, time.monotonic()
         self._take(generation, asked)
         if self._on_sampled is not None:
             self._on_sampled(len(generation.output.token_ids))
         return output
+
+    def close(self) -> None:
+        """End the recording: the loop has returned, and tasks that it left get no answer any more."""
+        self.closed = True
+
+    def _refuse_after_end(self) -> None:
+        if self.closed:
+            message = (
+                "A task that the agent loop left running asked the engine after the loop's end: it gets no answer, and "
+                "nothing of it is trained. Await every task before the loop returns."
+            )
+            logger.warning("%s", message)
+            raise BranchBug(message)
 
     def raise_failure(self) -> None:
         """Raise ``failure``, if there is one: agent loops may swallow what their client raises, and make an observation
@@ -117,14 +154,15 @@ class BranchSession:
         if self.failure is not None:
             raise self.failure
 
-    def _next_recorded(self, asked: list[int]) -> Generation | None:
+    def _next_recorded(self, asked: list[int], media: tuple[str, ...]) -> Generation | None:
         done = len(self.generations)
         if self.diverged or done >= len(self._prefix):
             return None
-        if self._prefix[done].asked_with(self._context) != asked:
+        recorded = self._prefix[done]
+        if recorded.asked_with(self._context) != asked or recorded.media != media:
             self.diverged = True
             return None
-        return self._prefix[done]
+        return recorded
 
     def _take(self, generation: Generation, asked: list[int]) -> None:
         self.generations.append(generation)

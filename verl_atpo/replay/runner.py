@@ -9,7 +9,8 @@ from typing import Any
 from verl_atpo.replay.client import BranchSession
 from verl_atpo.replay.guard import CallMemo, ToolGuard
 from verl_atpo.replay.tools import ToolSession
-from verl_atpo.tree.recording import Generation, Turn, group_turns, turn_starts
+from verl_atpo.tree.comparison import check_tree_row
+from verl_atpo.tree.recording import Generation, Turn, group_turns
 
 Loop = Callable[[BranchSession, list[Any]], Awaitable[Any]]
 """Runs the loop once, with this LLM client and these tools; returns what the loop makes of the trajectory."""
@@ -34,14 +35,21 @@ class Branch:
     diverged: bool
 
     @classmethod
-    def of(cls, session: BranchSession, output: Any) -> Branch:
-        """A finished run from its client and what its loop returned.
+    def of(cls, session: BranchSession, output: Any, response_length: int | None = None) -> Branch:
+        """Make a finished run from its client and what its loop returned.
+
+        Args:
+            session: its client; nothing is sampled with it any more.
+            output: what the loop returned, scored.
+            response_length: tokens at which a response is cut off; ``None`` if it never is.
 
         Raises:
-            ContextRewrittenError: the loop does not only append to its context.
+            NothingSampledError: the loop did not ask the model.
+            BranchBug: the row is not what was sampled; see :func:`verl_atpo.tree.comparison.check_tree_row`.
         """
-        turns = group_turns(session.generations)
-        return cls(output, turns, turn_starts(turns, output), session.replayed, session.diverged)
+        session.close()
+        starts = check_tree_row(session.generations, output, response_length)
+        return cls(output, group_turns(session.generations), starts, session.replayed, session.diverged)
 
     @property
     def reward(self) -> float:
@@ -84,6 +92,7 @@ class LoopRunner:
         request_id: sticky routing id of all its requests; ``None`` keeps the loop's own ids.
         memo: for calls of stateless tools, or None.
         on_context: of each :class:`BranchSession`.
+        response_length: tokens at which a response is cut off; ``None`` if it never is.
     """
 
     client: Any
@@ -93,6 +102,7 @@ class LoopRunner:
     request_id: str | None = None
     memo: CallMemo | None = None
     on_context: Callable[[list[int]], None] | None = None
+    response_length: int | None = None
 
     async def run(self, start: Start) -> tuple[BranchSession, Any]:
         """One run.
@@ -107,10 +117,13 @@ class LoopRunner:
             self.client, self.request_id, start.prefix, start.on_turn, start.on_sampled, self.on_context
         )
         async with ToolSession(session, self.guard, self.memo, start.snapshots) as tools:
-            output = await self.loop(session, tools.wrap(self.tools))
+            try:
+                output = await self.loop(session, tools.wrap(self.tools))
+            finally:
+                session.close()
             session.raise_failure()
         return session, output
 
     async def branch(self, start: Start) -> Branch:
         """One run as a branch of a tree; raises what :meth:`run` does."""
-        return Branch.of(*await self.run(start))
+        return Branch.of(*await self.run(start), self.response_length)

@@ -17,6 +17,7 @@ from verl.trainer.ppo.v1.agent_loop_tq import AgentLoopWorkerTQ
 from verl_atpo.replay.client import BranchSession
 from verl_atpo.replay.guard import CallMemo, ToolGuard
 from verl_atpo.replay.runner import LoopRunner
+from verl_atpo.tree.comparison import check_chain_rows, check_tree_row
 
 # verl's module holds the class already wrapped by ray.remote; this is the class inside.
 _remote: Any = AgentLoopWorkerTQ
@@ -42,9 +43,11 @@ class RunScopedWorker(_AgentLoopWorker):
 
     Attributes:
         guard: around live tool calls; set by the subclass.
+        has_sampled: whether any run of a loop has asked the model so far.
     """
 
     guard: ToolGuard
+    has_sampled: bool = False
 
     @property
     def llm_client(self) -> Any:
@@ -94,12 +97,28 @@ class RunScopedWorker(_AgentLoopWorker):
             finally:
                 _RUN.reset(token)
 
-        return LoopRunner(self._llm_client, self.guard, loop, self._tools, request_id, memo, on_context)
+        limit = self.rollout_config.response_length
+        return LoopRunner(self._llm_client, self.guard, loop, self._tools, request_id, memo, on_context, limit)
 
     async def _agent_loop_postprocess(self, output: Any, validate: bool, **kwargs: Any) -> Any:
+        """Hand on what the loop of the current run returned; nothing is sampled for it any more.
+
+        Raises:
+            NothingSampledError: the loop did not ask the model.
+            BranchBug: a row is not what was sampled; see :mod:`verl_atpo.tree.comparison`.
+            Exception: what ended the run, if the loop swallowed it.
+        """
         run = _RUN.get()
-        if run is not None:
-            run.client.raise_failure()
-        if run is None or run.finish is None:
+        if run is None:
             return await super()._agent_loop_postprocess(output, validate, **kwargs)
+        run.client.close()
+        run.client.raise_failure()
+        outputs = output if isinstance(output, list) else [output]
+        record, limit = run.client.generations, self.rollout_config.response_length
+        self.has_sampled |= bool(record)
+        if run.finish is None:
+            check_chain_rows(record, outputs, limit)
+            return await super()._agent_loop_postprocess(output, validate, **kwargs)
+        if len(outputs) == 1:
+            check_tree_row(record, outputs[0], limit)
         return await run.finish(output, validate, **kwargs)

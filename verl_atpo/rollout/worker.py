@@ -22,7 +22,7 @@ from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt
 from verl.experimental.agent_loop import AgentLoopOutput
 
 from verl_atpo.config import ConfigError, Memoize
-from verl_atpo.failure import BranchBug, brief, is_outage, pause_s
+from verl_atpo.failure import BranchBug, NothingSampledError, brief, is_outage, pause_s
 from verl_atpo.replay.guard import CallMemo, ToolGuard
 from verl_atpo.replay.runner import Branch, Start
 from verl_atpo.report.describe import TreeDescriber
@@ -65,7 +65,8 @@ class TreeAgentLoopWorker(RunScopedWorker):
     def _note(self, error: Exception, prompt: dict) -> None:
         """Keep what a prompt failed of; of bugs the first."""
         noted = self._failures
-        if is_outage(error):
+        # A loop that has never asked the model will hardly do so after an outage.
+        if is_outage(error) and (self.has_sampled or not isinstance(error, NothingSampledError)):
             self._failures = dataclasses.replace(noted, failed=noted.failed + 1, outage=brief(error))
         elif noted.bug is None:
             self._failures = dataclasses.replace(noted, bug=describe_bug(error, prompt))
@@ -184,7 +185,7 @@ class TreeAgentLoopWorker(RunScopedWorker):
                 with attempt:
                     await runner.run(Start())
         except Exception as error:
-            if not is_outage(error):
+            if not is_outage(error) or isinstance(error, NothingSampledError):
                 self._note(error, kwargs)
             raise  # verl fails the prompt
 

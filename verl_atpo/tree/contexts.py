@@ -18,7 +18,7 @@ import dataclasses
 from collections.abc import Hashable
 
 from verl_atpo.config import Contexts
-from verl_atpo.tree.tree import ROOT, TurnTree
+from verl_atpo.tree.tree import ROOT, TurnNode, TurnTree
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,9 +66,16 @@ def group_contexts(tree: TurnTree, contexts: Contexts) -> Grouping:
     copy_of, context = [ROOT], [-1]
     for node in tree.nodes[1:]:
         turn = tree.turn(node.index)
-        observed: Hashable = tuple(turn.observed_ids)
+        observed: Hashable = (tuple(turn.observed_ids), _added_media(tree, node))
         if contexts is Contexts.MERGED:
             observed = (copy_of[node.parent], turn.generations[0].dropped, observed)
         context.append(numbers.setdefault(observed, len(numbers)))
         copy_of.append(firsts.setdefault((context[-1], tuple(turn.token_ids)), node.index))
     return Grouping(copy_of if contexts is Contexts.MERGED else own, context)
+
+
+def _added_media(tree: TurnTree, node: TurnNode) -> tuple[str, ...]:
+    """Images, videos and audio that a turn's observation added; all of its context where the loop replaced some."""
+    before = () if node.parent == ROOT else tree.turn(node.parent).generations[-1].media
+    media = tree.turn(node.index).generations[0].media
+    return media[len(before) :] if media[: len(before)] == before else media

@@ -10,11 +10,10 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Sequence
-from itertools import pairwise
 from typing import Any
 
 from verl_atpo.config import ConfigError
-from verl_atpo.failure import BranchBug, ContextRewrittenError, EmptyTurnError
+from verl_atpo.failure import BranchBug, EmptyTurnError
 
 OLDEST_VERSION, NEWEST_VERSION = "min_global_steps", "max_global_steps"
 """verl's extra fields of a generation and of a row: the training steps whose weights sampled it."""
@@ -67,9 +66,10 @@ class Generation:
 
     Attributes:
         dropped: tokens at the end of the context before that the loop took away; 0 for one that only appends.
-        observed_ids: what the loop put behind that: the prompt, an observation, or nothing (the turn goes on).
+        observed_ids: what the loop added after that: the prompt, an observation, or nothing (the turn goes on).
         output: what the engine answered: ``token_ids``, ``log_probs`` in nats, ``extra_fields``.
         tool_calls: calls made before the loop asked again.
+        media: digests of the images, videos and audio that the engine was asked with, in order (``tree/media.py``).
         started_s: when the engine was asked, on the process's monotonic clock.
         ended_s: when it had answered.
     """
@@ -78,20 +78,21 @@ class Generation:
     observed_ids: list[int]
     output: Any
     tool_calls: list[ToolCall] = dataclasses.field(default_factory=list)
+    media: tuple[str, ...] = ()
     started_s: float = dataclasses.field(default=0.0, compare=False)
     ended_s: float = dataclasses.field(default=0.0, compare=False)
 
     @classmethod
-    def after(cls, context: list[int], prompt_ids: list[int], output: Any) -> Generation:
+    def after(cls, context: list[int], prompt_ids: list[int], output: Any, media: tuple[str, ...] = ()) -> Generation:
         """The answer to ``prompt_ids``, asked when prompts and answers so far made ``context``."""
-        kept = len(context)
-        if prompt_ids[:kept] != context:
+        common = len(context)
+        if prompt_ids[:common] != context:
             pairs = zip(context, prompt_ids, strict=False)
-            kept = next((at for at, (old, new) in enumerate(pairs) if old != new), len(prompt_ids))
-        return cls(len(context) - kept, prompt_ids[kept:], output)
+            common = next((at for at, (old, new) in enumerate(pairs) if old != new), len(prompt_ids))
+        return cls(len(context) - common, prompt_ids[common:], output, media=media)
 
     def asked_with(self, context: list[int]) -> list[int]:
-        """The ids that the loop asks with behind ``context``."""
+        """The ids that the loop asked with when prompts and answers so far made ``context``."""
         return context[: len(context) - self.dropped] + self.observed_ids
 
 
@@ -183,33 +184,3 @@ def group_turns(generations: Sequence[Generation]) -> list[Turn]:
         else:
             groups.append([generation])
     return [Turn(tuple(group)) for group in groups]
-
-
-def turn_starts(turns: Sequence[Turn], output: Any) -> list[int]:
-    """Where each turn's first token stands in the response: the length of its context less that of the prompt.
-
-    A start at or behind ``len(output.response_ids)`` means that the response limit cut the turn off.
-
-    Raises:
-        ContextRewrittenError: the response does not hold the turns at these places, because the loop changed its
-            context between turns (summaries, dropped messages) instead of appending to it.
-    """
-    starts, behind = [], -len(output.prompt_ids)
-    for turn in turns:
-        first = turn.generations[0]
-        starts.append(behind + len(first.observed_ids) - first.dropped)
-        behind = starts[-1] + len(turn.token_ids)
-    length = len(output.response_ids)
-    in_order = all(earlier + 1 < later for earlier, later in pairwise(starts))
-    sampled = all(
-        output.response_mask[start] and output.response_ids[start] == turn.generations[0].output.token_ids[0]
-        for start, turn in zip(starts, turns, strict=True)
-        if start < length
-    )
-    if not starts or starts[0] != 0 or not in_order or not sampled:
-        raise ContextRewrittenError(
-            "The response of the agent loop does not hold its turns where they were sampled (expected them at "
-            f"{starts} of {length} tokens). Tree rollouts need a loop that only appends to its context; use "
-            "+atpo=chain for one that rewrites it."
-        )
-    return starts

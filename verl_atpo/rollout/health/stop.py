@@ -16,7 +16,7 @@ from typing import Any
 from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer
 
 from verl_atpo.config import ConfigError
-from verl_atpo.failure import LONGEST_REASON, BranchBug, brief
+from verl_atpo.failure import LONGEST_REASON, BranchBug, NothingSampledError, brief
 
 
 class RunStopped(RuntimeError):
@@ -83,7 +83,7 @@ def describe_bug(error: BaseException, prompt: Mapping[str, Any]) -> str:
     """
     row = f"data_source={prompt.get('data_source')!r}, extra_info={prompt.get('extra_info')}"[:LONGEST_REASON]
     where = f"prompt {prompt.get('uid')} ({row})"
-    if isinstance(error, ConfigError | BranchBug):
+    if isinstance(error, ConfigError | BranchBug | NothingSampledError):
         return f"{error} It was met on {where}."
     return (
         f"The agent loop {prompt.get('agent_name')!r} raised {brief(error)} at {_place(error)}, on {where}. A bug "

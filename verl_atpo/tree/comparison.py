@@ -1,0 +1,262 @@
+"""Compare the rows that an agent loop returned with the record of what was sampled, token by token.
+
+A row is sound if it holds exactly what the engine was asked with and what it sampled:
+
+- prompt and response, up to the last sampled token, are the context of the last turn and that turn;
+- the mask is 1 on the sampled tokens and 0 on all others;
+- there is one log-prob a token, and those of sampled tokens are the engine's;
+- tokens after the last turn have the mask 0;
+- sampled tokens are missing only where the response has its full length.
+
+A loop that replaces its context instead of appending to it leaves a record of several *stretches*, each append-only.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+from verl_atpo.failure import ContextRewrittenError, NothingSampledError, RowMismatchError
+from verl_atpo.tree.recording import Generation
+
+REMEDY = (
+    "Remedy: append output.token_ids (mask 1) and the tokens of the observation (mask 0) to the ids that you asked "
+    "with, and return exactly these ids; do not render or tokenize earlier turns again."
+)
+
+
+@dataclasses.dataclass
+class Stretch:
+    """A part of a trajectory in which the loop only appended, as one sequence of tokens.
+
+    Attributes:
+        turn: number of its first turn, from 1.
+        prompt_tokens: length of the context of its first turn.
+        token_ids: that context and everything after it, to the last sampled token.
+        sampled: 1 for each of ``token_ids`` that was sampled in this stretch, else 0.
+        log_probs: of each of them, nats, 0 where nothing was sampled; ``None`` if the engine returned none.
+        starts: index of each turn's first token.
+    """
+
+    turn: int
+    prompt_tokens: int
+    token_ids: list[int]
+    sampled: list[int]
+    log_probs: list[float] | None
+    starts: list[int]
+
+    @classmethod
+    def begin(cls, turn: int, prompt_ids: list[int]) -> Stretch:
+        """A stretch whose first turn has not been sampled yet."""
+        return cls(turn, len(prompt_ids), prompt_ids, [0] * len(prompt_ids), [0.0] * len(prompt_ids), [])
+
+    def observe(self, dropped: int, observed_ids: list[int]) -> None:
+        """Take ``dropped`` tokens away at the end, then add an observation."""
+        for tokens in (self.token_ids, self.sampled, self.log_probs):
+            if dropped and tokens:
+                del tokens[-dropped:]
+        self._add(observed_ids, 0, [0.0] * len(observed_ids))
+
+    def sample(self, output: Any) -> None:
+        """Add what the engine sampled."""
+        log_probs = output.log_probs
+        given = log_probs is not None and len(log_probs) == len(output.token_ids)
+        self._add(output.token_ids, 1, log_probs if given else None)
+
+    def _add(self, token_ids: Sequence[int], sampled: int, log_probs: Sequence[float] | None) -> None:
+        self.token_ids += token_ids
+        self.sampled += [sampled] * len(token_ids)
+        if log_probs is None or self.log_probs is None:
+            self.log_probs = None
+        else:
+            self.log_probs += log_probs
+
+
+def stretches(generations: Sequence[Generation]) -> list[Stretch]:
+    """Split a record where the loop replaced its context: where nothing of the turn before is left in it."""
+    found: list[Stretch] = []
+    turn = 0
+    for generation in generations:
+        continues = bool(found) and not generation.observed_ids and not generation.dropped
+        turn += not continues
+        current = found[-1] if found else None
+        if current is None:
+            current = Stretch.begin(turn, list(generation.observed_ids))
+            found.append(current)
+        elif generation.dropped >= len(current.token_ids) - current.starts[-1]:
+            current = Stretch.begin(turn, generation.asked_with(current.token_ids))
+            found.append(current)
+        elif not continues:
+            current.observe(generation.dropped, generation.observed_ids)
+        if not continues:
+            current.starts.append(len(current.token_ids))
+        current.sample(generation.output)
+    return found
+
+
+def check_tree_row(generations: Sequence[Generation], output: Any, response_length: int | None = None) -> list[int]:
+    """Check the one row of a trajectory of a tree; missing log-probs are filled in from the record.
+
+    Args:
+        generations: of the trajectory, in order.
+        output: what the loop returned, with the fields of verl's ``AgentLoopOutput``.
+        response_length: tokens at which a response is cut off; ``None`` if it never is.
+
+    Returns:
+        Index in the response of each turn's first token. One at or after the response's end: the turn was cut off.
+
+    Raises:
+        NothingSampledError: the loop did not ask the model.
+        ContextRewrittenError: it replaced its context.
+        RowMismatchError: the row is not what was sampled; names the first token that differs.
+    """
+    parts = _parts(generations)
+    if len(parts) > 1:
+        raise ContextRewrittenError(_rewritten(parts[0], parts[1]))
+    (part,) = parts
+    _check(part, output, response_length)
+    shift = len(output.prompt_ids)
+    if shift != part.prompt_tokens:
+        raise RowMismatchError(
+            f"The agent loop returned a prompt of {shift} tokens, but asked for the first turn with "
+            f"{part.prompt_tokens}. A response begins with the first sampled token: return the ids of the first "
+            "generate() as prompt_ids."
+        )
+    for number, (_, start) in enumerate(pairwise(part.starts), start=2):
+        if part.sampled[start - 1]:
+            raise RowMismatchError(
+                f"Nothing separates turn {number} from the turn before in the agent loop's context, so the mask would "
+                "show them as one. " + REMEDY
+            )
+    _fill_log_probs(part, output)
+    return [start - shift for start in part.starts]
+
+
+def check_chain_rows(generations: Sequence[Generation], outputs: Sequence[Any], response_length: int | None) -> None:
+    """Check the rows of a chain, each an append-only stretch; a loop may replace its context, and leave stretches out.
+
+    Args, log-probs and exceptions are those of :func:`check_tree_row`.
+    """
+    parts = _parts(generations)
+    for number, output in enumerate(outputs, start=1):
+        part = next((part for part in parts if _difference(part, output, response_length) is None), None)
+        if part is None:
+            _check(max(_parts(generations), key=lambda part: _common(part, output)), output, response_length)
+            raise RowMismatchError(f"Output {number} of the agent loop has turns that an earlier output has. {REMEDY}")
+        parts.remove(part)
+        _fill_log_probs(part, output)
+
+
+def _parts(generations: Sequence[Generation]) -> list[Stretch]:
+    if not generations:
+        raise NothingSampledError(
+            "The agent loop ended without asking the model, so there is nothing to train on. Remedy: where its "
+            "environment did not come up, raise verl_atpo.tools.ToolOutage, and the trajectory is run again; else call "
+            "server_manager.generate at least once."
+        )
+    return stretches(generations)
+
+
+def _check(part: Stretch, output: Any, response_length: int | None) -> None:
+    difference = _difference(part, output, response_length)
+    if difference is not None:
+        raise RowMismatchError(
+            f"The agent loop returned a row that is not what was sampled: {difference}. Training on it would not be "
+            f"on-policy. {REMEDY}"
+        )
+
+
+def _difference(part: Stretch, output: Any, response_length: int | None) -> str | None:
+    """Where a row first differs from what was sampled, in words; ``None`` if it does not."""
+    prompt, response, mask = list(output.prompt_ids), list(output.response_ids), list(output.response_mask)
+    if len(prompt) > part.prompt_tokens:
+        return f"prompt_ids has {len(prompt)} tokens, the first turn was asked for with {part.prompt_tokens}"
+    if len(mask) != len(response):
+        return f"response_mask has {len(mask)} entries for {len(response)} response_ids"
+    row, shift = prompt + response, len(prompt)
+    length = min(len(row), len(part.token_ids))
+    if row[:length] != part.token_ids[:length]:
+        at = next(at for at in range(length) if row[at] != part.token_ids[at])
+        did = "sampled" if part.sampled[at] else "was asked with"
+        return f"{_place(part, at, shift)} is {row[at]!r}, the engine {did} {part.token_ids[at]!r}"
+    expected = (part.sampled[shift:] + [0] * len(row))[: len(mask)]
+    if mask != expected:
+        at = next(at for at, (own, right) in enumerate(zip(mask, expected, strict=True)) if own != right)
+        sampled = "was sampled" if expected[at] else "was not sampled"
+        return f"{_place(part, at + shift, shift)} has the mask {mask[at]!r}, but {sampled}"
+    if len(row) < len(part.token_ids) and (response_length is None or len(response) < response_length):
+        return (
+            f"the response ends after {len(response)} tokens, but {sum(part.sampled[len(row) :])} more were sampled, "
+            f"the first of them in turn {_turn(part, part.sampled.index(1, len(row)))}, and a response is cut off "
+            + ("nowhere" if response_length is None else f"at {response_length} tokens only")
+        )
+    return _log_prob_difference(part, output, shift)
+
+
+def _log_prob_difference(part: Stretch, output: Any, shift: int) -> str | None:
+    given = _given_log_probs(output)
+    if given is None:
+        return None
+    if len(given) != len(output.response_ids):
+        return f"response_logprobs has {len(given)} entries for {len(output.response_ids)} response_ids"
+    for at, (log_prob, sampled) in enumerate(zip(given, part.sampled[shift:], strict=False)):
+        recorded = part.log_probs[at + shift] if part.log_probs is not None else log_prob
+        if sampled and not _equal(log_prob, recorded):
+            return f"{_place(part, at + shift, shift)} has the log-prob {log_prob!r}, the engine returned {recorded!r}"
+    return None
+
+
+def _given_log_probs(output: Any) -> Sequence[Any] | None:
+    given = getattr(output, "response_logprobs", None)
+    return None if given is None or not len(given) else given
+
+
+def _equal(log_prob: Any, recorded: float) -> bool:
+    """Whether a log-prob is the recorded one, up to a loop's conversion to float32."""
+    try:
+        return math.isclose(log_prob, recorded, rel_tol=1e-5, abs_tol=1e-6)
+    except TypeError:
+        return False
+
+
+def _fill_log_probs(part: Stretch, output: Any) -> None:
+    if hasattr(output, "response_logprobs") and _given_log_probs(output) is None and part.log_probs is not None:
+        length, shift = len(output.response_ids), len(output.prompt_ids)
+        output.response_logprobs = (part.log_probs[shift:] + [0.0] * length)[:length]
+
+
+def _common(part: Stretch, output: Any) -> int:
+    """Tokens at the beginning of a row that are those of a stretch."""
+    row = [*output.prompt_ids, *output.response_ids]
+    pairs = enumerate(zip(row, part.token_ids, strict=False))
+    return next((at for at, (own, other) in pairs if own != other), min(len(row), len(part.token_ids)))
+
+
+def _rewritten(before: Stretch, after: Stretch) -> str:
+    pairs = enumerate(zip(before.token_ids, after.token_ids, strict=False))
+    shorter = min(len(before.token_ids), after.prompt_tokens)
+    at = next((at for at, (old, new) in pairs if old != new), shorter)
+    old = before.token_ids[at] if at < len(before.token_ids) else "nothing"
+    new = after.token_ids[at] if at < after.prompt_tokens else "nothing"
+    return (
+        f"The agent loop replaced its context before turn {after.turn}: token {at} was {old} and is {new} now, so turn "
+        f"{after.turn - 1} is no longer in it as it was sampled. A tree needs a loop that only appends to its context. "
+        f"{REMEDY} Use +atpo=chain for a loop that rewrites its context on purpose."
+    )
+
+
+def _place(part: Stretch, at: int, shift: int) -> str:
+    if at < shift:
+        return f"prompt token {at}"
+    if at >= len(part.token_ids):
+        return f"response token {at - shift}, after the last turn,"
+    where = f"in turn {_turn(part, at)}" if part.sampled[at] else f"before turn {_turn(part, at) + 1}"
+    return f"response token {at - shift} ({where})"
+
+
+def _turn(part: Stretch, at: int) -> int:
+    """Number of the latest turn that began at or before a token."""
+    return part.turn - 1 + sum(start <= at for start in part.starts)
