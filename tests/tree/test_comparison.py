@@ -182,7 +182,7 @@ def test_a_chain_has_a_row_for_each_stretch():
     in_response = row([77, 14, 51, 15], [0, 1, 0, 1])  # the summary counted as an observation
     for outputs in ([early, late], [late, early], [late], [early], [early, in_response]):
         check_chain_rows(SUMMARY, copy.deepcopy(outputs), None)
-    with pytest.raises(RowMismatchError, match="Output 2 .* has turns that an earlier output has"):
+    with pytest.raises(RowMismatchError, match=r"Output 2 .* has turns that an earlier output has"):
         check_chain_rows(SUMMARY, copy.deepcopy([early, early]), None)
     with pytest.raises(RowMismatchError, match=r"response token 1 \(before turn 4\) has the mask 1"):
         check_chain_rows(SUMMARY, [row([14, 51, 15], [1, 1, 1], prompt=[*PROMPT, 77])], None)
