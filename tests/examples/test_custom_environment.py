@@ -20,7 +20,7 @@ from tests.assets.fakes import PROMPT, FakeEngine, guard
 from verl_atpo import try_tool
 from verl_atpo.replay.client import BranchSession
 from verl_atpo.replay.tools import ToolSession
-from verl_atpo.startup.checks import check_tool_files
+from verl_atpo.startup.rules.tool_files import check_tool_files
 from verl_atpo.tiny.chat import ChatFormat
 from verl_atpo.tiny.sampling import sample_turns
 

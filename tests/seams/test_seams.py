@@ -12,9 +12,9 @@ import pytest
 from hydra import compose, initialize_config_module
 from omegaconf import open_dict
 
+from tests.assets.configs import config_with, refusal
 from tests.assets.other_verl import unpacked
 from tests.assets.python_path import PYTHON_PATH, QUICK, ROOT
-from tests.startup.test_bad_configs import config_with, refusal
 from verl_atpo.seams import places as seams
 from verl_atpo.seams.check import SeamMissing, missing, problem_of, problems, require
 from verl_atpo.seams.features import asked_for

@@ -7,11 +7,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from tests.startup.test_bad_configs import config_with, refusal
+from tests.assets.configs import config_with, refusal
 from verl_atpo.config import ConfigError
-from verl_atpo.startup.batch_sizes import check_batch_sizes
+from verl_atpo.startup.rules.batch_sizes import RULES
+from verl_atpo.startup.rules.rule import Run, broken
 
 A, R, F = (f"actor_rollout_ref.{part}" for part in ("actor", "rollout", "ref"))
+
+
+def check_batch_sizes(config: object) -> None:
+    for _, message in broken(RULES, Run(config)):
+        raise ConfigError(message)
+
+
 SIXTEEN = ("algorithm.atpo.expansion.initial_chains=10",)
 PROMPTS = (*SIXTEEN, f"{A}.ppo_mini_batch_size=64", "data.train_batch_size=128")  # 64 x 16 rows on 8 ranks: 128 each
 

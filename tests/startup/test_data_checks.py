@@ -8,9 +8,9 @@ from omegaconf import OmegaConf
 from verl.utils.tensordict_utils import assign_non_tensor_data, list_of_dict_to_tensordict
 
 from verl_atpo.config import ConfigError
-from verl_atpo.startup.checks import check_tool_files
 from verl_atpo.startup.data_checks import check_rows
 from verl_atpo.startup.information_gain import check_gold_answers
+from verl_atpo.startup.rules.tool_files import check_tool_files
 
 MULTI_TURN = "actor_rollout_ref.rollout.multi_turn"
 
@@ -129,7 +129,7 @@ SCHEMA = (
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (None, "there is no such file"),
+        (None, "no such file"),
         ("tools: [", "the file is no YAML"),
         (b"tools: \xff\xfe", "the file is no YAML"),
         ("", "a list `tools`"),

@@ -10,7 +10,7 @@ import pytest
 from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf, open_dict
 
-from tests.startup.test_bad_configs import config_with, refusal
+from tests.assets.configs import config_with, refusal
 from verl_atpo.startup import driver
 from verl_atpo.startup.driver import LONGEST, CheckConfig
 
@@ -20,10 +20,10 @@ from verl_atpo.startup.driver import LONGEST, CheckConfig
     "error", [AttributeError("'list' object"), KeyError("x"), UnicodeDecodeError("utf-8", b"", 0, 1, "bad")]
 )
 def test_whatever_goes_wrong_in_a_check_ends_the_run(monkeypatch, error):
-    def broken(config):
+    def broken(*arguments):
         raise error
 
-    monkeypatch.setattr(driver, "check_config", broken)
+    monkeypatch.setattr(driver, "obey_rules", broken)
     message = refusal(config_with())
     assert type(error).__name__ in message and "test_driver.py" in message
 
@@ -33,7 +33,7 @@ def test_interpolations_that_fail_end_the_run():
 
 
 def test_a_long_message_is_cut(monkeypatch):
-    monkeypatch.setattr(driver, "check_config", lambda config: 1 / 0 if config is None else config["x" * 5000])
+    monkeypatch.setattr(driver, "obey_rules", lambda run, *rest: run.config["x" * 5000])
     with open_dict(config := config_with()):
         OmegaConf.set_struct(config, True)
     with pytest.raises(SystemExit) as end:
@@ -42,7 +42,7 @@ def test_a_long_message_is_cut(monkeypatch):
 
 
 def test_a_config_without_us_passes_unseen(monkeypatch):
-    monkeypatch.setattr(driver, "check_config", lambda config: 1 / 0)
+    monkeypatch.setattr(driver, "obey_rules", lambda *arguments: 1 / 0)
     with initialize_config_module("verl.trainer.config", version_base=None):
         CheckConfig().on_job_start(compose("ppo_trainer"))
 
@@ -77,7 +77,7 @@ def test_bypass_mode_in_low_precision_is_warned_of_with_numbers(caplog):
     CheckConfig().on_job_start(config_with(bypass, "actor_rollout_ref.rollout.dtype=float32"))
     assert "bypass_mode" not in caplog.text
     CheckConfig().on_job_start(config_with(bypass))
-    assert "bypass_mode=True with actor_rollout_ref.rollout.dtype=bfloat16" in caplog.text
+    assert "bypass_mode=True cannot work: with actor_rollout_ref.rollout.dtype=bfloat16" in caplog.text
     assert "61% of the turns" in caplog.text
 
 
@@ -88,7 +88,7 @@ def test_credit_that_an_estimator_of_verls_does_not_read_is_warned_of(caplog):
     assert "changes nothing" not in caplog.text
     CheckConfig().on_job_start(config_with("algorithm.adv_estimator=grpo"))
     said = "algorithm.atpo.credit with advantage=diff_context, contexts=merged changes nothing"
-    assert f"algorithm.adv_estimator=grpo sums up each row, so {said}" in caplog.text
+    assert "algorithm.adv_estimator=grpo" in caplog.text and said in caplog.text
 
 
 LOGGED = """

@@ -8,13 +8,30 @@ import pytest
 from omegaconf import OmegaConf
 
 from verl_atpo.config import ConfigError
-from verl_atpo.startup.loops import check_loops
+from verl_atpo.startup.rules.loops import RULES
+from verl_atpo.startup.rules.rule import Run, broken
+from verl_atpo.startup.verl_config import MANAGER
+
+
+def check_loops(config: object) -> list[str]:
+    """Raise for the first broken rule of loops; the warnings that came before it."""
+    warnings = []
+    for rule, message in broken(RULES, Run(config)):
+        if not rule.warns:
+            raise ConfigError(message)
+        warnings.append(message)
+    return warnings
+
 
 LOOP = "{name: mine, _target_: verl_atpo.search_qa.tag_agent.TagAgentLoop}"
 
 
 def config(loop: str = "tool_agent", loops: object = None, data: object = None, **multi_turn: object):
-    agent = {"default_agent_loop": loop, "agent_loop_config_path": loops and str(loops)}
+    agent = {
+        "default_agent_loop": loop,
+        "agent_loop_config_path": loops and str(loops),
+        "agent_loop_manager_class": MANAGER,
+    }
     rollout = {"agent": agent, "multi_turn": {"format": "hermes", **multi_turn}}
     return OmegaConf.create({"data": {"train_files": data}, "actor_rollout_ref": {"rollout": rollout}})
 
@@ -28,13 +45,12 @@ def data(tmp_path):
     return write
 
 
-def test_a_loop_of_one_turn_is_refused_unless_the_rows_name_another(data, caplog):
+def test_a_loop_of_one_turn_is_refused_unless_the_rows_name_another(data):
     with pytest.raises(ConfigError, match=r"single_turn_agent cannot work: .*default_agent_loop=tool_agent.*no column"):
         check_loops(config("single_turn_agent", data=data()))
-    check_loops(config("single_turn_agent", data=data(agent_name=["tool_agent"])))
-    assert not caplog.records
-    check_loops(config("single_turn_agent", data="hdfs://elsewhere/train.parquet"))
-    assert "unless every data row names its agent_name" in caplog.text
+    assert not check_loops(config("single_turn_agent", data=data(agent_name=["tool_agent"])))
+    (warning,) = check_loops(config("single_turn_agent", data="hdfs://elsewhere/train.parquet"))
+    assert "unless every data row names its agent_name" in warning
 
 
 def test_data_that_is_no_parquet_is_refused(tmp_path):
@@ -53,7 +69,7 @@ def test_a_tool_agent_without_tools_has_one_turn():
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (None, "there is no such file"),
+        (None, "no such file"),
         ("", "expected a list with an entry per agent loop"),
         ("name: mine", "expected a list with an entry per agent loop"),
         ("- mine", "loop 1 needs `name` and `_target_"),

@@ -10,9 +10,7 @@ from verl_atpo.packed.checks import is_packed
 from verl_atpo.seams.places import Feature
 from verl_atpo.search_qa.presets import TAG_LOOP
 from verl_atpo.startup.information_gain import uses_gains
-from verl_atpo.startup.loops import DEFAULT
-from verl_atpo.startup.trainer_modes import MODE
-from verl_atpo.startup.verl_config import get, grows_trees
+from verl_atpo.startup.verl_config import DEFAULT_LOOP, MODE, get, grows_trees
 
 
 def asked_for(config: DictConfig) -> Iterator[Feature]:
@@ -27,6 +25,6 @@ def asked_for(config: DictConfig) -> Iterator[Feature]:
         Feature.CPU: cpu,
         Feature.QUICK: chosen.get("sampler") == "quick",
         Feature.GLOO: cpu and get(config, MODE) == "separate_async",
-        Feature.TAGS: get(config, DEFAULT) == TAG_LOOP,
+        Feature.TAGS: get(config, DEFAULT_LOOP) == TAG_LOOP,
     }
     yield from (feature for feature, is_on in asked.items() if is_on)

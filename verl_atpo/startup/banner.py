@@ -8,12 +8,10 @@ from omegaconf import DictConfig
 
 from verl_atpo.config import AtpoConfig
 from verl_atpo.startup.information_gain import uses_gains
-from verl_atpo.startup.loops import DEFAULT
-from verl_atpo.startup.objective import ESTIMATOR, LOSS
 from verl_atpo.startup.order import settings_of, split
 from verl_atpo.startup.presets import ATPO_PRESETS, PRESETS
-from verl_atpo.startup.tool_files import find_file, import_class, load_yaml
-from verl_atpo.startup.verl_config import ACTOR, AGENT, MULTI_TURN, get, grows_trees
+from verl_atpo.startup.rules.tool_files import find_file, import_class, load_yaml
+from verl_atpo.startup.verl_config import ACTOR, AGENT, DEFAULT_LOOP, ESTIMATOR, LOSS, MULTI_TURN, get, grows_trees
 
 WATCHED = {
     ESTIMATOR: "turns get no advantage of their own",
@@ -50,7 +48,7 @@ def banner(config: DictConfig, atpo: AtpoConfig) -> str:
             lines["information gain"] = (
                 f"alpha={gain.weight}, gamma={gain.discount}, beta={gain.clip}, of {gain.answer} in {gain.prompt!r}"
             )
-        lines["agent loop"] = f"{get(config, DEFAULT)} (a data row may name another)"
+        lines["agent loop"] = f"{get(config, DEFAULT_LOOP)} (a data row may name another)"
         lines["tools"] = ", ".join(_tools(config)) or "none"
     else:
         lines["trees"] = "none: verl's own sampler"

@@ -18,9 +18,9 @@ from verl_atpo.config import ConfigError
 from verl_atpo.seams.check import SeamMissing, require
 from verl_atpo.seams.features import asked_for
 from verl_atpo.startup.banner import banner, overridden
-from verl_atpo.startup.checks import check_config, is_used
-from verl_atpo.startup.objective import warn_of_bypass, warn_of_unread_credit
+from verl_atpo.startup.checks import is_used, obey_rules
 from verl_atpo.startup.order import obey_order
+from verl_atpo.startup.rules.rule import Run, Stage
 
 logger = logging.getLogger(__name__)
 
@@ -43,12 +43,11 @@ class CheckConfig(Callback):
             return
         try:
             require(*asked_for(config))
-            atpo = check_config(config)
-            warnings = (*overridden(config), warn_of_bypass(config), warn_of_unread_credit(config, atpo.credit))
-            for line in warnings:
-                if line is not None:
-                    logger.warning(line)
-            logger.info(banner(config, atpo))
+            run = Run(config)
+            obey_rules(run, Stage.CONFIG, logger.warning)
+            for line in overridden(config):
+                logger.warning(line)
+            logger.info(banner(config, run.atpo))
         except (ConfigError, SeamMissing) as error:
             raise SystemExit(_cut(f"verl_atpo: {error}")) from error
         except Exception as error:

@@ -12,9 +12,7 @@ from tensordict import TensorDict
 from verl_atpo.config import ROOT_KEY, AdvantageMode, AtpoConfig, Backup, ConfigError, Contexts, Weights
 from verl_atpo.settings import show
 from verl_atpo.startup.data_checks import column
-from verl_atpo.startup.objective import ESTIMATOR, LOSS
-from verl_atpo.startup.trainer_modes import MODE
-from verl_atpo.startup.verl_config import AGENT, MANAGER, ROLLOUT, get, grows_trees, refuse
+from verl_atpo.startup.verl_config import AGENT, ESTIMATOR, LOSS, MANAGER, MODE, ROLLOUT, get, grows_trees, refuse
 
 A2TGPO = "a2tgpo"
 """Name of the estimator, the policy loss and the preset."""

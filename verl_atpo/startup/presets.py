@@ -38,7 +38,7 @@ from verl_atpo.config import (
 from verl_atpo.packed import ACTIVATE
 from verl_atpo.platforms.cpu_preset import CPU_PRESET, QUICK_SAMPLER_PRESET, register_resolver
 from verl_atpo.search_qa import presets as agent_presets
-from verl_atpo.startup.checks import MANAGER
+from verl_atpo.startup.verl_config import MANAGER
 
 LEAVES = "${atpo.leaves:${algorithm.atpo.expansion}}"
 """``rollout.n`` of the tree presets: follows M, K and L when they are overridden."""

@@ -1,4 +1,4 @@
-"""Looking into verl's config, and refusing what stands there."""
+"""Reading verl's config: names of its settings, values at dotted keys, messages that refuse a value."""
 
 from __future__ import annotations
 
@@ -16,35 +16,47 @@ MULTI_TURN = f"{ROLLOUT}.multi_turn"
 AGENT = f"{ROLLOUT}.agent"
 MANAGER = "verl_atpo.rollout.TreeAgentLoopManager"
 
+ESTIMATOR = "algorithm.adv_estimator"
+LOSS = f"{ACTOR}.policy_loss.loss_mode"
+MODE = "trainer.v1.trainer_mode"
+LOOPS = f"{AGENT}.agent_loop_config_path"
+DEFAULT_LOOP = f"{AGENT}.default_agent_loop"
+
+OURS = ("atpo", "a2tgpo")
+"""Names of this package's estimators, and of its policy losses."""
+
 
 def get(config: DictConfig, key: str) -> Any:
     """The value at a dotted key; None where there is none."""
     return OmegaConf.select(config, key)
 
 
-def refuse(key: str, value: object, why: str) -> NoReturn:
-    """Raise for a setting that cannot work.
+def refusal(key: str, value: object, why: str) -> str:
+    """The message for a setting that cannot work.
 
     Args:
         key: dotted name of the setting.
         value: what it is.
-        why: what is wrong and what to do, without a full stop.
+        why: what is wrong and what to do; a full stop is added where there is none.
     """
-    raise ConfigError(f"{key}={_shown(value)} cannot work: {why}.")
+    return f"{key}={_shown(value)} cannot work: {why}{'' if why.endswith(('?', '.')) else '.'}"
 
 
-def refuse_unknown(key: str, value: object, known: Iterable[str], more: str = "") -> NoReturn:
-    """Raise for a setting that is none of the known ones.
+def unknown(value: object, known: Iterable[str], more: str = "") -> str:
+    """Why a value that is none of the known ones cannot work.
 
     Args:
-        key: dotted name of the setting.
-        value: what it is.
+        value: what was found.
         known: what it may be.
-        more: said after the list.
+        more: follows the list.
     """
     names = list(known)
-    hint = did_you_mean(value, names)
-    raise ConfigError(f"{key}={_shown(value)} cannot work: expected one of {', '.join(names)}{more}.{hint}")
+    return f"expected one of {', '.join(names)}{more}.{did_you_mean(value, names)}"
+
+
+def refuse(key: str, value: object, why: str) -> NoReturn:
+    """Raise ``ConfigError`` for a setting that cannot work; arguments as of :func:`refusal`."""
+    raise ConfigError(refusal(key, value, why))
 
 
 def number(config: DictConfig, key: str, *, integer: bool = False) -> Any:

@@ -1,4 +1,4 @@
-"""Start-up checks of the files that name the tools: the file itself, its entries, their classes and settings."""
+"""Rules about the files that name the tools: the file itself, its entries, their classes and settings."""
 
 from __future__ import annotations
 
@@ -12,26 +12,29 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from verl_atpo.settings import ConfigError, did_you_mean, show
-from verl_atpo.startup.verl_config import MULTI_TURN, get
+from verl_atpo.startup.rules.rule import Rule, Run, broken
+from verl_atpo.startup.verl_config import MULTI_TURN
+
+SUBJECT = "tools"
+TOOL_CONFIG = f"{MULTI_TURN}.tool_config_path"
+FUNCTION_TOOLS = f"{MULTI_TURN}.function_tool_path"
 
 
-def check_tool_files(config: DictConfig) -> None:
-    """Check the tools' files, and that the classes they name can be imported; no tool is made.
+def _files(run: Run) -> None:
+    for setting in (TOOL_CONFIG, FUNCTION_TOOLS):
+        if path := run.get(setting):
+            find_file(setting, path)
 
-    Raises:
-        ConfigError: says which file, which entry, what is wrong and what to do.
-    """
-    for key in (f"{MULTI_TURN}.tool_config_path", f"{MULTI_TURN}.function_tool_path"):
-        if path := get(config, key):
-            find_file(key, path)
-    if path := get(config, f"{MULTI_TURN}.tool_config_path"):
-        setting = f"{MULTI_TURN}.tool_config_path={path} cannot work"
-        content = load_yaml(setting, find_file(f"{MULTI_TURN}.tool_config_path", path))
-        tools = content.get("tools") if isinstance(content, Mapping) else None
-        if not isinstance(tools, list) or not tools:
-            raise ConfigError(f"{setting}: expected a list `tools` with an entry per tool.")
-        for number, tool in enumerate(tools, start=1):
-            _check_entry(f"{setting}: tool {number}", tool)
+
+def _entries(run: Run) -> None:
+    path = run.get(TOOL_CONFIG)
+    setting = f"{TOOL_CONFIG}={path} cannot work"
+    content = load_yaml(setting, find_file(TOOL_CONFIG, path))
+    tools = content.get("tools") if isinstance(content, Mapping) else None
+    if not isinstance(tools, list) or not tools:
+        raise ConfigError(f"{setting}: expected a list `tools` with an entry per tool.")
+    for number, tool in enumerate(tools, start=1):
+        _check_entry(f"{setting}: tool {number}", tool)
 
 
 def find_file(key: str, path: str) -> Path:
@@ -47,7 +50,7 @@ def find_file(key: str, path: str) -> Path:
     except FileNotFoundError:
         found = Path(path)
     if not found.is_file():
-        raise ConfigError(f"{key}={path} cannot work: there is no such file (seen from {Path.cwd()}).")
+        raise ConfigError(f"{key}={path} cannot work: no such file, seen from {Path.cwd()}; correct the path.")
     return found
 
 
@@ -123,3 +126,19 @@ def import_class(where: str, name: str) -> Any:
 
 def _short(error: Exception) -> str:
     return " ".join(str(error).split())[:300]
+
+
+RULES = (
+    Rule(SUBJECT, TOOL_CONFIG, _files),
+    Rule(SUBJECT, TOOL_CONFIG, _entries, lambda run: bool(run.get(TOOL_CONFIG))),
+)
+
+
+def check_tool_files(config: DictConfig) -> None:
+    """Check the tools' files, and that the classes they name can be imported; no tool is made.
+
+    Raises:
+        ConfigError: names file and entry, what is wrong and what to do.
+    """
+    for _, message in broken(RULES, Run(config)):
+        raise ConfigError(message)

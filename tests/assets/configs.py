@@ -1,0 +1,42 @@
+"""Whole configs of verl with this package's presets, good ones and ones with settings that cannot work."""
+
+from __future__ import annotations
+
+import functools
+
+import pytest
+from hydra import compose, initialize_config_module
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from verl_atpo.startup.driver import LONGEST, CheckConfig
+
+
+@functools.cache
+def good(preset: str) -> DictConfig:
+    with initialize_config_module("verl.trainer.config", version_base=None):
+        engine = ["actor_rollout_ref.rollout.name=vllm"] if preset == "a2tgpo" else []
+        overrides = [f"+atpo={preset}", "+agent=search", "data.train_files=none.parquet", *engine]
+        return compose("ppo_trainer", overrides=overrides)
+
+
+def config_with(*settings: str, preset: str = "tree") -> DictConfig:
+    config = good(preset).copy()
+    with open_dict(config):
+        for setting in settings:
+            key, _, value = setting.partition("=")
+            OmegaConf.update(
+                config,
+                key,
+                OmegaConf.to_container(OmegaConf.create(f"value: {value}"))["value"],
+                force_add=True,
+                merge=False,
+            )
+    return config
+
+
+def refusal(config: DictConfig) -> str:
+    with pytest.raises(SystemExit) as end:
+        CheckConfig().on_job_start(config)
+    message = str(end.value.code)
+    assert message.startswith("verl_atpo: ") and len(message) <= LONGEST
+    return message

@@ -1,0 +1,175 @@
+"""A rule of start-up: the setting it is about, when it applies, and what is wrong where it is broken."""
+
+from __future__ import annotations
+
+import enum
+import functools
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from omegaconf import DictConfig
+
+from verl_atpo.algorithm import read_algorithm
+from verl_atpo.config import AtpoConfig, ConfigError
+from verl_atpo.startup.verl_config import ESTIMATOR, LOSS, OURS, get, grows_trees, number, refusal, unknown
+
+
+class Stage(enum.Enum):
+    """When a rule is looked at."""
+
+    CONFIG = "config"
+    """In the driver, and again in the rollout's manager and workers; needs verl's config only."""
+    REHEARSAL = "rehearsal"
+    """In the driver only, after all rules of the config: opens files, loads the tokenizer, makes tools."""
+
+
+class Run:
+    """What rules look at: verl's whole config, and the settings under ``algorithm.atpo``."""
+
+    def __init__(self, config: DictConfig) -> None:
+        self.config = config
+
+    def get(self, key: str) -> Any:
+        """The value at a dotted key of verl's config; None where there is none."""
+        return get(self.config, key)
+
+    def number(self, key: str, *, integer: bool = False) -> Any:
+        """The number at a key; None where there is none.
+
+        Raises:
+            ConfigError: it is not a finite number.
+        """
+        return number(self.config, key, integer=integer)
+
+    @functools.cached_property
+    def atpo(self) -> AtpoConfig:
+        """The settings under ``algorithm.atpo``; all defaults where there are none.
+
+        Raises:
+            ConfigError: unknown key or impossible value.
+        """
+        return read_algorithm(self.get("algorithm") or {})
+
+    @property
+    def grows_trees(self) -> bool:
+        """Whether the tree rollout is the sampler."""
+        return grows_trees(self.config)
+
+    @property
+    def trains_ours(self) -> bool:
+        """Whether the estimator or the policy loss is this package's."""
+        return self.get(ESTIMATOR) in OURS or self.get(LOSS) in OURS
+
+
+def always(run: Run) -> bool:
+    """Apply to every run."""
+    return True
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Something that a config has to fulfil.
+
+    Attributes:
+        subject: what the rule is about, one or two words.
+        setting: dotted name of the setting that the message names with its value.
+        problem: why the setting cannot work and what to do, without a full stop; None where it can work. It may raise
+            ``ConfigError`` instead, whose text is then the whole message.
+        applies: whether the rule concerns a run.
+        stage: when it is looked at.
+        warns: whether a broken rule is only logged.
+    """
+
+    subject: str
+    setting: str
+    problem: Callable[[Run], str | None]
+    applies: Callable[[Run], bool] = always
+    stage: Stage = Stage.CONFIG
+    warns: bool = False
+
+    def message(self, run: Run) -> str | None:
+        """What is wrong: setting, value and remedy; None where the rule is kept or does not apply."""
+        try:
+            problem = self.problem(run) if self.applies(run) else None
+        except ConfigError as error:
+            return str(error)
+        return None if problem is None else refusal(self.setting, run.get(self.setting), problem)
+
+
+def value_rule(
+    subject: str, setting: str, is_good: Callable[[Any], bool], why: str, applies: Callable[[Run], bool] = always
+) -> Rule:
+    """A rule about one value; a setting that is not there, or is null, is left alone.
+
+    Args:
+        subject: of the rule.
+        setting: dotted name.
+        is_good: whether a value can work.
+        why: what is wrong with others, and what to do.
+        applies: whether the rule concerns a run.
+    """
+
+    def problem(run: Run) -> str | None:
+        value = run.get(setting)
+        return None if value is None or is_good(value) else why
+
+    return Rule(subject, setting, problem, applies)
+
+
+def never(subject: str, setting: str, value: object, why: str, applies: Callable[[Run], bool] = always) -> Rule:
+    """A rule that refuses one value of a setting."""
+    return value_rule(subject, setting, lambda found: found != value, why, applies)
+
+
+def number_rule(
+    subject: str,
+    setting: str,
+    is_good: Callable[[Any], bool],
+    why: str,
+    applies: Callable[[Run], bool] = always,
+    *,
+    integer: bool = False,
+) -> Rule:
+    """A rule about a number; a value that is no finite number is refused as well."""
+
+    def problem(run: Run) -> str | None:
+        value = run.number(setting, integer=integer)
+        return None if value is None or is_good(value) else why
+
+    return Rule(subject, setting, problem, applies)
+
+
+def choice_rule(
+    subject: str,
+    setting: str,
+    known: Callable[[], Iterable[str]],
+    more: str = "",
+    applies: Callable[[Run], bool] = always,
+) -> Rule:
+    """A rule that refuses values which are none of the known ones; null is left alone.
+
+    Args:
+        subject: of the rule.
+        setting: dotted name.
+        known: gives what the setting may be.
+        more: follows the list in the message.
+        applies: whether the rule concerns a run.
+    """
+
+    def problem(run: Run) -> str | None:
+        value = run.get(setting)
+        names = list(known())
+        return None if value is None or value in names else unknown(value, names, more)
+
+    return Rule(subject, setting, problem, applies)
+
+
+def broken(rules: Iterable[Rule], run: Run) -> Iterator[tuple[Rule, str]]:
+    """Walk rules in their order, and give those that a run breaks with their messages, each message once."""
+    said = set()
+    for rule in rules:
+        message = rule.message(run)
+        if message is not None and message not in said:
+            said.add(message)
+            yield rule, message

@@ -1,0 +1,97 @@
+"""Rules about how verl's rollout samples: expansions of one context have to differ, and trees have to fit."""
+
+from __future__ import annotations
+
+from verl_atpo.config import ROOT_KEY
+from verl_atpo.startup.rules.rule import Rule, Run, never, number_rule
+from verl_atpo.startup.verl_config import MULTI_TURN, ROLLOUT
+
+SUBJECT = "sampling"
+COLDEST = 0.01
+"""Lowest temperature and ``top_p`` that are not as good as greedy."""
+SHORTEST = 16
+"""Fewest response tokens in which two turns and an observation between them find room."""
+SAME = "expansions of one context would all be the same"
+
+
+def _trees(run: Run) -> bool:
+    return run.grows_trees
+
+
+def _size(run: Run) -> str | None:
+    expansion = run.atpo.expansion
+    if run.get(f"{ROLLOUT}.n") == expansion.leaves:
+        return None
+    return (
+        f"{ROOT_KEY}.expansion grows M + L * K = {expansion.initial_chains} + {expansion.rounds} * "
+        f"{expansion.branches_per_round} = {expansion.leaves} leaves per prompt; set {ROLLOUT}.n={expansion.leaves}"
+    )
+
+
+def _temperature(run: Run) -> str | None:
+    value = run.number(f"{ROLLOUT}.temperature")
+    return None if value is not None and value >= COLDEST else f"greedy {SAME}; set a temperature above 0, e.g. 1.0"
+
+
+def _turns(setting: str, least: int) -> Rule:
+    why = f"trees need trajectories of two turns; set at least {least}, or null for no limit"
+    return number_rule(SUBJECT, setting, lambda value: value >= least, why, _trees, integer=True)
+
+
+def _length(setting: str) -> Rule:
+    why = (
+        "two turns with an observation between them need more tokens (turns, observations and all count); set at "
+        f"least {SHORTEST}"
+    )
+    return number_rule(SUBJECT, setting, lambda value: value >= SHORTEST, why, _trees, integer=True)
+
+
+RULES = (
+    Rule(SUBJECT, f"{ROLLOUT}.n", _size, _trees),
+    Rule(SUBJECT, f"{ROLLOUT}.temperature", _temperature, _trees),
+    never(SUBJECT, f"{ROLLOUT}.do_sample", False, f"greedy {SAME}; set it to True", _trees),
+    number_rule(
+        SUBJECT,
+        f"{ROLLOUT}.top_k",
+        lambda value: value != 1,
+        f"one token to choose from is greedy, {SAME}; set -1 for no limit",
+        _trees,
+        integer=True,
+    ),
+    number_rule(
+        SUBJECT,
+        f"{ROLLOUT}.top_p",
+        lambda value: COLDEST <= value <= 1,
+        f"expected {COLDEST} to 1 (near 0 is greedy, {SAME}); set 1.0 for no limit",
+        _trees,
+    ),
+    _turns(f"{MULTI_TURN}.max_assistant_turns", 2),
+    _turns(f"{MULTI_TURN}.max_user_turns", 1),
+    _length("data.max_response_length"),
+    _length(f"{ROLLOUT}.response_length"),
+    number_rule(
+        SUBJECT,
+        f"{MULTI_TURN}.max_tool_response_length",
+        lambda value: value >= 1,
+        "every observation would be empty; set e.g. 4096",
+        _trees,
+        integer=True,
+    ),
+    never(
+        SUBJECT,
+        f"{ROLLOUT}.calculate_log_probs",
+        False,
+        f"turns are selected by their tokens' log-probs; set {ROLLOUT}.calculate_log_probs=True",
+        _trees,
+    ),
+    never(
+        SUBJECT,
+        f"{ROLLOUT}.full_determinism",
+        True,
+        f"verl gives every request the same seed, so {SAME}; set it to False, or use +atpo=chain",
+        _trees,
+    ),
+    never(
+        SUBJECT, f"{ROLLOUT}.ignore_eos", True, "no turn would end before the response is full; set it to False", _trees
+    ),
+)

@@ -1,0 +1,45 @@
+"""The table of all rules, those of this package and those that others register."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from verl_atpo.packed.checks import check_packed, is_packed
+from verl_atpo.startup.information_gain import check_information_gain
+from verl_atpo.startup.rules import batch_sizes, learning, loops, objective, sampling, tool_files, trainer_modes, trees
+from verl_atpo.startup.rules.rule import Rule, Run, Stage, broken
+from verl_atpo.startup.verl_config import ESTIMATOR
+
+_BUILT_IN: tuple[Rule, ...] = (
+    *trees.RULES,
+    *objective.RULES,
+    Rule("a2tgpo", ESTIMATOR, lambda run: check_information_gain(run.config, run.atpo)),
+    *learning.RULES,
+    *sampling.RULES,
+    *trainer_modes.RULES,
+    Rule(
+        "packed",
+        "actor_rollout_ref.model.external_lib",
+        lambda run: check_packed(run.config),
+        lambda run: is_packed(run.config),
+    ),
+    *tool_files.RULES,
+    *loops.RULES,
+    *batch_sizes.RULES,
+)
+_registered: list[Rule] = []
+
+
+def register_rules(*rules: Rule) -> None:
+    """Add rules to the table; they are walked after this package's own. A rule that is there already is left out."""
+    _registered.extend(rule for rule in rules if rule not in _registered)
+
+
+def rules(stage: Stage) -> tuple[Rule, ...]:
+    """All rules of a stage, in the order in which they are walked."""
+    return tuple(rule for rule in (*_BUILT_IN, *_registered) if rule.stage is stage)
+
+
+def broken_rules(run: Run, stage: Stage) -> Iterator[tuple[Rule, str]]:
+    """The rules of a stage that a run breaks, with their messages; warnings are among them."""
+    yield from broken(rules(stage), run)

@@ -1,0 +1,85 @@
+"""Rules about what trees need of the rest of verl's config: trainer, rewards, contexts, dumps."""
+
+from __future__ import annotations
+
+import importlib.util
+import tempfile
+from pathlib import Path
+
+from verl_atpo.config import ROOT_KEY, Contexts
+from verl_atpo.method.expansion import strategy_named
+from verl_atpo.startup.rules.rule import Rule, Run, never
+from verl_atpo.startup.verl_config import ESTIMATOR
+
+SUBJECT = "trees"
+CONTEXTS = f"{ROOT_KEY}.credit.contexts"
+
+
+def _settings(run: Run) -> None:
+    strategy_named(run.atpo.expansion.strategy)
+
+
+def _unwritten_contexts(run: Run) -> str | None:
+    """Pooled contexts where nothing writes their values."""
+    if run.atpo.credit.contexts is Contexts.SEPARATE:
+        return None
+    return (
+        "verl's own sampler writes no values of turns; add +atpo=tree (with expansion.rounds=0 for chains), or set "
+        f"{CONTEXTS}=separate"
+    )
+
+
+def _unread_contexts(run: Run) -> str | None:
+    """``states`` where nothing reads it; ``merged``, which the presets set, is only warned of."""
+    if run.atpo.credit.contexts is not Contexts.STATES or run.get(ESTIMATOR) == "atpo":
+        return None
+    return f"{ESTIMATOR}={run.get(ESTIMATOR)} only sums a row's rewards; set {ESTIMATOR}=atpo, or {CONTEXTS}=separate"
+
+
+def _dump_folder(run: Run) -> str | None:
+    folder = run.atpo.dump_dir
+    if folder is None:
+        return None
+    path = Path(folder).absolute()
+    there = next(parent for parent in (path, *path.parents) if parent.exists())
+    try:
+        if not folder.strip():
+            raise NotADirectoryError("a name that is empty")
+        with tempfile.TemporaryDirectory(dir=there):  # permissions do not show read-only disks, or /proc
+            return None
+    except OSError as error:
+        return f"{there} is no folder that can be written to ({error}); choose another, or null for none"
+
+
+def _drawing(run: Run) -> str | None:
+    missing = [name for name in ("jinja2", "resvg_py") if importlib.util.find_spec(name) is None]
+    if not run.atpo.log_trees or not missing:
+        return None
+    return (
+        f"{' and '.join(missing)} cannot be imported, which draw the trees; pip install 'verl-atpo[view] @ git+URL'"
+        f" (this repository's), or set {ROOT_KEY}.log_trees=0"
+    )
+
+
+RULES = (
+    Rule(SUBJECT, ROOT_KEY, _settings),
+    never(
+        SUBJECT,
+        "trainer.use_v1",
+        False,
+        "the tree runs in verl's V1 trainer only; set trainer.use_v1=True",
+        lambda run: run.grows_trees,
+    ),
+    never(
+        SUBJECT,
+        "reward.reward_model.enable",
+        True,
+        "a colocated reward model scores only after sampling, when the trees are gone; set "
+        "reward.reward_model.enable_resource_pool=True or use a rule-based reward",
+        lambda run: run.grows_trees and not run.get("reward.reward_model.enable_resource_pool"),
+    ),
+    Rule(SUBJECT, CONTEXTS, _unwritten_contexts, lambda run: not run.grows_trees),
+    Rule(SUBJECT, CONTEXTS, _unread_contexts, lambda run: run.grows_trees),
+    Rule(SUBJECT, f"{ROOT_KEY}.log_trees", _drawing),
+    Rule(SUBJECT, f"{ROOT_KEY}.dump_dir", _dump_folder),
+)
