@@ -1,21 +1,21 @@
-"""The few figures that stand for all results: at the top of `docs/results.md`, and what the README quotes."""
+"""The main results in one table: for the first screen of the README and of `docs/results.md`."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from tabulate import tabulate
-
+from benchmarks import markdown
 from benchmarks.lab import report as lab
-from benchmarks.learning import report as learning
+from benchmarks.lab.curves import Curve
 from benchmarks.learning import wall_clock
 
 RESULTS = Path(__file__).parent / "results"
-TARGET = 0.8
-"""Accuracy that the figure of the README is about."""
+RECOMMENDED = "tree_6_states"
+"""The laboratory's arm of the trees that these figures are about."""
+Row = dict[str, str]
 
 
 def read_rows(file: str, key: str) -> list[dict[str, Any]]:
@@ -25,94 +25,112 @@ def read_rows(file: str, key: str) -> list[dict[str, Any]]:
 
 
 def figure() -> str:
-    """The one figure of the README, in a sentence."""
-    curves = lab.counted(RESULTS / "lab", "hopqa")
-    cost, steps = (lab.cost_over_grpo(curves, "tree_6_states", TARGET, name) for name in (lab.SAMPLED, "step"))
-    fewer, longer = (lab.cost_over_grpo(curves, "grpo_12", TARGET, name) for name in (lab.SAMPLED, "step"))
+    """The README's one figure, in a sentence."""
+    cost = lab.relative_cost(lab.counted(RESULTS / "lab", "hopqa"), RECOMMENDED, _target("hopqa"))
+    assert cost is not None, "the recommended tree has been run"
     return (
-        f"**{cost.ratio} of the tokens** that GRPO's chains sample are what these trees sample until "
-        f"{TARGET:.0%} accuracy (95 % between {cost.low} and {cost.high}, {cost.pairs} pairs of runs of a tiny model), "
-        f"in {steps.ratio} of its steps; GRPO with 12 trajectories, not 16, takes {fewer.ratio} and {longer.ratio}."
+        f"**{100 * (1 - cost.ratio):.0f} % fewer sampled tokens** than GRPO with 16 trajectories to reach "
+        f"{_target('hopqa'):.0%} on a small multi-hop task (95 % CI {100 * (1 - cost.high):.0f} to "
+        f"{100 * (1 - cost.low):.0f} %, {cost.runs} paired runs, 0.2 M parameters)."
     )
 
 
 def chosen() -> str:
-    """What the README quotes: what speaks for trees, with what speaks against them beside it."""
+    """Costs of the recommended tree, and of GRPO with fewer trajectories beside it, on both tasks."""
+    rows = []
+    for task, arms in (("hopqa", (RECOMMENDED, "grpo_12", "grpo_8")), ("text_world", (RECOMMENDED, "grpo_12"))):
+        curves, asked = lab.counted(RESULTS / "lab", task), lab.TASKS[task]
+        for arm in arms:
+            tokens = lab.relative_cost(curves, arm, _target(task))
+            steps = lab.relative_cost(curves, arm, _target(task), "step")
+            if tokens is None or steps is None:
+                continue
+            rows.append(
+                {
+                    "task": f"{asked.short}, to {_target(task):.0%}{asked.of}",
+                    "trained with": NAMES[arm],
+                    "sampled tokens": tokens.change,
+                    "95 % CI": tokens.change_interval,
+                    "steps": steps.change,
+                    "95 % CI ": steps.change_interval,
+                    "paired runs": str(tokens.runs),
+                }
+            )
+    return markdown.table(rows)
+
+
+NAMES = {RECOMMENDED: "`+atpo=tree`, 6 + 6", "grpo_12": "GRPO, 12 trajectories", "grpo_8": "GRPO, 8 trajectories"}
+
+
+def claims() -> str:
+    """Every main result, a line each: what was measured, its uncertainty, on how many runs."""
+    return markdown.table([*_learning(), *_wall_clock(), *_speed()])
+
+
+def _learning() -> Iterator[Row]:
+    for task in ("hopqa", "text_world"):
+        curves, asked = lab.counted(RESULTS / "lab", task), lab.TASKS[task]
+        aim = f"{asked.short}, to {_target(task):.0%}{asked.of}"
+        for arm, other in ((RECOMMENDED, "grpo"), (RECOMMENDED, "grpo_12"), (RECOMMENDED, "chains_12_states")):
+            for cost, name in ((lab.SAMPLED, "sampled tokens"), ("step", "steps")):
+                yield from _claim(curves, f"{aim}: {name} of `tree` relative to {AGAINST[other]}", arm, other, cost)
+        for arm in ("grpo_12", "grpo_8"):
+            for cost, name in ((lab.SAMPLED, "sampled tokens"), ("step", "steps")):
+                yield from _claim(curves, f"{aim}: {name} of {NAMES[arm]}, relative to 16", arm, "grpo", cost)
+
+
+AGAINST = {
+    "grpo": "GRPO, 16 trajectories",
+    "grpo_12": "GRPO, 12 trajectories",
+    "chains_12_states": "12 chains with its credit and loss",
+}
+
+
+def _claim(curves: Sequence[Curve], what: str, arm: str, other: str, cost: str) -> Iterator[Row]:
+    target = _target(curves[0].task)
+    found = lab.relative_cost(curves, arm, target, cost, other)
+    if found is not None:
+        yield _row(what, found.change, found.change_interval, str(found.runs), f"{found.p:.2g}")
+
+
+def _wall_clock() -> Iterator[Row]:
+    asked = (RESULTS / "learning_merged", wall_clock.PACKED_GRPO, "clock_merged_packed")
+    for when, (mean, error, p, seeds) in zip(
+        ("equal wall clock", "equal steps"), wall_clock.over_baseline(*asked), strict=True
+    ):
+        what = f"HopQA in verl, both packed: accuracy of `tree` minus GRPO with 16 trajectories, at {when}"
+        yield _row(what, f"{mean:+.1f} points", f"± {error:.1f} (standard error)", str(seeds), f"{p:.2g}")
+
+
+def _speed() -> Iterator[Row]:
     scale, packed = read_rows("rollout_scale.json", "rows"), read_rows("packed.json", "results")
-    curves = lab.counted(RESULTS / "lab", "hopqa")
-    asked = ("tree_6_states", "tree_6", "chains_12_states", "grpo_12")
+    for schedule in ("continuous", "rounds"):
+        of_chains = [row[f"leaves_per_s, {schedule} / chains"] for row in scale]
+        what = f"rollout speed with `schedule={schedule}`, relative to chains (paper's scale, simulated engines)"
+        yield _row(what, spread(of_chains, "{:.2f}"), "range over settings", str(len(of_chains)))
     updates = [row["faster_cpu"] for row in packed if row["mode"] == "update" and "chains" not in row["batch"]]
-    rows = {
-        **{
-            f"{name} to {TARGET:.0%}, over GRPO's: `tree`; contexts apart; 12 chains, merged; 12 of GRPO": "; ".join(
-                lab.cost_over_grpo(curves, arm, TARGET, cost).told for arm in asked
-            )
-            for name, cost in (("sampled tokens", lab.SAMPLED), ("steps", "step"))
-        },
-        "in verl, packed 4 + 12, clip 0.03/0.04, points over GRPO: at equal wall clock; steps": "; ".join(
-            wall_clock.over_grpo(RESULTS / "learning")
-        ),
-        "`tree` of now, packed, over packed GRPO": "; ".join(
-            wall_clock.over_grpo(RESULTS / "learning_merged", wall_clock.PACKED_GRPO, "clock_merged_packed")
-        ),
-        "rollout's leaves/s over chains, paper's scale, simulated: rounds; continuous": "; ".join(
-            spread([row[f"leaves_per_s, {schedule} / chains"] for row in scale], "{:.2f}")
-            for schedule in ("rounds", "continuous")
-        ),
-        "update on trees, `+train=packed` over verl's rows: times faster, in processor time": spread(updates, "{:.1f}"),
-        "SmolLM2-135M in `main_ppo`, the same: update; old log-probs; whole step": "; ".join(
-            f"{factor:.1f}" for factor in _times_faster("smollm2")
-        ),
-    }
-    return tabulate(rows.items(), headers=("measured on two CPU cores", ""), tablefmt="github", disable_numparse=True)
-
-
-def _times_faster(task: str) -> list[float]:
-    """Packed training over rows in real runs: update and old log-probs, a token each, and a step."""
-    runs = {row["training"]: row for row in read_rows("packed_runs.json", "rows") if row["task"] == task}
-    costs = ("update_actor_s per 1,000", "old_log_prob_s per 1,000", "step_s")
-    return [runs["rows"][cost] / runs["packed"][cost] for cost in costs]
-
-
-def headlines() -> str:
-    """The top of the page of results."""
-    rows = {(row["latency"], row["schedule"]): row for row in read_rows("rollout.json", "rows")}
-    saturated = {(row["latency"], row["schedule"]): row for row in read_rows("rollout_saturated.json", "rows")}
+    what = "update on trees with `+train=packed`: times faster than verl on padded rows, processor time on a CPU"
+    yield _row(what, spread(updates, "{:.1f}"), "range over settings", str(len(updates)))
+    runs = {row["training"]: row for row in read_rows("packed_runs.json", "rows") if row["task"] == "smollm2"}
+    what = "SmolLM2-135M in `main_ppo`: whole step with `+train=packed`, times faster than padded rows"
+    yield _row(what, f"{runs['rows']['step_s'] / runs['packed']['step_s']:.1f}", "", "1")
+    losses = read_rows("loss.json", "results")
+    what = "ATPO loss: time relative to verl's `gspo`"
+    yield _row(what, spread([row["time_over_gspo"] for row in losses], "{:.2f}"), "range over shapes", str(len(losses)))
     ours = [row["ours, ms/turn"] for row in read_rows("rollout_overhead.json", "rows")]
-    scale, losses = read_rows("rollout_scale.json", "rows"), read_rows("loss.json", "results")
-    measured = learning.headlines(RESULTS / "learning") | {
-        **{
-            f"{schedule}: leaves/s over chains, {what}": spread([row[f"leaves_per_s{key}"] for row in table], "{:.2f}")
-            for schedule in ("continuous", "rounds")
-            for what, table, key in (
-                ("idle engine", _of(rows, schedule), " / chains"),
-                ("saturated engine", _of(saturated, schedule), " / chains"),
-                ("paper's scale, simulated", scale, f", {schedule} / chains"),
-            )
-            if table
-        },
-        **{
-            f"{schedule}: sampled tokens per leaf over chains, paper's scale, simulated": spread(
-                [row[f"tokens_per_leaf, {schedule} / chains"] for row in scale], "{:.2f}"
-            )
-            for schedule in ("continuous", "rounds")
-        },
-        "continuous: leaves/s with heavy-tailed tools over lock-step, paper's scale, simulated": spread(
-            [row["leaves_per_s, continuous / lock-step"] for row in scale if "heavy" in row["tools"]], "{:.2f}"
-        ),
-        "our work per turn beside the engine, ms": spread(ours, "{:.2f}"),
-        "loss: times faster than a loop over turns": spread([row["faster_than_loop"] for row in losses], "{:.0f}"),
-        "loss: time over verl's `gspo`": spread([row["time_over_gspo"] for row in losses], "{:.2f}"),
-        "loss: peak memory over verl's `gspo`": spread([row["memory_over_gspo"] for row in losses], "{:.2f}"),
-    }
-    return tabulate(measured.items(), headers=("measured", ""), tablefmt="github", disable_numparse=True)
+    what = "processor time that the tree rollout adds to a turn, ms"
+    yield _row(what, spread(ours, "{:.2f}"), "range over settings", str(len(ours)))
+
+
+def _row(what: str, measured: str, uncertainty: str, runs: str, p: str = "") -> Row:
+    return {"measured": what, "result": measured, "95 % CI": uncertainty, "runs": runs, "p": p}
+
+
+def _target(task: str) -> float:
+    return lab.TASKS[task].targets[-1]
 
 
 def spread(values: Sequence[float], form: str) -> str:
     """The smallest and the largest value."""
     low, high = form.format(min(values)), form.format(max(values))
     return low if low == high else f"{low} to {high}"
-
-
-def _of(rows: dict[tuple[str, str], dict[str, Any]], schedule: str) -> list[dict[str, Any]]:
-    return [row for (_, of), row in rows.items() if of == schedule]

@@ -1,4 +1,4 @@
-"""Puts what the benchmarks measured into the docs: `python -m benchmarks.report`.
+"""Fill the docs with measured results: `python -m benchmarks.report`.
 
 Every block between `<!-- begin NAME -->` and `<!-- end NAME -->` in the pages below is made anew from the files in
 `benchmarks/results/`, and the plots in `docs/results/` with it. `--check` writes nothing and fails if a block is not
@@ -15,9 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tabulate import tabulate
-
-from benchmarks import headlines, smollm2
+from benchmarks import headlines, markdown, smollm2
 from benchmarks.headlines import RESULTS, read_rows
 from benchmarks.lab import agreement, decided, frontier, gradient, profiles, uncertainty
 from benchmarks.lab import report as lab
@@ -26,8 +24,8 @@ from benchmarks.learning import wall_clock
 from benchmarks.packed import goals
 
 ROOT = Path(__file__).parents[1]
-_PAGES = ("docs/results.md", "docs/unbiased.md", "docs/scaling.md", "docs/viewer.md", "docs/limits.md", "README.md")
-PAGES = tuple(ROOT / page for page in _PAGES)
+_OTHERS = ("docs/unbiased.md", "docs/scaling.md", "docs/viewer.md", "docs/limits.md", "README.md", "docs/results.md")
+PAGES = (*(ROOT / page for page in _OTHERS), *sorted((ROOT / "docs" / "results").glob("*.md")))
 PLOTS = ROOT / "docs" / "results"
 _BLOCK = re.compile(r"(<!-- begin (?P<name>[\w-]+) -->\n).*?(<!-- end (?P=name) -->)", re.DOTALL)
 
@@ -36,11 +34,9 @@ _ROLLOUT = {
     "latency": "tools",
     "schedule": "schedule",
     "leaves_per_s": "leaves/s",
-    "leaves_per_s / chains": "leaves/s over chains",
-    "leaves_per_s / lock-step": "leaves/s over lock-step",
-    "tokens_per_s": "sampled tokens/s",
-    "tokens_per_leaf": "sampled tokens/leaf",
-    "tokens_per_leaf / chains": "sampled tokens/leaf over chains",
+    "leaves_per_s / chains": "leaves/s, ratio to chains",
+    "leaves_per_s / lock-step": "leaves/s, ratio to lock-step",
+    "tokens_per_leaf / chains": "sampled tokens/leaf, ratio to chains",
     "busy": "rollout process busy",
 }
 TABLES = {
@@ -51,13 +47,10 @@ TABLES = {
         {
             "engines": "engines",
             "tools": "tools",
-            "continuous, s": "continuous takes, s",
-            "engines busy, continuous": "engines busy",
-            "leaves_per_s, continuous / chains": "leaves/s, continuous over chains",
-            "leaves_per_s, rounds / chains": "rounds over chains",
-            "leaves_per_s, continuous / lock-step": "continuous over lock-step",
-            "leaves_per_s, rounds / lock-step": "rounds over lock-step",
-            "tokens_per_leaf, continuous / chains": "tokens/leaf, continuous over chains",
+            "leaves_per_s, continuous / chains": "leaves/s of continuous, ratio to chains",
+            "leaves_per_s, rounds / chains": "leaves/s of rounds, ratio to chains",
+            "leaves_per_s, continuous / lock-step": "leaves/s of continuous, ratio to lock-step",
+            "tokens_per_leaf, continuous / chains": "tokens/leaf of continuous, ratio to chains",
             "tokens_per_leaf, rounds / chains": "tokens/leaf, rounds over chains",
         },
     ),
@@ -118,18 +111,11 @@ TABLES = {
         ("packed.json", "results"),
         {
             "model": "model",
-            "scale": "lengths",
             "batch": "batch",
             "mode": "mode",
-            "rows_tokens": "tokens in rows",
-            "distinct_tokens": "distinct",
-            "token_ratio": "rows over run",
-            "seconds_verl": "verl, s",
-            "seconds_packed": "packed, s",
-            "faster": "times faster",
-            "faster_cpu": "in processor time",
-            "trie_share": "tries, share of packed",
-            "peak_over_verl": "peak memory over verl's",
+            "token_ratio": "tokens in rows / tokens run",
+            "faster_cpu": "times faster than padded rows, processor time",
+            "peak_over_verl": "peak memory, ratio to verl",
             "max_error": "largest error",
         },
     ),
@@ -141,7 +127,7 @@ TABLES = {
             "steps a minute": "steps a minute",
             "busy": "engine busy",
             "asleep": "asleep for training",
-            "waiting": "awake, all branches wait for tools",
+            "waiting": "awake, all trajectories wait for tools",
         },
     ),
     "packed-runs": (
@@ -149,14 +135,10 @@ TABLES = {
         {
             "task": "task",
             "training": "training on",
-            "steps": "steps",
             "reward": "mean reward",
-            "row_tokens": "tokens of rows a step",
-            "rows over distinct": "rows over distinct",
-            "old_log_prob_s": "`old_log_prob`, s",
-            "old_log_prob_s per 1,000": "a 1,000 tokens",
-            "update_actor_s": "`update_actor`, s",
-            "update_actor_s per 1,000": "a 1,000 tokens of it",
+            "rows over distinct": "tokens in rows / distinct",
+            "old_log_prob_s per 1,000": "`old_log_prob`, s per 1,000 tokens",
+            "update_actor_s per 1,000": "`update_actor`, s per 1,000 tokens",
             "step_s": "step, s",
         },
     ),
@@ -166,12 +148,10 @@ TABLES = {
             "device": "device",
             "dtype": "log-probs",
             "rows": "rows",
-            "tokens": "tokens",
             "turns": "turns/row",
-            "atpo_ms": "ms",
             "faster_than_loop": "times faster than the loop",
-            "time_over_gspo": "time over gspo",
-            "memory_over_gspo": "peak memory over gspo",
+            "time_over_gspo": "time, ratio to gspo",
+            "memory_over_gspo": "peak memory, ratio to gspo",
         },
     ),
     "viewer": (("viewer.json", "rows"), {"what": "", "measured": "measured", "goal": "at most"}),
@@ -185,29 +165,28 @@ def learning_tables() -> str:
 
 
 def learning_clock() -> str:
-    """What is recommended now against GRPO, on the clock."""
+    """Packed trees of 4 + 12 beside GRPO at equal wall clock."""
     return wall_clock.table(RESULTS / "learning")
 
 
 def learning_clock_packed() -> str:
-    """The same where GRPO is packed too."""
+    """Packed trees of 4 + 12 beside packed GRPO at equal wall clock."""
     return wall_clock.table(RESULTS / "learning_packed", wall_clock.PACKED_GRPO)
 
 
 def learning_clock_merged() -> str:
-    """The same with the trees that are recommended now."""
+    """Packed trees of 6 + 6 beside packed GRPO at equal wall clock."""
     return wall_clock.table(RESULTS / "learning_merged", wall_clock.PACKED_GRPO)
 
 
 def _table(source: tuple[str, str], columns: dict[str, str]) -> str:
     """The columns of a file's rows, by title, as a Markdown table."""
-    cells = [{title: _cell(row[key]) for key, title in columns.items()} for row in read_rows(*source)]
-    return tabulate(cells, headers="keys", tablefmt="github", disable_numparse=True)
+    return markdown.table([{title: _cell(row[key]) for key, title in columns.items()} for row in read_rows(*source)])
 
 
 def bias() -> str:
-    """Trees against an exact gradient."""
-    told = json.loads((RESULTS / "bias.json").read_text())
+    """Gradients of trees compared with an exact one."""
+    result = json.loads((RESULTS / "bias.json").read_text())
     rows = [
         {
             "trees": row["arm"],
@@ -217,15 +196,10 @@ def bias() -> str:
             "worst": f"{row['worst']:.1f}",
             "noise": f"{row['noise']:.2f}",
         }
-        for row in told["rows"]
+        for row in result["rows"]
     ]
-    said = tabulate(rows, headers="keys", tablefmt="github", disable_numparse=True)
-    return f"Exact value {told['value']:.4f}; {told['trees']} trees an arm, seed {told['seed']}.\n\n{said}"
-
-
-def lab_tables() -> str:
-    """Costs to reach an accuracy."""
-    return lab.tables(RESULTS / "lab")
+    run = f"Exact value {result['value']:.4f}; {result['trees']} trees an arm, seed {result['seed']}."
+    return f"{run}\n\n{markdown.table(rows)}"
 
 
 def lab_clock() -> str:
@@ -239,17 +213,17 @@ def lab_agreement() -> str:
 
 
 def lab_gradient() -> str:
-    """What a step's gradient is worth."""
+    """Quality of one step's gradient."""
     return gradient.tables(RESULTS / "lab_gradient.json")
 
 
 def lab_decided() -> str:
-    """When outcomes are decided."""
+    """Share of the outcome's variance that is undecided after each turn."""
     return decided.table(RESULTS / "lab_decided.json")
 
 
 def lab_uncertainty() -> str:
-    """Whether a turn's uncertainty is its context's."""
+    """Whether a turn's NLL says something about its context."""
     return uncertainty.table(RESULTS / "lab_uncertainty.json")
 
 
@@ -257,8 +231,19 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "bias": bias,
     "chosen": headlines.chosen,
     "figure": headlines.figure,
-    "headlines": headlines.headlines,
-    "lab": lab_tables,
+    "claims": headlines.claims,
+    **{
+        f"{name}-{task.replace('_', '-')}": functools.partial(made, RESULTS / "lab", task)
+        for task in lab.TASKS
+        for name, made in (
+            ("costs", lab.costs),
+            ("trained", functools.partial(lab.costs, columns=lab.to_train)),
+            ("earlier", lab.earlier_targets),
+            ("accuracies", lab.accuracies),
+            ("parts", lab.part_table),
+        )
+    },
+    "tuning": functools.partial(lab.tried, RESULTS / "lab", "hopqa"),
     "lab-agreement": lab_agreement,
     "lab-clock": lab_clock,
     "lab-decided": lab_decided,

@@ -8,8 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tabulate import tabulate
-
+from benchmarks import markdown
 from benchmarks.lab.curves import Curve, read_curves
 from benchmarks.lab.hopqa import HELD_OUT_PER_HOP
 from benchmarks.learning.arms import ARMS
@@ -29,7 +28,7 @@ def table(lab: Path, in_verl: Path) -> str:
     """
     curves, runs = read_curves(lab), read_runs(in_verl)
     rows = [row for arm in CHECKED for step in STEPS if (row := _row(arm, step, curves, runs))]
-    return tabulate(rows, headers="keys", tablefmt="github", disable_numparse=True) if rows else "No run is done yet."
+    return markdown.table(rows) if rows else "No run is done yet."
 
 
 def _row(arm: str, step: int, curves: Sequence[Curve], runs: Sequence[Run]) -> dict[str, Any] | None:
@@ -52,7 +51,6 @@ def _row(arm: str, step: int, curves: Sequence[Curve], runs: Sequence[Run]) -> d
     return {
         "arm": ARMS[arm].title,
         "step": step,
-        "worlds": len(ours),
         "runs in verl": counted,
         "in verl": f"{statistics.fmean(theirs):.1%}",
         "laboratory": f"{statistics.fmean(ours):.1%}",

@@ -1,11 +1,10 @@
-"""What each part of a tree is worth: the tree with it against the same tree without."""
+"""The value of each part of a tree: the tree with it against the same tree without it."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tabulate import tabulate
-
+from benchmarks import markdown
 from benchmarks.lab.arms import ARMS
 from benchmarks.lab.curves import Curve, interval, log_ratio, p_values, paired
 
@@ -14,14 +13,14 @@ PARTS = (
     ("the recommended tree instead of GRPO with 12 trajectories", "tree_6_states", "grpo_12"),
     ("its tree instead of as many chains", "tree_6_states", "chains_12_states"),
     ("its baselines of merged contexts beside the prompt's", "tree_6_states", "tree_6"),
-    ("its picks by entropy instead of chance", "tree_6_states", "tree_6_random"),
+    ("its selection by entropy instead of at random", "tree_6_states", "tree_6_random"),
     ("its backup by softmax instead of means", "tree_6_states", "tree_6_means"),
     ("its turn-level ratio instead of the token's", "tree_6_states", "tree_6_token"),
     ("6 + 6 trajectories instead of 4 + 12", "tree_6", "tree"),
     ("a tree instead of chains", "tree", "turn_chains"),
     ("a tree instead of GRPO with about its tokens a step", "tree", "grpo_12"),
     ("one in rounds instead of GRPO with about its tokens", "rounds_4", "grpo_12"),
-    ("turns picked by entropy instead of chance", "tree", "tree_random"),
+    ("selection by entropy instead of at random", "tree", "tree_random"),
     ("turn-wise credit instead of the trajectory's", "tree", "tree_outcome"),
     ("turn-level ratio instead of the token's", "tree", "tree_token"),
     ("continuous growth instead of rounds", "tree", "rounds_4"),
@@ -32,26 +31,27 @@ PARTS = (
 """A part, an arm that has it, and the same arm without it."""
 
 
-def table(curves: Sequence[Curve], middle: float, top: float, of: str = "") -> str:
+def table(curves: Sequence[Curve], top: float, of: str = "") -> str:
     """One row a part that was tried: costs with it over costs without, p with Holm's correction over a column's parts.
 
     Args:
         curves: of one task.
-        middle, top: accuracies to come to, or shares ``of`` something.
+        top: accuracy to reach, or share ``of`` something.
     """
     tried = {part: (having, lacking) for part, having, lacking in PARTS if _pairs(curves, having, lacking, top)}
-    rows = {part: {"part": part, "with": ARMS[having].title, "without": ARMS[lacking].title, "pairs": ""}
-            for part, (having, lacking) in tried.items()}  # fmt: skip
+    rows = {
+        part: {"part": part, "with": ARMS[having].title, "without": ARMS[lacking].title}
+        for part, (having, lacking) in tried.items()
+    }
     for cost, target, heading in (
-        ("sampled_tokens", middle, f"sampled tokens to {middle:.0%}{of}"),
         ("sampled_tokens", top, f"sampled tokens to {top:.0%}{of}"),
         ("step", top, f"steps to {top:.0%}{of}"),
     ):
         pairs = {part: _pairs(curves, *arms, target, cost) for part, arms in tried.items()}
         for part, p in p_values(pairs).items():
             found = interval(pairs[part])
-            rows[part] |= {"pairs": str(found.runs), heading: f"{found.as_ratio()} (p={p:.2g})"}
-    return tabulate(list(rows.values()), headers="keys", tablefmt="github", disable_numparse=True)
+            rows[part] |= {"paired runs": str(found.runs), heading: f"{found.as_ratio()} (p={p:.2g})"}
+    return markdown.table(list(rows.values()))
 
 
 def _pairs(

@@ -1,16 +1,15 @@
-"""The laboratory's section of `docs/results.md`, from its result files."""
+"""Tables of the laboratory's results, from its result files."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from tabulate import tabulate
-
+from benchmarks.lab import parts
 from benchmarks.lab.arms import ARMS, TUNING
 from benchmarks.lab.curves import (
     Curve,
@@ -22,12 +21,13 @@ from benchmarks.lab.curves import (
     paired,
     read_curves,
 )
-from benchmarks.lab.parts import table as part_table
 from benchmarks.lab.tuning import table as tuning_table
+from benchmarks.markdown import table
 
 BASELINE = "grpo"
+NONE_YET = "No run is done yet."
 PILOTS = {"hopqa": (0, 4)}
-"""Worlds that learning rates were tried in, and nothing is concluded from."""
+"""Worlds that learning rates were tuned in; nothing is concluded from them."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,172 +36,202 @@ class Ratio:
 
     Attributes:
         heading: of the column.
-        cost: of an arm.
-        over: cost of the baseline.
-        target: the accuracy it is asked for.
-        p: heading of its column of p values; none where it is empty.
+        cost: cost of an arm.
+        over: cost of the baseline that it is divided by.
+        target: accuracy that both have to reach.
+        tested: a column of p values follows.
     """
 
     heading: str
     cost: str
     over: str
     target: float
-    p: str = ""
+    tested: bool = False
 
 
 Targets: TypeAlias = tuple[float, float, float]
 SAMPLED, DISTINCT, IN_ROWS = "sampled_tokens", "trained_tokens_distinct", "trained_tokens_in_rows"
 
 
-def columns(targets: Targets, of: str = "") -> tuple[Ratio, ...]:
-    """Costs to come to three accuracies, or shares ``of`` something, most of them to the highest.
+def to_reach(target: float, of: str = "") -> tuple[Ratio, ...]:
+    """Columns of the table of costs to reach one target: sampled tokens and steps.
+
+    Args:
+        target: accuracy, or share ``of`` something.
+    """
+    aim = f"{target:.0%}{of}"
+    return (
+        Ratio(f"sampled tokens to {aim}", SAMPLED, SAMPLED, target, tested=True),
+        Ratio(f"steps to {aim}", "step", "step", target, tested=True),
+    )
+
+
+def to_train(target: float, of: str = "") -> tuple[Ratio, ...]:
+    """Columns of the table of trained tokens to one target.
 
     Rows hold every token as often as verl trains it, the distinct tokens once each, as `+train=packed` does.
     """
-    low, middle, high = (f"{target:.0%}{of}" for target in targets)
-    top = targets[-1]
     return (
-        Ratio(f"sampled tokens to {low}", SAMPLED, SAMPLED, targets[0]),
-        Ratio(f"sampled tokens to {middle}", SAMPLED, SAMPLED, targets[1], f"p, sampled to {middle}"),
-        Ratio(f"sampled tokens to {high}", SAMPLED, SAMPLED, top, f"p, sampled to {high}"),
-        Ratio(f"trained to {high}, distinct over GRPO's distinct", DISTINCT, DISTINCT, top),
-        Ratio(f"trained to {high}, rows over GRPO's rows", IN_ROWS, IN_ROWS, top),
-        Ratio(f"trained to {high}, distinct over GRPO's rows", DISTINCT, IN_ROWS, top, "p, distinct over GRPO's rows"),
-        Ratio(f"steps to {high}", "step", "step", top),
+        Ratio("distinct, over GRPO's distinct", DISTINCT, DISTINCT, target, tested=True),
+        Ratio("in rows, over GRPO's rows", IN_ROWS, IN_ROWS, target),
+        Ratio("distinct, over GRPO's rows", DISTINCT, IN_ROWS, target),
     )
 
 
 @dataclasses.dataclass(frozen=True)
 class Asked:
-    """What is asked of a task's runs.
+    """Targets of a task's runs.
 
     Attributes:
-        title: of the task.
-        targets: accuracies that GRPO comes to, rising.
-        of_gain: they are shares of what GRPO gains in a run, for worlds differ in what can be learnt there.
+        title, short: of the task.
+        targets: rising accuracies that GRPO reaches.
+        of_gain: targets are shares of what GRPO gains in a run, because worlds differ in what can be learnt there.
     """
 
     title: str
+    short: str
     targets: Targets
     of_gain: bool = False
 
     @property
     def aim(self) -> str:
-        """What is to be reached."""
-        return f"a share of what {ARMS[BASELINE].title} gains there in all" if self.of_gain else "an accuracy"
+        """Description of the targets."""
+        return f"a share of what {ARMS[BASELINE].title} gains in that run" if self.of_gain else "an accuracy"
 
     @property
     def of(self) -> str:
-        """Words behind a target."""
+        """Words after a target."""
         return " of the gain" if self.of_gain else ""
 
 
 TASKS = {
-    "hopqa": Asked("HopQA, 2 to 6 hops", (0.5, 0.7, 0.8)),
-    "text_world": Asked("Text world", (0.5, 0.7, 0.8), of_gain=True),
+    "hopqa": Asked("HopQA, 2 to 6 hops", "HopQA", (0.5, 0.7, 0.8)),
+    "text_world": Asked("Text world", "text world", (0.5, 0.7, 0.8), of_gain=True),
 }
 
 
-def tables(folder: Path) -> str:
-    """All tables, in Markdown, task by task."""
-    parts = []
-    for task, asked in TASKS.items():
-        own, tried = _runs(folder, task)
-        if not own:
-            parts.append(f"**{asked.title}**: no run is done yet.")
-            continue
-        parts += [
-            f"**{asked.title}**. Cost to reach {asked.aim}, over that of {ARMS[BASELINE].title} with 16 trajectories a "
-            "prompt in the same world and seed:",
-            ratios(own, asked.targets, asked.of),
-            "Interquartile means over runs, and how many of the runs came so far:",
-            levels(own, asked.targets, asked.of),
-            "What each part is worth: costs with it, over costs without it, in the same world and seed:",
-            part_table(own, *asked.targets[1:], asked.of),
-        ]
-        if any(curve.arm in TUNING for curve in tried):
-            parts += ["Learning rates and clip ranges, in worlds that count nowhere else:", tuning_table(tried)]
-    return "\n\n".join(parts)
+def costs(folder: Path, task: str, columns: Callable[[float, str], tuple[Ratio, ...]] = to_reach) -> str:
+    """Costs of every arm to reach a task's highest target, relative to the baseline's in the same world and seed."""
+    asked, runs = TASKS[task], counted(folder, task)
+    return ratios(runs, columns(asked.targets[-1], asked.of)) if runs else NONE_YET
 
 
-def ratios(curves: Sequence[Curve], targets: Targets, of: str = "") -> str:
+def earlier_targets(folder: Path, task: str) -> str:
+    """Sampled tokens of every arm to a task's lower targets."""
+    asked, runs = TASKS[task], counted(folder, task)
+    return ratios(runs, [to_reach(target, asked.of)[0] for target in asked.targets[:-1]]) if runs else NONE_YET
+
+
+def accuracies(folder: Path, task: str) -> str:
+    """Accuracies of every arm on the way and at the end, and how many of its runs reached the highest target."""
+    asked, runs = TASKS[task], counted(folder, task)
+    return levels(runs, asked.targets[-1], asked.of) if runs else NONE_YET
+
+
+def part_table(folder: Path, task: str) -> str:
+    """Costs of each part of the tree: with it, relative to without it, in the same world and seed."""
+    asked, runs = TASKS[task], counted(folder, task)
+    return parts.table(runs, asked.targets[-1], asked.of) if runs else NONE_YET
+
+
+def tried(folder: Path, task: str) -> str:
+    """Learning rates and clip ranges, in worlds that nothing else is concluded from."""
+    pilots = _runs(folder, task)[1]
+    return tuning_table(pilots) if any(curve.arm in TUNING for curve in pilots) else NONE_YET
+
+
+def ratios(curves: Sequence[Curve], columns: Sequence[Ratio]) -> str:
     """One row an arm: cost ratios with 95 % intervals, and p values with Holm's correction over a column's arms.
 
     A baseline has a row too, for its distinct tokens over those of its rows; it is not tested against itself.
     """
-    asked = columns(targets, of)
-    arms = [arm for arm in _arms(curves) if _pairs(curves, arm, asked[0])]
+    arms = [arm for arm in _arms(curves) if _pairs(curves, arm, columns[0])]
     rows: dict[str, dict[str, Any]] = {}
     for arm in arms:
-        rows[arm] = {"arm": ARMS[arm].title, "pairs": sum(map(len, _pairs(curves, arm, asked[0]).values()))}
-    for ratio in asked:
+        rows[arm] = {"arm": ARMS[arm].title, "paired runs": sum(map(len, _pairs(curves, arm, columns[0]).values()))}
+    for ratio in columns:
         pairs = {arm: _pairs(curves, arm, ratio) for arm in arms}
         tested = {arm: each for arm, each in pairs.items() if arm != BASELINE}
-        corrected = p_values(tested) if ratio.p else {}
+        corrected = p_values(tested) if ratio.tested else {}
         for arm in arms:
             itself = arm == BASELINE and ratio.cost == ratio.over
             rows[arm][ratio.heading] = "1" if itself else interval(pairs[arm]).as_ratio()
-            if ratio.p:
-                rows[arm][ratio.p] = f"{corrected[arm]:.2g}" if arm in corrected else ""
-    return tabulate(list(rows.values()), headers="keys", tablefmt="github", disable_numparse=True)
+            if ratio.tested:
+                rows[arm][f"p, {ratio.heading.split()[0]}"] = f"{corrected[arm]:.2g}" if arm in corrected else ""
+    return table(list(rows.values()))
 
 
 @dataclasses.dataclass(frozen=True)
 class Cost:
-    """A cost ratio, its 95 % interval, and how many pairs of runs it is of."""
+    """A cost relative to another arm's.
 
-    ratio: str
-    low: str
-    high: str
-    pairs: int
+    Attributes:
+        ratio: interquartile mean over paired runs.
+        low, high: 95 % interval.
+        runs: number of paired runs.
+        p: of the Wilcoxon signed-rank test against 1, without a correction for other tests.
+    """
+
+    ratio: float
+    low: float
+    high: float
+    runs: int
+    p: float
 
     @property
-    def told(self) -> str:
-        """The ratio with its interval."""
-        return f"{self.ratio} [{self.low}, {self.high}]"
+    def change(self) -> str:
+        """The change in per cent, e.g. ``-39 %``."""
+        return f"{100 * (self.ratio - 1):+.0f} %"
+
+    @property
+    def change_interval(self) -> str:
+        """The interval of the change, e.g. ``-43 to -35 %``."""
+        return f"{100 * (self.low - 1):+.0f} to {100 * (self.high - 1):+.0f} %"
 
 
-def cost_over_grpo(curves: Sequence[Curve], arm: str, target: float, cost: str = SAMPLED) -> Cost:
-    """Sampled tokens, or another cost, until an accuracy, over GRPO's in the same world and seed."""
-    pairs = _pairs(curves, arm, Ratio(cost, cost, cost, target))
+def relative_cost(
+    curves: Sequence[Curve], arm: str, target: float, cost: str = SAMPLED, other: str = BASELINE
+) -> Cost | None:
+    """Sampled tokens, or another cost, to a target, relative to another arm's in the same world and seed."""
+    pairs = paired(curves, arm, other, log_ratio(target, cost))
+    if not pairs:
+        return None
     found = interval(pairs)
-    ratio, low, high = (f"{math.exp(each):.2f}" for each in (found.estimate, found.low, found.high))
-    return Cost(ratio, low, high, sum(map(len, pairs.values())))
+    ratio, low, high = (math.exp(each) for each in (found.estimate, found.low, found.high))
+    return Cost(ratio, low, high, found.runs, p_values({arm: pairs})[arm])
 
 
-def levels(curves: Sequence[Curve], targets: Targets, of: str = "") -> str:
-    """One row an arm: accuracies on the way and at the end, what a run samples and trains, how many came how far.
+def levels(curves: Sequence[Curve], target: float, of: str = "") -> str:
+    """One row an arm: accuracies on the way and at the end, sampled tokens, runs that reached a target.
 
-    Points ahead of GRPO are of the mean accuracy over equally many steps, in the same world and seed.
+    Points over GRPO are of the mean accuracy over equally many steps, in the same world and seed.
     """
     rows = []
     for arm in _arms(curves):
         own = [curve for curve in curves if curve.arm == arm]
         row: dict[str, Any] = {"arm": ARMS[arm].title, "runs": len(own)}
-        for step in (10, 20, 40):
+        row["points over GRPO, mean over steps"] = _over_grpo(curves, arm)
+        for step in (20, 40):
             at = [curve.at_step(step) for curve in own if curve.cost["step"][-1] >= step]
             row[f"accuracy at step {step}"] = f"{interquartile_mean(at):.1%}" if at else ""
-        row["points ahead of GRPO on the way"] = _ahead(curves, arm)
-        for name, cost in (("sampled", SAMPLED), ("trained, distinct", DISTINCT), ("trained, in rows", IN_ROWS)):
-            row[f"k tokens {name}"] = f"{interquartile_mean([curve.cost[cost][-1] for curve in own]) / 1e3:.0f}"
-        for target in targets:
-            came = sum(curve.cost_to_reach(target, "step") < math.inf for curve in own)
-            row[f"came to {target:.0%}{of}"] = f"{came}/{len(own)}"
+        row["k tokens sampled"] = f"{interquartile_mean([curve.cost[SAMPLED][-1] for curve in own]) / 1e3:.0f}"
+        reached = sum(curve.cost_to_reach(target, "step") < math.inf for curve in own)
+        row[f"reached {target:.0%}{of}"] = f"{reached}/{len(own)}"
         rows.append(row)
-    return tabulate(rows, headers="keys", tablefmt="github", disable_numparse=True)
+    return table(rows)
 
 
 def clock(file: Path, folder: Path, task: str = "hopqa") -> str:
-    """What a step's rollout takes (`benchmarks.lab.clock`) times the steps to 80 %, over GRPO's, for each arm.
+    """Rollout seconds of a step (`benchmarks.lab.clock`) times the steps to 80 %, relative to GRPO's, for each arm.
 
     The interval is that of the steps: the simulation's ratio, a median over seeds, counts as known.
     """
     if not file.exists():
         return "The simulation has not run yet."
     curves = counted(folder, task)
-    rows, steps_to_top = [], columns(TASKS[task].targets)[-1]
+    rows, steps_to_top = [], to_reach(TASKS[task].targets[-1])[-1]
     result = json.loads(file.read_text())
-    told, seeds = result["settings"], {run["seed"] for run in result["runs"]}
+    settings, seeds = result["settings"], {run["seed"] for run in result["runs"]}
     for entry in result["rows"]:
         arm, takes = entry["arm"], entry["over grpo"]
         pairs = _pairs(curves, arm, steps_to_top)
@@ -211,10 +241,8 @@ def clock(file: Path, folder: Path, task: str = "hopqa") -> str:
         for heading, factor in ((steps_to_top.heading, 1.0), ("rollout time to 80%", takes)):
             row[heading] = steps.as_ratio(factor) if steps and arm != BASELINE else "1" if steps else ""
         rows.append(row)
-    said = (
-        f"{told['prompts']} prompts, {told['engines']} engines, tools {told['tools']}; medians over {len(seeds)} seeds."
-    )
-    return f"{said}\n\n{tabulate(rows, headers='keys', tablefmt='github', disable_numparse=True)}"
+    of = f"{settings['prompts']} prompts, {settings['engines']} engines, tools {settings['tools']}"
+    return f"{of}; medians over {len(seeds)} seeds.\n\n{table(rows)}"
 
 
 def counted(folder: Path, task: str) -> list[Curve]:
@@ -239,7 +267,7 @@ def _arms(curves: Sequence[Curve]) -> list[str]:
     return [arm for arm in ARMS if arm in there and arm not in TUNING and not arm.startswith("verl_")]
 
 
-def _ahead(curves: Sequence[Curve], arm: str) -> str:
+def _over_grpo(curves: Sequence[Curve], arm: str) -> str:
     def points(ours: Curve, theirs: Curve) -> float:
         steps = min(ours.cost["step"][-1], theirs.cost["step"][-1])
         return 100 * (ours.mean_until(steps, "step") - theirs.mean_until(steps, "step"))

@@ -6,8 +6,7 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from tabulate import tabulate
-
+from benchmarks import markdown
 from benchmarks.learning.arms import ABLATIONS, ARMS, ATPO, BASELINES, CLIPS, MAIN, PARTS, SETTINGS
 from benchmarks.learning.curves import Run, common_tokens, last_accuracy, paired, points, read_runs, share
 
@@ -24,8 +23,8 @@ def tables(folder: Path) -> str:
         return "No run is done yet."
     budgets = common_tokens(runs)
     parts = [
-        f"{len(runs)} of {sum(len(arm.seeds) for arm in ARMS.values())} runs are done. "
-        f"Columns 3 and 4 compare the runs of a seed at the tokens all of them have sampled: {_of_seeds(budgets)}.",
+        f"{len(runs)} of {sum(len(arm.seeds) for arm in ARMS.values())} runs are done.\n"
+        f"Runs of a seed are compared at the tokens that all of them have sampled: {_of_seeds(budgets)}.",
         comparison(runs, [*BASELINES, OURS], budgets, OURS),
         "Components, settings and clip ranges:",
         comparison(runs, [OURS, *ABLATIONS, *SETTINGS, *CLIPS], budgets, OURS),
@@ -72,7 +71,7 @@ def _compared_with_wider(runs: Sequence[Run]) -> list[Run]:
 
 def comparison(runs: Sequence[Run], arms: Sequence[str], budgets: Mapping[int, float], ours: str) -> str:
     """One row per arm, compared at each seed's tokens; differences are `ours` minus the arm, over the seeds of both."""
-    on_the_way, at_equal_tokens = _figures(budgets)
+    _, at_equal_tokens = _figures(budgets)
     title = ARMS[ours].title
     rows = []
     for arm in arms:
@@ -80,24 +79,21 @@ def comparison(runs: Sequence[Run], arms: Sequence[str], budgets: Mapping[int, f
         if not own:
             continue
 
-        def ahead(figure: Figure, arm: str = arm) -> str:
+        def minus(figure: Figure, arm: str = arm) -> str:
             return "" if arm == ours else points(paired(runs, ours, arm, figure))
 
         rows.append(
             {
                 "arm": ARMS[arm].title,
                 "seeds": len(own),
-                "mean accuracy on the way": share([on_the_way(run) for run in own]),
                 "accuracy at equal tokens": share([at_equal_tokens(run) for run in own]),
-                "after the last step": share([last_accuracy(run) for run in own]),
-                f"{title} ahead on the way": ahead(on_the_way),
-                f"{title} ahead at equal tokens": ahead(at_equal_tokens),
-                f"{title} ahead after the last step": ahead(last_accuracy),
+                f"{title} minus it, at equal tokens": minus(at_equal_tokens),
+                "accuracy after the last step": share([last_accuracy(run) for run in own]),
+                f"{title} minus it, after the last step": minus(last_accuracy),
                 "M tokens": f"{statistics.fmean(run.tokens[-1] for run in own) / 1e6:.2f}",
-                "minutes": f"{statistics.fmean(run.seconds[-1] for run in own) / 60:.1f}",
             }
         )
-    return tabulate(rows, headers="keys", tablefmt="github", disable_numparse=True)
+    return markdown.table(rows)
 
 
 def parts_table(runs: Sequence[Run], budgets: Mapping[int, float]) -> str:
@@ -114,7 +110,7 @@ def parts_table(runs: Sequence[Run], budgets: Mapping[int, float]) -> str:
         if (first := found["on the way"]) is not None:
             pair = {"part": part, "with it": ARMS[having].title, "without": ARMS[lacking].title, "seeds": first.seeds}
             rows.append(pair | {name: points(difference) for name, difference in found.items()})
-    return tabulate(rows, headers="keys", tablefmt="github", disable_numparse=True)
+    return markdown.table(rows)
 
 
 def by_hops(runs: Sequence[Run]) -> str:
@@ -125,7 +121,7 @@ def by_hops(runs: Sequence[Run]) -> str:
         if own:
             sources = {each: f"{statistics.fmean(run[each] for run in own):.0%}" for each in sorted(own[0])}
             rows.append({"arm": ARMS[arm].title, "seeds": len(own), **sources})
-    return tabulate(rows, headers="keys", tablefmt="github", disable_numparse=True)
+    return markdown.table(rows)
 
 
 DIAGNOSTICS = {
@@ -133,9 +129,7 @@ DIAGNOSTICS = {
     "gradient_norm": ("gradient norm", "{:.3f}"),
     "equal_rewards_share": ("prompts without signal", "{:.0%}"),
     "nodes_per_tree": ("turns per tree", "{:.0f}"),
-    "turns_per_row": ("turns per trajectory", "{:.1f}"),
-    "branched_turn": ("branched at turn", "{:.1f}"),
-    "branched_mean_nll": ("nats/token there", "{:.2f}"),
+    "branched_mean_nll": ("nats/token of selected turns", "{:.2f}"),
 }
 """Kept metric -> its column and how it is written."""
 
@@ -151,7 +145,7 @@ def diagnostics(runs: Sequence[Run]) -> str:
                 for key, (title, form) in DIAGNOSTICS.items()
             }
             rows.append({"arm": ARMS[arm].title, "seeds": len(own), **cells})
-    return tabulate(rows, headers="keys", tablefmt="github", disable_numparse=True)
+    return markdown.table(rows)
 
 
 DRAWN = {"grpo": "C0", "gspo": "C1", "gspo_clip0.04": "C1--", "tree_grpo": "C2", "atpo": "C3", WIDER: "C3--"}

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import markdown
 from benchmarks.lab import frontier, parts
 from benchmarks.lab.agreement import table
 from benchmarks.lab.arms import ARMS, settings
@@ -22,9 +23,18 @@ from benchmarks.lab.curves import (
     over_gain,
     p_values,
     paired,
-    read_curves,
 )
-from benchmarks.lab.report import clock, levels, ratios, tables
+from benchmarks.lab.report import (
+    NONE_YET,
+    accuracies,
+    clock,
+    costs,
+    levels,
+    part_table,
+    relative_cost,
+    to_train,
+    tried,
+)
 
 
 def curve(arm: str, accuracy: list[float], tokens: list[float], world: int = 1, seed: int = 0) -> Curve:
@@ -71,9 +81,9 @@ def test_a_ratio_may_be_of_two_kinds_of_cost() -> None:
     assert log_ratio(0.95, *kinds)(FAST, slow) == 0.0
 
 
-def test_how_far_a_run_is_ahead_is_told_over_as_many_steps() -> None:
+def test_points_over_grpo_are_over_as_many_steps() -> None:
     """To step 150 FAST is at (0.35 * 80 + 0.75 * 70) / 150 = 0.537 in the mean, SLOW at 1/3."""
-    *_, grpo, tree = levels([SLOW, FAST], (0.3, 0.4, 0.5)).splitlines()
+    *_, grpo, tree = levels([SLOW, FAST], 0.5).splitlines()
     assert "20.3" not in grpo and "| +20.3 [+20.3, +20.3] " in tree
 
 
@@ -129,29 +139,41 @@ def cells(said: str) -> dict[str, dict[str, str]]:
 def test_tables_are_made_of_files(tmp_path) -> None:
     write_runs(tmp_path)
     # FAST reaches 0.8 at 80 + 2 / 3 * 70 = 126.67, SLOW at 200: 0.63; SLOW's rows hold 2000 then.
-    table = cells(ratios(read_curves(tmp_path), (0.5, 0.7, 0.8)))
+    table = cells(costs(tmp_path, "hopqa"))
     ours, grpo = table["AT²PO, 4 + 12 trajectories"], table["GRPO"]
     assert ours["sampled tokens to 80%"] == ours["steps to 80%"] == "0.63 [0.63, 0.63]"
-    for kind in ("distinct over GRPO's distinct", "rows over GRPO's rows"):
-        assert (ours[f"trained to 80%, {kind}"], grpo[f"trained to 80%, {kind}"]) == ("0.63 [0.63, 0.63]", "1")
-    assert ours["trained to 80%, distinct over GRPO's rows"] == "0.06 [0.06, 0.06]"
-    assert grpo["trained to 80%, distinct over GRPO's rows"] == "0.10 [0.10, 0.10]"
-    tested = ("p, sampled to 70%", "p, sampled to 80%", "p, distinct over GRPO's rows")
-    assert [(ours[each], grpo[each]) for each in tested] == [("1", "")] * 3  # one pair: Wilcoxon's p is 1
-    assert "Text world**: no run is done yet" in tables(tmp_path)
+    assert (ours["p, sampled"], grpo["p, sampled"]) == ("1", "")  # one pair: Wilcoxon's p is 1
+    trained = cells(costs(tmp_path, "hopqa", to_train))
+    ours, grpo = trained["AT²PO, 4 + 12 trajectories"], trained["GRPO"]
+    for kind in ("distinct, over GRPO's distinct", "in rows, over GRPO's rows"):
+        assert (ours[kind], grpo[kind]) == ("0.63 [0.63, 0.63]", "1")
+    assert ours["distinct, over GRPO's rows"] == "0.06 [0.06, 0.06]"
+    assert grpo["distinct, over GRPO's rows"] == "0.10 [0.10, 0.10]"
+    assert costs(tmp_path, "text_world") == accuracies(tmp_path, "text_world") == NONE_YET
 
 
-def test_a_part_is_worth_what_the_same_arm_costs_without_it() -> None:
+def test_a_relative_cost_is_a_change_in_per_cent() -> None:
+    # 126.67 instead of 200: -37 %; one pair, so the interval is the point.
+    cost = relative_cost([SLOW, FAST], "tree", 0.8)
+    assert cost is not None and (cost.change, cost.change_interval, cost.runs) == ("-37 %", "-37 to -37 %", 1)
+    assert relative_cost([SLOW, FAST], "grpo_8", 0.8) is None
+
+
+def test_a_table_wider_than_a_page_is_refused() -> None:
+    with pytest.raises(ValueError, match="8 columns"):
+        markdown.table([dict.fromkeys(range(8), "")])
+
+
+def test_a_part_is_compared_with_the_same_arm_without_it() -> None:
     runs = [dataclasses.replace(each, world=world) for each in (SLOW, FAST) for world in (1, 2)]
     runs = [dataclasses.replace(each, arm="tree_random") if each.arm == "grpo" else each for each in runs]
-    (part,) = cells(parts.table(runs, 0.5, 0.8)).values()
-    assert (part["with"], part["without"], part["pairs"]) == (
+    (part,) = cells(parts.table(runs, 0.8)).values()
+    assert (part["with"], part["without"], part["paired runs"]) == (
         "AT²PO, 4 + 12 trajectories",
         "tree, random expansion",
         "2",
     )
     assert part["steps to 80%"] == part["sampled tokens to 80%"] == "0.63 [0.63, 0.63] (p=0.5)"
-    assert part["sampled tokens to 50%"] == "0.51 [0.51, 0.51] (p=0.5)"  # 64 over 125
 
 
 def test_pilot_worlds_count_for_learning_rates_only(tmp_path) -> None:
@@ -159,12 +181,11 @@ def test_pilot_worlds_count_for_learning_rates_only(tmp_path) -> None:
     for number, (arm, world) in enumerate([("gspo", 4), ("gspo_lr0.001", 4), ("gspo_lr0.001", 1)]):
         record = json.loads((tmp_path / "tree.json").read_text()) | {"arm": arm, "world": world}
         (tmp_path / f"pilot{number}.json").write_text(json.dumps(record))
-    counted, _, rates = tables(tmp_path).partition("Learning rates")
-    found = cells(rates.partition("\n\n")[2].partition("\n\n")[0])
+    found = cells(tried(tmp_path, "hopqa"))
     assert {arm: row["runs"] for arm, row in found.items()} == {
         "GSPO": "1", "GSPO, learning rate 0.001": "1"
     }  # fmt: skip
-    assert "learning rate" not in counted
+    assert "learning rate" not in costs(tmp_path, "hopqa") + part_table(tmp_path, "hopqa")
 
 
 def test_rollout_time_is_that_of_a_step_times_the_steps(tmp_path) -> None:
@@ -180,8 +201,8 @@ def test_rollout_time_is_that_of_a_step_times_the_steps(tmp_path) -> None:
     file = tmp_path / "clock" / "lab_clock.json"
     assert clock(file, tmp_path) == "The simulation has not run yet."
     file.parent.mkdir()
-    told = {"prompts": 64, "engines": 2, "tools": "slow"}
-    file.write_text(json.dumps({"settings": told, "rows": summary(runs), "runs": runs}))
+    kept = {"prompts": 64, "engines": 2, "tools": "slow"}
+    file.write_text(json.dumps({"settings": kept, "rows": summary(runs), "runs": runs}))
     said, _, lines = clock(file, tmp_path).partition("\n\n")
     assert said == "64 prompts, 2 engines, tools slow; medians over 3 seeds."
     table = cells(lines)
@@ -208,7 +229,7 @@ def test_each_arm_is_simulated_with_its_own_shape() -> None:
     assert small["seconds"] > 0 and round(small["leaves_per_s"] * small["seconds"]) == 16
 
 
-def test_agreement_is_told_in_standard_errors(tmp_path) -> None:
+def test_agreement_is_in_standard_errors(tmp_path) -> None:
     """Two seeds at 0.4 and 0.6 have variance 0.02; verl's run at 0.5 - 0.173 is sqrt(0.02 * 1.5) away.
 
     That would be one error, and its 64 questions where the laboratory asks 200 make it a little less:

@@ -17,7 +17,7 @@ from benchmarks.learning.report import tables
 from benchmarks.learning.results import KEPT, RESULTS, record, result_file, write
 from benchmarks.learning.session import composed
 from benchmarks.learning.task import HOPS, fingerprint, preparation, warm_start_file
-from benchmarks.learning.wall_clock import GRPO, PACKED_GRPO, seconds_to, table
+from benchmarks.learning.wall_clock import GRPO, PACKED_GRPO, table
 from benchmarks.report import PAGES, filled
 from examples.hopqa.prepare import prepare
 from verl_atpo.report.metrics_file import read_steps
@@ -87,7 +87,7 @@ def test_arms_are_compared_seed_by_seed_where_all_have_sampled_as_much(tmp_path:
     assert paired(runs, "atpo", "gspo", lambda run: run.accuracy[-1]) is None
 
 
-def test_the_tables_tell_of_every_arm_that_ran(tmp_path: Path) -> None:
+def test_the_tables_have_every_arm_that_ran(tmp_path: Path) -> None:
     assert tables(tmp_path) == "No run is done yet."
     add_run(tmp_path, "atpo", 0, 0.75)
     add_run(tmp_path, "grpo", 0, 0.5)
@@ -149,13 +149,11 @@ def test_the_clock_of_two_arms_is_compared_seed_by_seed(tmp_path: Path, baseline
             content = record(arm, seed, (), read_steps(metrics), 1.0)
             content["steps"]["seconds"] = [seconds, seconds]
             write(content, result_file(tmp_path / "results", arm, seed))
-    grpo, tree = read_runs(tmp_path / "results")[::2]
-    assert (seconds_to(grpo, 0.5), seconds_to(tree, 0.5), seconds_to(grpo, 0.6)) == (4.0, 1.0, None)
     heading, _, own, ours = table(tmp_path / "results", baseline).splitlines()
     assert heading.count(f"over {WALL_CLOCK[baseline].title} there") == 2
     assert [cell.strip() for cell in own.split("|")][2:4] == ["2", "25.0% ± 0.0"]  # half way, when the tree has ended
     assert [cell.strip() for cell in ours.split("|")][3:8] == [
-        "100.0% ± 0.0", "+75.0 ± 0.0", "100.0% ± 0.0", "+50.0 ± 0.0", "0.25 (2 of 2)"
+        "100.0% ± 0.0", "+75.0 ± 0.0", "100.0% ± 0.0", "+50.0 ± 0.0", "1.0"
     ]  # fmt: skip
 
 

@@ -51,10 +51,6 @@ def anchors(page: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-") for heading in headings}
 
 
-def test_the_readme_is_one_page():
-    assert len(README.read_text().splitlines()) <= 90
-
-
 def test_there_are_pages():
     assert len(PAGES) > 20 and README in PAGES
 

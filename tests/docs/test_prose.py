@@ -1,0 +1,107 @@
+"""Prose of README and docs: short lines and paragraphs, the field's terms, commands before explanations."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+README = ROOT / "README.md"
+FOLDERS = ("docs", "examples", "recipes")
+ALL = [README, ROOT / "CONTRIBUTING.md", *sorted(page for each in FOLDERS for page in (ROOT / each).rglob("*.md"))]
+QUOTED = {"smollm2_trees.md"}
+"""Pages that quote a model."""
+OTHERS_TABLES = {"reproducing.md"}
+"""Pages with a table of the authors."""
+NOT_YET = {
+    "CONTRIBUTING.md", "docs/a2tgpo.md", "docs/budgets.md", "docs/contexts.md", "docs/faults.md", "docs/method.md", "docs/metrics.md",
+    "docs/my_agent_loop.md", "docs/my_reward.md", "docs/packed.md", "docs/recipes.md", "docs/reproducing.md",
+    "docs/retriever.md", "docs/rewards.md", "docs/sandbox.md", "docs/scaling.md", "docs/settings.md", "docs/tools.md",
+    "docs/trouble.md", "docs/unbiased.md", "docs/versions.md", "docs/viewer.md", "docs/wraps.md",
+    "examples/custom_environment/README.md",
+}  # fmt: skip
+"""Pages that are still being rewritten."""
+LONGEST_LINE, LONGEST_PARAGRAPH, MOST_COLUMNS = 160, 4, 7
+PAGES = [page for page in ALL if page.relative_to(ROOT).as_posix() not in NOT_YET]
+RETIRED = (
+    "limbs?", "sight", "told", "picks?", "picked", "wishes", "of now", "of then", "comes? to", "came to", "worth",
+    "behind", "stands? apart", "points ahead", "but for", "less (?!than\\b|\\w+ than\\b|processor|time|often)",
+)  # fmt: skip
+"""Expressions that the glossary replaces by one of the field's terms."""
+RETIRED_WORDS = re.compile(rf"\b(?:{'|'.join(RETIRED)})\b", re.IGNORECASE)
+CODE = re.compile(
+    r"```.*?```|`[^`\n]*`|^ {4}[^\n]*$|^:::[^\n]*$|<!--.*?-->|\]\([^)]*\)|\$[^$\n]*\$", re.DOTALL | re.MULTILINE
+)
+
+
+def name(page: Path) -> str:
+    return page.relative_to(ROOT).as_posix()
+
+
+def prose(page: Path) -> str:
+    """The page without code, comments and link targets, lines kept."""
+    return CODE.sub(lambda match: re.sub(r"[^\n]", "_", match[0]), page.read_text())
+
+
+def paragraphs(text: str) -> Iterator[list[str]]:
+    """Blocks of running text: neither headings nor tables, code, lists' next items."""
+    block: list[str] = []
+    for line in [*text.splitlines(), ""]:
+        if re.match(r"\s*$|[|#!]|\s*(?:[-*]|\d+\.)\s|_*$", line) and block:
+            yield block
+            block = []
+        if re.match(r"\s*(?:[-*]|\d+\.)\s|[^|#!\s_]|\s{1,3}\S", line):
+            block.append(line)
+
+
+def test_there_are_pages():
+    assert len(ALL) > 35 and len(PAGES) > 15
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_lines_and_paragraphs_are_short(page: Path):
+    if page.name in QUOTED:
+        pytest.skip("quotes a model")
+    text = prose(page)
+    outside = [line for line in text.splitlines() if not line.startswith(("|", "!["))]
+    assert [line for line in outside if len(line) > LONGEST_LINE and "_" * 40 not in line] == []
+    assert ["\n".join(block) for block in paragraphs(text) if len(block) > LONGEST_PARAGRAPH] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_tables_have_at_most_seven_columns(page: Path):
+    if page.name in OTHERS_TABLES:
+        pytest.skip("holds the authors' table")
+    rows = [line for line in prose(page).splitlines() if line.startswith("|")]
+    assert [row for row in rows if len(re.findall(r"(?<!\\)\|", row)) - 1 > MOST_COLUMNS] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_the_words_are_the_fields(page: Path):
+    if page.name in QUOTED:
+        pytest.skip("quotes a model")
+    found = [
+        (match[0], line.strip()[:120]) for line in prose(page).splitlines() for match in RETIRED_WORDS.finditer(line)
+    ]
+    assert found == []
+
+
+def test_retired_words_are_found():
+    for text in ("a limb", "was picked", "the trees of now", "comes to 80 %", "two points behind", "less alpha"):
+        assert RETIRED_WORDS.search(text), text
+    for text in ("less than 5 %", "a trajectory", "selected", "takes less time"):
+        assert not RETIRED_WORDS.search(text), text
+
+
+def test_the_readme_shows_commands_before_explanations():
+    before, _, _ = README.read_text().partition("\n    ")
+    assert 5 < len(before.split()) < 60
+    first_screen = README.read_text().split("\n## ")[0].splitlines()
+    assert len(first_screen) < 60
+
+
+def test_no_cell_of_the_readme_holds_two_values():
+    assert [line for line in README.read_text().splitlines() if line.startswith("|") and ";" in line] == []
