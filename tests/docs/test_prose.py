@@ -17,7 +17,6 @@ QUOTED = {"smollm2_trees.md"}
 OTHERS_TABLES = {"reproducing.md"}
 """Pages with a table of the authors."""
 NOT_YET = {
-    "CONTRIBUTING.md",
     "docs/a2tgpo.md", "docs/budgets.md", "docs/contexts.md", "docs/faults.md", "docs/method.md", "docs/metrics.md",
     "docs/my_agent_loop.md", "docs/my_reward.md", "docs/packed.md", "docs/recipes.md", "docs/reproducing.md",
     "docs/retriever.md", "docs/rewards.md", "docs/sandbox.md", "docs/scaling.md", "docs/settings.md", "docs/tools.md",
