@@ -25,7 +25,8 @@ from benchmarks.packed import goals
 
 ROOT = Path(__file__).parents[1]
 _OTHERS = ("docs/unbiased.md", "docs/scaling.md", "docs/viewer.md", "docs/limits.md", "README.md", "docs/results.md")
-PAGES = (*(ROOT / page for page in _OTHERS), *sorted((ROOT / "docs" / "results").glob("*.md")))
+_QUESTIONS = ("tree", "parts", "rollout", "packed", "loss", "language_model", "archive")
+PAGES = tuple(ROOT / page for page in (*_OTHERS, *(f"docs/results/{name}.md" for name in _QUESTIONS)))
 PLOTS = ROOT / "docs" / "results"
 _BLOCK = re.compile(r"(<!-- begin (?P<name>[\w-]+) -->\n).*?(<!-- end (?P=name) -->)", re.DOTALL)
 
