@@ -112,7 +112,15 @@ setup(
     python_requires=">=3.10,<3.13",
     packages=find_packages(include=["verl_atpo", "verl_atpo.*"]),
     package_data={
-        "verl_atpo": ["tested_versions.json", "py.typed", "tools/*.yaml", "search_qa/*.yaml", *TINY_FILES, *VIEW_FILES]
+        "verl_atpo": [
+            "tested_versions.json",
+            "py.typed",
+            "tools/*.yaml",
+            "search_qa/*.yaml",
+            "gateway/*.yaml",
+            *TINY_FILES,
+            *VIEW_FILES,
+        ]
     },
     install_requires=[
         f"verl{TESTED['verl']['requires']}",

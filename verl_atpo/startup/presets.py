@@ -11,6 +11,7 @@ Each preset sets only what it must, and everything it sets can be overridden on 
 | ``chain`` | no tree: the ATPO loss with verl's own GRPO estimator and sampler, for any loop, single-turn ones too |
 
 ``+platform=cpu``, with ``VERL_PLATFORM=cpu`` in the environment, turns any recipe into one for a machine without GPU;
+``+agent=gateway`` runs any agent that speaks chat completions (``verl_atpo.gateway``);
 ``+agent=search`` and ``+score=qa_paper`` are the paper's setting (``agent_presets``);
 ``+train=packed`` trains on every distinct token once (``verl_atpo.packed``), with any of them or none;
 ``+sampler=quick`` lets verl's trainer look for finished rollouts ten times a second, which matters for small models.
@@ -35,6 +36,7 @@ from verl_atpo.config import (
     Schedule,
     Weights,
 )
+from verl_atpo.gateway.presets import GATEWAY_PRESETS
 from verl_atpo.packed import ACTIVATE
 from verl_atpo.platforms.cpu_preset import CPU_PRESET, QUICK_SAMPLER_PRESET, register_resolver
 from verl_atpo.search_qa import presets as agent_presets
@@ -103,7 +105,7 @@ TRAIN_PRESETS: dict[str, dict[str, Any]] = {
 
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "atpo": ATPO_PRESETS,
-    "agent": agent_presets.AGENT_PRESETS,
+    "agent": {**agent_presets.AGENT_PRESETS, **GATEWAY_PRESETS},
     "score": agent_presets.SCORE_PRESETS,
     "platform": {"cpu": CPU_PRESET},
     "train": TRAIN_PRESETS,

@@ -1,0 +1,196 @@
+"""One trajectory at the endpoint: answers requests with the policy, within its limits."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import json
+import logging
+import time
+from collections.abc import Mapping
+from concurrent.futures import Executor
+from typing import Any
+
+from verl_atpo.failure import EmptyTurnError
+from verl_atpo.gateway.answers import Answer, AnswerReader, Ask
+from verl_atpo.gateway.context import ContextBuilder
+from verl_atpo.gateway.conversation import Call, Conversation
+from verl_atpo.gateway.errors import ApiError, too_long
+from verl_atpo.gateway.settings import GatewayConfig
+
+logger = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class Sampling:
+    """How the recipe samples; a harness cannot change it.
+
+    Attributes:
+        params: verl's sampling parameters.
+        response_length: most tokens of a row after its prompt.
+        max_model_len: most tokens of a context with its answer.
+        keep_stop: name of the engine's parameter that leaves the stop text in the sampled ids.
+        stop_token_ids: of the model's tool format, beside the end token.
+    """
+
+    params: Mapping[str, Any]
+    response_length: int
+    max_model_len: int
+    keep_stop: str = "include_stop_str_in_output"
+    stop_token_ids: tuple[int, ...] = ()
+
+    def room(self, context: int, prompt: int) -> int:
+        """Tokens that may be sampled after ``context`` tokens, of which ``prompt`` are the row's prompt."""
+        return min(self.max_model_len - context, self.response_length - (context - prompt))
+
+    def for_request(self, ask: Ask, limit: int) -> dict[str, Any]:
+        """verl's parameters of one request."""
+        params = {**self.params, "max_tokens": limit}
+        if ask.stop:
+            params |= {"stop": list(ask.stop), self.keep_stop: True}
+        if self.stop_token_ids:
+            params["stop_token_ids"] = sorted({*(params.get("stop_token_ids") or ()), *self.stop_token_ids})
+        return params
+
+
+class Trajectory:
+    """Answers the requests of one run of an agent.
+
+    Args:
+        client: verl's LLM client, or what stands for it in a tree.
+        request_id: sticky routing id of its requests.
+        contexts: makes token ids.
+        reader: reads answers.
+        sampling: the recipe's.
+        config: limits.
+        executor: where texts are made into tokens.
+
+    Attributes:
+        conversation: its calls.
+        refused: requests that a limit refused.
+        generate_s: seconds that the engine took.
+        failed: is set when the client's failure ends the trajectory.
+        failure: what the client raised.
+    """
+
+    def __init__(
+        self,
+        client: Any,
+        request_id: str,
+        contexts: ContextBuilder,
+        reader: AnswerReader,
+        sampling: Sampling,
+        config: GatewayConfig,
+        executor: Executor | None = None,
+    ) -> None:
+        self._client, self._request_id = client, request_id
+        self._contexts, self._reader, self._sampling, self._config = contexts, reader, sampling, config
+        self._executor = executor
+        self._slots = asyncio.Semaphore(config.parallel_calls)
+        self._asked = self._sampled = 0
+        self._prompts: dict[int, int] = {}
+        self._closed = False
+        self._running: set[asyncio.Task[Any]] = set()
+        self._sampled_by: set[asyncio.Task[Any]] = set()
+        self.conversation = Conversation()
+        self.refused = 0
+        self.generate_s = 0.0
+        self.failed = asyncio.Event()
+        self.failure: Exception | None = None
+
+    async def close(self) -> None:
+        """Answer nothing any more; requests that the engine has not answered yet are dropped and have ended then."""
+        self._closed = True
+        for task in self._running - self._sampled_by:
+            task.cancel()
+        await asyncio.gather(*self._running, return_exceptions=True)
+
+    async def answer(self, ask: Ask) -> Answer:
+        """Answer a request; a caller that is cancelled before the engine has answered leaves no call.
+
+        Raises:
+            ApiError: it cannot be answered: a limit, a context without room, an engine that failed.
+        """
+        task = asyncio.create_task(self._answer(ask))
+        self._running.add(task)
+        task.add_done_callback(self._forget)
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            if task.cancelled():  # by close()
+                raise _ended() from None
+            if task not in self._sampled_by:
+                task.cancel()
+            raise
+
+    def _forget(self, task: asyncio.Task[Answer]) -> None:
+        self._running.discard(task)
+        self._sampled_by.discard(task)
+        if not task.cancelled():
+            task.exception()  # its caller may be gone
+
+    async def _answer(self, ask: Ask) -> Answer:
+        async with self._slots:
+            self._check_limits()
+            self._asked += 1
+            request = self.conversation.find(ask.messages, json.dumps(ask.tools, sort_keys=True))
+            loop = asyncio.get_running_loop()
+            context, after = await loop.run_in_executor(self._executor, self._contexts.build, request, ask.tools)
+            prompt = len(context) if after is None else self._prompts.get(id(after), len(context))
+            limit = self._limit(ask, len(context), prompt)
+            output = await self._generate(context, self._sampling.for_request(ask, limit))
+            answer = await self._reader.read(ask, context, output, limit)
+            extra = output.extra_fields
+            versions = (extra.get("min_global_steps"), extra.get("max_global_steps"))
+            call = Call(context, answer.sampled, answer.log_probs, after, versions)
+            self._sampled += len(answer.sampled)
+            self._prompts[id(call)] = prompt
+            self.conversation.add(request, answer.message, call)
+            return answer
+
+    def _check_limits(self) -> None:
+        if self._closed or self.failure is not None:
+            raise _ended()
+        config = self._config
+        for name, limit, used in (
+            ("max_calls", config.max_calls, self._asked),
+            ("max_tokens", config.max_tokens, self._sampled),
+        ):
+            if limit is not None and used >= limit:
+                self.refused += 1
+                raise ApiError(429, f"The limit {name}={limit} of this trajectory is reached.", code=f"{name}_reached")
+
+    def _limit(self, ask: Ask, context: int, prompt: int) -> int:
+        room = self._sampling.room(context, prompt)
+        if room < 1:
+            self.refused += 1
+            raise too_long(context, context + room)
+        return min(room, ask.max_tokens or room)
+
+    async def _generate(self, context: list[int], params: dict[str, Any]) -> Any:
+        started = time.monotonic()
+        try:
+            output = await self._client.generate(
+                request_id=self._request_id, prompt_ids=context, sampling_params=params
+            )
+        except Exception as error:
+            self._fail(error)
+            raise ApiError(503, "The policy's engine does not answer, so this trajectory ends.") from error
+        finally:
+            self.generate_s += time.monotonic() - started
+        if not output.token_ids:
+            self._fail(EmptyTurnError("The engine returned an answer without tokens (request aborted?)."))
+            raise ApiError(503, "The policy's engine gave the request up, so this trajectory ends.")
+        task = asyncio.current_task()
+        assert task is not None
+        self._sampled_by.add(task)
+        return output
+
+    def _fail(self, error: Exception) -> None:
+        if self.failure is None:
+            self.failure = error
+        self.failed.set()
+
+
+def _ended() -> ApiError:
+    return ApiError(403, "This trajectory has ended; nothing is answered any more.", code="trajectory_ended")
