@@ -10,8 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from verl_atpo.gateway.presets import LOOP
 from verl_atpo.gateway.settings import KEY, GatewayConfig
 from verl_atpo.settings import ConfigError
-
-DEFAULT = "actor_rollout_ref.rollout.agent.default_agent_loop"
+from verl_atpo.startup.verl_config import DEFAULT_LOOP
 
 
 def check_gateway(config: DictConfig) -> None:
@@ -23,7 +22,7 @@ def check_gateway(config: DictConfig) -> None:
         ConfigError: names the setting, its value and the remedy.
     """
     values = OmegaConf.select(config, KEY)
-    if OmegaConf.select(config, DEFAULT) != LOOP and values is None:
+    if OmegaConf.select(config, DEFAULT_LOOP) != LOOP and values is None:
         return
     found = GatewayConfig.from_mapping(None if values is None else OmegaConf.to_container(values, resolve=True))  # type: ignore[arg-type]
     if found.agent is None and found.command is None:

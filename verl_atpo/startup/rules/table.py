@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from verl_atpo.gateway.checks import check_gateway
+from verl_atpo.gateway.settings import KEY as GATEWAY
 from verl_atpo.packed.checks import check_packed, is_packed
 from verl_atpo.startup.information_gain import check_information_gain
 from verl_atpo.startup.rules import batch_sizes, learning, loops, objective, sampling, tool_files, trainer_modes, trees
@@ -25,6 +27,7 @@ _BUILT_IN: tuple[Rule, ...] = (
     ),
     *tool_files.RULES,
     *loops.RULES,
+    Rule("gateway", GATEWAY, lambda run: check_gateway(run.config)),
     *batch_sizes.RULES,
 )
 _registered: list[Rule] = []
