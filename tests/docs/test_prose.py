@@ -18,7 +18,7 @@ OTHERS_TABLES = {"reproducing.md"}
 """Pages with a table of the authors."""
 NOT_YET = {
     "docs/a2tgpo.md", "docs/budgets.md", "docs/contexts.md", "docs/faults.md", "docs/method.md", "docs/metrics.md",
-    "docs/my_agent_loop.md", "docs/my_reward.md", "docs/packed.md", "docs/recipes.md", "docs/reproducing.md",
+    "docs/my_agent_loop.md", "docs/my_reward.md", "docs/packed.md", "docs/recipes.md",
     "docs/retriever.md", "docs/rewards.md", "docs/sandbox.md", "docs/scaling.md", "docs/settings.md", "docs/tools.md",
     "docs/trouble.md", "docs/unbiased.md", "docs/versions.md", "docs/viewer.md", "docs/wraps.md",
     "examples/custom_environment/README.md",
