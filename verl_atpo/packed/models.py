@@ -1,10 +1,42 @@
-"""Which models can run on packs: those whose tokens meet in plain causal attention and nowhere else."""
+"""Which models can run on packs, by their configuration and by what their layers do."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from verl_atpo.settings import ConfigError
+
+FULL, WINDOW, STATE = "full_attention", "sliding_attention", "linear_attention"
+DELTA_NETS = frozenset({"qwen3_next", "qwen3_5", "qwen3_5_text", "qwen3_5_moe", "qwen3_5_moe_text", "olmo_hybrid"})
+"""Models whose layers with a state are gated delta nets that :mod:`verl_atpo.packed.delta` runs."""
+MULTIMODAL = frozenset(
+    {"qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe", "qwen3_5", "qwen3_5_moe", "gemma3", "mistral3"}
+)
+"""Models that read images, of which rows of text alone can be packed."""
+LONGEST_POSITION = frozenset({"dynamic", "longrope"})
+"""Kinds of rotary embedding that depend on the longest position of a forward pass."""
+OWN_MIXING = {
+    "attention_chunk_size": "its attention is chunked",
+    "attn_logit_softcapping": "its attention scores are capped",
+    "layers_block_type": "some of its layers are no attention",
+    "block_types": "some of its layers are no attention",
+    "hybrid_override_pattern": "some of its layers are no attention",
+    "ssm_cfg": "its layers are state spaces",
+    "index_topk": "its attention selects keys by an index",
+    "router_jitter_noise": "its router adds noise",
+    "input_jitter_noise": "its router adds noise",
+}
+"""Settings of configurations that, where they are set, let tokens meet in a way that packs do not have."""
+OWN_MASK = frozenset({"doge"})
+"""Models whose layers make masks of their own from what they attend to."""
+NOT_CAUSAL = {
+    "is_encoder_decoder": "it has an encoder",
+    "use_bidirectional_attention": "its attention is not causal",
+    "alibi": "its attention has a bias by distance",
+}
+DROPOUT = ("dropout", "pdrop", "dropout_prob")
+NO_DROPOUT = ("classifier_dropout", "summary_first_dropout", "summary_dropout_prob", "classifier_dropout_prob")
 
 
 def check_model(config: Any) -> None:
@@ -16,34 +48,76 @@ def check_model(config: Any) -> None:
     Raises:
         ConfigError: says what is in the way.
     """
-    layers = set(getattr(config, "layer_types", None) or ["full_attention"])
-    obstacles = {
-        "it reads images or audio": config.get_text_config() is not config,
-        "it has an encoder": getattr(config, "is_encoder_decoder", False),
-        f"its layers are {', '.join(sorted(layers))}": layers != {"full_attention"},
-        "its attention has a window": getattr(config, "sliding_window", None) and not hasattr(config, "layer_types"),
-        "its attention is chunked": getattr(config, "attention_chunk_size", None),
-        "its attention has dropout": getattr(config, "attention_dropout", 0.0),
-        "its attention scores are capped": getattr(config, "attn_logit_softcapping", None),
-    }
-    if found := [what for what, stands in obstacles.items() if stands]:
-        raise _refusal(config, "; ".join(found))
+    if found := list(obstacles(config)):
+        raise refusal(config, "; ".join(dict.fromkeys(found)))
 
 
-def check_layers(calls: int, config: Any) -> None:
-    """Refuse a model whose layers did not all ask for the trie's attention in a forward pass.
+def obstacles(config: Any) -> Iterator[str]:
+    """List what in a configuration keeps a model from being packed."""
+    text = config.get_text_config()
+    if text is not config and config.model_type not in MULTIMODAL:
+        yield "it reads images or audio, and its text part was not tried"
+    if config.model_type in OWN_MASK:
+        yield "its layers make masks of their own"
+    for name, why in (OWN_MIXING | NOT_CAUSAL).items():
+        if getattr(text, name, None):
+            yield why
+    if other := sorted(set(layer_types(text)) - {FULL, WINDOW, STATE}):
+        yield f"its layers are {', '.join(other)}"
+    if STATE in layer_types(text) and config.model_type not in DELTA_NETS:
+        yield "its layers of linear attention are not those of a known gated delta net"
+    if kinds := sorted(LONGEST_POSITION & set(rope_kinds(text))):
+        yield f"its rotary embedding ({', '.join(kinds)}) depends on the longest position of a forward pass"
+    for name, value in vars(text).items():
+        if name.endswith(DROPOUT) and name not in NO_DROPOUT and isinstance(value, float) and value > 0:
+            yield (f"it has dropout ({name}={value}; set +actor_rollout_ref.model.override_config.{name}=0.0)")
+
+
+def layer_types(text: Any) -> list[str]:
+    """Kind of each layer; without a list all are alike, and have the window that the configuration names."""
+    if listed := getattr(text, "layer_types", None):
+        return list(listed)
+    windowed = getattr(text, "sliding_window", None) and getattr(text, "use_sliding_window", True)
+    return [WINDOW if windowed else FULL] * text.num_hidden_layers
+
+
+def rope_kinds(text: Any) -> list[str]:
+    """Kinds of rotary embedding, of which a model can have one for each kind of layer."""
+    found: list[str] = []
+
+    def collect(parameters: Any) -> None:
+        if isinstance(parameters, Mapping):
+            found.extend(str(parameters[key]) for key in ("rope_type", "type") if key in parameters)
+            for value in parameters.values():
+                collect(value)
+
+    for name in ("rope_parameters", "rope_scaling"):
+        collect(getattr(text, name, None))
+    return found
+
+
+def check_layers(calls: Mapping[str, int], config: Any) -> None:
+    """Refuse a model whose layers did not all do, in a forward pass, what its configuration says.
+
+    Args:
+        calls: how often layers asked for full attention, for a window, for states.
+        config: of the model.
 
     Raises:
         ConfigError: some layers mix tokens in another way.
     """
-    if calls != config.num_hidden_layers:
-        raise _refusal(
-            config, f"{calls} of its {config.num_hidden_layers} layers use transformers' attention interface"
-        )
+    kinds = layer_types(config.get_text_config())
+    expected = {"full": kinds.count(FULL), "window": kinds.count(WINDOW), "state": kinds.count(STATE)}
+    if dict(calls) != expected:
+        names = {"full": "full attention", "window": "a window", "state": "a state"}
+        told = [
+            f"{calls[key]} of {expected[key]} layers with {names[key]}" for key in names if calls[key] != expected[key]
+        ]
+        raise refusal(config, f"{', '.join(told)} use transformers' interfaces")
 
 
-def _refusal(config: Any, why: str) -> ConfigError:
+def refusal(config: Any, why: str) -> ConfigError:
+    """Make the error that refuses a model."""
     return ConfigError(
-        f"the model {config.model_type} cannot be trained on packed rows, which need plain causal attention in every "
-        f"layer: {why}; leave out +train=packed."
+        f"the model {config.model_type} cannot be trained on packed rows: {why}; leave out +train=packed."
     )

@@ -17,8 +17,8 @@ from tensordict import TensorDict
 from verl.utils import tensordict_utils as tu
 from verl.utils.model import extract_multi_modal_inputs
 
-from verl_atpo.packed.attention import BLOCK, Sight, sight_of
 from verl_atpo.packed.trie import Ints, build_trie
+from verl_atpo.packed.visibility import Visibility
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,8 +28,8 @@ class PackInputs:
     Attributes:
         input_ids: (1, N) distinct tokens, on an accelerator padded to a multiple of 128.
         position_ids: (1, N) their positions in their rows.
-        sight: which tokens see which.
-        parent_K: token of the pack whose logits foretell each counted token.
+        visibility: which tokens see which.
+        parent_K: token of the pack whose logits predict each counted token.
         label_K: the counted tokens' ids.
         place_T: counted token whose results stand at each place of the rows, K where there is none. As in verl, the
             results for a token stand at the place of the one before it.
@@ -39,7 +39,7 @@ class PackInputs:
 
     input_ids: torch.Tensor
     position_ids: torch.Tensor
-    sight: Sight
+    visibility: Visibility
     parent_K: torch.Tensor
     label_K: torch.Tensor
     place_T: torch.Tensor
@@ -59,7 +59,8 @@ def pack_inputs(micro_batch: TensorDict, device: torch.device) -> PackInputs:
     """Make the pack of a micro-batch.
 
     Args:
-        micro_batch: verl's rows: ``input_ids`` and ``position_ids`` jagged, ``response_mask`` jagged or padded.
+        micro_batch: verl's rows, best on the CPU, where packs are made: ``input_ids`` and ``position_ids`` jagged,
+            ``response_mask`` jagged or padded.
         device: where the model runs.
 
     Raises:
@@ -75,7 +76,8 @@ def pack_inputs(micro_batch: TensorDict, device: torch.device) -> PackInputs:
         parent_K, label_K = np.zeros(1, dtype=np.int64), trie.token_N[:1]
     place_T = np.full(len(token_T), len(parent_K))
     place_T[counted_T - 1] = rank
-    padding = 0 if device.type == "cpu" else -len(trie) % BLOCK
+    visibility = Visibility(trie, device)
+    padding = visibility.tokens - len(trie)
 
     def on_device(values: Ints) -> torch.Tensor:
         return torch.from_numpy(values).to(device)
@@ -83,7 +85,7 @@ def pack_inputs(micro_batch: TensorDict, device: torch.device) -> PackInputs:
     return PackInputs(
         input_ids=on_device(np.pad(trie.token_N, (0, padding)))[None],
         position_ids=on_device(np.pad(trie.depth_N, (0, padding)))[None],
-        sight=sight_of(trie, device),
+        visibility=visibility,
         parent_K=on_device(parent_K),
         label_K=on_device(label_K),
         place_T=on_device(place_T),
@@ -113,9 +115,11 @@ def _counted(data: TensorDict, offsets: Ints) -> npt.NDArray[np.bool_]:
 
 
 def _check(data: TensorDict, depth_T: Ints) -> None:
-    positions = data["position_ids"]
-    if extract_multi_modal_inputs(tu.get(data, "multi_modal_inputs", [])) or positions.dim() > 2:
-        raise ValueError("rows with images or audio cannot be packed; leave out +train=packed.")
-    if not np.array_equal(positions.values().cpu().numpy(), depth_T):
+    """Refuse rows whose tokens are not known by their ids and depths; positions may be of several equal kinds."""
+    if media := sorted(extract_multi_modal_inputs(tu.get(data, "multi_modal_inputs", []))):
+        raise ValueError(f"rows with images, video or audio ({', '.join(media)}) cannot be packed; leave out "
+                         "+train=packed.")  # fmt: skip
+    positions = data["position_ids"].values().cpu().numpy().reshape(-1, len(depth_T))
+    if not (positions == depth_T).all():
         raise ValueError("position_ids are not 0, 1, 2, ... in every row, so equal prefixes may differ; leave out "
                          "+train=packed.")  # fmt: skip

@@ -140,3 +140,26 @@ def segments(trie: Trie) -> Ints:
     starts[inner] = children[trie.parent_N[inner]] > 1
     begin = np.flatnonzero(starts)
     return np.stack([begin, np.append(begin[1:], len(trie)), trie.end_N[begin]], axis=1)
+
+
+def levels(trie: Trie) -> list[tuple[Ints, Ints, Ints]]:
+    """Stretches without a fork by nesting: those of a level go on from stretches of earlier levels.
+
+    Returns:
+        For each level begin, end and origin of its stretches. The origin is the stretch that a stretch goes on from,
+        counted over all levels in their order, or :data:`ROOT` in the first level.
+    """
+    lines = segments(trie)
+    begin, stop = lines[:, 0], lines[:, 1]
+    owner = np.repeat(np.arange(len(begin)), stop - begin)  # stretch of each token
+    parent = trie.parent_N[begin]
+    above = np.where(parent < 0, ROOT, owner[parent])
+    nesting = np.zeros(len(begin), dtype=np.int64)
+    for number, origin in enumerate(above.tolist()):  # depth-first: a stretch stands before those below it
+        nesting[number] = 0 if origin < 0 else nesting[origin] + 1
+    order = np.argsort(nesting, kind="stable")
+    place = np.empty_like(order)
+    place[order] = np.arange(len(order))
+    origins = np.where(above < 0, ROOT, place[above])
+    cuts = np.flatnonzero(np.diff(nesting[order])) + 1
+    return [(begin[part], stop[part], origins[part]) for part in np.split(order, cuts)]
