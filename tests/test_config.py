@@ -56,6 +56,7 @@ def test_every_setting_is_read():
             "weights": "per_leaf",
             "tool_rewards": 1,
             "contexts": "merged",
+            "scheme": None,
         },
         "growth": {"max_regrows": 0, "regrow_delay_s": 2},
         "tools": {

@@ -54,8 +54,8 @@ def test_no_import_goes_round_in_circles():
         pytest.fail(f"modules import one another: {' -> '.join(error.args[1])}")
 
 
-METHOD = ("expansion", "credit", "channel", "information_gain", "gain_channel")
-PURE = ("settings", "config", "tree.tree", "tree.contexts", *(f"method.{name}" for name in METHOD))
+METHOD = ("expansion", "credit", "channel", "scheme")
+PURE = ("settings", "config", "schemes", "tree.tree", "tree.contexts", *(f"method.{name}" for name in METHOD))
 HEAVY = {"torch", "ray", "verl", "vllm", "transformers", "omegaconf", "hydra", "numpy"}
 
 

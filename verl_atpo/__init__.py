@@ -7,12 +7,13 @@ The map, from the paper to the code:
 | the turn tree | ``tree/tree.py`` | ``TurnTree`` |
 | entropy-guided tree expansion | ``method/expansion.py`` | ``select_turns``, ``register_strategy`` |
 | turn-wise credit assignment | ``method/credit.py`` | ``node_values``, ``normalization``, ``turn_advantage`` |
-| beyond the paper: split weights | ``method/split.py`` | ``row_advantages`` |
-| beyond the paper: rewards of tools, returns to go | ``method/returns.py`` | ``carried_returns``, ``leaf_returns`` |
+| the credit of a finished tree, one object per scheme | ``method/scheme.py``, ``schemes/`` | ``Scheme``, ``register_scheme``, ``Credit`` |
+| beyond the paper: split weights | ``schemes/split.py`` | ``Split`` |
+| beyond the paper: rewards of tools, returns to go | ``schemes/returns.py`` | ``Returns`` |
 | beyond the paper: equal contexts of several branches | ``tree/contexts.py`` | ``group_contexts`` |
 | beyond the paper: adaptive budgets | ``rollout/budget.py`` | ``TreeBudget``, ``Spares`` |
-| beyond the paper: A²TGPO, information gains | ``method/information_gain.py`` | ``row_credits``, ``a2tgpo`` |
-| values on their way to the estimator | ``method/channel.py`` | ``write_values``, ``read_values`` |
+| beyond the paper: A²TGPO, information gains | ``schemes/a2tgpo/`` | ``A2TGPO``, estimator ``a2tgpo`` |
+| credit on its way to the estimator | ``method/channel.py`` | ``write_row``, ``read_rows`` |
 | advantage of a turn | ``method/estimator.py`` | ``compute_atpo_advantage``, estimator ``atpo`` |
 | ATPO objective | ``method/loss.py`` | ``compute_policy_loss_atpo``, policy loss ``atpo`` |
 | tree rollout | ``replay/`` (one branch), ``rollout/`` (one tree) | ``TreeAgentLoopManager`` |

@@ -96,6 +96,8 @@ class CreditConfig:
     """Weight of the rewards that tools give for their calls, beside the outcome; 0 leaves them out."""
     contexts: Contexts = Contexts.SEPARATE
     """Which turns count as sampled in one context, so that values and baselines are means over all of them."""
+    scheme: str | None = None
+    """Name or import path of the credit scheme; null for the one that the settings above describe."""
 
     def __post_init__(self) -> None:
         if self.contexts is Contexts.STATES and self.advantage in (AdvantageMode.VALUE, AdvantageMode.DIFF_GLOBAL):
@@ -116,12 +118,27 @@ class CreditConfig:
                 "and shared_turns=per_leaf (+atpo=unbiased sets them)."
             )
 
+        own = ("paper", "merged", "returns", "split")
+        if self.scheme in own and self.scheme != self._described:
+            raise ValueError(
+                f"scheme={self.scheme!r} cannot work: the settings beside it (weights={self.weights.value}, "
+                f"tool_rewards={self.tool_rewards:g}, contexts={self.contexts.value}) describe "
+                f"scheme={self._described}; set scheme=null, or change them."
+            )
+
     @property
-    def carries_values(self) -> bool:
-        """Whether a tree's rows carry its values as they are, so that a leaf's is its row's sum."""
-        outcomes = self.tool_rewards == 0 and self.weights is Weights.PER_LEAF
-        own_baseline = self.advantage is AdvantageMode.DIFF_CONTEXT
-        return outcomes and self.contexts is Contexts.SEPARATE and not own_baseline
+    def scheme_name(self) -> str:
+        """Name of the credit scheme, or its import path."""
+        return self._described if self.scheme is None else self.scheme
+
+    @property
+    def _described(self) -> str:
+        """Name of the credit scheme that the other settings describe."""
+        if self.weights is Weights.SPLIT:
+            return "split"
+        if self.tool_rewards:
+            return "returns"
+        return "paper" if self.contexts is Contexts.SEPARATE else "merged"
 
 
 @settings

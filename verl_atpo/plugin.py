@@ -11,8 +11,9 @@ from __future__ import annotations
 import importlib.metadata
 
 from verl_atpo.log import own_logger
-from verl_atpo.method.estimator import compute_a2tgpo_advantage, compute_atpo_advantage
+from verl_atpo.method.estimator import estimator_named
 from verl_atpo.method.loss import compute_policy_loss_a2tgpo, compute_policy_loss_atpo
+from verl_atpo.method.scheme import known_schemes
 from verl_atpo.platforms import activate_if_requested
 from verl_atpo.seams.check import require
 from verl_atpo.seams.versions import tested_versions
@@ -21,7 +22,6 @@ from verl_atpo.startup.presets import register_presets
 
 logger = own_logger()
 
-ESTIMATORS = {"atpo": compute_atpo_advantage, "a2tgpo": compute_a2tgpo_advantage}
 LOSSES = {"atpo": compute_policy_loss_atpo, "a2tgpo": compute_policy_loss_a2tgpo}
 
 
@@ -35,8 +35,8 @@ def register() -> None:
     _check_verl()
     from verl.trainer.ppo.core_algos import POLICY_LOSS_REGISTRY, register_adv_est, register_policy_loss
 
-    for name, estimator in ESTIMATORS.items():
-        register_adv_est(name)(estimator)
+    for name in {scheme.estimator for scheme in known_schemes().values()}:
+        register_adv_est(name)(estimator_named(name))
     for name, loss in LOSSES.items():
         # verl's register_policy_loss overwrites without a word.
         if POLICY_LOSS_REGISTRY.get(name, loss) is not loss:

@@ -13,6 +13,7 @@ import numpy as np
 from benchmarks.bias.agent import LOGITS, OUTCOMES, PARAMETERS, Context, probabilities, score
 from verl_atpo.config import (
     AdvantageMode,
+    AtpoConfig,
     Backup,
     Contexts,
     CreditConfig,
@@ -21,9 +22,10 @@ from verl_atpo.config import (
     Penalty,
     Schedule,
 )
-from verl_atpo.method.credit import node_values, tree_advantages
+from verl_atpo.method.credit import node_values
 from verl_atpo.method.expansion import select_turns
-from verl_atpo.method.split import split_advantages, split_weights
+from verl_atpo.method.scheme import find_scheme
+from verl_atpo.schemes.split import split_advantages, split_weights
 from verl_atpo.startup.presets import TREE
 from verl_atpo.tree.recording import Generation, Turn
 from verl_atpo.tree.tree import ROOT, TurnTree
@@ -89,11 +91,11 @@ def split(grown: Sampled) -> Estimate:
 
 def per_leaf(credit: CreditConfig) -> Callable[[Sampled], Estimate]:
     """Every row trains its whole path with the advantages of its turns, but for the scale of the z-score."""
-    centred = dataclasses.replace(credit, normalize=Normalize.CENTER)
+    scheme = find_scheme(AtpoConfig(credit=dataclasses.replace(credit, normalize=Normalize.CENTER)))
 
     def estimate(grown: Sampled) -> Estimate:
         tree = grown.tree
-        advantages = [advantage or 0.0 for advantage in tree_advantages(tree, centred)]
+        advantages = [advantage or 0.0 for advantage in scheme.credit(tree).advantages]
         rows = [int(node.is_leaf) for node in tree.nodes]
         for node in reversed(tree.nodes[1:]):
             rows[node.parent] += rows[node.index]

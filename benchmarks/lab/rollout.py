@@ -8,6 +8,7 @@ import random
 from benchmarks.lab.engine import Engine
 from benchmarks.lab.episodes import Episode, Task, Trajectory, converse
 from verl_atpo.config import AtpoConfig
+from verl_atpo.method.scheme import find_scheme
 from verl_atpo.replay.client import BranchSession
 from verl_atpo.replay.runner import Branch, Start
 from verl_atpo.rollout.answers import GoldAnswers, SaidAnswer
@@ -15,16 +16,16 @@ from verl_atpo.rollout.answers import grow as grow_and_settle
 from verl_atpo.rollout.budget import Spares
 from verl_atpo.rollout.grower import TreeGrower
 from verl_atpo.rollout.grown import GrownTree
-from verl_atpo.rollout.rows import gain_rewards, token_rewards, trained_masks
+from verl_atpo.rollout.rows import token_rewards, trained_masks
 
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """What is trained on: one trajectory of a tree.
+    """One trajectory of a tree, as it is trained on.
 
     Attributes:
         trajectory: prompt, response, mask, outcome.
-        token_rewards: one a response token; they add up to the outcome and carry the tree's values.
+        token_rewards: one a response token; they add up to the outcome and carry the credit of its turns.
     """
 
     trajectory: Trajectory
@@ -46,9 +47,25 @@ async def grow(
     """
     answers = _gold_answers(engine, episode, task, config) if gains else None
     grown = await grow_tree(engine, episode, task, config, rng, spares, answers)
-    rewards = gain_rewards(grown, config.information_gain) if gains else token_rewards(grown, config.credit)
-    trained = zip(grown.branches, trained_masks(grown, config.credit), rewards, strict=True)
-    return [Row(dataclasses.replace(branch.output, response_mask=mask), each) for branch, mask, each in trained]
+    credit = find_scheme(config, "a2tgpo" if gains else "atpo").credit(grown.tree, grown.paths, grown.answers)
+    masks = trained_masks(grown, config.credit.shared_turns)
+    return [
+        _row(branch.output, mask, token_rewards(branch, turns, outcome))
+        for branch, mask, turns, outcome in zip(grown.branches, masks, credit.rows, credit.outcomes, strict=True)
+    ]
+
+
+def _row(trajectory: Trajectory, mask: list[int], rewards: list[float]) -> Row:
+    """A row, which is as long as its rewards; further tokens are masked."""
+    more = len(rewards) - len(mask)
+    ids, log_probs = trajectory.response_ids, trajectory.log_probs
+    longer = dataclasses.replace(
+        trajectory,
+        response_ids=ids + ids[-1:] * more,
+        response_mask=mask + [0] * more,
+        log_probs=log_probs + [0.0] * more,
+    )
+    return Row(longer, rewards)
 
 
 async def grow_tree(

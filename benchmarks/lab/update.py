@@ -20,7 +20,7 @@ from verl.workers.config import ActorConfig
 from benchmarks.lab.arms import Settings
 from benchmarks.lab.model import Weights, hidden_states, logits
 from benchmarks.lab.rollout import Row
-from verl_atpo.method.estimator import compute_a2tgpo_advantage, compute_atpo_advantage
+from verl_atpo.method.estimator import estimator_named
 from verl_atpo.packed.trie import Trie, build_trie
 
 _CLIP_GRADIENT = 1.0
@@ -65,8 +65,7 @@ def advantages(batch: Batch, settings: Settings) -> torch.Tensor:
         return compute_grpo_outcome_advantage(
             batch.rewards, batch.mask, batch.group, norm_adv_by_std_in_grpo=settings.scaled
         )[0]
-    estimator = compute_a2tgpo_advantage if settings.estimator == "a2tgpo" else compute_atpo_advantage
-    return estimator(batch.rewards, batch.mask, batch.group, {"atpo": settings.atpo})[0]
+    return estimator_named(settings.estimator)(batch.rewards, batch.mask, batch.group, {"atpo": settings.atpo})[0]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -20,7 +20,8 @@ from tabulate import tabulate
 from benchmarks.rollout.agent import Latency, Workload
 from benchmarks.rollout.engine import InstantClient
 from benchmarks.rollout.schedules import Batch, chains, grow
-from verl_atpo.config import AtpoConfig, CreditConfig, ExpansionConfig
+from verl_atpo.config import AtpoConfig, ExpansionConfig, SharedTurns
+from verl_atpo.method.scheme import find_scheme
 from verl_atpo.rollout.rows import leaf_outputs
 
 RESULT = Path(__file__).parents[1] / "results" / "rollout_overhead.json"
@@ -30,7 +31,11 @@ SIZES = {"short": Workload(), "long": Workload(prompt_tokens=1000, median_turn_t
 
 async def grow_and_write(client: InstantClient, batch: Batch) -> int:
     """Trees and their rows, as a worker makes them."""
-    return sum(len(list(leaf_outputs(tree, CreditConfig()))) for tree in await grow(client, batch))
+    trees = await grow(client, batch)
+    credits = [find_scheme(PAPER).credit(tree.tree, tree.paths) for tree in trees]
+    return sum(
+        len(list(leaf_outputs(tree, credit, SharedTurns.PER_LEAF))) for tree, credit in zip(trees, credits, strict=True)
+    )
 
 
 def milliseconds_per_turn(schedule: Any, batch: Batch) -> tuple[float, int]:

@@ -11,7 +11,8 @@ from verl.utils.tensordict_utils import list_of_dict_to_tensordict
 
 from benchmarks.rollout.engine import InstantClient
 from benchmarks.rollout.schedules import Batch, grow
-from verl_atpo.config import CreditConfig
+from verl_atpo.config import AtpoConfig, SharedTurns
+from verl_atpo.method.scheme import find_scheme
 from verl_atpo.rollout.grown import GrownTree
 from verl_atpo.rollout.rows import LeafOutput, leaf_outputs
 
@@ -47,7 +48,7 @@ def _table_row(what: str, trees: int, chains: int, leaves: int) -> dict[str, Any
 
 
 def _outputs(tree: GrownTree) -> list[LeafOutput]:
-    return list(leaf_outputs(tree, CreditConfig()))
+    return list(leaf_outputs(tree, find_scheme(AtpoConfig()).credit(tree.tree, tree.paths), SharedTurns.PER_LEAF))
 
 
 def _row(output: LeafOutput) -> dict[str, Any]:

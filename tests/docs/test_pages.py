@@ -14,6 +14,7 @@ from omegaconf import OmegaConf
 
 from tests.rollout.test_grower import FakeEngine, FakeLoop, _config, _grow
 from verl_atpo.config import AtpoConfig
+from verl_atpo.method.scheme import find_scheme
 from verl_atpo.report.metrics import PREFIX, WorkerStats, step_metrics, tree_stats
 from verl_atpo.rollout.grown import AnswerCosts, Answers
 from verl_atpo.startup.presets import ATPO_PRESETS, PRESETS
@@ -119,6 +120,7 @@ async def test_every_metric_of_information_gains_is_explained():
     grown = await _grow(_config(), FakeEngine(0, stop=0.3), FakeLoop(5))
     plain = step_metrics(WorkerStats([tree_stats(grown, seconds=1.0)]))
     grown.answers = Answers([-1.0] * len(grown.tree.nodes), AnswerCosts())
-    logged = step_metrics(WorkerStats([tree_stats(grown, seconds=1.0)]))
+    credit = find_scheme(AtpoConfig(), "a2tgpo").credit(grown.tree, grown.paths, grown.answers)
+    logged = step_metrics(WorkerStats([tree_stats(grown, 1.0, credit)]))
     added = {key.removeprefix(f"{PREFIX}/") for key in logged.keys() - plain.keys()}
     assert {word for row in table("a2tgpo.md", "## What it costs") for word in quoted(row[0])} == added

@@ -16,12 +16,13 @@ import pytest
 import torch
 from verl.workers.config import ActorConfig
 
-from tests.assets.trees import rows_of, scaled
-from verl_atpo.config import AdvantageMode, Backup, ExpansionConfig, Normalize, Penalty
-from verl_atpo.method.credit import node_advantages, node_values
+from tests.assets.trees import padded_rows, rows_of, scaled
+from verl_atpo.config import AdvantageMode, AtpoConfig, Backup, CreditConfig, ExpansionConfig, Normalize, Penalty
+from verl_atpo.method.credit import node_values
 from verl_atpo.method.estimator import compute_atpo_advantage
 from verl_atpo.method.expansion import select_turns
 from verl_atpo.method.loss import compute_policy_loss_atpo
+from verl_atpo.method.scheme import scheme_named
 from verl_atpo.tree.tree import TurnTree
 
 FOLDER = Path(os.environ.get("ATPO_GOLDEN_DIR") or Path(__file__).parent)
@@ -74,29 +75,29 @@ def test_selection(case):
 def test_values_and_advantages(case, scale):
     tree = tree_of(case, scale)
     for backup in Backup:
-        values = node_values(tree, backup)
-        assert values == pytest.approx(case["values"][f"{backup.value}|{scale}"], **TOLERANCE)
+        assert node_values(tree, backup) == pytest.approx(case["values"][f"{backup.value}|{scale}"], **TOLERANCE)
         for name, expected in case["advantages"][f"{backup.value}|{scale}"].items():
-            assert node_advantages(tree, values, MODES[name]) == pytest.approx(expected, **TOLERANCE)
+            paper = scheme_named("paper")(AtpoConfig(credit=CreditConfig(backup, MODES[name], Normalize.NONE)))
+            values, advantages = paper.evaluate(tree, 0.0)
+            assert values == pytest.approx(case["values"][f"{backup.value}|{scale}"], **TOLERANCE)
+            assert advantages == pytest.approx(expected, **TOLERANCE)
 
 
 @each_scale
 @each_tree
 def test_the_estimator_gives_every_token_its_turns_advantage(case, scale):
-    """Raw values through the token-level rewards, normalised afterwards: the same as leaves normalised first."""
-    normalize = {"norm": "zscore", "raw": "none"}[scale]
+    """Raw advantages through the token-level rewards, scaled afterwards: the same as leaves normalised first."""
+    normalize = {"norm": Normalize.ZSCORE, "raw": Normalize.NONE}[scale]
     for backup in Backup:
-        rows = rows_of(tree_of(case, "raw"), backup)
-        width = max(len(row.turn_of) for row in rows) + 2
-        rewards = torch.tensor([row.rewards + [0.0] * (width - len(row.rewards)) for row in rows])
-        turns = [row.turn_of + [None] * (width - len(row.turn_of)) for row in rows]
-        mask = torch.tensor([[turn is not None for turn in row] for row in turns]).long()
         for name, expected in case["advantages"][f"{backup.value}|{scale}"].items():
-            config = {"atpo": {"credit": {"advantage": MODES[name].value, "normalize": normalize}}}
+            settings = CreditConfig(backup, MODES[name], normalize)
+            rows = rows_of(tree_of(case, "raw"), settings)
+            rewards, mask = padded_rows(rows, extra=2)
+            turns = [row.turn_of + [None] * (mask.shape[1] - len(row.turn_of)) for row in rows]
+            config = {"atpo": AtpoConfig(credit=settings)}
             ours, _ = compute_atpo_advantage(rewards, mask, ["tree"] * len(rows), config)
             wanted = [[0.0 if turn is None else expected[turn] for turn in row] for row in turns]
-            # The rewards are float32, so a value is known to about 1e-7 of the rewards before it is scaled.
-            torch.testing.assert_close(ours, torch.tensor(wanted), rtol=1e-5, atol=1e-5)
+            torch.testing.assert_close(ours, torch.tensor(wanted), rtol=1e-6, atol=2e-6)
 
 
 @each_loss

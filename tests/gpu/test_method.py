@@ -9,11 +9,9 @@ import torch
 from benchmarks.loss import loop_loss, make_batch
 from benchmarks.transfers import TO_HOST, calls, transfers
 from tests.assets.devices import each_device, needs_cuda
-from tests.assets.trees import random_tree, rows_of, scaled
-from tests.method.test_estimator import pad
+from tests.assets.trees import padded_rows, random_tree, rows_of, scaled, tree_advantages
 from tests.method.test_loss import actor, run
 from verl_atpo.config import AdvantageMode, Backup, CreditConfig, Normalize
-from verl_atpo.method.credit import tree_advantages
 from verl_atpo.method.estimator import compute_atpo_advantage
 from verl_atpo.method.loss import compute_policy_loss_atpo
 
@@ -43,13 +41,13 @@ def trees_of_a_batch(normalize: Normalize) -> tuple[torch.Tensor, torch.Tensor, 
     table = []
     for seed in range(40):
         tree = random_tree(seed)
-        rows = rows_of(tree, Backup.CHILD_SOFTMAX, seed)
+        rows = rows_of(tree, CreditConfig(normalize=normalize), seed)
         leaves = [tree.nodes[leaf].reward for leaf in tree.leaves]
         for leaf, reward in zip(tree.leaves, scaled(leaves, normalize), strict=True):
             tree.nodes[leaf].reward = reward
         expected = tree_advantages(tree, CreditConfig(Backup.CHILD_SOFTMAX, AdvantageMode.VALUE, Normalize.NONE))
         table += [(str(seed), row, [expected[turn] if turn else 0.0 for turn in row.turn_of]) for row in rows]
-    rewards, mask = pad([row for _, row, _ in table])
+    rewards, mask = padded_rows([row for _, row, _ in table])
     wanted = torch.tensor([line + [0.0] * (rewards.shape[1] - len(line)) for _, _, line in table])
     return rewards, mask, np.array([uid for uid, _, _ in table]), wanted
 

@@ -11,11 +11,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.assets.trees import random_tree, scaled
-from verl_atpo.config import AdvantageMode, Backup, Normalize
+from tests.assets.trees import random_tree, scaled, tree_advantages
+from verl_atpo.config import AdvantageMode, Backup, CreditConfig, Normalize
 from verl_atpo.method.credit import (
     Outcomes,
-    node_advantages,
     node_values,
     normalization,
     turn_advantage,
@@ -56,7 +55,7 @@ def test_a_value_that_is_not_known_is_left_out_and_never_0(backup):
     values = node_values(tree, backup)
     assert values[5] is None
     assert values[ROOT] == pytest.approx(values[1])
-    assert node_advantages(tree, values, AdvantageMode.DIFF_GLOBAL)[5] is None
+    assert tree_advantages(tree, CreditConfig(backup, AdvantageMode.DIFF_GLOBAL))[5] is None
     # Leaf 3 not known either: 1.0 and 0.5 are left, weighted 1:1 or 2:1.
     tree.nodes[3].reward = None
     assert node_values(tree, backup)[1] == pytest.approx(2.5 / 3 if backup is Backup.CHILD_SOFTMAX else 0.75)
@@ -83,7 +82,8 @@ def test_softmax_of_large_entropies_does_not_overflow():
 )
 def test_advantages(mode, expected):
     tree = example()
-    assert node_advantages(tree, node_values(tree, Backup.CHILD_MEAN), mode) == pytest.approx(expected)
+    settings = CreditConfig(Backup.CHILD_MEAN, mode, Normalize.NONE)
+    assert tree_advantages(tree, settings) == pytest.approx(expected)
 
 
 def test_normalisation():

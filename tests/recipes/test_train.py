@@ -23,9 +23,9 @@ from verl.utils.config import omega_conf_to_dataclass, validate_config
 from benchmarks.budget.__main__ import rollout_of
 from benchmarks.budget.recipes import METHODS, RECIPES, compose_arguments, recipe_arguments
 from tests.assets.fakes import FakeEngine, FakeLoop, run_branch_with
-from verl_atpo.config import AtpoConfig, CreditConfig, ExpansionConfig
+from tests.assets.trees import outputs_of
+from verl_atpo.config import AtpoConfig, ExpansionConfig
 from verl_atpo.rollout.grower import TreeGrower
-from verl_atpo.rollout.rows import leaf_outputs
 from verl_atpo.startup.checks import MANAGER, check_config
 
 MODELS = {
@@ -253,7 +253,7 @@ def test_grpo_on_a_trees_rows_is_credit_per_trajectory():
     run_branch = run_branch_with(FakeEngine(seed=1, stop=0.3), FakeLoop(4))
     config = AtpoConfig(expansion=ExpansionConfig(initial_chains=4, branches_per_round=3, rounds=2, strategy="random"))
     grown = asyncio.run(TreeGrower(config, run_branch, random.Random(0)).grow())
-    rows = list(leaf_outputs(grown, CreditConfig()))
+    rows = list(outputs_of(grown))
     length = max(len(row.response_ids) for row in rows)
     shaped, outcome, mask = (torch.zeros(len(rows), length) for _ in range(3))
     for number, row in enumerate(rows):

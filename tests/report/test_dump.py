@@ -18,6 +18,7 @@ from tensordict import TensorDict
 from verl.utils.tensordict_utils import assign_non_tensor_data
 
 from tests.assets.fakes import FakeEngine, FakeLoop, run_branch_with
+from tests.assets.trees import credit_of, outputs_of
 from verl_atpo.config import AtpoConfig, CreditConfig, ExpansionConfig, GrowthConfig, Penalty, Schedule, SharedTurns
 from verl_atpo.failure import EngineOutage, ToolOutage, brief
 from verl_atpo.method.credit import node_values
@@ -28,7 +29,6 @@ from verl_atpo.report.dump_file import DumpFile
 from verl_atpo.report.record import Record
 from verl_atpo.rollout.grower import TreeGrower
 from verl_atpo.rollout.grown import GrownTree
-from verl_atpo.rollout.rows import leaf_outputs
 from verl_atpo.tree.tree import ROOT
 from verl_atpo.view.files import read_trees
 from verl_atpo.view.row import segments
@@ -74,14 +74,14 @@ async def grow(seed: int = 0, stop: float = 0.3, fail: float = 0.0) -> GrownTree
 
 async def described(grown: GrownTree, tokenizer: Any = None, **credit: Any) -> Record:
     describer = TreeDescriber(tokenizer or Words(), config(**credit))
-    return describer.record(grown, PROMPT, seconds=1.23456)
+    return describer.record(grown, credit_of(grown, config(**credit).credit), PROMPT, seconds=1.23456)
 
 
 async def test_a_line_holds_the_tree(tmp_path: Path) -> None:
     grown = await grow()
     describer = TreeDescriber(Words(), config())
     dump = TreeDump(str(tmp_path / "trees"))
-    written = await dump.write(lambda: describer.record(grown, PROMPT, seconds=1.23456))
+    written = await dump.write(lambda: describer.record(grown, credit_of(grown), PROMPT, seconds=1.23456))
     (tree,) = read_trees(tmp_path)
     assert written is not None and tree["summary"] == written["summary"]
     assert (tree["uid"], tree["global_step"], tree["ground_truth"]) == ("u<1>", 3, "<right>")
@@ -102,7 +102,7 @@ async def test_a_line_holds_the_tree(tmp_path: Path) -> None:
 async def test_the_row_of_a_record_is_the_row_of_the_trainer(shared_turns: SharedTurns) -> None:
     grown = await grow(stop=0.1)
     record = await described(grown, shared_turns=shared_turns)
-    rows = leaf_outputs(grown, config(shared_turns=shared_turns).credit)
+    rows = outputs_of(grown, config(shared_turns=shared_turns).credit)
     for branch, own, output in zip(record["branches"], grown.branches, rows, strict=True):
         mask, sampled = list[int](), list[int]()
         for segment in segments(record, branch["leaf"])[1:]:
@@ -158,7 +158,7 @@ async def test_failures_are_counted_and_named() -> None:
     grown = await grow()
     grown.limbs[1].failures += [ToolOutage("search is out"), ConnectionError("engine gone")]
     grown.limbs[2].failures.append(KeyError("a bug"))
-    record = TreeDescriber(Words(), config()).record(grown, PROMPT, seconds=1.0)
+    record = TreeDescriber(Words(), config()).record(grown, credit_of(grown), PROMPT, seconds=1.0)
     assert record["outages"] == 2 == record["summary"]["outages"]
     assert record["branches"][1]["failures"] == ["ToolOutage: search is out", "ConnectionError: engine gone"]
     assert record["branches"][0]["failures"] == []
@@ -172,7 +172,9 @@ async def test_a_failed_tree_keeps_what_there_is_of_it() -> None:
             await grower.grow()
         except EngineOutage as error:
             prompt = {**PROMPT, "raw_prompt": [{"role": "user", "content": "who?"}]}
-            record = TreeDescriber(Words(), config()).record(grower.grown, prompt, seconds=1.0, failed=brief(error))
+            record = TreeDescriber(Words(), config()).record(
+                grower.grown, credit_of(grower.grown), prompt, seconds=1.0, failed=brief(error)
+            )
             assert record["summary"]["outcome"] == "failed" and "engine gone" in (record["failed"] or "")
             ended = [branch for branch in record["branches"] if branch["leaf"] is not None]
             assert len(record["branches"]) == len(grower.grown.limbs) > len(ended)
@@ -257,7 +259,8 @@ async def test_a_tree_that_cannot_be_described_is_skipped_and_the_next_is_dumped
     for _ in range(5):
         assert await dump.write(broken) is None
     grown = await grow()
-    assert await dump.write(lambda: TreeDescriber(Words(), config()).record(grown, PROMPT, seconds=1.0)) is not None
+    describer, credit = TreeDescriber(Words(), config()), credit_of(grown)
+    assert await dump.write(lambda: describer.record(grown, credit, PROMPT, seconds=1.0)) is not None
     assert len(read_trees(tmp_path)) == 1 and dump.skipped == 5
     assert [record.message for record in caplog.records if record.levelno >= logging.WARNING] == [
         f"A tree could not be dumped ({number} so far); training goes on" for number in (1, 2, 4)
@@ -266,5 +269,7 @@ async def test_a_tree_that_cannot_be_described_is_skipped_and_the_next_is_dumped
 
 async def test_records_are_made_without_a_folder_too() -> None:
     grown = await grow()
-    record = await TreeDump(None).write(lambda: TreeDescriber(Words(), config()).record(grown, PROMPT, seconds=1.0))
+    record = await TreeDump(None).write(
+        lambda: TreeDescriber(Words(), config()).record(grown, credit_of(grown), PROMPT, seconds=1.0)
+    )
     assert record is not None and json.dumps(record["summary"])

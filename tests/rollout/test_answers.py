@@ -14,13 +14,14 @@ from verl.workers.rollout.replica import TokenOutput
 from tests.assets.fakes import FakeEngine, FakeLoop, contexts, runner_of
 from tests.assets.tiny_model import write_model
 from tests.assets.worker import Client, Queue, Scorer, make_worker, prompt
-from verl_atpo.config import AtpoConfig, ConfigError, ExpansionConfig, GrowthConfig, InformationGainConfig
+from verl_atpo.config import AtpoConfig, ConfigError, ExpansionConfig, GrowthConfig, SharedTurns
 from verl_atpo.failure import EngineOutage
-from verl_atpo.method.information_gain import information_gains
+from verl_atpo.method.scheme import find_scheme
 from verl_atpo.report.metrics import WorkerStats, step_metrics, tree_stats
 from verl_atpo.rollout.answers import GoldAnswers, SaidAnswer, grow
 from verl_atpo.rollout.grower import TreeGrower
 from verl_atpo.rollout.rows import leaf_outputs
+from verl_atpo.schemes.a2tgpo.gains import information_gains
 from verl_atpo.tree.recording import Generation, Turn
 from verl_atpo.tree.tree import ROOT, TurnTree
 
@@ -157,10 +158,11 @@ async def test_a_failed_tree_leaves_no_request_behind():
 
 async def test_rows_sum_to_their_outcomes_and_metrics_say_what_it_cost():
     grown = await grown_with(Scoring(1, stop=0.2))
-    rows = list(leaf_outputs(grown, AtpoConfig().credit, InformationGainConfig()))
+    credit = find_scheme(AtpoConfig(), "a2tgpo").credit(grown.tree, grown.paths, grown.answers)
+    rows = list(leaf_outputs(grown, credit, SharedTurns.PER_LEAF))
     for row, branch in zip(rows, grown.branches, strict=True):
         assert float(row.as_dict()["rm_scores"].sum()) == pytest.approx(branch.reward, abs=1e-5)
-    metrics = step_metrics(WorkerStats([tree_stats(grown, seconds=1.0)]))
+    metrics = step_metrics(WorkerStats([tree_stats(grown, 1.0, credit)]))
     gains = [gain for gain in information_gains(grown.tree, grown.answers.log_probs) if gain is not None]
     assert metrics["atpo/information_gain/mean"] == pytest.approx(sum(gains) / len(gains))
     assert metrics["atpo/information_gain/std"] > 0

@@ -17,6 +17,7 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from tests.assets.fakes import FakeEngine, FakeLoop, contexts, runner_of
+from tests.assets.trees import credit_of, outputs_of
 from tests.rollout.test_environments import ForkingWalk, Walk, grower
 from verl_atpo.config import AtpoConfig, CreditConfig, ExpansionConfig, GrowthConfig, Penalty, Schedule
 from verl_atpo.method.credit import node_values
@@ -26,7 +27,6 @@ from verl_atpo.report.describe import TreeDescriber
 from verl_atpo.report.metrics import tree_stats
 from verl_atpo.rollout.grower import TreeGrower
 from verl_atpo.rollout.grown import GrownTree
-from verl_atpo.rollout.rows import leaf_outputs
 from verl_atpo.tree.tree import ROOT, TurnTree
 
 EXPANSION: dict[str, Any] = {"schedule": Schedule.CONTINUOUS}
@@ -81,7 +81,7 @@ def check(grown: GrownTree, config: AtpoConfig) -> None:
         assert tree.nodes[leaf].reward == branch.reward
         if not branch.diverged and limb.pick is not None and limb.context:
             assert path[: len(limb.context)] == limb.context == tree.path(limb.pick.node)[:-1]
-    rows = list(leaf_outputs(grown, CreditConfig()))
+    rows = list(outputs_of(grown))
     assert [sum(row.token_rewards) for row in rows] == pytest.approx([b.reward for b in grown.branches], abs=1e-6)
 
 
@@ -234,7 +234,9 @@ def test_the_dump_says_when_each_branch_started_and_why():
     tokenizer = SimpleNamespace(
         decode=lambda ids, **_: str(ids), batch_decode=lambda batch, **_: list(map(str, batch)), all_special_tokens=()
     )
-    described = TreeDescriber(tokenizer, AtpoConfig()).record(grown, {"uid": "u", "global_steps": 1}, seconds=1.0)
+    described = TreeDescriber(tokenizer, AtpoConfig()).record(
+        grown, credit_of(grown), {"uid": "u", "global_steps": 1}, seconds=1.0
+    )
     record = json.loads(json.dumps(described))
     assert [branch["leaf"] for branch in record["branches"]] == grown.leaves
     assert [branch["picked"] is None for branch in record["branches"]] == [True] * 4 + [False] * 6

@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 from verl.experimental.agent_loop import AgentLoopOutput
 
 from tests.assets.fakes import PROMPT, STOP, FakeEngine, guard
-from verl_atpo.config import AtpoConfig, CreditConfig, ExpansionConfig, GrowthConfig, Schedule
+from tests.assets.trees import outputs_of
+from verl_atpo.config import AtpoConfig, ExpansionConfig, GrowthConfig, Schedule
 from verl_atpo.replay.client import BranchSession
 from verl_atpo.replay.runner import LoopRunner
 from verl_atpo.rollout.grower import TreeGrower
 from verl_atpo.rollout.grown import GrownTree
-from verl_atpo.rollout.rows import leaf_outputs
 from verl_atpo.tools import StatefulTool, ToolOutage, TransientToolError
 
 TURNS = 4
@@ -114,7 +114,7 @@ def config(regrows: int) -> AtpoConfig:
 
 def check(grown: GrownTree) -> None:
     assert len(grown.leaves) == 7
-    for branch, output in zip(grown.branches, leaf_outputs(grown, CreditConfig()), strict=True):
+    for branch, output in zip(grown.branches, outputs_of(grown), strict=True):
         assert sum(output.token_rewards) == pytest.approx(branch.reward, abs=1e-6)
         assert not branch.diverged
 

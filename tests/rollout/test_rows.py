@@ -14,6 +14,7 @@ import torch
 from verl.experimental.agent_loop import AgentLoopOutput
 
 from tests.assets.fakes import FakeEngine, FakeLoop, run_branch_with
+from tests.assets.trees import credit_of, outputs_of, tree_advantages
 from verl_atpo.config import (
     AdvantageMode,
     AtpoConfig,
@@ -26,12 +27,11 @@ from verl_atpo.config import (
     SharedTurns,
 )
 from verl_atpo.method.channel import is_marked
-from verl_atpo.method.credit import tree_advantages
 from verl_atpo.method.estimator import compute_atpo_advantage
 from verl_atpo.report.metrics import add_to_tracking
 from verl_atpo.rollout.grower import TreeGrower
 from verl_atpo.rollout.grown import GrownTree
-from verl_atpo.rollout.rows import leaf_outputs, policy_text
+from verl_atpo.rollout.rows import policy_text
 from verl_atpo.tree.recording import Generation, Turn
 
 
@@ -69,7 +69,7 @@ async def test_rows_say_what_contexts_are_worth(mode, contexts):
 
 def check_rows(grown: GrownTree, credit: CreditConfig) -> None:
     """Each token gets what the credit says of its turn, and each row adds up to its outcome."""
-    rows = [output.as_dict() for output in leaf_outputs(grown, credit)]
+    rows = [output.as_dict() for output in outputs_of(grown, credit)]
     rewards = [branch.reward for branch in grown.branches]
     assert len(set(rewards)) > 1
     torch.testing.assert_close(torch.stack([row["rm_scores"].sum() for row in rows]), torch.tensor(rewards))
@@ -79,14 +79,12 @@ def check_rows(grown: GrownTree, credit: CreditConfig) -> None:
     advantages, _ = compute_atpo_advantage(
         padded(rows, "rm_scores"), mask, np.array(["uid"] * len(rows), dtype=object), settings
     )
-    expected = tree_advantages(grown.tree, credit)
+    expected = credit_of(grown, credit).advantages
     for row, leaf in enumerate(grown.leaves):
         path = grown.tree.path(leaf)
         for node, start in zip(path, grown.branches[row].starts, strict=True):
             turn = grown.tree.turn(node)
-            if node == leaf and len(turn.token_ids) == 1 and not credit.carries_values:
-                continue  # its one token is the row's last, which makes up for the outcome
-            for token in range(start, start + len(turn.token_ids)):
+            for token in range(start, min(start + len(turn.token_ids), len(grown.branches[row].output.response_ids))):
                 if mask[row, token]:
                     assert advantages[row, token].item() == pytest.approx(expected[node], abs=1e-5)
 
@@ -99,7 +97,7 @@ async def test_shared_turns_are_trained_once_per_leaf_or_once():
     trained = {
         shared: sum(
             int(output.as_dict()["response_mask"].sum())
-            for output in leaf_outputs(grown, CreditConfig(shared_turns=shared))
+            for output in outputs_of(grown, CreditConfig(shared_turns=shared))
         )
         for shared in SharedTurns
     }
@@ -109,36 +107,36 @@ async def test_shared_turns_are_trained_once_per_leaf_or_once():
     )
 
 
-@pytest.mark.parametrize("limit", [1, 3, 6])
-async def test_a_row_that_the_response_limit_cut_off_has_a_mask_of_its_length(limit):
+@pytest.mark.parametrize("limit", [1, 2, 3, 6])
+async def test_a_row_that_the_response_limit_cut_off_has_all_the_credit_of_its_turns(limit):
+    """A row of a few tokens gets masked ones, so that it has room."""
     grown = await grow(stop=0.1)
     for branch in grown.branches:
         branch.output.response_ids = branch.output.response_ids[:limit]
         branch.output.response_mask = branch.output.response_mask[:limit]
+        branch.output.response_logprobs = [-0.5] * limit
     assert any(branch.starts[branch.replayed] > limit for branch in grown.branches)  # a turn is one generation here
-    rows = leaf_outputs(grown, CreditConfig(shared_turns=SharedTurns.ONCE))
-    for output, branch in zip(rows, grown.branches, strict=True):
+    credit = CreditConfig(shared_turns=SharedTurns.ONCE)
+    check_rows(grown, credit)
+    for output, branch in zip(outputs_of(grown, credit), grown.branches, strict=True):
         assert len(output.response_mask) == len(output.response_ids) == len(output.token_rewards)
+        assert len(output.response_logprobs) == len(output.response_ids) and not any(output.response_mask[limit:])
+        assert output.response_ids[:limit] == branch.output.response_ids
         assert sum(output.token_rewards) == pytest.approx(branch.reward, abs=1e-6)
-        assert is_marked(output.token_rewards) or limit < 5
-
-
-async def test_a_tree_whose_rows_are_all_too_short_for_the_mark_goes_as_chains():
-    grown = await grow(stop=0.1)
-    for branch in grown.branches:
-        branch.output.response_ids, branch.output.response_mask = [5, 6], [1, 1]
-    for output, branch in zip(leaf_outputs(grown, CreditConfig()), grown.branches, strict=True):
-        assert output.token_rewards == [0.0, branch.reward]
+        assert is_marked(output.token_rewards)
 
 
 async def test_rows_keep_all_that_the_loop_returned():
     grown = await grow()
-    for output, branch in zip(leaf_outputs(grown, CreditConfig()), grown.branches, strict=True):
+    for output, branch in zip(outputs_of(grown, CreditConfig()), grown.branches, strict=True):
         branch.output.extra_fields["tool_rewards"] = [0.5]
         plain = branch.output.as_dict()
         row = output.as_dict()
         assert row.keys() == plain.keys()
-        assert all(torch.equal(row[key], plain[key]) for key in ("prompts", "responses", "response_mask"))
+        assert torch.equal(row["prompts"], plain["prompts"])
+        for key in ("responses", "response_mask"):
+            assert torch.equal(row[key][: len(plain[key])], plain[key])
+        assert not row["response_mask"][len(plain["responses"]) :].any()  # short ones get room for their credit
 
 
 def test_metrics_go_with_training_steps_only_and_can_be_undone(tmp_path, monkeypatch):

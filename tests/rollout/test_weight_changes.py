@@ -17,13 +17,13 @@ from verl.workers.rollout.llm_server import FullyAsyncLLMServerClient
 from verl.workers.rollout.replica import TokenOutput
 
 from tests.assets.fakes import PROMPT, contexts, run_branch_with
-from verl_atpo.config import AtpoConfig, CreditConfig, ExpansionConfig, GrowthConfig, Schedule
+from tests.assets.trees import credit_of, outputs_of
+from verl_atpo.config import AtpoConfig, ExpansionConfig, GrowthConfig, Schedule
 from verl_atpo.replay.client import BranchSession
 from verl_atpo.report.describe import TreeDescriber
 from verl_atpo.report.dump_file import DumpFile
 from verl_atpo.rollout.grower import TreeGrower
 from verl_atpo.rollout.grown import GrownTree
-from verl_atpo.rollout.rows import leaf_outputs
 
 TURNS, TURN_TOKENS = 3, 4
 NEW_WEIGHTS_S = 3.5
@@ -141,7 +141,7 @@ def test_every_token_keeps_the_log_prob_and_the_version_it_was_sampled_with():
 
 def test_a_row_has_the_versions_of_its_whole_path_and_a_turn_in_the_dump_its_own(tmp_path):
     grown, _ = grow()
-    rows = leaf_outputs(grown, CreditConfig())
+    rows = outputs_of(grown)
     for leaf, branch, output in zip(grown.leaves, grown.branches, rows, strict=True):
         versions = [grown.tree.turn(node).versions for node in grown.tree.path(leaf)]
         fields = output.as_dict()["extra_fields"]
@@ -155,7 +155,9 @@ def test_a_row_has_the_versions_of_its_whole_path_and_a_turn_in_the_dump_its_own
     tokenizer = SimpleNamespace(
         decode=lambda ids, **_: str(ids), batch_decode=lambda batch, **_: list(map(str, batch)), all_special_tokens=()
     )
-    record = TreeDescriber(tokenizer, AtpoConfig()).record(grown, {"uid": "u", "global_steps": 1}, seconds=1.0)
+    record = TreeDescriber(tokenizer, AtpoConfig()).record(
+        grown, credit_of(grown), {"uid": "u", "global_steps": 1}, seconds=1.0
+    )
     dumped = json.loads(json.dumps(record))
     assert [tuple(node["versions"]) for node in dumped["nodes"]] == [
         grown.tree.turn(node.index).versions for node in grown.tree.nodes[1:]

@@ -12,9 +12,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.assets.trees import carried_rows
+from tests.assets.trees import even_rows, tree_advantages
 from verl_atpo.config import AdvantageMode, Backup, Contexts, CreditConfig, Normalize
-from verl_atpo.method.credit import context_values, node_values, tree_advantages
+from verl_atpo.method.credit import context_values, node_values
 from verl_atpo.method.estimator import compute_atpo_advantage
 from verl_atpo.startup.presets import TREE
 from verl_atpo.tree.contexts import group_contexts
@@ -89,8 +89,10 @@ def test_values_are_means_over_all_copies():
     # X: mean of 1, 0 and 1, three times; root: (3 * 2/3 + 0) / 4. Behind [5] 1 and 0 follow, behind [6] 1.
     values = node_values(example(), Backup.CHILD_MEAN, contexts=Contexts.MERGED)
     assert values == pytest.approx([0.5, 2 / 3, 1, 2 / 3, 0, 2 / 3, 1, 0])
-    settings = credit(Contexts.MERGED, AdvantageMode.VALUE)
-    assert context_values(example(), values, settings)[1:] == pytest.approx([0.5, 0.5, 0.5, 0.5, 0.5, 1, 0.5])
+    grouping = group_contexts(example(), Contexts.MERGED)
+    assert context_values(example(), values, Backup.CHILD_MEAN, grouping)[1:] == pytest.approx(
+        [0.5, 0.5, 0.5, 0.5, 0.5, 1, 0.5]
+    )
     # States pool baselines only: a chain's turns are worth its own outcome.
     assert node_values(example(), Backup.CHILD_MEAN, contexts=Contexts.STATES) == [0.5, 1, 1, 0, 0, 1, 1, 0]
 
@@ -167,7 +169,7 @@ def test_a_value_that_is_not_known_is_left_out_and_never_0():
     values = node_values(tree, Backup.CHILD_MEAN, contexts=Contexts.MERGED)
     assert [values[index] for index in (1, 3, 4, 5, dead)] == [1, None, None, 1, None]
     assert values[ROOT] == pytest.approx(2 / 3)  # X, X and Z
-    contexts = context_values(tree, values, credit(Contexts.MERGED, AdvantageMode.DIFF_PARENT))
+    contexts = context_values(tree, values, Backup.CHILD_MEAN, group_contexts(tree, Contexts.MERGED))
     assert contexts[2] == contexts[4] == 1
     assert tree_advantages(tree, credit(Contexts.MERGED, AdvantageMode.DIFF_LOCALGLOBAL))[4] is None
 
@@ -232,9 +234,9 @@ def test_merged_values_are_means_over_trajectories_that_begin_alike(seed):
         rewards = [reward for row, reward in alike if observed is None or row[at][0] == observed]
         return sum(rewards) / len(rewards)
 
-    settings = CreditConfig(Backup.LEAF_MEAN, contexts=Contexts.MERGED)
-    values = node_values(tree, Backup.LEAF_MEAN, contexts=Contexts.MERGED)
-    contexts = context_values(tree, values, settings)
+    grouping = group_contexts(tree, Contexts.MERGED)
+    values = node_values(tree, Backup.LEAF_MEAN, contexts=grouping)
+    contexts = context_values(tree, values, Backup.LEAF_MEAN, grouping)
     for node in tree.nodes:
         own = said(tree, tree.path(node.index))
         expected = node.reward if node.is_leaf else mean_after(own, None)
@@ -280,7 +282,7 @@ def test_copies_share_out_what_they_had(seed):
 def test_the_estimator_reads_them_out_of_rows(contexts, mode, normalize):
     """Turns of two tokens, an observation of one between them; every row adds up to its outcome."""
     tree, settings = example(), credit(contexts, mode, normalize)
-    rewards, mask = carried_rows(tree, settings)
+    rewards, mask = even_rows(tree, settings)
     torch.testing.assert_close(rewards.sum(dim=1), torch.tensor([1.0, 0.0, 1.0, 0.0]))
     config = {"atpo": {"credit": {"advantage": mode.value, "normalize": normalize.value, "contexts": contexts.value}}}
     advantages, _ = compute_atpo_advantage(rewards, mask, np.array(["uid"] * 4), config)

@@ -1,192 +1,227 @@
-"""The value channel: how the values of a tree travel from the rollout to the estimator inside token-level rewards.
+"""The channel from rollout to estimator: a row's token-level rewards carry the credit of its turns beside its outcome.
 
-verl's trainer hands an estimator token-level rewards, mask, settings and uids, and nothing else of a rollout's. So
-:func:`write_values` writes the values along a trajectory into its row as potential differences, and :func:`read_values`
-adds them up again. What verl itself does with such a row stays right: it sums to the outcome reward.
+verl's trainer hands an estimator token-level rewards, mask, settings and uids, and nothing else of a rollout. So
+:func:`write_row` writes what a credit scheme gives the turns of a row as differences of potentials, and
+:func:`read_rows` adds them up again. The running sum of a row's rewards is
 
-    token 0                     the root's value
-    token 1                     V_1 - V_root: the running sum at token 1 is the first turn's value
-    first token of turn k >= 2  V_k - V_(k-1): the running sum there is the turn's value
-    the first free token        MARK, and -MARK on the next one, so that nothing is added
+    at the first token of turn k       the turn's advantage before it is scaled
+    at the first token after turn k    a second number of the turn, if the scheme has one and another turn follows
+    at the last token                  the outcome: a row sums to it, so verl's scores and dumps stay right
 
-A group with a MARK in any of its rows is a tree; without one its rows are plain chains, whatever rewards they carry on
-whatever tokens. A row of at least five tokens always has room for a MARK.
+Two tokens that carry nothing hold MARK and -MARK, which say that the row was written here; a row without them is a
+plain chain, whatever rewards it holds. A trajectory may have several rows, each with its own turns. All but one hold
+PART instead: they carry credit like any other row, but the outcome counts once in the statistics of its group.
+
+A row has room for all of this if it has three tokens more than numbers to carry. Where that is missing (responses of a
+few tokens), the row gets longer, see :func:`write_row`.
 
 The writer is pure Python, the reader needs torch and imports it when it is called.
-Shapes: rows R (all trajectories of the batch), tokens T (right-padded responses), groups G (one per uid).
+Shapes: rows R (all rows of the batch), tokens T (right-padded responses).
 """
 
 from __future__ import annotations
 
 import itertools
 import math
+import struct
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
-
-from verl_atpo.method.potentials import LARGEST as LARGEST
-from verl_atpo.method.potentials import MARK, as_float64, first_tokens, float32, write_potentials
-from verl_atpo.method.potentials import is_marked as is_marked
 
 if TYPE_CHECKING:
     import torch
 
+MARK: float = struct.unpack(">f", b"\x03ATP")[0]
+"""A normal float32 of 5.7e-37: no reward is that small without being 0, and beside a reward it adds nothing."""
 
-def write_values(
-    turn_values: Sequence[float],
-    turn_starts: Sequence[int],
-    root_value: float,
+PART: float = struct.unpack(">f", b"\x03ATR")[0]
+"""The mark of a row whose outcome counts in another row of the same trajectory."""
+
+LARGEST: float = struct.unpack(">f", b"\x7f\x7f\xff\xff")[0]
+"""The largest float32, 3.4e38."""
+
+
+class TurnCredit(NamedTuple):
+    """What a credit scheme gives one turn of one row.
+
+    Attributes:
+        advantage: before it is scaled.
+        after: a second number, read on the first token after the turn; ``None`` where there is none.
+    """
+
+    advantage: float
+    after: float | None = None
+
+
+def write_row(
+    credits: Sequence[TurnCredit],
+    spans: Sequence[tuple[int, int]],
+    outcome: float,
     length: int,
-    outcome: float | None = None,
+    counts: bool = True,
 ) -> list[float]:
-    """Token-level rewards of one trajectory that carry its turns' values.
+    """Token-level rewards of one row.
 
     Every entry is a float32 and makes up for the rounding of those before it, so that errors do not add up.
 
     Args:
-        turn_values: raw (not normalised) values V_1 .. V_n of the trajectory's turns; the last is the outcome reward.
-        turn_starts: index in the response of each turn's first token. The first is 0, the second at least 2, because
-            an observation of at least one token lies between two turns.
-        root_value: V_root.
-        length: tokens in the response. What a turn that starts behind them would carry goes to the last token.
-        outcome: the outcome reward, where it is not the last value: the last token makes the row add up to it.
+        credits: of the turns in the row.
+        spans: of each turn the first token in the response and the first one after it. An observation of at least one
+            token lies between two turns. What lies at or after ``length`` was cut off and is not written.
+        outcome: the trajectory's.
+        length: tokens in the response.
+        counts: whether the outcome counts here in the statistics of its group: true for one row of a trajectory.
 
     Returns:
-        ``length`` rewards. One token carries just the outcome; two tokens of more than one turn cannot show V_1.
+        At least ``length`` rewards. Where there are more, the response needs as many further tokens, which are masked.
 
     Raises:
-        ValueError: starts that are not as above, values and starts of different number, values that are not finite or
-            whose differences float32 cannot hold.
+        ValueError: spans as said above are expected; numbers that float32 cannot hold.
 
     Example:
-        Values 0.5 (root), 0.75, 1.0; turn 1 is tokens 0-2, tokens 3-4 are an observation, turn 2 is tokens 5-6:
+        Turn 1 is tokens 0-1, token 2 an observation, turn 2 is tokens 3-6:
 
-        >>> row = write_values([0.75, 1.0], [0, 5], 0.5, 7)
-        >>> tuple(0.0 if abs(reward) == MARK else reward for reward in row)
-        (0.5, 0.25, 0.0, 0.0, 0.0, 0.25, 0.0)
+        >>> row = write_row([TurnCredit(0.5, 0.25), TurnCredit(-1.0)], [(0, 2), (3, 7)], 1.0, 7)
+        >>> [0.0 if abs(reward) == MARK else reward for reward in row]
+        [0.5, 0.0, -0.25, -1.25, 0.0, 2.0, 0.0]
         >>> row.index(MARK), row.index(-MARK)
-        (2, 3)
+        (1, 4)
+        >>> [0.0 if abs(reward) == MARK else reward for reward in write_row([TurnCredit(0.5)], [(0, 1)], 1.0, 1)]
+        [0.5, 0.0, 0.0, 0.5]
     """
-    _check(turn_values, turn_starts, root_value, length)
-    if length == 1:
-        return [float32(turn_values[-1] if outcome is None else outcome)]
-    # Turns that were cut off all fall on the last token, where the last one, the outcome, stays.
-    last = length - 1
-    potentials = {0: root_value}
-    potentials |= {min(max(start, 1), last): value for start, value in zip(turn_starts, turn_values, strict=True)}
-    if outcome is not None:
-        potentials[last] = outcome
-    return write_potentials(potentials, length)
+    _check(credits, spans, outcome, length)
+    potentials = _potentials(credits, spans, length)
+    last = max(potentials, default=-1)
+    length = max(length, last + 2, len(potentials) + 3)
+    if length - last > 4:
+        potentials[length - 2] = outcome  # what float32 leaves of a large outcome goes on the token after
+    potentials[length - 1] = outcome
+    rewards, total = [0.0] * length, 0.0
+    for position, potential in potentials.items():
+        rewards[position] = _float32(potential - total)
+        total += rewards[position]
+    mark = MARK if counts else PART
+    free = (position for position in range(length) if position not in potentials)
+    for position, each in zip(free, (mark, -mark), strict=False):
+        rewards[position] = each
+    return rewards
 
 
-def _check(turn_values: Sequence[float], turn_starts: Sequence[int], root_value: float, length: int) -> None:
-    if not turn_values or len(turn_values) != len(turn_starts):
-        raise ValueError(f"{len(turn_values)} values for {len(turn_starts)} turns: expected one each, at least one.")
-    if not all(map(math.isfinite, [root_value, *turn_values])):
-        raise ValueError(f"values {list(turn_values)} below root {root_value}: expected finite numbers.")
+def _potentials(credits: Sequence[TurnCredit], spans: Sequence[tuple[int, int]], length: int) -> dict[int, float]:
+    """Running sums that carry the turns' numbers, by token, in order."""
+    potentials: dict[int, float] = {}
+    for credit, (start, end) in zip(credits, spans, strict=True):
+        if start < length:
+            potentials[start] = credit.advantage
+        if credit.after is not None and end < length:
+            potentials[end] = credit.after
+    return potentials
+
+
+def _check(credits: Sequence[TurnCredit], spans: Sequence[tuple[int, int]], outcome: float, length: int) -> None:
+    if not credits or len(credits) != len(spans):
+        raise ValueError(f"credit of {len(credits)} turns for {len(spans)} spans: expected one each, at least one.")
+    numbers = [outcome, *itertools.chain.from_iterable(credits)]
+    if not all(number is None or math.isfinite(number) for number in numbers):
+        raise ValueError(f"outcome {outcome} with the credit {list(credits)}: expected finite numbers.")
     if length < 1:
         raise ValueError(f"length={length}: expected a response of at least one token.")
-    ordered = all(before + 1 < after for before, after in itertools.pairwise(turn_starts))
-    if turn_starts[0] != 0 or not ordered:
+    edges = [-1, *itertools.chain.from_iterable(spans)]
+    if not all(before < after for before, after in itertools.pairwise(edges)):
         raise ValueError(
-            f"turn_starts={list(turn_starts)}: expected 0 first, then rising by at least 2 (a sampled token and an "
-            "observation token)."
+            f"spans={list(spans)}: expected turns of at least one token, in order, with at least one between two."
         )
 
 
-class Values(NamedTuple):
-    """What the rows of a batch say; tokens outside of turns hold anything.
+def _float32(value: float) -> float:
+    """The nearest float32."""
+    if abs(value) > LARGEST:
+        raise ValueError(f"a number or a difference of numbers is {value:g}: expected at most {LARGEST:g}, a float32.")
+    return float(struct.unpack("f", struct.pack("f", value))[0])
+
+
+def is_marked(rewards: Sequence[float]) -> bool:
+    """Whether a row was written by :func:`write_row`."""
+    return MARK in rewards or PART in rewards
+
+
+class Rows(NamedTuple):
+    """The content of the rows of a batch.
 
     Attributes:
-        value_RT: V of each token's turn.
-        parent_RT: V of the turn before, the root's for a first turn.
-        root_R: V of each row's root.
-        outcome_R: outcome reward.
-        trees: whether any row comes from a tree.
+        advantage_RT: advantage before scaling of each token's turn; outside of turns, that of the turn before.
+        after_RT: the turn's second number on the first token after a turn that another follows; else 0.
+        outcome_R: outcome.
+        written_R: bool, the row was written by :func:`write_row`; the numbers above mean nothing in other rows.
+        counts_R: bool, the outcome counts in the statistics of its group.
+        first_RT: bool, the token's turn is the first one of its row.
     """
 
-    value_RT: torch.Tensor
-    parent_RT: torch.Tensor
-    root_R: torch.Tensor
+    advantage_RT: torch.Tensor
+    after_RT: torch.Tensor
     outcome_R: torch.Tensor
-    trees: bool
+    written_R: torch.Tensor
+    counts_R: torch.Tensor
+    first_RT: torch.Tensor
 
 
-def read_values(rewards_RT: torch.Tensor, mask_RT: torch.Tensor, group_R: torch.Tensor) -> Values:
-    """Read the values of all rows back, in float64.
-
-    A plain chain's turns are worth its outcome, and its root the mean outcome of the group. So is the root of a tree
-    that has nothing but responses of one token.
+def read_rows(rewards_RT: torch.Tensor, mask_RT: torch.Tensor) -> Rows:
+    """Read all rows back, in float64.
 
     Args:
         rewards_RT: float32, float64 or integer.
-        mask_RT: 1 on sampled tokens. Turns may be masked; their values still count in the running sum.
-        group_R: int, number of each row's group.
+        mask_RT: 1 on sampled tokens. Whole turns may be masked; the others keep their numbers.
 
     Raises:
-        ValueError: a type that cannot carry the channel, rewards that are not finite float32 numbers, or rows of one
-            tree that start with different root values.
+        ValueError: a type that cannot carry the channel, or rewards that are not finite float32 numbers.
     """
     import torch
 
-    rewards_RT = as_float64(rewards_RT)
-    marked_R = (rewards_RT == MARK).any(dim=1)
-    rewards_RT = torch.where(rewards_RT.abs() == MARK, 0.0, rewards_RT)
-    outcome_R = rewards_RT.sum(dim=1)
-    groups = int(group_R.max()) + 1 if group_R.numel() else 0
-    tree_G = torch.zeros(groups, dtype=torch.bool, device=group_R.device)
-    tree_G[group_R[marked_R]] = True
-    tree_R = tree_G[group_R]
-    root_R = _root_values(rewards_RT, mask_RT, outcome_R, tree_R, group_R)
-    value_RT, parent_RT = _turn_values(rewards_RT, mask_RT.bool(), outcome_R, tree_R, root_R)
-    return Values(value_RT, parent_RT, root_R, outcome_R, trees=bool(tree_G.any()))
-
-
-def _turn_values(
-    rewards_RT: torch.Tensor,
-    mask_RT: torch.Tensor,
-    outcome_R: torch.Tensor,
-    tree_R: torch.Tensor,
-    root_R: torch.Tensor,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Value of each token's turn and of the turn before, both (R, T).
-
-    All tokens of a turn read the running sum at its first token, so what a cut-off turn left on the row's last token
-    does not reach them.
-    """
-    import torch
-
+    rewards_RT, mask_RT = _as_float64(rewards_RT), mask_RT.bool()
+    part_R = (rewards_RT == PART).any(dim=1)
+    written_R = part_R | (rewards_RT == MARK).any(dim=1)
+    marks_RT = (rewards_RT.abs() == MARK) | (rewards_RT.abs() == PART)
+    rewards_RT = torch.where(marks_RT, 0.0, rewards_RT)
     running_RT = rewards_RT.cumsum(dim=1)
-    if running_RT.shape[1] > 1:
-        running_RT[:, 0] = running_RT[:, 1]
-    running_RT = torch.where(tree_R[:, None], running_RT, outcome_R[:, None])
-    start_RT = first_tokens(mask_RT)
-    before_RT = running_RT.gather(1, (start_RT - 1).clamp(min=0))
-    return running_RT.gather(1, start_RT), torch.where(start_RT <= 1, root_R[:, None], before_RT)
+    start_RT = _first_tokens(mask_RT)
+    after_RT = ~mask_RT & (start_RT < start_RT[:, -1:])  # before the last turn
+    after_RT[:, 1:] &= mask_RT[:, :-1]
+    after_RT[:, :1] = False
+    return Rows(
+        advantage_RT=running_RT.gather(1, start_RT),
+        after_RT=torch.where(after_RT & written_R[:, None], running_RT, 0.0),
+        outcome_R=rewards_RT.sum(dim=1),
+        written_R=written_R,
+        counts_R=~part_R,
+        first_RT=start_RT == mask_RT.int().argmax(dim=1, keepdim=True),
+    )
 
 
-def _root_values(
-    rewards_RT: torch.Tensor,
-    mask_RT: torch.Tensor,
-    outcome_R: torch.Tensor,
-    tree_R: torch.Tensor,
-    group_R: torch.Tensor,
-) -> torch.Tensor:
-    """(R,) value of each row's root.
+def _as_float64(rewards_RT: torch.Tensor) -> torch.Tensor:
+    """Rewards without loss; refuses types and numbers that cannot carry the channel."""
+    import torch
 
-    A response of one token holds just its outcome, so only rows with something past token 0 tell the root's value.
-    """
-    told_R = tree_R & (mask_RT[:, 1:].bool().any(dim=1) | (rewards_RT[:, 1:] != 0).any(dim=1))
-    first_R = rewards_RT[:, 0]
-    groups = int(group_R.max()) + 1 if group_R.numel() else 0
-    lowest_G = first_R.new_full((groups,), math.inf).scatter_reduce(0, group_R[told_R], first_R[told_R], "amin")
-    highest_G = first_R.new_full((groups,), -math.inf).scatter_reduce(0, group_R[told_R], first_R[told_R], "amax")
-    if (highest_G > lowest_G).any():
-        odd = int((highest_G > lowest_G).nonzero()[0])
+    if rewards_RT.dtype in (torch.float16, torch.bfloat16) or rewards_RT.is_complex():
         raise ValueError(
-            f"the rows of one tree start with different values ({lowest_G[odd]:g} to {highest_G[odd]:g}): expected the "
-            "root's value, as verl_atpo's rollout wrote it. Remedy: leave rm_scores as they are, and nothing but trees "
-            "in their groups."
+            f"token-level rewards of type {rewards_RT.dtype}: expected float32 or float64, because the credit of turns "
+            "does not fit into less. Remedy: leave rm_scores as the rollout writes them."
         )
-    size_G = group_R.bincount()
-    mean_G = outcome_R.new_zeros(groups).index_add(0, group_R, outcome_R) / size_G
-    return mean_G.where(lowest_G.isinf(), lowest_G)[group_R]
+    rewards_RT = rewards_RT.double()
+    bad_R = ~(rewards_RT.abs() <= LARGEST).all(dim=1)
+    if bad_R.any():
+        row = int(bad_R.nonzero()[0])
+        worst = rewards_RT[row][~(rewards_RT[row].abs() <= LARGEST)][0]
+        raise ValueError(
+            f"row {row} has the token-level reward {worst:g}: expected finite float32 numbers. Remedy: let the reward "
+            "function return such a number for every answer."
+        )
+    return rewards_RT
+
+
+def _first_tokens(mask_RT: torch.Tensor) -> torch.Tensor:
+    """(R, T) where the turn of each token starts; of a token outside of turns, the turn before it."""
+    import torch
+
+    positions_RT = torch.arange(mask_RT.shape[1], device=mask_RT.device).expand_as(mask_RT)
+    opens_RT = mask_RT.clone()
+    opens_RT[:, 1:] &= ~mask_RT[:, :-1]
+    return torch.where(opens_RT, positions_RT, 0).cummax(dim=1).values

@@ -1,10 +1,10 @@
-"""Turn-wise credit assignment (the paper's term): outcome rewards become the values and advantages of turns.
+"""Turn-wise credit assignment (the paper's term): outcomes become values, values differences, differences a scale.
 
 Three steps, each written once and used by the estimator on tensors and by everything else on floats:
 
-1. :func:`node_values`: a leaf is worth its reward, an inner node an average of what lies below it;
-2. :func:`normalization`: the outcomes of one tree are brought to a common scale;
-3. :func:`turn_advantage`: the advantage of a turn from its value, its parent's and the root's.
+1. :func:`node_values`: a leaf's value is its reward, an inner node's an average of what lies below it;
+2. :func:`turn_advantage`: the advantage of a turn from its value and its baselines;
+3. :func:`normalization`: the outcomes of one tree are brought to a common scale.
 
 The averages of step 1 are weighted means whose weights do not depend on the rewards. So scaling the values (which the
 estimator does) equals scaling the rewards before the average (which the paper does).
@@ -19,11 +19,9 @@ import math
 from collections.abc import Sequence
 from typing import Any, TypeAlias
 
-from verl_atpo.config import AdvantageMode, Backup, Contexts, CreditConfig, Normalize, Weights
-from verl_atpo.method.returns import carried_returns, leaf_returns
-from verl_atpo.method.split import row_advantages
-from verl_atpo.tree.contexts import group_contexts
-from verl_atpo.tree.tree import ROOT, TurnTree
+from verl_atpo.config import AdvantageMode, Backup, Contexts, Normalize
+from verl_atpo.tree.contexts import Grouping, group_contexts
+from verl_atpo.tree.tree import TurnTree
 
 EPSILON = 1e-6
 """Added to the standard deviation before dividing by it."""
@@ -36,71 +34,87 @@ Number: TypeAlias = Any
 
 
 def node_values(
-    tree: TurnTree, backup: Backup, tool_rewards: float = 0.0, contexts: Contexts = Contexts.SEPARATE
+    tree: TurnTree,
+    backup: Backup,
+    tool_rewards: float = 0.0,
+    contexts: Contexts | Grouping = Contexts.SEPARATE,
 ) -> list[float | None]:
     """Value of every node, its return to go, from the rewards as they stand.
 
     A leaf's value is its reward. An inner node's is, over the children (``leaf_mean``: the leaves below) whose
     value is known, their mean or (``child_softmax``) their mean weighted with the softmax of the children's mean NLL.
-    Added to either is ``tool_rewards`` times what tools gave for the calls behind the turn. With ``contexts=merged``
+    Added to either is ``tool_rewards`` times what tools gave for the calls after the turn. With ``contexts=merged``
     the children of all copies of a turn count for each of them, one by one.
+
+    Args:
+        tree: the tree.
+        backup: names the average.
+        tool_rewards: weight of the rewards that tools gave.
+        contexts: what counts as one context, or the grouping of this tree if it is known already.
 
     Returns:
         One value per node, by index; ``None`` where no reward is known below the node.
     """
+    grouping = contexts if isinstance(contexts, Grouping) else group_contexts(tree, contexts)
     values: list[float | None] = [
         None if node.reward is None else node.reward + tool_rewards * node.tool_reward for node in tree.nodes
     ]
     leaves = _known_leaves(tree)
-    for copies in reversed(group_contexts(tree, contexts).copies):  # what follows comes later, so it is done first
+    for copies in reversed(grouping.copies):  # what follows comes later, so it is done first
         known = [child for index in copies for child in tree.nodes[index].children if leaves[child]]
         if not known:
             continue
-        worth = _average(tree, known, values, leaves, backup)
+        average = _average(tree, known, values, leaves, backup)
         for node in (tree.nodes[index] for index in copies):
             if leaves[node.index] and not node.is_leaf:
-                values[node.index] = tool_rewards * node.tool_reward + worth
+                values[node.index] = tool_rewards * node.tool_reward + average
     return values
 
 
-def context_values(tree: TurnTree, values: Sequence[float | None], credit: CreditConfig) -> list[float | None]:
-    """What the context of every turn is worth, by index: the average value of the turns sampled in it.
+def context_values(
+    tree: TurnTree, values: Sequence[float | None], backup: Backup, grouping: Grouping
+) -> list[float | None]:
+    """Value of the context of every turn, by index: the average value of the turns that were sampled in it.
 
-    In a tree with ``contexts=separate`` it is the parent's value less what tools gave for the parent's own calls.
+    In a tree with ``contexts=separate`` it is the parent's value minus what tools gave for the parent's own calls.
 
     Args:
         tree: the tree.
         values: of its nodes, by index, from :func:`node_values`.
-        credit: names the average and the contexts.
+        backup: names the average.
+        grouping: which turns were sampled in one context.
 
     Returns:
         ``None`` for the root, and where no value is known in the context.
     """
     leaves = _known_leaves(tree)
-    worth: list[float | None] = [None] * len(tree.nodes)
-    for siblings in group_contexts(tree, credit.contexts).siblings:
+    of_contexts: list[float | None] = [None] * len(tree.nodes)
+    for siblings in grouping.siblings:
         known = [index for index in siblings if leaves[index]]
         if known:
-            average = _average(tree, known, values, leaves, credit.backup)
+            average = _average(tree, known, values, leaves, backup)
             for index in siblings:
-                worth[index] = average
-    return worth
+                of_contexts[index] = average
+    return of_contexts
 
 
-def carried_values(tree: TurnTree, credit: CreditConfig) -> list[float | None]:
-    """What a tree's rows carry of every node, by index: its value, or what its advantage is read from.
+def collected(tree: TurnTree, tool_rewards: float) -> list[float]:
+    """Rewards of tools on the way to each node, by index, without those of its own calls."""
+    before = [0.0]
+    for node in tree.nodes[1:]:
+        parent = tree.nodes[node.parent]
+        before.append(before[node.parent] + tool_rewards * parent.tool_reward)
+    return before
 
-    With ``weights=split`` it is the root's value plus what :func:`~verl_atpo.method.split.row_advantages` says of the
-    turn, so that ``diff_global`` gives just that, scaled as ``normalize`` says.
-    """
-    values = node_values(tree, credit.backup, credit.tool_rewards, credit.contexts)
-    if credit.carries_values:
-        return values
-    if credit.weights is Weights.PER_LEAF:
-        siblings = group_contexts(tree, credit.contexts).siblings
-        return carried_returns(tree, values, context_values(tree, values, credit), siblings, credit)
-    known = [value or 0.0 for value in values]
-    return [known[ROOT] + advantage for advantage in row_advantages(tree, known)]
+
+def leaf_returns(tree: TurnTree, tool_rewards: float) -> list[float | None]:
+    """Return of the trajectory that each leaf ends, by index; ``None`` for other nodes, and where none is known."""
+    if tool_rewards == 0:
+        return [node.reward for node in tree.nodes]
+    return [
+        None if node.reward is None else node.reward + before + tool_rewards * node.tool_reward
+        for node, before in zip(tree.nodes, collected(tree, tool_rewards), strict=True)
+    ]
 
 
 def _known_leaves(tree: TurnTree) -> list[int]:
@@ -152,7 +166,7 @@ class Outcomes:
 
     @classmethod
     def of(cls, rewards: Sequence[float]) -> Outcomes:
-        """Those of one group, which has at least one."""
+        """Statistics of one group, which has at least one."""
         mean = math.fsum(rewards) / len(rewards)
         deviations = [abs(reward - mean) for reward in rewards]
         squares = math.fsum(deviation**2 for deviation in deviations)
@@ -183,8 +197,7 @@ def turn_advantage(mode: AdvantageMode, value: Number, parent: Number, root: Num
     """Advantage of a turn.
 
     Args:
-        mode: which one. The baseline of ``diff_context`` takes more than parent and root, so its rows carry the root's
-            value plus the advantage (:func:`~verl_atpo.method.returns.carried_returns`).
+        mode: which one. ``diff_context`` has a baseline per context in a tree; here it is the root's value.
         value: V of the turn; floats, or tensors that broadcast.
         parent: V of the turn before, the root's for a first turn.
         root: V of the root.
@@ -196,32 +209,3 @@ def turn_advantage(mode: AdvantageMode, value: Number, parent: Number, root: Num
     if mode in (AdvantageMode.DIFF_GLOBAL, AdvantageMode.DIFF_CONTEXT):
         return value - root
     return (value - parent) + (value - root)
-
-
-def node_advantages(tree: TurnTree, values: Sequence[float | None], mode: AdvantageMode) -> list[float | None]:
-    """Advantage of every node.
-
-    Args:
-        tree: the tree.
-        values: of its nodes, by index, from :func:`node_values`.
-        mode: how an advantage is made of values.
-
-    Returns:
-        One advantage per node; the root's is its own value; ``None`` where the value is.
-    """
-    root = values[ROOT]
-    advantages = [root]
-    for node, value in zip(tree.nodes[1:], values[1:], strict=True):
-        parent = values[node.parent]
-        known = value is not None and parent is not None and root is not None
-        advantages.append(turn_advantage(mode, value, parent, root) if known else None)
-    return advantages
-
-
-def tree_advantages(tree: TurnTree, credit: CreditConfig) -> list[float | None]:
-    """What the estimator gives the tokens of each node's turn, by index: all three steps on one tree."""
-    returns = leaf_returns(tree, credit.tool_rewards)
-    offset, factor = normalization(Outcomes.of([each for each in returns if each is not None]), credit.normalize)
-    values = carried_values(tree, credit)
-    scaled = [None if value is None else (value - offset) * factor for value in values]
-    return node_advantages(tree, scaled, credit.advantage)

@@ -1,28 +1,30 @@
-"""The advantage estimators ``atpo`` and ``a2tgpo``: a turn's tokens get the advantage of their turn. torch, no verl.
+"""The advantage estimators: read the credit of turns out of rows, scale it by the group, spread it over the turns.
 
-verl's trainer calls it with token-level rewards, mask, uids and settings. Three steps, each at home in one place:
-the values of all turns are read out of the rewards (:mod:`verl_atpo.method.channel`), scaled inside their group, and
-made into advantages (both :mod:`verl_atpo.method.credit`).
+verl's trainer calls them with token-level rewards, mask, uids and settings. The credit itself was decided by the run's
+scheme (:mod:`verl_atpo.method.scheme`) when the tree was finished.
 
-Shapes: rows R (all trajectories of the batch), tokens T (right-padded responses), groups G (one per uid).
+Shapes: rows R (all rows of the batch), tokens T (right-padded responses), groups G (one per uid).
 """
 
 from __future__ import annotations
 
 import functools
 import logging
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
 
 from verl_atpo.algorithm import of_verl, read_algorithm
-from verl_atpo.config import ConfigError, CreditConfig
-from verl_atpo.method.channel import read_values
-from verl_atpo.method.credit import Outcomes, normalization, turn_advantage
-from verl_atpo.method.gain_channel import read_credits
+from verl_atpo.config import ConfigError
+from verl_atpo.method.channel import read_rows
+from verl_atpo.method.credit import Outcomes, normalization
+from verl_atpo.method.scheme import ATPO, Scheme, find_scheme
 
 logger = logging.getLogger(__name__)
+
+Estimator = Callable[..., tuple[torch.Tensor, torch.Tensor]]
 
 
 def compute_atpo_advantage(
@@ -30,105 +32,90 @@ def compute_atpo_advantage(
     response_mask: torch.Tensor,
     index: np.ndarray | None = None,
     config: Any = None,
+    *,
+    estimator: str = ATPO,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Turn-wise advantages of trees, and of plain chains, whose turns all are worth their row's outcome.
+    """Turn-wise advantages of trees, and of plain chains, whose turns all have their row's outcome as their value.
 
-    Normalisation runs over the outcomes of a uid's rows. Groups may have any size. All outcomes equal: zeros (but with
-    ``normalize=none``, and a group of one with ``zscore_sample``, which keeps its outcome as verl's GRPO does).
+    Normalisation runs over the outcomes of a uid's trajectories. Groups may have any size. All outcomes equal: zeros
+    (but with ``normalize=none``, and a group of one with ``zscore_sample``, which keeps its outcome as verl's GRPO
+    does).
 
     Args:
         token_level_rewards: (R, T); float32, float64 or integer.
         response_mask: (R, T), 1 on sampled tokens; int or bool. A row may be empty (padding): its advantages are 0.
         index: (R,) uid of each row's prompt.
         config: verl's ``algorithm`` settings (mapping or object); ours are read from its ``atpo``.
+        estimator: the name that verl has for this estimator.
         **kwargs: what verl may pass to other estimators.
 
     Returns:
-        Advantages and returns, (R, T), the same tensor, float64 for float64 rewards and else float32; 0 where the
-        mask is.
+        Advantages and returns, (R, T), the same tensor, float64 for float64 rewards and else float32. Where the mask
+        is 0 they are 0, except on the first token after a turn of a scheme that carries a second number: there they
+        are that number, which a policy loss may read.
 
     Raises:
-        ConfigError: bad settings, or ``use_kl_in_reward``, which would overwrite the values in the rewards.
-        ValueError: no uids; token-level rewards that :func:`~verl_atpo.method.channel.read_values` refuses.
+        ConfigError: bad settings, or ``use_kl_in_reward``, which would overwrite the credit in the rewards.
+        ValueError: no uids; token-level rewards that :func:`~verl_atpo.method.channel.read_rows` refuses.
     """
-    settings = _credit_settings(config, "atpo")
+    scheme = _scheme(config, estimator)
     with torch.no_grad():
-        group_R = _groups(index, token_level_rewards.device)
-        values = read_values(token_level_rewards, response_mask, group_R)
-        if not values.trees:
-            _say_how_to_grow_trees("atpo")
-        offset_G, factor_G = normalization(_outcomes(values.outcome_R, group_R), settings.normalize)
-        offset_R1, factor_R1 = offset_G[group_R, None], factor_G[group_R, None]
-        value_RT, parent_RT, root_R1 = (
-            (value - offset_R1) * factor_R1 for value in (values.value_RT, values.parent_RT, values.root_R[:, None])
+        group_R, groups = _groups(index, token_level_rewards.device)
+        rows = read_rows(token_level_rewards, response_mask)
+        if not rows.written_R.any():
+            _say_how_to_grow_trees(estimator)
+        outcomes = _outcomes(rows.outcome_R, rows.counts_R.double(), group_R, groups)
+        zero_G, factor_G = normalization(outcomes, scheme.config.normalize)
+        outcome_R1, mean_R1, zero_R1, factor_R1 = (
+            each[:, None] for each in (rows.outcome_R, outcomes.mean[group_R], zero_G[group_R], factor_G[group_R])
         )
-        advantages_RT = turn_advantage(settings.advantage, value_RT, parent_RT, root_R1)
-        advantages_RT = torch.where(response_mask.bool(), advantages_RT, 0.0)
+        chain_RT = scheme.chain(outcome_R1, mean_R1, zero_R1, rows.first_RT.double())
+        raw_RT = torch.where(rows.written_R[:, None], rows.advantage_RT, chain_RT)
+        own_RT = scheme.scale(raw_RT, (outcome_R1 - zero_R1) * factor_R1, factor_R1)
+        advantages_RT = torch.where(response_mask.bool(), own_RT, rows.after_RT if scheme.carries_after else 0.0)
         if token_level_rewards.dtype is not torch.float64:
             advantages_RT = advantages_RT.float()
     return advantages_RT, advantages_RT
 
 
-def compute_a2tgpo_advantage(
-    token_level_rewards: torch.Tensor,
-    response_mask: torch.Tensor,
-    index: np.ndarray | None = None,
-    config: Any = None,
-    **kwargs: Any,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """A²TGPO's advantages: the outcome's, and for all turns but the last what the rollout made of information gains.
-
-    Arguments, returns and errors are those of :func:`compute_atpo_advantage`, but for one token: the first one behind a
-    turn, where the mask is 0, holds the share by which the turn's clip range is wider, for the policy loss ``a2tgpo``.
-    Other losses do not look at masked tokens.
-    """
-    settings = _credit_settings(config, "a2tgpo")
-    with torch.no_grad():
-        group_R = _groups(index, token_level_rewards.device)
-        credits = read_credits(token_level_rewards, response_mask, group_R)
-        if not credits.trees:
-            _say_how_to_grow_trees("a2tgpo")
-        offset_G, factor_G = normalization(_outcomes(credits.outcome_R, group_R), settings.normalize)
-        scaled_R = (credits.outcome_R - offset_G[group_R]) * factor_G[group_R]
-        own_RT = scaled_R[:, None] + credits.advantage_RT
-        advantages_RT = torch.where(response_mask.bool(), own_RT, credits.clip_RT)
-        if token_level_rewards.dtype is not torch.float64:
-            advantages_RT = advantages_RT.float()
-    return advantages_RT, advantages_RT
+@functools.cache
+def estimator_named(name: str) -> Estimator:
+    """The function that verl registers as the estimator ``name``."""
+    return compute_atpo_advantage if name == ATPO else functools.partial(compute_atpo_advantage, estimator=name)
 
 
-def _groups(index: np.ndarray | None, device: torch.device) -> torch.Tensor:
-    """(R,) number of each row's group."""
+def _groups(index: np.ndarray | None, device: torch.device) -> tuple[torch.Tensor, int]:
+    """(R,) number of each row's group, and how many groups there are."""
     if index is None:
         raise ValueError("index=None: expected the uid of every row; the batch needs the field 'uid'.")
-    groups = np.unique(np.asarray(index).astype(str), return_inverse=True)[1].reshape(-1)
-    return torch.from_numpy(groups).to(device)
+    uids, groups = np.unique(np.asarray(index).astype(str), return_inverse=True)
+    return torch.from_numpy(groups.reshape(-1)).to(device), len(uids)
 
 
-def _outcomes(outcome_R: torch.Tensor, group_R: torch.Tensor) -> Outcomes:
-    """Those of all groups, from the outcome of every row."""
-    size_G = torch.bincount(group_R)
-    zero_G = outcome_R.new_zeros(size_G.shape)
-    mean_G = zero_G.index_add(0, group_R, outcome_R) / size_G
-    deviation_R = outcome_R - mean_G[group_R]
+def _outcomes(outcome_R: torch.Tensor, counts_R: torch.Tensor, group_R: torch.Tensor, groups: int) -> Outcomes:
+    """Per-group statistics of outcomes, over the rows whose outcome counts (1; 0 for others)."""
+    zero_G = outcome_R.new_zeros(groups)
+    size_G = zero_G.index_add(0, group_R, counts_R).clamp(min=1)
+    mean_G = zero_G.index_add(0, group_R, outcome_R * counts_R) / size_G
+    deviation_R = (outcome_R - mean_G[group_R]) * counts_R
     return Outcomes(
         size=size_G,
         mean=mean_G,
         squares=zero_G.index_add(0, group_R, deviation_R**2),
         widest=zero_G.scatter_reduce(0, group_R, deviation_R.abs(), "amax"),
-        largest=zero_G.scatter_reduce(0, group_R, outcome_R.abs(), "amax"),
+        largest=zero_G.scatter_reduce(0, group_R, outcome_R.abs() * counts_R, "amax"),
     )
 
 
-def _credit_settings(config: Any, name: str) -> CreditConfig:
+def _scheme(config: Any, name: str) -> Scheme:
     if of_verl(config, "use_kl_in_reward"):
         raise ConfigError(
             f"algorithm.use_kl_in_reward=True cannot work with algorithm.adv_estimator={name}: expected False, because "
-            "a penalty on every token's reward would overwrite the turns' values. Remedy: "
+            "a penalty on every token's reward would overwrite the credit of turns. Remedy: "
             "algorithm.use_kl_in_reward=False actor_rollout_ref.actor.use_kl_loss=True."
         )
-    return read_algorithm(config).credit
+    return find_scheme(read_algorithm(config), name)
 
 
 @functools.cache

@@ -138,7 +138,7 @@ def where_other_chains_are_uncertain(
 
     The initial chains but the last take turns in being branched, each time at the next of its :func:`target_depths`.
     A chain that ended earlier, or that has no such depth, is not branched: a fresh chain is grown instead. Why this
-    leaves the gradient unbiased is said in :mod:`verl_atpo.method.split`.
+    leaves the gradient unbiased is said in :mod:`verl_atpo.schemes.split`.
     """
     chains = [tree.path(node.index) for node in tree.nodes if node.is_leaf and node.round == 0][:-1]
     if not chains:

@@ -6,15 +6,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from verl_atpo.method.information_gain import information_gains
-from verl_atpo.rollout.grown import AnswerCosts, GrownTree
+from verl_atpo.method.scheme import Credit
+from verl_atpo.rollout.grown import AnswerCosts
 
 
-def known_gains(grown: GrownTree) -> list[float]:
+def known_gains(credit: Credit) -> list[float]:
     """Information gain of each turn of which it is known, nats/token; empty where nobody asked."""
-    if grown.answers is None:
-        return []
-    return [gain for gain in information_gains(grown.tree, grown.answers.log_probs) if gain is not None]
+    return [gain for gain in credit.notes.get("information_gain", ()) if gain is not None]
 
 
 def answer_metrics(costs: Sequence[AnswerCosts | None], gains: Sequence[float]) -> dict[str, float]:

@@ -7,11 +7,10 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from verl_atpo.config import AtpoConfig, CreditConfig, InformationGainConfig, SharedTurns
+from verl_atpo.config import AtpoConfig, SharedTurns
 from verl_atpo.failure import brief, is_outage
 from verl_atpo.method import expansion
-from verl_atpo.method.credit import node_values, tree_advantages
-from verl_atpo.method.information_gain import information_gains, mean_over_rows, row_advantages
+from verl_atpo.method.scheme import Credit
 from verl_atpo.replay.runner import Branch as Run
 from verl_atpo.report.record import FORMAT, Branch, Node, Pick, Record, ToolUse, summarize
 from verl_atpo.rollout.grown import GrownTree, Limb
@@ -24,18 +23,16 @@ class TreeDescriber:
 
     Args:
         tokenizer: for the texts.
-        config: how trees grow, and how values and advantages are made.
-        gains: credits turns with information gains instead.
+        config: settings of the run.
     """
 
-    def __init__(
-        self, tokenizer: PreTrainedTokenizerBase, config: AtpoConfig, gains: InformationGainConfig | None = None
-    ) -> None:
-        self._tokenizer, self._config, self._gains = tokenizer, config, gains
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, config: AtpoConfig) -> None:
+        self._tokenizer, self._config = tokenizer, config
 
     def record(
         self,
         grown: GrownTree,
+        credit: Credit,
         prompt: Mapping[str, Any],
         *,
         seconds: float,
@@ -45,11 +42,12 @@ class TreeDescriber:
 
         Args:
             grown: the tree; of a failed one what there is of it.
+            credit: of its turns.
             prompt: verl's fields of the prompt it grew from.
             seconds: it took.
             failed: why it failed as a group.
         """
-        tree, credit = grown.tree, self._config.credit
+        tree, settings = grown.tree, self._config.credit
         nodes = self._nodes(grown, credit)
         first = tree.turn(tree.nodes[ROOT].children[0]) if tree.nodes[ROOT].children else None
         text = _messages(prompt.get("raw_prompt")) if first is None else self._text(first.observed_ids)
@@ -63,8 +61,8 @@ class TreeDescriber:
             prompt=text,
             template=self._template(nodes, text),
             failed=failed,
-            root_value=node_values(tree, credit.backup, credit.tool_rewards, credit.contexts)[ROOT],
-            credit={"backup": credit.backup.value, "advantage": credit.advantage.value},
+            root_value=credit.values[ROOT],
+            credit={"backup": settings.backup.value, "advantage": settings.advantage.value},
             picked=list(grown.picked),
             regrown=grown.regrown,
             outages=sum(is_outage(error) for limb in grown.limbs for error in limb.failures),
@@ -76,38 +74,21 @@ class TreeDescriber:
             body["prompt_tokens"] = len(first.observed_ids)
         return Record(summary=summarize(body), **body)
 
-    def _nodes(self, grown: GrownTree, credit: CreditConfig) -> list[Node]:
+    def _nodes(self, grown: GrownTree, credit: Credit) -> list[Node]:
         tree = grown.tree
-        values = node_values(tree, credit.backup, credit.tool_rewards, credit.contexts)
-        advantages, gains = values, None  # without a branch there is no turn
-        if grown.branches:
-            advantages = self._advantages(grown, credit)
-        if grown.answers is not None:
-            gains = information_gains(tree, grown.answers.log_probs)
         last = {leaf: number for number, leaf in enumerate(grown.leaves)}
         described = []
         for node in tree.nodes[1:]:
             entry = self._node(node, tree.turn(node.index))
             entry["turn"] = tree.depth(node.index)
-            entry["value"], entry["advantage"] = values[node.index], advantages[node.index]
-            if gains is not None:
-                entry["information_gain"] = gains[node.index]
-            if credit.tool_rewards:
+            entry["value"], entry["advantage"] = credit.values[node.index], credit.advantages[node.index]
+            for name, numbers in credit.notes.items():
+                entry[name] = numbers[node.index]  # type: ignore[literal-required]
+            if self._config.credit.tool_rewards:
                 entry["tool_reward"] = node.tool_reward
             entry.update(_times(tree.turn(node.index), after=None if node.index in last else _next(grown, node)))
             described.append(entry)
         return described
-
-    def _advantages(self, grown: GrownTree, credit: CreditConfig) -> list[float | None]:
-        """What the estimator gives each node's turn, by index."""
-        if self._gains is None:
-            return tree_advantages(grown.tree, credit)
-        if grown.answers is None:  # a tree that failed
-            return [None] * len(grown.tree.nodes)
-        of_rows = row_advantages(
-            grown.tree, grown.answers.log_probs, grown.paths, self._gains, normalize=credit.normalize
-        )
-        return mean_over_rows(grown.paths, of_rows, len(grown.tree.nodes))
 
     def _node(self, node: TurnNode, turn: Turn) -> Node:
         token_ids = turn.token_ids

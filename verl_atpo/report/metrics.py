@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from verl.utils.tracking import Tracking
 
+from verl_atpo.method.scheme import Credit
 from verl_atpo.replay.guard import CallCounts
 from verl_atpo.report.answer_metrics import answer_metrics, known_gains
 from verl_atpo.report.branch_worth import BranchStats, branch_stats, branch_worth, variance
@@ -79,8 +80,8 @@ class TreeStats:
     answers: AnswerCosts | None = None
 
 
-def tree_stats(grown: GrownTree, seconds: float) -> TreeStats:
-    """Statistics of one grown tree."""
+def tree_stats(grown: GrownTree, seconds: float, credit: Credit | None = None) -> TreeStats:
+    """Statistics of one finished tree, with what its credit adds to them."""
     tree = grown.tree
     live: list[Generation] = []
     prompt_tokens = 0
@@ -108,7 +109,7 @@ def tree_stats(grown: GrownTree, seconds: float) -> TreeStats:
         diverged=sum(branch.diverged for branch in grown.branches),
         regrown=grown.regrown,
         seconds=seconds,
-        gains=known_gains(grown),
+        gains=[] if credit is None else known_gains(credit),
         answers=None if grown.answers is None else grown.answers.costs,
     )
 

@@ -1,4 +1,4 @@
-"""A grown tree as verl's rows: one ``AgentLoopOutput`` per leaf, its rewards carrying the tree's values."""
+"""A finished tree as verl's rows: one ``AgentLoopOutput`` per leaf, whose rewards carry the credit of its turns."""
 
 from __future__ import annotations
 
@@ -11,20 +11,16 @@ import torch
 from transformers import PreTrainedTokenizerBase
 from verl.experimental.agent_loop import AgentLoopOutput
 
-from verl_atpo.config import CreditConfig, InformationGainConfig, SharedTurns
-from verl_atpo.method.channel import is_marked, write_values
-from verl_atpo.method.credit import carried_values
-from verl_atpo.method.gain_channel import write_credits
-from verl_atpo.method.information_gain import row_credits
-from verl_atpo.method.returns import leaf_returns
+from verl_atpo.config import SharedTurns
+from verl_atpo.method.channel import TurnCredit, write_row
+from verl_atpo.method.scheme import Credit
 from verl_atpo.replay.runner import Branch
 from verl_atpo.rollout.grown import GrownTree
 from verl_atpo.tree.recording import NEWEST_VERSION, OLDEST_VERSION, versions
-from verl_atpo.tree.tree import ROOT
 
 
 class LeafOutput(AgentLoopOutput):
-    """A trajectory whose reward is spread over its tokens as differences between the values of its turns."""
+    """A trajectory whose token-level rewards carry the credit of its turns."""
 
     token_rewards: list[float]
     """Shape (response tokens,); sums to ``reward_score``."""
@@ -36,34 +32,43 @@ class LeafOutput(AgentLoopOutput):
         return fields
 
 
-def leaf_outputs(
-    grown: GrownTree, credit: CreditConfig, gains: InformationGainConfig | None = None
-) -> Iterator[LeafOutput]:
+def leaf_outputs(grown: GrownTree, credit: Credit, shared_turns: SharedTurns) -> Iterator[LeafOutput]:
     """The rows of a tree, in order of leaf number.
 
-    Values are raw, on the scale of the reward: the estimator normalises them, and every backup commutes with that.
+    A row of a few tokens gets up to three more, which are masked, so that its rewards have room for the credit.
 
     Args:
         grown: the tree.
-        credit: how turns are credited.
-        gains: credits them with information gains instead; the tree then has its ``answers``.
+        credit: of its turns.
+        shared_turns: how often a turn of several rows is trained.
     """
-    rewards_of_rows = token_rewards(grown, credit) if gains is None else gain_rewards(grown, gains)
-    for branch, mask, rewards in zip(grown.branches, trained_masks(grown, credit), rewards_of_rows, strict=True):
+    masks = trained_masks(grown, shared_turns)
+    for branch, mask, turns, outcome in zip(grown.branches, masks, credit.rows, credit.outcomes, strict=True):
         output: AgentLoopOutput = branch.output
+        rewards = token_rewards(branch, turns, outcome)
         fields = {name: getattr(output, name) for name in output.model_fields_set}
         fields["extra_fields"] = {**output.extra_fields, **_versions(branch)}
-        fields["response_mask"] = mask
+        missing = len(rewards) - len(mask)
+        fields["response_mask"] = mask + [0] * missing
+        fields["response_ids"] = output.response_ids + output.response_ids[-1:] * missing
+        if output.response_logprobs is not None:
+            fields["response_logprobs"] = output.response_logprobs + [0.0] * missing
         yield LeafOutput(**fields, token_rewards=rewards)
 
 
-def trained_masks(grown: GrownTree, credit: CreditConfig) -> list[list[int]]:
+def token_rewards(branch: Branch, turns: Sequence[TurnCredit], outcome: float) -> list[float]:
+    """Token-level rewards of one trajectory: at least one per response token, see :func:`write_row`."""
+    ends = [start + len(turn.token_ids) for start, turn in zip(branch.starts, branch.turns, strict=True)]
+    return write_row(turns, list(zip(branch.starts, ends, strict=True)), outcome, len(branch.output.response_ids))
+
+
+def trained_masks(grown: GrownTree, shared_turns: SharedTurns) -> list[list[int]]:
     """Response masks of every leaf's row: its sampled tokens, or with ``shared_turns=once`` those of its own turns."""
     masks = []
     for limb in grown.limbs:
         if limb.branch is None:
             continue
-        own = limb.branch.starts[grown.shared_turns(limb)] if credit.shared_turns is SharedTurns.ONCE else 0
+        own = limb.branch.starts[grown.shared_turns(limb)] if shared_turns is SharedTurns.ONCE else 0
         masks.append([bit if place >= own else 0 for place, bit in enumerate(limb.branch.output.response_mask)])
     return masks
 
@@ -77,41 +82,8 @@ def _versions(branch: Branch) -> dict[str, int]:
     return {} if found is None else dict(zip((OLDEST_VERSION, NEWEST_VERSION), found, strict=True))
 
 
-def token_rewards(grown: GrownTree, credit: CreditConfig) -> list[list[float]]:
-    """Those of every leaf's row; plain outcomes where all rows are too short to say that they come from a tree."""
-    values, returns = carried_values(grown.tree, credit), leaf_returns(grown.tree, credit.tool_rewards)
-    root_value = values[ROOT]
-    assert root_value is not None  # every leaf of a grown tree has a reward
-    rows = []
-    for branch, leaf in zip(grown.branches, grown.leaves, strict=True):
-        turn_values = [value for node in grown.tree.path(leaf) if (value := values[node]) is not None]
-        length = len(branch.output.response_ids)
-        outcome = None if credit.carries_values else returns[leaf]
-        rows.append(write_values(turn_values, branch.starts, root_value, length, outcome))
-    return _marked(rows, [returns[leaf] or 0.0 for leaf in grown.leaves])
-
-
-def gain_rewards(grown: GrownTree, gains: InformationGainConfig) -> list[list[float]]:
-    """Those of every leaf's row, carrying what information gains give its turns; plain outcomes as above."""
-    assert grown.answers is not None, "nobody asked how likely the gold answer is"
-    credits = row_credits(grown.tree, grown.answers.log_probs, grown.paths, gains)
-    rows = []
-    for branch, credit in zip(grown.branches, credits, strict=True):
-        ends = [start + len(turn.token_ids) for start, turn in zip(branch.starts, branch.turns, strict=True)]
-        spans = list(zip(branch.starts, ends, strict=True))
-        rows.append(write_credits(credit, spans, branch.reward, len(branch.output.response_ids)))
-    return _marked(rows, grown.outcomes)
-
-
-def _marked(rows: list[list[float]], outcomes: Sequence[float]) -> list[list[float]]:
-    """The rows, if any of them says that they come from a tree; else their outcomes on their last tokens."""
-    if any(map(is_marked, rows)):
-        return rows
-    return [[0.0] * (len(row) - 1) + [outcome] for row, outcome in zip(rows, outcomes, strict=True)]
-
-
 def policy_text(output: AgentLoopOutput, tokenizer: PreTrainedTokenizerBase) -> str:
-    """What the policy itself wrote: the sampled tokens decoded, special ones left out, turns joined by newlines."""
+    """Text that the policy itself wrote: sampled tokens decoded without special ones, turns joined by newlines."""
     marked = zip(output.response_ids, output.response_mask, strict=True)
     turns = [[token for token, _ in run] for sampled, run in groupby(marked, key=itemgetter(1)) if sampled]
     return "\n".join(str(tokenizer.decode(turn, skip_special_tokens=True)) for turn in turns)

@@ -23,6 +23,7 @@ from verl.experimental.agent_loop import AgentLoopOutput
 
 from verl_atpo.config import ConfigError, Memoize
 from verl_atpo.failure import BranchBug, NothingSampledError, brief, is_outage, pause_s
+from verl_atpo.method.scheme import Credit, find_scheme
 from verl_atpo.replay.guard import CallMemo, ToolGuard
 from verl_atpo.replay.runner import Branch, Start
 from verl_atpo.report.describe import TreeDescriber
@@ -39,6 +40,8 @@ from verl_atpo.rollout.scope import RunScopedWorker
 from verl_atpo.startup.checks import check_config
 from verl_atpo.startup.data_checks import check_rows
 from verl_atpo.startup.information_gain import check_gold_answers, gold_answer, uses_gains
+from verl_atpo.startup.objective import ESTIMATOR
+from verl_atpo.startup.verl_config import get
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +56,8 @@ class TreeAgentLoopWorker(RunScopedWorker):
         self._memo = CallMemo(self.atpo.tools.memo_size) if self.atpo.tools.memoize is Memoize.RUN else None
         self._dump = TreeDump(self.atpo.dump_dir)
         self._gains = self.atpo.information_gain if uses_gains(self.config) else None
-        self._describer = TreeDescriber(self.tokenizer, self.atpo, self._gains)
+        self._scheme = find_scheme(self.atpo, get(self.config, ESTIMATOR))
+        self._describer = TreeDescriber(self.tokenizer, self.atpo)
         self._stats = WorkerStats()
         self._failures = Failures()
         self._spares = Spares()
@@ -138,13 +142,17 @@ class TreeAgentLoopWorker(RunScopedWorker):
             grown = await grow(grower, answers)
         except Exception as error:
             if chosen:
-                await self._dump_tree(grower.grown, prompt, started, failed=brief(error))
+                await self._dump_tree(grower.grown, self._credit(grower.grown), prompt, started, failed=brief(error))
             raise
-        self._stats.trees.append(tree_stats(grown, seconds=time.monotonic() - started))
-        for number, output in enumerate(leaf_outputs(grown, self.atpo.credit, self._gains)):
+        credit = self._credit(grown)
+        self._stats.trees.append(tree_stats(grown, time.monotonic() - started, credit))
+        for number, output in enumerate(leaf_outputs(grown, credit, self.atpo.credit.shared_turns)):
             await super()._agent_loop_postprocess(output, False, **{**prompt, "session_id": number})
         if chosen:
-            await self._dump_tree(grown, prompt, started)
+            await self._dump_tree(grown, credit, prompt, started)
+
+    def _credit(self, grown: GrownTree) -> Credit:
+        return self._scheme.credit(grown.tree, grown.paths, grown.answers)
 
     def _gold_answers(self, prompt: dict) -> GoldAnswers | None:
         """Asks for a prompt's gold answer; None where information gains credit nothing."""
@@ -158,6 +166,7 @@ class TreeAgentLoopWorker(RunScopedWorker):
     async def _dump_tree(
         self,
         grown: GrownTree,
+        credit: Credit,
         prompt: dict,
         started: float,
         failed: str | None = None,
@@ -166,7 +175,9 @@ class TreeAgentLoopWorker(RunScopedWorker):
         if not self.atpo.dump_dir and not self.atpo.log_trees:
             return
         seconds = time.monotonic() - started
-        record = await self._dump.write(lambda: self._describer.record(grown, prompt, seconds=seconds, failed=failed))
+        record = await self._dump.write(
+            lambda: self._describer.record(grown, credit, prompt, seconds=seconds, failed=failed)
+        )
         if record is not None:
             self._stats.keep(record, self.atpo.log_trees)
 

@@ -11,9 +11,9 @@ import json
 import random
 from typing import Any
 
-from verl_atpo.config import CreditConfig, ExpansionConfig, Schedule
-from verl_atpo.method.credit import node_values, tree_advantages
+from verl_atpo.config import AtpoConfig, ExpansionConfig, Schedule
 from verl_atpo.method.expansion import select_turns, uncertainty_score
+from verl_atpo.method.scheme import find_scheme
 from verl_atpo.report.record import FORMAT, Branch, Node, Pick, Record, ToolUse, summarize
 from verl_atpo.tree.tree import ROOT, TurnTree
 
@@ -169,9 +169,9 @@ class DemoTree:
         return f"\n{START}user\n<tool_response>\n{passage}\n</tool_response>{END}\n{START}assistant\n"
 
     def _finish(self) -> Record:
-        credit = CreditConfig()
-        values = node_values(self._tree, credit.backup)
-        advantages = tree_advantages(self._tree, credit)
+        atpo = AtpoConfig()
+        credit, found = atpo.credit, find_scheme(atpo).credit(self._tree)
+        values, advantages = found.values, found.advantages
         failed = "ToolOutage: Tool 'search' is out: TimeoutError()" if self._rng.random() < 0.01 else None
         record = Record(
             format=FORMAT, uid=self._uid, global_step=self._step, data_source=f"demo_{self._hops}hop",

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from verl_atpo.config import ROOT_KEY, Contexts
 from verl_atpo.method.expansion import strategy_named
+from verl_atpo.method.scheme import find_scheme
 from verl_atpo.startup.rules.rule import Rule, Run, never
 from verl_atpo.startup.verl_config import ESTIMATOR
 
@@ -17,6 +18,7 @@ CONTEXTS = f"{ROOT_KEY}.credit.contexts"
 
 def _settings(run: Run) -> None:
     strategy_named(run.atpo.expansion.strategy)
+    find_scheme(run.atpo, run.get(ESTIMATOR))
 
 
 def _unwritten_contexts(run: Run) -> str | None:

@@ -1,7 +1,7 @@
-"""A²TGPO (arXiv 2605.06200): turns credited with the information they brought about the gold answer. Pure Python.
+"""Information gains of turns, their z-scores and discounted sums (A²TGPO, arXiv 2605.06200). Pure Python.
 
 L(c) is the mean log-probability of the gold answer's tokens in a context c, nats/token, after words that say that there
-is enough information to answer. A turn's *information gain* is L behind its observation less L before the turn. Then:
+is enough information to answer. A turn's *information gain* is L after its observation minus L before the turn. Then:
 
 1. z: gains are z-scored against those of the same prompt's turns of the same number (1st, 2nd, ...);
 2. D_k = (z_k + gamma z_(k+1) + ...) / sqrt(number of these terms), to the end of the trajectory;
@@ -17,45 +17,32 @@ advantage per row: its gradient is that of their mean, as with ``backup=leaf_mea
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Sequence
 
 from verl_atpo.config import InformationGainConfig, Normalize
+from verl_atpo.method.channel import TurnCredit
 from verl_atpo.method.credit import Outcomes, normalization
 from verl_atpo.tree.tree import TurnTree
-
-
-@dataclasses.dataclass(frozen=True)
-class TurnCredit:
-    """What the information gains give one turn of one trajectory.
-
-    Attributes:
-        advantage: alpha D, to be added to the z-score of the outcome.
-        clip: beta (2 sigmoid(z) - 1), by which share the clip range is wider; 0 where z is not known.
-    """
-
-    advantage: float = 0.0
-    clip: float = 0.0
 
 
 def information_gains(tree: TurnTree, log_probs: Sequence[float | None]) -> list[float | None]:
     """Information gain of every node, by index, nats/token.
 
-    Where an environment answered a turn in several ways, its gain is the mean over what was sampled behind it.
+    Where an environment answered a turn in several ways, its gain is the mean over what was sampled after it.
 
     Args:
         tree: the tree.
         log_probs: by index, L of the context that each node was sampled in; anything for the root.
 
     Returns:
-        ``None`` for the root, for turns that nothing follows, and where L before or behind is not known.
+        ``None`` for the root, for turns that nothing follows, and where L before or after is not known.
     """
     gains: list[float | None] = [None]
     for node in tree.nodes[1:]:
         before = log_probs[node.index]
-        behind = [known for child in node.children if (known := log_probs[child]) is not None]
-        gains.append(math.fsum(behind) / len(behind) - before if behind and before is not None else None)
+        after = [known for child in node.children if (known := log_probs[child]) is not None]
+        gains.append(math.fsum(after) / len(after) - before if after and before is not None else None)
     return gains
 
 
@@ -99,14 +86,14 @@ def discounted(scores: Sequence[float | None], discount: float) -> list[float]:
 
 
 def clip_change(score: float | None, strength: float) -> float:
-    """By which share the clip range is wider for a turn of this z-score: between ``-strength`` and ``strength``."""
+    """Share by which the clip range is wider for a turn of this z-score, between ``-strength`` and ``strength``."""
     return 0.0 if score is None else strength * math.tanh(score / 2)  # 2 sigmoid(z) - 1
 
 
 def row_credits(
     tree: TurnTree, log_probs: Sequence[float | None], rows: Sequence[Sequence[int]], settings: InformationGainConfig
 ) -> list[list[TurnCredit]]:
-    """What the gains give every turn of every trajectory.
+    """Advantage alpha D and change of the clip range of every turn of every trajectory.
 
     Args:
         tree: the tree.
@@ -122,34 +109,14 @@ def row_credits(
             TurnCredit(settings.weight * each, clip_change(score, settings.clip))
             for each, score in zip(discounted(own, settings.discount), own, strict=True)
         ]
-        credits.append([*turns, TurnCredit()])
+        credits.append([*turns, TurnCredit(0.0)])
     return credits
 
 
-def row_advantages(
-    tree: TurnTree,
-    log_probs: Sequence[float | None],
-    rows: Sequence[Sequence[int]],
-    settings: InformationGainConfig,
-    normalize: Normalize,
-) -> list[list[float]]:
-    """What the estimator gives the tokens of every turn of every trajectory; arguments as :func:`row_credits`.
-
-    Args:
-        normalize: how outcomes are brought to a common scale.
-    """
-    outcomes = [tree.nodes[row[-1]].reward or 0.0 for row in rows]
-    offset, factor = normalization(Outcomes.of(outcomes), normalize)
-    return [
-        [(outcome - offset) * factor + turn.advantage for turn in credit]
-        for outcome, credit in zip(outcomes, row_credits(tree, log_probs, rows, settings), strict=True)
-    ]
-
-
 def mean_over_rows(rows: Sequence[Sequence[int]], of_rows: Sequence[Sequence[float]], nodes: int) -> list[float | None]:
-    """Mean of what the rows say of each of ``nodes`` nodes, by index; ``None`` for those in no row."""
-    said: list[list[float]] = [[] for _ in range(nodes)]
+    """Mean over rows of the numbers of each of ``nodes`` nodes, by index; ``None`` for those in no row."""
+    found: list[list[float]] = [[] for _ in range(nodes)]
     for row, values in zip(rows, of_rows, strict=True):
         for node, value in zip(row, values, strict=True):
-            said[node].append(value)
-    return [math.fsum(values) / len(values) if values else None for values in said]
+            found[node].append(value)
+    return [math.fsum(values) / len(values) if values else None for values in found]

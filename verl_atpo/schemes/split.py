@@ -1,11 +1,11 @@
-"""Split weights: a tree whose gradient is the policy gradient, whatever was expanded. Pure Python.
+"""The scheme ``split``: a tree whose gradient is the policy gradient, whatever was expanded (``credit.weights=split``).
 
-Strata. The initial chains but the last are *slots*; each slot is a chain with the branches that were grown from it.
+Strata. The initial chains but the last are *slots*; each slot is a chain with the expansions that were grown from it.
 The last initial chain and all chains grown afresh are the *pool*. Slots and pool weigh 1/M each. Inside the pool the
 chains weigh the same; inside a slot a turn that was sampled n times from a context weighs w(context)/n each time.
 
 Why it is unbiased. Let g be the gradient of the expected outcome J. Inside a slot the number n of samples of a context
-is fixed before any of them is looked at: the depth of a branch depends on other chains only
+is fixed before any of them is looked at: the depth of an expansion depends on other chains only
 (``expansion.strategy=other_chains``), and whether the chain gets there on the turns above. Going down the tree, the
 mean over n samples is then as good as a single one: every slot estimates g without bias, and so does every chain of the
 pool, however many there are. The strata's weights are constants. A turn's value is the mean of what lies below it, by
@@ -20,7 +20,26 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from verl_atpo.method.credit import node_values
+from verl_atpo.method.scheme import Known, register_scheme
+from verl_atpo.schemes.paper import Paper
 from verl_atpo.tree.tree import ROOT, TurnTree
+
+
+@register_scheme
+class Split(Paper):
+    """Turns sampled in one context share its weight, and a turn is compared with the other strata.
+
+    Advantage of turn u: rows * w(u) * (V(u) - baseline(u)) / rows that hold u, with the weights of
+    :func:`split_weights` and the baselines of :func:`split_advantages`; V is the mean over children. The mean over rows
+    is then the sum over turns.
+    """
+
+    name = "split"
+
+    def evaluate(self, tree: TurnTree, zero: float) -> tuple[Known, Known]:
+        values = node_values(tree, self.config.backup, self.config.tool_rewards)
+        return values, list(row_advantages(tree, [value or 0.0 for value in values]))
 
 
 def split_weights(tree: TurnTree) -> list[float]:

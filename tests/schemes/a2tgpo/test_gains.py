@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 
 import pytest
 
 from tests.assets.trees import random_tree
-from verl_atpo.config import InformationGainConfig, Normalize
-from verl_atpo.method.information_gain import (
-    TurnCredit,
+from verl_atpo.config import AtpoConfig, CreditConfig, InformationGainConfig, Normalize
+from verl_atpo.method.channel import TurnCredit
+from verl_atpo.method.credit import Outcomes, normalization
+from verl_atpo.schemes.a2tgpo import A2TGPO
+from verl_atpo.schemes.a2tgpo.gains import (
     clip_change,
     discounted,
     information_gains,
     mean_over_rows,
-    row_advantages,
     row_credits,
     z_scores,
 )
@@ -34,6 +36,19 @@ def chains(*lengths: int, rewards: tuple[float, ...] = ()) -> tuple[TurnTree, li
     return tree, rows
 
 
+def row_advantages(tree, log_probs, rows, settings, normalize):
+    """What the scheme says the estimator gives every turn of every row."""
+    atpo = AtpoConfig(credit=CreditConfig(normalize=normalize), information_gain=settings)
+    outcomes = [tree.nodes[row[-1]].reward for row in rows]
+    zero, factor = normalization(Outcomes.of(outcomes), normalize)
+    credit = A2TGPO(atpo).credit(tree, rows, SimpleNamespace(log_probs=log_probs))
+    assert credit.outcomes == outcomes
+    return [
+        [A2TGPO(atpo).scale(turn.advantage, (outcome - zero) * factor, factor) for turn in row]
+        for outcome, row in zip(outcomes, credit.rows, strict=True)
+    ]
+
+
 def test_gain_is_what_the_observation_added():
     """One chain of three turns, L = -3 in the prompt, -2.5 behind the first observation, -1 behind the second."""
     tree, _ = chains(3)
@@ -46,7 +61,9 @@ def test_an_unknown_log_prob_is_not_0():
     gains = information_gains(tree, [None, -3.0, None, -1.0, -0.5])
     assert gains == [None, None, None, 0.5, None]
     # Of the terms z_1, z_2, z_3 only z_3 is known; it is alone with its number, so it is 0.
-    assert row_credits(tree, [None, -3.0, None, -1.0, -0.5], rows, InformationGainConfig()) == [[TurnCredit()] * 4]
+    assert row_credits(tree, [None, -3.0, None, -1.0, -0.5], rows, InformationGainConfig()) == [
+        [TurnCredit(0.0, 0.0)] * 3 + [TurnCredit(0.0)]
+    ]
 
 
 def test_gains_are_compared_with_those_of_the_same_turn():
@@ -123,7 +140,7 @@ def test_advantages_of_two_chains():
     found = row_advantages(tree, log_probs, rows, settings, Normalize.ZSCORE)
     assert found[0] == pytest.approx([1.0, 1.5, 1.0], abs=1e-5)
     assert found[1] == pytest.approx([-1.0, -1.5, -1.0], abs=1e-5)
-    clips = [[turn.clip for turn in row] for row in row_credits(tree, log_probs, rows, settings)]
+    clips = [[turn.after or 0.0 for turn in row] for row in row_credits(tree, log_probs, rows, settings)]
     assert clips[0] == pytest.approx([-0.138635, 0.138635, 0.0], abs=1e-5)
 
 

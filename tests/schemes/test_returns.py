@@ -9,12 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from tests.assets.trees import carried_rows, random_tree
+from tests.assets.trees import even_rows, random_tree, tree_advantages
 from verl_atpo.config import AdvantageMode, Backup, CreditConfig, Normalize, Weights
 from verl_atpo.failure import BranchBug
-from verl_atpo.method.credit import carried_values, node_values, tree_advantages
+from verl_atpo.method.credit import leaf_returns, node_values
 from verl_atpo.method.estimator import compute_atpo_advantage
-from verl_atpo.method.returns import leaf_returns
 from verl_atpo.tree.recording import Generation, ToolCall, Turn
 from verl_atpo.tree.tree import ROOT, TurnTree
 
@@ -92,7 +91,6 @@ def test_outcomes_alone_are_the_special_case(mode, seed):
     tree = random_tree(seed)
     alone = CreditConfig(Backup.CHILD_SOFTMAX, mode, Normalize.ZSCORE)
     weighted = CreditConfig(Backup.CHILD_SOFTMAX, mode, Normalize.ZSCORE, tool_rewards=3.0)
-    assert carried_values(tree, weighted) == pytest.approx(carried_values(tree, alone))
     assert tree_advantages(tree, weighted) == pytest.approx(tree_advantages(tree, alone))
 
 
@@ -101,7 +99,7 @@ def test_outcomes_alone_are_the_special_case(mode, seed):
 def test_the_estimator_reads_them_out_of_rows(mode, normalize):
     """Turns of two tokens, an observation of one between them; every row adds up to its return."""
     tree, settings = example(), credit(mode, normalize)
-    rewards, mask = carried_rows(tree, settings)
+    rewards, mask = even_rows(tree, settings)
     torch.testing.assert_close(rewards.sum(dim=1), torch.tensor([1.75, 0.5, 0.0]))
     config = {"atpo": {"credit": {"advantage": mode.value, "normalize": normalize.value, "tool_rewards": 1.0}}}
     advantages, _ = compute_atpo_advantage(rewards, mask, np.array(["uid"] * 3), config)

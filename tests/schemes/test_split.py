@@ -11,12 +11,12 @@ import torch
 from benchmarks.bias.__main__ import measure
 from benchmarks.bias.agent import LOGITS, OUTCOMES, PARAMETERS, endings, exact
 from benchmarks.bias.estimates import ARMS, sample
+from tests.assets.trees import even_rows, tree_advantages
 from verl_atpo.config import AdvantageMode, AtpoConfig, Backup, ConfigError, ExpansionConfig, Schedule
-from verl_atpo.method.channel import write_values
-from verl_atpo.method.credit import carried_values, node_values, tree_advantages
+from verl_atpo.method.credit import node_values
 from verl_atpo.method.estimator import compute_atpo_advantage
 from verl_atpo.method.expansion import select_turns, target_depths
-from verl_atpo.method.split import row_advantages, split_advantages, split_weights
+from verl_atpo.schemes.split import row_advantages, split_advantages, split_weights
 from verl_atpo.startup.presets import UNBIASED
 from verl_atpo.tree.tree import ROOT, TurnTree
 
@@ -88,31 +88,17 @@ def test_one_initial_chain_and_no_chain() -> None:
 
 
 def test_the_estimator_reads_them_from_the_rows() -> None:
-    """Rows of turns of three tokens with two observed ones between; `center` leaves the scale as it is."""
+    """Rows of turns of two tokens with an observed one between; `center` leaves the scale as it is."""
     tree = branched()
-    values = carried_values(tree, SPLIT)
-    paths = [tree.path(leaf) for leaf in tree.leaves]
-    rewards, masks = torch.zeros(len(paths), 8), torch.zeros(len(paths), 8)
-    for row, path in enumerate(paths):
-        starts, length = [0, 5][: len(path)], 5 * len(path) - 2
-        outcome = tree.nodes[path[-1]].reward
-        written = write_values([values[node] for node in path], starts, values[ROOT], length, outcome)
-        assert sum(written) == pytest.approx(outcome, abs=1e-6)
-        rewards[row, :length] = torch.tensor(written)
-        for start in starts:
-            masks[row, start : start + 3] = 1
-    found, _ = compute_atpo_advantage(rewards, masks, np.array(["a"] * len(paths)), {"atpo": UNBIASED})
+    rewards, masks = even_rows(tree, SPLIT)
+    torch.testing.assert_close(rewards.sum(dim=1), torch.tensor([tree.nodes[leaf].reward for leaf in tree.leaves]))
+    found, _ = compute_atpo_advantage(rewards, masks, np.array(["a"] * len(rewards)), {"atpo": UNBIASED})
     expected = row_advantages(tree, known_values(tree))
     assert tree_advantages(tree, SPLIT)[1:] == pytest.approx(expected[1:])
-    for row, path in enumerate(paths):
-        for start, node in zip([0, 5], path, strict=False):
-            assert found[row, start : start + 3].tolist() == pytest.approx([expected[node]] * 3, abs=1e-5)
+    for row, leaf in enumerate(tree.leaves):
+        for turn, node in enumerate(tree.path(leaf)):
+            assert found[row, 3 * turn : 3 * turn + 2].tolist() == pytest.approx([expected[node]] * 2, abs=1e-5)
     assert found[masks == 0].abs().max() == 0
-
-
-def test_a_last_turn_of_one_token_keeps_the_outcome() -> None:
-    assert sum(write_values([0.2, -3.0], [0, 4], 0.5, 5, outcome=1.0)) == pytest.approx(1.0)
-    assert write_values([7.0], [0], 0.5, 1, outcome=1.0) == [1.0]
 
 
 def test_targets_come_from_the_other_chains_alone() -> None:

@@ -3,43 +3,44 @@
 from __future__ import annotations
 
 import random
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from verl.workers.config import ActorConfig
 
-from tests.assets.trees import random_tree
-from verl_atpo.config import ConfigError, InformationGainConfig, Normalize
-from verl_atpo.method.estimator import compute_a2tgpo_advantage, compute_atpo_advantage
-from verl_atpo.method.gain_channel import write_credits
-from verl_atpo.method.information_gain import TurnCredit, row_advantages, row_credits
+from tests.assets.trees import random_tree, scaled
+from verl_atpo.config import AtpoConfig, ConfigError, InformationGainConfig, Normalize
+from verl_atpo.method.channel import TurnCredit, is_marked, write_row
+from verl_atpo.method.estimator import compute_atpo_advantage, estimator_named
 from verl_atpo.method.loss import compute_policy_loss_a2tgpo, compute_policy_loss_atpo
-from verl_atpo.method.potentials import MARK, is_marked
+from verl_atpo.method.scheme import find_scheme
 
+compute_a2tgpo_advantage = estimator_named("a2tgpo")
 SETTINGS = InformationGainConfig(weight=0.7, discount=0.9)
 
 
 def rows_of(seed: int, sampled: tuple[int, int] = (1, 4)):
-    """A random tree as rows: paths, spans, masks and rewards; one-token turns and observations among them."""
+    """A random tree as rows: its credit, spans, masks and rewards; one-token turns and observations among them."""
     tree, rng = random_tree(seed), random.Random(seed)
     paths = [tree.path(leaf) for leaf in tree.leaves]
     log_probs = [None, *(None if rng.random() < 0.2 else -rng.uniform(0, 5) for _ in tree.nodes[1:])]
     lengths = [rng.randint(*sampled) for _ in tree.nodes]
     observed = [rng.randint(1, 3) for _ in tree.nodes]
-    lengths[paths[0][0]] += 4  # room for the mark
-    credits = row_credits(tree, log_probs, paths, SETTINGS)
+    scheme = find_scheme(AtpoConfig(information_gain=SETTINGS), "a2tgpo")
+    credit = scheme.credit(tree, paths, SimpleNamespace(log_probs=log_probs))
     spans, masks, rewards = [], [], []
-    for path, credit in zip(paths, credits, strict=True):
+    for path, turns in zip(paths, credit.rows, strict=True):
         at, mask, own = 0, [], []
         for node in path:
             own.append((at, at + lengths[node]))
             mask += [1] * lengths[node] + [0] * (0 if node == path[-1] else observed[node])
             at = len(mask)
         spans.append(own)
-        masks.append(mask)
-        rewards.append(write_credits(credit, own, tree.nodes[path[-1]].reward, len(mask)))
-    return tree, log_probs, paths, spans, masks, rewards
+        rewards.append(write_row(turns, own, tree.nodes[path[-1]].reward, len(mask)))
+        masks.append(mask + [0] * (len(rewards[-1]) - len(mask)))
+    return tree, credit, spans, masks, rewards
 
 
 def padded(lists: list[list[float]], dtype: torch.dtype) -> torch.Tensor:
@@ -48,57 +49,45 @@ def padded(lists: list[list[float]], dtype: torch.dtype) -> torch.Tensor:
 
 @pytest.mark.parametrize("seed", range(40))
 def test_the_estimator_gives_what_the_pure_core_says(seed):
-    tree, log_probs, paths, spans, masks, rewards = rows_of(seed)
-    uids = np.array(["a"] * len(paths), dtype=object)
+    tree, credit, spans, masks, rewards = rows_of(seed)
+    uids = np.array(["a"] * len(masks), dtype=object)
     found, _ = compute_a2tgpo_advantage(padded(rewards, torch.float32), padded(masks, torch.int64), uids, {})
-    expected = row_advantages(tree, log_probs, paths, SETTINGS, Normalize.ZSCORE)
-    credits = row_credits(tree, log_probs, paths, SETTINGS)
+    outcomes = scaled([tree.nodes[leaf].reward for leaf in tree.leaves], Normalize.ZSCORE)
     for row, own in enumerate(spans):
         for turn, (start, end) in enumerate(own):
-            assert found[row, start:end].tolist() == pytest.approx([expected[row][turn]] * (end - start), abs=2e-5)
+            expected = outcomes[row] + credit.rows[row][turn].advantage
+            assert found[row, start:end].tolist() == pytest.approx([expected] * (end - start), abs=2e-5)
             if turn < len(own) - 1:
-                assert found[row, end].item() == pytest.approx(credits[row][turn].clip, abs=1e-5)
+                assert found[row, end].item() == pytest.approx(credit.rows[row][turn].after, abs=1e-5)
                 found[row, end] = 0.0
         assert (found[row, : len(masks[row])][torch.tensor(masks[row]) == 0] == 0).all()
         assert (found[row, len(masks[row]) :] == 0).all()
 
 
 @pytest.mark.parametrize("seed", range(10))
-def test_a_row_sums_to_its_outcome_and_the_tree_is_marked(seed):
-    tree, _, paths, _, _, rewards = rows_of(seed)
-    assert any(map(is_marked, rewards))
-    for path, row in zip(paths, rewards, strict=True):
-        assert sum(row) == pytest.approx(tree.nodes[path[-1]].reward, abs=1e-6)
+def test_a_row_sums_to_its_outcome_and_is_marked(seed):
+    tree, _, _, _, rewards = rows_of(seed)
+    for leaf, row in zip(tree.leaves, rewards, strict=True):
+        assert is_marked(row) and sum(row) == pytest.approx(tree.nodes[leaf].reward, abs=1e-6)
         assert row == [float(np.float32(each)) for each in row]
-
-
-def test_a_last_turn_of_one_token_has_its_outcome_alone():
-    """The token carries the outcome for the sum's sake; it is no advantage."""
-    row = write_credits([TurnCredit(0.5, 0.1), TurnCredit()], [(0, 5), (6, 7)], 3.0, 7)
-    other = [0.0] * 6 + [1.0]
-    mask = torch.tensor([[1, 1, 1, 1, 1, 0, 1]] * 2)
-    found, _ = compute_a2tgpo_advantage(torch.tensor([row, other]), mask, ["a", "a"], {})
-    assert found[0].tolist() == pytest.approx([1.5] * 5 + [0.1, 1.0], abs=1e-5)
-    assert found[1].tolist() == pytest.approx([-1.0] * 5 + [0.0, -1.0], abs=1e-5)
 
 
 def test_masked_turns_do_not_move_the_others():
     """``shared_turns=once`` masks the first turn: its clip range is nobody's, the second turn's advantage stays."""
-    credits = [TurnCredit(0.5, 0.1), TurnCredit(-0.25, 0.2), TurnCredit()]
-    row = write_credits(credits, [(0, 3), (4, 7), (8, 10)], 1.0, 10)
-    mask = torch.tensor([[0, 0, 0, 0, 1, 1, 1, 0, 1, 1], [1] * 10])
-    plain = [0.0] * 9 + [0.0]
-    found, _ = compute_a2tgpo_advantage(torch.tensor([row, plain]), mask, ["a", "a"], {})
-    assert found[0].tolist() == pytest.approx([0.0] * 4 + [0.75] * 3 + [0.2, 1.0, 1.0], abs=1e-5)
+    credits = [TurnCredit(0.5, 0.1), TurnCredit(-0.25, 0.2), TurnCredit(0.0)]
+    row = write_row(credits, [(0, 3), (4, 7), (8, 10)], 1.0, 12)
+    mask = torch.tensor([[0, 0, 0, 0, 1, 1, 1, 0, 1, 1, 0, 0], [1] * 12])
+    found, _ = compute_a2tgpo_advantage(torch.tensor([row, [0.0] * 12]), mask, ["a", "a"], {})
+    assert found[0].tolist() == pytest.approx([0.0] * 4 + [0.75] * 3 + [0.2, 1.0, 1.0, 0.0, 0.0], abs=1e-5)
+    assert found[1].tolist() == pytest.approx([-1.0] * 12, abs=1e-5)
 
 
-def test_turns_that_the_response_limit_cut_off_leave_the_last_one_that_is_there_its_outcome():
-    credits = [TurnCredit(0.5, 0.1), TurnCredit(-0.25, 0.2), TurnCredit()]
-    row = write_credits(credits, [(0, 5), (6, 9), (11, 13)], 1.0, 10)
-    assert sum(row) == pytest.approx(1.0) and MARK in row
-    mask = torch.tensor([[1, 1, 1, 1, 1, 0, 1, 1, 1, 0], [1] * 10])
-    found, _ = compute_a2tgpo_advantage(torch.tensor([row, [0.0] * 10]), mask, ["a", "a"], {})
-    assert found[0].tolist() == pytest.approx([1.5] * 5 + [0.1, 1.0, 1.0, 1.0, 0.0], abs=1e-5)
+def test_turns_that_the_response_limit_cut_off_leave_the_last_one_that_is_there_its_own():
+    credits = [TurnCredit(0.5, 0.1), TurnCredit(-0.25, 0.2), TurnCredit(0.0)]
+    row = write_row(credits, [(0, 5), (6, 9), (11, 13)], 1.0, 10)
+    mask = torch.tensor([[1, 1, 1, 1, 1, 0, 1, 1, 1, 0] + [0] * (len(row) - 10), [1] * len(row)])
+    found, _ = compute_a2tgpo_advantage(torch.tensor([row, [0.0] * len(row)]), mask, ["a", "a"], {})
+    assert found[0, :10].tolist() == pytest.approx([1.5] * 5 + [0.1, 0.75, 0.75, 0.75, 0.0], abs=1e-5)
 
 
 def test_plain_chains_are_grpos():

@@ -1,0 +1,215 @@
+"""Credit schemes: how a finished tree's turns are credited, one object per scheme, in a registry.
+
+A scheme is a class under a name. ``algorithm.atpo.credit.scheme`` takes the name, or the import path of a class
+(``my_package.my_module.MyScheme``); null means the scheme that the other settings of ``credit`` describe.
+:meth:`Scheme.evaluate` is all that a scheme must have::
+
+    @register_scheme
+    class LeaveOneOut(Scheme):
+        '''A turn's advantage is its value minus the mean outcome.'''
+
+        name = "against_mean"
+
+        def evaluate(self, tree, zero):
+            values = node_values(tree, self.config.backup)
+            return values, [None if value is None else value - zero for value in values]
+
+The rollout asks a scheme once for the credit of each finished tree (:meth:`Scheme.credit`); rows, dump, metrics and
+viewer share the answer. Rows carry it to the estimator, which only scales it (:mod:`verl_atpo.method.channel`).
+Pure Python.
+"""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+import functools
+import importlib
+import importlib.metadata
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, TypeVar
+
+from verl_atpo.config import ROOT_KEY, AtpoConfig, ConfigError
+from verl_atpo.method.channel import TurnCredit
+from verl_atpo.method.credit import Number, Outcomes, leaf_returns, normalization
+from verl_atpo.settings import did_you_mean
+from verl_atpo.tree.tree import TurnTree
+
+ATPO = "atpo"
+"""verl's name of the estimator that reads the rows of all schemes."""
+
+Known = list[float | None]
+"""A number per node, by index; ``None`` where it is not known, which is not 0."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Credit:
+    """The credit of one finished tree.
+
+    Attributes:
+        values: of every node, by index, on the scale of the reward.
+        advantages: what the estimator gives the tokens of every node's turn, by index; if rows differ, their mean.
+        rows: what every trajectory's row carries of its turns, first to last.
+        outcomes: what every trajectory's row sums to.
+        notes: further numbers per node for the dump: name -> by index.
+        stats: what :meth:`Scheme.metrics` makes metrics of; ``None`` if the scheme has none.
+    """
+
+    values: Known
+    advantages: Known
+    rows: list[list[TurnCredit]]
+    outcomes: list[float]
+    notes: Mapping[str, Sequence[Any]] = dataclasses.field(default_factory=dict)
+    stats: Any = None
+
+
+class Scheme(abc.ABC):
+    """A credit scheme.
+
+    Args:
+        atpo: settings of the run; ``self.config`` is their group ``credit``.
+
+    Attributes:
+        name: what ``algorithm.atpo.credit.scheme`` takes.
+        estimator: verl's name of the estimator that always uses this scheme; ``atpo`` uses the one that settings name.
+        carries_after: rows carry a second number per turn, which the estimator hands on to the policy loss.
+    """
+
+    name: ClassVar[str]
+    estimator: ClassVar[str] = ATPO
+    carries_after: ClassVar[bool] = False
+
+    def __init__(self, atpo: AtpoConfig) -> None:
+        self.atpo, self.config = atpo, atpo.credit
+
+    @abc.abstractmethod
+    def evaluate(self, tree: TurnTree, zero: float) -> tuple[Known, Known]:
+        """Values and advantages before scaling of all nodes, by index.
+
+        Args:
+            tree: finished, or what there is of a tree that failed; at least one leaf's reward is known.
+            zero: the outcome that the scale of the tree takes as 0: the mean, or 0 for ``normalize=none``.
+        """
+
+    def credit(self, tree: TurnTree, paths: Sequence[Sequence[int]] | None = None, answers: Any = None) -> Credit:
+        """The credit of a tree.
+
+        Args:
+            tree: finished, or what there is of a tree that failed.
+            paths: nodes of every trajectory; by default of all whose reward is known.
+            answers: what the engine answered to the scheme's questions.
+        """
+        returns = leaf_returns(tree, self.config.tool_rewards)
+        if paths is None:
+            paths = [tree.path(leaf) for leaf in tree.leaves if returns[leaf] is not None]
+        known = [each for each in returns if each is not None]
+        if not known:
+            unknown: Known = [None] * len(tree.nodes)
+            return Credit(unknown, unknown, [], [])
+        zero, factor = normalization(Outcomes.of(known), self.config.normalize)
+        values, raw = self.evaluate(tree, zero)
+        return Credit(
+            values,
+            [None if each is None else each * factor for each in raw],
+            [[TurnCredit(each) for node in path if (each := raw[node]) is not None] for path in paths],
+            [each for path in paths if (each := returns[path[-1]]) is not None],
+        )
+
+    def chain(self, outcome: Number, mean: Number, zero: Number, first: Number) -> Number:
+        """Advantage before scaling of the turns of plain chains, which verl's own sampler wrote.
+
+        Args:
+            outcome: of the chains.
+            mean: of the outcomes of their group.
+            zero: the outcome that the scale of the group takes as 0.
+            first: 1 for first turns, 0 for others.
+        """
+        return outcome - zero
+
+    def scale(self, advantage: Number, outcome: Number, factor: Number) -> Number:
+        """Advantage on the scale of the group.
+
+        Args:
+            advantage: before scaling.
+            outcome: of the trajectory, on the scale of the group.
+            factor: of that scale.
+        """
+        return advantage * factor
+
+    @classmethod
+    def metrics(cls, stats: Sequence[Any]) -> dict[str, float]:
+        """Metrics of a step from what :attr:`Credit.stats` holds of each of its trees."""
+        return {}
+
+
+SCHEMES: dict[str, type[Scheme]] = {}
+"""Credit schemes by the name that ``algorithm.atpo.credit.scheme`` takes; complete after :func:`known_schemes`."""
+
+_Scheme = TypeVar("_Scheme", bound=type[Scheme])
+
+
+def register_scheme(scheme: _Scheme) -> _Scheme:
+    """Register a credit scheme under its name.
+
+    Raises:
+        ValueError: the name is taken by another class.
+    """
+    if SCHEMES.setdefault(scheme.name, scheme) is not scheme:
+        raise ValueError(f"scheme {scheme.name!r} is registered already, to {SCHEMES[scheme.name]!r}: choose another.")
+    return scheme
+
+
+def known_schemes() -> Mapping[str, type[Scheme]]:
+    """All registered schemes: the package's own, and those of the entry-point group ``verl_atpo.schemes``."""
+    _discover()
+    return SCHEMES
+
+
+@functools.cache
+def _discover() -> None:
+    importlib.import_module("verl_atpo.schemes")
+    for entry_point in importlib.metadata.entry_points(group="verl_atpo.schemes"):
+        entry_point.load()
+
+
+def scheme_named(name: str) -> type[Scheme]:
+    """The scheme registered under ``name``, or the class at the import path ``name``.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    known = known_schemes()
+    if name in known:
+        return known[name]
+    module, _, attribute = name.rpartition(".")
+    if not module:
+        raise ConfigError(
+            f"{ROOT_KEY}.credit.scheme={name} cannot work: expected null, one of {', '.join(sorted(known))}, or the "
+            f"import path of a class.{did_you_mean(name, known)}"
+        )
+    try:
+        found = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(
+            f"{ROOT_KEY}.credit.scheme={name} cannot work: {error}. Correct the path, or add its folder to PYTHONPATH."
+        ) from error
+    if not (isinstance(found, type) and issubclass(found, Scheme)):
+        raise ConfigError(
+            f"{ROOT_KEY}.credit.scheme={name} cannot work: expected a subclass of verl_atpo.method.scheme.Scheme."
+        )
+    return found
+
+
+def find_scheme(atpo: AtpoConfig, estimator: object = None) -> Scheme:
+    """The credit scheme of a run.
+
+    Args:
+        atpo: settings of the run.
+        estimator: verl's ``algorithm.adv_estimator``; one that belongs to a single scheme decides.
+
+    Raises:
+        ConfigError: the settings name a scheme that does not exist, or two different ones.
+    """
+    of_estimator = [scheme for scheme in known_schemes().values() if scheme.estimator not in (ATPO,)]
+    named = next((scheme for scheme in of_estimator if scheme.estimator == estimator), None)
+    return (named or scheme_named(atpo.credit.scheme_name))(atpo)
