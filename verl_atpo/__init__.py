@@ -7,7 +7,7 @@ The map, from the paper to the code:
 | the turn tree | ``tree/tree.py`` | ``TurnTree`` |
 | entropy-guided tree expansion | ``method/expansion.py`` | ``select_turns``, ``register_strategy`` |
 | turn-wise credit assignment | ``method/credit.py`` | ``node_values``, ``normalization``, ``turn_advantage`` |
-| the credit of a finished tree, one object per scheme | ``method/scheme.py``, ``schemes/`` | ``Scheme``, ``register_scheme``, ``Credit`` |
+| credit schemes, the paper's among them | ``method/scheme.py``, ``schemes/`` | ``Scheme``, ``register_scheme`` |
 | beyond the paper: split weights | ``schemes/split.py`` | ``Split`` |
 | beyond the paper: rewards of tools, returns to go | ``schemes/returns.py`` | ``Returns`` |
 | beyond the paper: equal contexts of several branches | ``tree/contexts.py`` | ``group_contexts`` |

@@ -40,8 +40,7 @@ from verl_atpo.rollout.scope import RunScopedWorker
 from verl_atpo.startup.checks import check_config
 from verl_atpo.startup.data_checks import check_rows
 from verl_atpo.startup.information_gain import check_gold_answers, gold_answer, uses_gains
-from verl_atpo.startup.objective import ESTIMATOR
-from verl_atpo.startup.verl_config import get
+from verl_atpo.startup.verl_config import ESTIMATOR, get
 
 logger = logging.getLogger(__name__)
 
