@@ -110,9 +110,10 @@ async def test_the_row_of_a_record_is_the_row_of_the_trainer(shared_turns: Share
             mask += [int(segment.trained)] * (segment.tokens or 0)
             if segment.node is not None:
                 sampled += record["nodes"][segment.node - 1]["token_ids"]
-        assert mask == output.response_mask and branch["response_tokens"] == len(mask)
-        assert branch["reward"] == output.reward_score
-        marked = zip(output.response_ids, own.output.response_mask, strict=True)
+        length = len(mask)  # a short row has masked tokens after its end, which have room for credit
+        assert mask == output.response_mask[:length] and not any(output.response_mask[length:])
+        assert branch["response_tokens"] == length and branch["reward"] == output.reward_score
+        marked = zip(output.response_ids[:length], own.output.response_mask, strict=True)
         assert sampled == [token for token, by_policy in marked if by_policy]
 
 
