@@ -85,8 +85,6 @@ def write_row(
         [0.5, 0.0, -0.25, -1.25, 0.0, 2.0, 0.0]
         >>> row.index(MARK), row.index(-MARK)
         (1, 4)
-        >>> [0.0 if abs(reward) == MARK else reward for reward in write_row([TurnCredit(0.5)], [(0, 1)], 1.0, 1)]
-        [0.5, 0.0, 0.0, 0.5]
     """
     _check(credits, spans, outcome, length)
     potentials = _potentials(credits, spans, length)
@@ -99,10 +97,9 @@ def write_row(
     for position, potential in potentials.items():
         rewards[position] = _float32(potential - total)
         total += rewards[position]
+    free = [position for position in range(length) if position not in potentials]
     mark = MARK if counts else PART
-    free = (position for position in range(length) if position not in potentials)
-    for position, each in zip(free, (mark, -mark), strict=False):
-        rewards[position] = each
+    rewards[free[0]], rewards[free[1]] = mark, -mark
     return rewards
 
 
