@@ -114,8 +114,8 @@ class GrownTree:
 
     @property
     def paths(self) -> list[list[int]]:
-        """The nodes of each of them."""
-        return [self.tree.path(leaf) for leaf in self.leaves]
+        """Nodes of every finished trajectory that has joined the tree, in order of leaf number."""
+        return [self.tree.path(leaf) for leaf in self.leaves if leaf != ROOT]
 
     def shared_turns(self, limb: Limb) -> int:
         """Turns of an ended branch that others sampled."""
