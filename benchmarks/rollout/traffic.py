@@ -15,6 +15,7 @@ from verl_atpo.config import AtpoConfig, SharedTurns
 from verl_atpo.method.scheme import find_scheme
 from verl_atpo.rollout.grown import GrownTree
 from verl_atpo.rollout.rows import LeafOutput, leaf_outputs
+from verl_atpo.tree.recording import contexts_of
 
 
 def bytes_per_leaf(batch: Batch) -> list[dict[str, Any]]:
@@ -23,11 +24,9 @@ def bytes_per_leaf(batch: Batch) -> list[dict[str, Any]]:
     asked = answered = asked_by_chains = answered_to_chains = 0
     branches = [branch for tree in trees for branch in tree.branches]
     for branch in branches:
-        context: list[int] = []
-        for number, generation in enumerate(branch.generations):
-            prompt_ids = generation.asked_with(context)
+        contexts = contexts_of(branch.generations)
+        for number, (generation, prompt_ids) in enumerate(zip(branch.generations, contexts, strict=True)):
             request, answer = _size(prompt_ids), _size(generation.output)
-            context = prompt_ids + generation.output.token_ids
             asked_by_chains += request
             answered_to_chains += answer
             if number >= branch.replayed:

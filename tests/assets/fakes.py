@@ -15,7 +15,7 @@ from verl_atpo.config import ToolConfig
 from verl_atpo.replay.client import BranchSession
 from verl_atpo.replay.guard import ToolGuard
 from verl_atpo.replay.runner import LoopRunner
-from verl_atpo.tree.recording import Generation
+from verl_atpo.tree.recording import Generation, contexts_of
 
 PROMPT = [1, 2, 3]
 STOP = 99
@@ -108,12 +108,7 @@ class FakeLoop:
 
 def contexts(generations: Sequence[Generation]) -> list[list[int]]:
     """The whole context that each generation was sampled in."""
-    context: list[int] = []
-    asked = []
-    for generation in generations:
-        asked.append(generation.asked_with(context))
-        context = asked[-1] + generation.output.token_ids
-    return asked
+    return contexts_of(generations)
 
 
 def runner_of(engine: FakeEngine, loop: FakeLoop, reward=lambda output: float(sum(output.response_ids) % 3)):

@@ -112,13 +112,63 @@ async def test_the_loop_may_change_what_it_got_without_touching_the_record():
     assert session.generations[0].output.token_ids == sampled
 
 
-async def test_two_generations_at_once_are_refused():
-    session = BranchSession(FakeEngine(latency_s=0.01), "tree")
-    with pytest.raises(RuntimeError, match="await each generate"):
-        await asyncio.gather(
-            session.generate("x", prompt_ids=PROMPT, sampling_params={}),
-            session.generate("x", prompt_ids=PROMPT, sampling_params={}),
-        )
+async def _sub_agents(session: BranchSession, pauses: list[float], odd: bool = False) -> None:
+    """A main conversation of two turns; in between three sub-agents at once, each of two turns."""
+
+    async def ask(context: list[int]) -> list[int]:
+        output = await session.generate("x", prompt_ids=context, sampling_params={})
+        return context + output.token_ids
+
+    async def sub_agent(number: int) -> list[int]:
+        await asyncio.sleep(pauses[number])
+        context = await ask([*PROMPT, 200, 200 + number % 2])  # the first and the third are asked the same
+        await asyncio.sleep(pauses[number])
+        return await ask([*context, 150 + (odd and number == 1)])
+
+    main = await ask(PROMPT)
+    found = await asyncio.gather(*map(sub_agent, range(3)))
+    await ask([*main, *sorted(token for context in found for token in context[-1:])])
+
+
+async def test_conversations_at_the_same_time_are_replayed_wherever_they_are_cut():
+    first = BranchSession(FakeEngine(stop=0.0), "tree")
+    await _sub_agents(first, [0.0, 0.002, 0.004])
+    assert len(first.generations) == 8
+    for length in range(8):
+        for pauses in ([0.0, 0.002, 0.004], [0.004, 0.002, 0.0]):  # they ask in another order than they did
+            again = BranchSession(FakeEngine(seed=1, stop=0.0), "tree", first.generations[:length])
+            await _sub_agents(again, pauses)
+            assert (again.replayed, again.diverged, again.unasked) == (length, False, [])
+            assert [a is b for a, b in zip(again.generations, first.generations, strict=True)].count(True) == length
+            assert contexts(again.generations)[:length] == contexts(first.generations)[:length]
+
+
+async def test_one_conversation_that_goes_another_way_leaves_the_others():
+    first = BranchSession(FakeEngine(stop=0.0), "tree")
+    await _sub_agents(first, [0.0, 0.002, 0.004])
+    odd = next(at for at, context in enumerate(contexts(first.generations)) if context[-1] == 150 and 201 in context)
+    again = BranchSession(FakeEngine(seed=1, stop=0.0), "tree", first.generations)
+    await _sub_agents(again, [0.004, 0.0, 0.0], odd=True)
+    again.close()
+    assert again.diverged and again.replayed == 7 - (odd < 7)
+    assert again.unasked[0] == contexts(first.generations)[odd]
+    asked = contexts(again.generations)
+    assert len(asked) == 8
+    assert sum(context[-1] == 151 for context in asked) == 1
+    assert sorted(asked[:2]) == sorted(contexts(first.generations)[:2])
+
+
+async def test_a_record_is_put_together_anew_where_a_part_of_it_is_missing():
+    """The second answer to one question is continued; a run that asks once gets the first, so its base is missing."""
+    first = BranchSession(Answers(*(TokenOutput(token_ids=[7], log_probs=[-1.0]) for _ in range(3))), "tree")
+    for prompt in (PROMPT, PROMPT, [*PROMPT, 7, 100]):
+        await first.generate("x", prompt_ids=prompt, sampling_params={})
+    again = BranchSession(Answers(TokenOutput(token_ids=[8], log_probs=[-1.0])), "tree", first.generations)
+    for prompt in (PROMPT, [*PROMPT, 7, 100], [*PROMPT, 7, 100, 7, 101]):
+        await again.generate("x", prompt_ids=prompt, sampling_params={})
+    again.close()
+    assert again.diverged and again.replayed == 2
+    assert contexts(again.generations) == [PROMPT, [*PROMPT, 7, 100], [*PROMPT, 7, 100, 7, 101]]
 
 
 async def test_other_attributes_are_those_of_the_client():

@@ -53,7 +53,7 @@ async def test_an_adaptive_tree_that_succeeds_has_the_rows_of_its_chains_and_lea
         ("missing_key", ["'missing_key'", "KeyError: 'weather'", "broken_loops.py", "in observe", "mend it"]),
         ("two_outputs", ["2 outputs for one trajectory", "+atpo=chain"]),
         ("forgetful", ["row that is not what was sampled", "response token 0"]),
-        ("overlapping", ["while its previous call was still running", "await each generate()"]),
+        ("overlapping", ["replaced its context", "+atpo=chain"]),
     ],
 )
 async def test_a_bug_of_the_loop_stops_the_run(model, queue, loop, words):

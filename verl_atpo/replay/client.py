@@ -1,10 +1,11 @@
 """The LLM client of one run of an agent loop: its first generations are answered from a recording.
 
-The agent loop gets its LLM client and its tools from outside, so that is where an expansion is made. For the
-generations of its prefix the client returns what the engine answered before, and the tools return or do again what they
-did before (``replay/tools.py``); from then on both are live. Nothing inside the loop is known or copied and nothing is
-tokenized again. Each replayed generation checks that the loop asks with exactly the recorded prompt ids, images, videos
-and audio; the first that does not ends the replay (the environment is not deterministic) and the run goes on live.
+The agent loop gets its LLM client and its tools from outside, so that is where an expansion is made. A request with the
+prompt ids, images, videos and audio of a generation of the prefix gets what the engine answered before, and the tools
+return or do again what they did before (``replay/tools.py``); all other requests are live. Nothing inside the loop is
+known or copied and nothing is tokenized again. Requests are matched by what they ask, not by their order, so that a
+loop may have several conversations at a time. A run that never asks for a part of its prefix has diverged: the
+environment is not deterministic.
 """
 
 from __future__ import annotations
@@ -17,8 +18,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from verl_atpo.failure import BranchBug, EngineOutage, brief
+from verl_atpo.tree.conversations import Conversations, context_key
 from verl_atpo.tree.media import has_media, media_digests
-from verl_atpo.tree.recording import Generation
+from verl_atpo.tree.recording import BEGIN, Generation, contexts_of
 
 logger = logging.getLogger(__name__)
 
@@ -33,16 +35,16 @@ class BranchSession:
         client: verl's ``LLMServerClient`` (or any object with its ``generate``).
         request_id: sticky routing id, shared by the trajectories of a tree so that they meet a warm prefix cache;
             ``None`` keeps the loop's own ids.
-        prefix: generations to replay, in order.
+        prefix: generations to replay, in the order in which they were answered.
         on_turn: called whenever the loop goes on after a turn of its own: that turn and the tool calls after it are
             complete.
         on_sampled: called with the number of tokens of every live generation.
         on_context: called with the prompt ids of every live turn, before it is sampled.
 
     Attributes:
-        generations: every generation of this run, replayed ones first (the recorded objects themselves).
-        replayed: how many of them were replayed.
-        diverged: the loop asked with other prompt ids than were recorded, so the replay ended early.
+        live: the generations of this run that were sampled, in the order in which they were answered.
+        replaying: whether the latest generation was a replayed one, so that the tool calls after it are on record.
+        latest: the latest generation.
         failure: the outage or bug that ended the run; raised at the loop's next generation and at its end.
         closed: the loop has returned; nothing is sampled any more.
     """
@@ -59,14 +61,20 @@ class BranchSession:
         self._client = client
         self._request_id = request_id
         self._prefix = list(prefix)
+        self._waiting: dict[bytes, list[int]] = {}
+        for number, context in enumerate(contexts_of(self._prefix)):
+            self._waiting.setdefault(context_key(context, self._prefix[number].media), []).append(number)
+        self._replayed: list[int] = []
+        self._conversations = Conversations()
         self._on_turn = on_turn
         self._on_sampled = on_sampled
         self._on_context = on_context
-        self._context: list[int] = []  # prompts and answers so far
-        self._busy = False
-        self.generations: list[Generation] = []
-        self.replayed = 0
-        self.diverged = False
+        self._continuing = 0
+        self._anew: list[Generation] | None = None
+        self.live: list[Generation] = []
+        self.missed: list[list[int]] = []
+        self.replaying = False
+        self.latest: Generation | None = None
         self.failure: Exception | None = None
         self.closed = False
 
@@ -74,45 +82,57 @@ class BranchSession:
         return getattr(self._client, name)
 
     @property
-    def replaying(self) -> bool:
-        """Whether the latest generation was a replayed one, so that the tool calls after it are on record."""
-        return self.replayed > 0 and self.replayed == len(self.generations)
+    def replayed(self) -> int:
+        """How many generations of this run were replayed."""
+        return len(self._replayed)
+
+    @property
+    def generations(self) -> list[Generation]:
+        """Every generation of this run: replayed ones, the recorded objects themselves, then live ones."""
+        if self._anew is not None:
+            return list(self._anew)
+        return [*(self._prefix[number] for number in sorted(self._replayed)), *self.live]
+
+    @property
+    def unasked(self) -> list[list[int]]:
+        """The contexts of the prefix that the loop has not asked with."""
+        numbers = sorted(number for waiting in self._waiting.values() for number in waiting)
+        contexts = contexts_of(self._prefix) if numbers else []
+        return [contexts[number] for number in numbers]
+
+    @property
+    def diverged(self) -> bool:
+        """Whether the loop asked for something else and left a part of its prefix out."""
+        return bool(self._waiting) and bool(self.live)
 
     async def generate(self, request_id: str, *, prompt_ids: list[int], **kwargs: Any) -> Any:
-        """Answer the loop's next turn; arguments and result are those of ``LLMServerClient.generate``.
+        """Answer a request of the loop; arguments and result are those of ``LLMServerClient.generate``.
 
         Raises:
-            BranchBug: the loop generates twice at once, which has no order that could be replayed, or after its end.
+            BranchBug: the loop has ended.
             EngineOutage: the engine did not answer, or gave the request up.
             Exception: ``failure``, if there is one.
         """
         self._refuse_after_end()
         self.raise_failure()
-        if self._busy:
-            self.failure = BranchBug(
-                "The agent loop called generate() while its previous call was still running. A tree needs turns in an "
-                "order: await each generate() of a trajectory before the next."
-            )
-            raise self.failure
         asked = list(prompt_ids)
-        self._busy = True
+        # Large pictures take milliseconds, in which other trajectories go on.
+        media = await asyncio.to_thread(media_digests, kwargs) if has_media(kwargs) else ()
+        recorded = self._recorded(asked, media)
+        if recorded is not None:
+            return _own_copy(recorded.output)
+        continues = self._conversations.at_end(asked)
+        if self._on_turn is not None and self.live and not (continues or self._continuing or self._waiting):
+            self._on_turn(self)
+        if self._on_context is not None and not continues:
+            self._on_context(asked)
+        self._continuing += continues
         try:
-            # Large pictures take milliseconds, in which other trajectories go on.
-            media = await asyncio.to_thread(media_digests, kwargs) if has_media(kwargs) else ()
-            recorded = self._next_recorded(asked, media)
-            if recorded is not None:
-                self._take(recorded, asked)
-                self.replayed += 1
-                return _own_copy(recorded.output)
             return await self._sample(request_id, asked, media, kwargs)
         finally:
-            self._busy = False
+            self._continuing -= continues
 
     async def _sample(self, request_id: str, asked: list[int], media: tuple[str, ...], arguments: dict) -> Any:
-        if self._on_turn is not None and asked != self._context and len(self.generations) > self.replayed:
-            self._on_turn(self)
-        if self._on_context is not None and asked != self._context:
-            self._on_context(asked)
         started = time.monotonic()
         try:
             output = await self._client.generate(self._request_id or request_id, prompt_ids=list(asked), **arguments)
@@ -128,16 +148,39 @@ class BranchSession:
                 f"The engine gave a generation up after {len(output.token_ids)} tokens (stop_reason={reason!r})."
             )
             raise self.failure
-        generation = Generation.after(self._context, asked, _own_copy(output), media)
+        if self._waiting:
+            self.missed.append(asked)
+        earlier = self.generations
+        settled = earlier[-1] if earlier and not self._waiting else None
+        generation = self._conversations.record(asked, _own_copy(output), media, settled)
         generation.started_s, generation.ended_s = started, time.monotonic()
-        self._take(generation, asked)
+        self.live.append(generation)
+        self.latest, self.replaying = generation, False
         if self._on_sampled is not None:
             self._on_sampled(len(generation.output.token_ids))
         return output
 
     def close(self) -> None:
         """End the recording: the loop has returned, and tasks that it left get no answer any more."""
+        if not self.closed and self._waiting and sorted(self._replayed) != list(range(self.replayed)):
+            self._record_anew()
         self.closed = True
+
+    def _record_anew(self) -> None:
+        """Record a run that left out a part of its prefix which later generations were related to."""
+        contexts = contexts_of(self._prefix)
+        known = {id(self._prefix[number]): contexts[number] for number in self._replayed}
+        again, conversations = list[Generation](), Conversations()
+        for generation in self.generations:
+            if id(generation) not in known:  # a live one, which names what it continues
+                before = generation.before
+                base = [] if before is None or before is BEGIN else known[id(before)] + before.output.token_ids
+                known[id(generation)] = generation.asked_with(base)
+            asked = known[id(generation)]
+            own = conversations.record(asked, generation.output, generation.media, again[-1] if again else None)
+            own.tool_calls, own.started_s, own.ended_s = generation.tool_calls, generation.started_s, generation.ended_s
+            again.append(own)
+        self._anew = again
 
     def _refuse_after_end(self) -> None:
         if self.closed:
@@ -154,19 +197,20 @@ class BranchSession:
         if self.failure is not None:
             raise self.failure
 
-    def _next_recorded(self, asked: list[int], media: tuple[str, ...]) -> Generation | None:
-        done = len(self.generations)
-        if self.diverged or done >= len(self._prefix):
+    def _recorded(self, asked: list[int], media: tuple[str, ...]) -> Generation | None:
+        """The recorded generation that answers a request; of equal requests the first that is left."""
+        key = context_key(asked, media)
+        waiting = self._waiting.get(key)
+        if waiting is None:
             return None
-        recorded = self._prefix[done]
-        if recorded.asked_with(self._context) != asked or recorded.media != media:
-            self.diverged = True
-            return None
+        number = waiting.pop(0)
+        if not waiting:
+            del self._waiting[key]
+        self._replayed.append(number)
+        recorded = self._prefix[number]
+        self._conversations.add(recorded, asked)
+        self.latest, self.replaying = recorded, True
         return recorded
-
-    def _take(self, generation: Generation, asked: list[int]) -> None:
-        self.generations.append(generation)
-        self._context = asked + generation.output.token_ids
 
 
 def _own_copy(output: Any) -> Any:

@@ -124,8 +124,9 @@ class ToolSession:
     def _recorded(self, name: str, arguments: dict[str, Any]) -> ToolCall | None:
         if not self._session.replaying:
             return None
-        turn = len(self._session.generations) - 1
-        for position, call in enumerate(self._session.generations[turn].tool_calls):
+        latest = self._session.latest
+        turn = id(latest)
+        for position, call in enumerate(latest.tool_calls if latest is not None else ()):
             if (turn, position) not in self._taken and call.name == name and call.arguments == arguments:
                 self._taken.add((turn, position))
                 self._made += call.made
@@ -189,12 +190,12 @@ class ToolSession:
         return harmless
 
     async def _record(self, tool: Any, call: ToolCall, branching: Branching, state: State | None) -> None:
-        generations = self._session.generations
-        if not generations or self._session.replaying:
+        latest = self._session.latest
+        if latest is None or self._session.replaying:
             return
         if state is not None and state.opened and branching is Branching.FORK and self._snapshots:
             try:
                 call.snapshot = await kept("snapshot", state, state.value)
             except Exception as error:  # the call itself was carried out: no error of the model's
                 self._session.failure = error
-        generations[-1].tool_calls.append(call)
+        latest.tool_calls.append(call)

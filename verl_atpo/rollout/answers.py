@@ -18,6 +18,7 @@ from verl_atpo.config import PLACE, ConfigError, GrowthConfig
 from verl_atpo.failure import EngineOutage, brief, pause_s
 from verl_atpo.rollout.grower import TreeGrower
 from verl_atpo.rollout.grown import AnswerCosts, Answers, GrownTree
+from verl_atpo.tree.recording import BEGIN, Generation
 from verl_atpo.tree.tree import TurnTree
 
 LOG_PROBS = "prompt_logprobs"
@@ -104,15 +105,18 @@ class GoldAnswers:
     def _of_nodes(self, tree: TurnTree) -> list[float | None]:
         """Of the context that each node was sampled in, by index."""
         known: list[float | None] = [None]
-        behind: list[list[int]] = [[]]
+        ids: dict[int, list[int]] = {id(BEGIN): []}  # context and answer of every generation, by identity
+        latest: list[Generation] = [BEGIN]
         for node in tree.nodes[1:]:
-            context = behind[node.parent]
-            first, *_ = generations = tree.turn(node.index).generations
-            task = self._asked.get(tuple(first.asked_with(context)))
-            known.append(None if task is None else task.result())
-            for generation in generations:
-                context = generation.asked_with(context) + generation.output.token_ids
-            behind.append(context)
+            before = latest[node.parent]
+            for number, generation in enumerate(tree.turn(node.index).generations):
+                context = generation.asked_with(ids[id(generation.before or before)])
+                if number == 0:
+                    task = self._asked.get(tuple(context))
+                    known.append(None if task is None else task.result())
+                ids[id(generation)] = context + generation.output.token_ids
+                before = generation
+            latest.append(before)
         return known
 
     async def _log_prob(self, context: list[int]) -> float | None:

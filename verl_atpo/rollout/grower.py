@@ -112,14 +112,29 @@ class TreeGrower:
                 tree.nodes[limb.context[-1] if limb.context else ROOT].pending += 1
 
     def _start(self, picks: Sequence[Pick | None]) -> list[Limb]:
-        limbs, path = self.grown.limbs, self.grown.tree.path
+        limbs = self.grown.limbs
         round, now = limbs[-1].round + 1 if limbs else 1, time.monotonic() - self._began
         started = [
-            Limb(number, 0, None, [], now) if pick is None else Limb(number, round, pick, path(pick.node)[:-1], now)
+            Limb(number, 0, None, [], now)
+            if pick is None
+            else Limb(number, round, pick, self._context_of(pick.node), now)
             for number, pick in enumerate(picks, start=len(limbs))
         ]
         limbs += started
         return started
+
+    def _context_of(self, node: int) -> list[int]:
+        """The turns before a turn that is sampled again: those that had ended when it began.
+
+        Calls of one trajectory at the same time (sub-agents) stand one after the other in the tree, in the order in
+        which they ended; what was under way when the turn began is sampled again as well.
+        """
+        tree = self.grown.tree
+        before = tree.path(node)[:-1]
+        if not before:
+            return before
+        began = tree.turn(node).started_s
+        return [other for other in before if tree.turn(other).ended_s <= began]
 
     async def _grow_limb(self, limb: Limb) -> None:
         growth = self._config.growth
@@ -161,10 +176,9 @@ class TreeGrower:
         tree = self.grown.tree
         if limb.joined is None:
             limb.tip, limb.joined = ROOT, 0
-            generations = 0
+            held = {id(generation) for generation in run.generations}
             for node in limb.context:
-                generations += len(tree.turn(node).generations)
-                if generations > run.replayed:
+                if any(id(generation) not in held for generation in tree.turn(node).generations):
                     break  # diverged in or before this turn: the branch is on its own from here
                 limb.tip, limb.joined = node, limb.joined + 1
         reward = run.reward if isinstance(run, Branch) else None

@@ -20,7 +20,7 @@ from itertools import pairwise
 from typing import Any
 
 from verl_atpo.failure import ContextRewrittenError, NothingSampledError, RowMismatchError
-from verl_atpo.tree.recording import Generation
+from verl_atpo.tree.recording import Generation, contexts_of
 
 REMEDY = (
     "Remedy: append output.token_ids (mask 1) and the tokens of the observation (mask 0) to the ids that you asked "
@@ -76,24 +76,29 @@ class Stretch:
 
 
 def stretches(generations: Sequence[Generation]) -> list[Stretch]:
-    """Split a record where the loop replaced its context: where nothing of the turn before is left in it."""
+    """Split a record where the loop replaced its context: where nothing of the turn before is left in it.
+
+    A context that was added to twice belongs to the first addition's stretch; the second begins one.
+    """
     found: list[Stretch] = []
+    ends: dict[int, Stretch] = {}  # the stretch that a generation ends, by identity
+    previous: Generation | None = None
     turn = 0
-    for generation in generations:
-        continues = bool(found) and not generation.observed_ids and not generation.dropped
+    for generation, context in zip(generations, contexts_of(generations), strict=True):
+        before = previous if generation.before is None else generation.before
+        current = None if before is None else ends.pop(id(before), None)
+        continues = current is not None and not generation.observed_ids and not generation.dropped
         turn += not continues
-        current = found[-1] if found else None
-        if current is None:
-            current = Stretch.begin(turn, list(generation.observed_ids))
-            found.append(current)
-        elif generation.dropped >= len(current.token_ids) - current.starts[-1]:
-            current = Stretch.begin(turn, generation.asked_with(current.token_ids))
+        if current is None or (not continues and generation.dropped >= len(current.token_ids) - current.starts[-1]):
+            current = Stretch.begin(turn, context)
             found.append(current)
         elif not continues:
             current.observe(generation.dropped, generation.observed_ids)
         if not continues:
             current.starts.append(len(current.token_ids))
         current.sample(generation.output)
+        ends[id(generation)] = current
+        previous = generation
     return found
 
 

@@ -18,6 +18,7 @@ import dataclasses
 from collections.abc import Hashable
 
 from verl_atpo.config import Contexts
+from verl_atpo.tree.recording import BEGIN
 from verl_atpo.tree.tree import ROOT, TurnNode, TurnTree
 
 
@@ -64,13 +65,20 @@ def group_contexts(tree: TurnTree, contexts: Contexts) -> Grouping:
     numbers: dict[Hashable, int] = {}
     firsts: dict[Hashable, int] = {}
     copy_of, context = [ROOT], [-1]
+    holder: dict[int, int] = {}  # node of every generation, by identity
     for node in tree.nodes[1:]:
         turn = tree.turn(node.index)
+        first = turn.generations[0]
         observed: Hashable = (tuple(turn.observed_ids), _added_media(tree, node))
         if contexts is Contexts.MERGED:
-            observed = (copy_of[node.parent], turn.generations[0].dropped, observed)
+            if first.before is BEGIN:
+                observed = ("begin", tuple(turn.observed_ids), first.media)
+            else:
+                anchor = node.parent if first.before is None else holder[id(first.before)]
+                observed = (copy_of[anchor], first.dropped, observed)
         context.append(numbers.setdefault(observed, len(numbers)))
         copy_of.append(firsts.setdefault((context[-1], tuple(turn.token_ids)), node.index))
+        holder.update((id(generation), node.index) for generation in turn.generations)
     return Grouping(copy_of if contexts is Contexts.MERGED else own, context)
 
 

@@ -1,15 +1,17 @@
 """What one run of an agent loop leaves: the engine's answers, the tool calls between them, and the turns they make.
 
-Invariant: a generation holds only what it adds to the one before, so a record grows with the tokens and not with
-their contexts. Putting the generations of a path together gives back exactly the ids the loop asked with
-(:meth:`Generation.asked_with`), also where a loop takes tokens at the end of its context away again.
+Invariant: a generation holds only what it adds to an earlier one, so a record grows with the tokens and not with their
+contexts. Putting the generations of a record together gives back exactly the ids the loop asked with
+(:func:`contexts_of`), also where a loop takes tokens at the end of its context away again, replaces its context, or has
+several conversations at a time.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 from verl_atpo.config import ConfigError
@@ -65,13 +67,16 @@ class Generation:
     """What one request to the engine added to the context, and the tool calls that followed it.
 
     Attributes:
-        dropped: tokens at the end of the context before that the loop took away; 0 for one that only appends.
+        dropped: tokens at the end of the context before that the loop took away; 0 for one that only appends. The
+            context before is that of the generation listed before, or of ``before``, with its answer.
         observed_ids: what the loop added after that: the prompt, an observation, or nothing (the turn goes on).
         output: what the engine answered: ``token_ids``, ``log_probs`` in nats, ``extra_fields``.
         tool_calls: calls made before the loop asked again.
         media: digests of the images, videos and audio that the engine was asked with, in order (``tree/media.py``).
         started_s: when the engine was asked, on the process's monotonic clock.
         ended_s: when it had answered.
+        before: the generation whose context was changed or added to, where that is not the one listed before;
+            :data:`BEGIN` where nothing sampled is in the context.
     """
 
     dropped: int
@@ -81,14 +86,12 @@ class Generation:
     media: tuple[str, ...] = ()
     started_s: float = dataclasses.field(default=0.0, compare=False)
     ended_s: float = dataclasses.field(default=0.0, compare=False)
+    before: Generation | None = dataclasses.field(default=None, compare=False, repr=False)
 
     @classmethod
     def after(cls, context: list[int], prompt_ids: list[int], output: Any, media: tuple[str, ...] = ()) -> Generation:
         """The answer to ``prompt_ids``, asked when prompts and answers so far made ``context``."""
-        common = len(context)
-        if prompt_ids[:common] != context:
-            pairs = zip(context, prompt_ids, strict=False)
-            common = next((at for at, (old, new) in enumerate(pairs) if old != new), len(prompt_ids))
+        common = common_length(context, prompt_ids)
         return cls(len(context) - common, prompt_ids[common:], output, media=media)
 
     def asked_with(self, context: list[int]) -> list[int]:
@@ -96,14 +99,50 @@ class Generation:
         return context[: len(context) - self.dropped] + self.observed_ids
 
 
+BEGIN = Generation(0, [], SimpleNamespace(token_ids=[], log_probs=[], extra_fields={}))
+"""Stands before a generation whose context is all its own: the first one, a sub-agent's, one after a compaction."""
+
+
+def common_length(one: Sequence[int], other: Sequence[int]) -> int:
+    """Tokens that two sequences have in common at their beginnings."""
+    low, high = 0, min(len(one), len(other))
+    if one[:high] == other[:high]:
+        return high
+    while high - low > 1:  # one[:low] is common, one[:high] is not
+        middle = (low + high) // 2
+        low, high = (middle, high) if one[low:middle] == other[low:middle] else (low, middle)
+    return low
+
+
+def contexts_of(generations: Sequence[Generation]) -> list[list[int]]:
+    """The ids that the engine was asked with for each generation of a record."""
+    contexts: list[list[int]] = []
+    numbers: dict[int, int] = {}
+    for number, generation in enumerate(generations):
+        base = _base(number, generation, numbers)
+        before = contexts[base] + generations[base].output.token_ids if base >= 0 else []
+        contexts.append(generation.asked_with(before))
+        numbers[id(generation)] = number
+    return contexts
+
+
 def context_lengths(generations: Sequence[Generation]) -> list[int]:
     """Tokens of the whole context that each generation was sampled in."""
-    lengths, length = [], 0
-    for generation in generations:
-        length += len(generation.observed_ids) - generation.dropped
-        lengths.append(length)
-        length += len(generation.output.token_ids)
+    lengths: list[int] = []
+    numbers: dict[int, int] = {}
+    for number, generation in enumerate(generations):
+        base = _base(number, generation, numbers)
+        before = lengths[base] + len(generations[base].output.token_ids) if base >= 0 else 0
+        lengths.append(before + len(generation.observed_ids) - generation.dropped)
+        numbers[id(generation)] = number
     return lengths
+
+
+def _base(number: int, generation: Generation, numbers: Mapping[int, int]) -> int:
+    """Index of the generation whose context one adds to; -1 if there is none."""
+    if generation.before is None:
+        return number - 1
+    return -1 if generation.before is BEGIN else numbers[id(generation.before)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -178,9 +217,13 @@ def versions(turns: Sequence[Turn]) -> tuple[int, int] | None:
 def group_turns(generations: Sequence[Generation]) -> list[Turn]:
     """Join generations that no observation separates: the later prompt is the earlier one plus what it sampled."""
     groups: list[list[Generation]] = []
+    latest: list[Generation] | None = None
+    last: dict[int, list[Generation]] = {}
     for generation in generations:
-        if groups and not generation.observed_ids and not generation.dropped:
-            groups[-1].append(generation)
+        group = latest if generation.before is None else last.get(id(generation.before))
+        if group is not None and not generation.observed_ids and not generation.dropped:
+            group.append(generation)
         else:
-            groups.append([generation])
+            groups.append(group := [generation])
+        latest = last[id(generation)] = group
     return [Turn(tuple(group)) for group in groups]
