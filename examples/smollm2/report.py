@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from examples.kit.summary import parser, read_run, summarise
-from verl_atpo.view.files import read_trees
+from verl_atpo.report.dump_reader import read_trees
 
 TITLE = "SmolLM2-135M with a calculator"
 

@@ -22,16 +22,16 @@ from tests.assets.trees import credit_of, outputs_of
 from verl_atpo.config import AtpoConfig, CreditConfig, ExpansionConfig, GrowthConfig, Penalty, Schedule, SharedTurns
 from verl_atpo.failure import EngineOutage, ToolOutage, brief
 from verl_atpo.method.credit import node_values
+from verl_atpo.render.trajectory import segments
 from verl_atpo.report.describe import TreeDescriber
 from verl_atpo.report.dump import TreeDump
 from verl_atpo.report.dump_choice import DUMPED, DumpChoice
 from verl_atpo.report.dump_file import DumpFile
+from verl_atpo.report.dump_reader import read_trees
 from verl_atpo.report.record import Record
 from verl_atpo.rollout.grower import TreeGrower
 from verl_atpo.rollout.grown import GrownTree
 from verl_atpo.tree.tree import ROOT
-from verl_atpo.view.files import read_trees
-from verl_atpo.view.row import segments
 
 PROMPT = {
     "uid": "u<1>", "global_steps": np.int64(3), "data_source": "d", "reward_model": {"ground_truth": "<right>"},

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 from PIL import Image
 
-from tests.view.test_picture import NASTY
+from tests.assets.untrusted import NASTY
 from verl_atpo.report.loggers import as_code, log_trees, outline
 from verl_atpo.view.demo import demo_trees
 

@@ -14,9 +14,9 @@ from tests.assets.tiny_model import write_model
 from tests.assets.worker import Client, Queue, Scorer, make_worker, prompt
 from verl_atpo.report.dump_choice import DUMPED
 from verl_atpo.report.dump_file import DumpFile
+from verl_atpo.report.dump_reader import read_trees
 from verl_atpo.report.metrics import step_metrics
 from verl_atpo.rollout.manager import TreeAgentLoopManager
-from verl_atpo.view.files import read_trees
 
 TRAIN = {"validate": False, "step": 1, "sample_index": 0, "rollout_n": 0}
 

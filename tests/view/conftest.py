@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,20 +10,8 @@ from typing import Any
 import pytest
 
 from benchmarks.view.browser import CHROMIUM, DRIVER, MISSING, browser, viewer
+from tests.assets.viewer import Viewer
 from verl_atpo.view.demo import write_demo
-
-
-@dataclasses.dataclass
-class Viewer:
-    """A running viewer.
-
-    Attributes:
-        address: of its first page, without the slash at the end.
-        folder: what it shows.
-    """
-
-    address: str
-    folder: Path
 
 
 @pytest.fixture(scope="session")

@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 
 from benchmarks.view.browser import answers, wait_until
-from tests.view.conftest import Viewer
+from tests.assets.viewer import Viewer
+from verl_atpo.render.layout import ROOT
+from verl_atpo.report.dump_reader import read_trees
 from verl_atpo.report.record import Record, summarize
 from verl_atpo.view.demo import demo_trees, write_demo
-from verl_atpo.view.files import read_trees
-from verl_atpo.view.layout import ROOT
 
 CLICK = """
 const found = [...document.querySelectorAll(arguments[0])].find(each => each.getClientRects().length);

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
+from verl_atpo.report.dump_reader import dump_files, head, new_lines, read_trees
 from verl_atpo.report.record import summarize
 from verl_atpo.view.demo import demo_trees, write_demo
-from verl_atpo.view.files import dump_files, head, new_lines, read_trees
 from verl_atpo.view.filters import Filters, match_expression
 from verl_atpo.view.index import TreeIndex
 
@@ -87,11 +87,13 @@ def test_an_index_that_is_none_is_made_anew(tmp_path: Path) -> None:
     assert second.update() == 2
 
 
-def test_lines_that_are_no_trees_are_left_out(index: TreeIndex, caplog: pytest.LogCaptureFixture) -> None:
+def test_lines_that_are_no_trees_are_counted(index: TreeIndex) -> None:
     tree = line(next(demo_trees(1)))
     (index.folder / "trees-1.jsonl").write_text("nonsense\n\n[1, 2]\n{}\n" + tree + '{"summary": 5}\n')
     assert index.update() == 1
-    assert sum("No tree at byte" in record.message for record in caplog.records) == 4
+    progress = index.progress()
+    assert (progress.trees, progress.skipped) == (1, 4)
+    assert "no JSON" in progress.reason and "byte 0 of trees-1.jsonl" in progress.reason
 
 
 def test_a_dump_from_before_summaries_is_read_too(index: TreeIndex) -> None:
@@ -114,8 +116,8 @@ def test_lines_are_found_whatever_the_chunk(tmp_path: Path, monkeypatch: pytest.
     content = b"first\n\n" + b"x" * 50 + b"\nlast one is torn"
     (tmp_path / "f").write_bytes(content)
     for chunk in (1, 2, 7, 1000):
-        monkeypatch.setattr("verl_atpo.view.files.CHUNK", chunk)
-        monkeypatch.setattr("verl_atpo.view.files.HEAD", 10)
+        monkeypatch.setattr("verl_atpo.report.dump_reader.CHUNK", chunk)
+        monkeypatch.setattr("verl_atpo.report.dump_reader.HEAD", 10)
         found = [(each.offset, each.length, start) for each, start in new_lines(tmp_path / "f", "f", 0)]
         assert found == [(0, 5, b"first"), (7, 50, b"x" * 10)]
 
@@ -166,7 +168,7 @@ def test_every_order_is_an_order(index: TreeIndex, sort: str, descending: bool) 
     "filters",
     [
         Filters(),
-        Filters("a b & c", "mixed", ("outages", "regrown"), 3, 9, "source=1", "abc", "reward", False),
+        Filters("a b & c", "mixed", ("outages", "regrown"), 3, 9, "source=1", "abc", "trees|20260102", "reward", False),
         Filters(text='"quoted"', step_from=0),
     ],
 )

@@ -10,8 +10,8 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from verl_atpo.render.text import headline, visible, without_template
 from verl_atpo.report.record import Record
-from verl_atpo.view.text import headline, visible, without_template
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +49,7 @@ def _tensorboard(backend: Any, records: Sequence[Record], step: int) -> None:
     import numpy as np
     from PIL import Image
 
-    from verl_atpo.view.export import to_png
+    from verl_atpo.render.export import to_png
 
     for number, record in enumerate(records):
         with Image.open(io.BytesIO(to_png(record, zoom=1.0))) as picture:
@@ -60,7 +60,7 @@ def _tensorboard(backend: Any, records: Sequence[Record], step: int) -> None:
 
 
 def _wandb(backend: Any, records: Sequence[Record], step: int) -> None:
-    from verl_atpo.view.export import to_html
+    from verl_atpo.render.export import to_html
 
     pages = {f"{TAG}/{number}": backend.Html(to_html(record), inject=False) for number, record in enumerate(records)}
     rows = [[record["summary"].get(name) for name in TABLE] + [outline(record)] for record in records]

@@ -10,8 +10,9 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any, Literal
 
+from annotated_types import Interval, Len
 from typing_extensions import TypedDict
 
 from verl_atpo.report.plain_json import plain
@@ -20,44 +21,50 @@ FORMAT = 3
 PROMPT_HEAD = 300
 """Characters of a prompt that a summary holds."""
 
+Number = Annotated[float, Interval(ge=-1e12, le=1e12)]
+Count = Annotated[int, Interval(ge=0, le=1 << 53)]
+Seconds = Annotated[float, Interval(ge=0, le=1e9)]
+Outcome = Literal["mixed", "equal", "failed"]
+"""Whether the leaves of a tree got different rewards, all the same one, or the tree failed as a group."""
+
 
 class Pick(TypedDict, total=False):
     """Why an expansion started where it did."""
 
-    node: int
+    node: Count
     """The turn that was sampled again; 0 is the root: a fresh chain."""
-    score: float
+    score: Number
     """Mean NLL minus penalty, nats/token, at the time of the selection."""
-    penalty: float
+    penalty: Number
     """Nats subtracted for earlier expansions of the same context."""
-    rank: int
+    rank: Count
     """Place among the candidates by score, from 1."""
-    candidates: int
+    candidates: Count
     """Number of turns that could have been selected."""
 
 
 class Difference(TypedDict, total=False):
     """One term of an advantage, ``weight * scale * (value - baseline)``; a turn's terms add up to its advantage."""
 
-    value: float
+    value: Number
     """What the turn is credited with, on the scale of the rewards."""
-    baseline: float
+    baseline: Number
     """What it is compared with, on the same scale."""
     baseline_from: str
     """Where the baseline comes from: ``prompt`` (the root's value), ``parent`` (the value of the turn before),
     ``siblings`` (turns sampled after the same node), ``context`` (turns sampled in an equal context, whichever node
     they follow), ``chains`` (the other independent trajectories), ``leaves`` (the mean reward of the tree)."""
-    samples: int
+    samples: Count
     """Number of turns or trajectories that the baseline is an average of; missing where it is none."""
-    prior: float
+    prior: Number
     """What the baseline was shrunk to; missing where it is a plain average."""
     prior_from: str
     """Where ``prior`` comes from, in the words of ``baseline_from``."""
-    prior_share: float
+    prior_share: Number
     """Weight of ``prior`` in the baseline, 0 to 1."""
-    scale: float
+    scale: Number
     """Factor of the group's normalisation; 1 if missing."""
-    weight: float
+    weight: Number
     """Factor of this term; 1 if missing."""
 
 
@@ -74,75 +81,75 @@ class ToolUse(TypedDict, total=False):
 class Node(TypedDict, total=False):
     """One turn. The root (index 0) is the prompt and has no entry."""
 
-    index: int
-    parent: int
-    round: int
-    turn: int
+    index: Count
+    parent: Count
+    round: Count
+    turn: Count
     """Its number in the trajectory, from 1."""
-    branch: int
+    branch: Count
     """Number of the trajectory that sampled it."""
-    context: int
+    context: Count
     """Number of the context that it was sampled in; turns of equal number saw equal tokens."""
     observation: str
     """Text between the turn before and this one."""
-    observation_tokens: int
+    observation_tokens: Count
     text: str
     """The sampled tokens, special ones included."""
-    tokens: int
-    token_ids: list[int]
-    token_chars: list[int]
+    tokens: Count
+    token_ids: list[Count]
+    token_chars: list[Count]
     """Characters of ``text`` that each token makes, ``len(text)`` in all. Missing if they make none of it in order."""
-    token_nll_centinats: list[int]
+    token_nll_centinats: list[Count]
     """Negative log-likelihood of each token in hundredths of a nat."""
-    mean_nll: float | None
+    mean_nll: Number | None
     versions: tuple[int, int] | None
     """Oldest and newest version of the weights that sampled it."""
     is_leaf: bool
-    reward: float | None
-    value: float | None
+    reward: Number | None
+    value: Number | None
     """On the scale of the reward; with rewards of tools, the return to go."""
-    tool_reward: float
+    tool_reward: Number
     """What tools gave for the calls after it; missing where such rewards are ignored."""
-    advantage: float | None
+    advantage: Number | None
     """What the estimator gives the turn's tokens; with information gains the mean over the rows that hold it."""
     differences: list[Difference]
     """The terms that the advantage is the sum of; missing where the credit is no sum of differences."""
-    information_gain: float | None
+    information_gain: Number | None
     """Nats/token that the turn added to the gold answer's mean log-prob; missing where it was not measured."""
     tool_calls: list[ToolUse]
-    generation_s: float
+    generation_s: Seconds
     """Seconds the engine took for the turn."""
-    tool_s: float
+    tool_s: Seconds
     """Seconds the loop waited for the tools after it."""
 
 
 class Branch(TypedDict, total=False):
     """One trajectory: an independent chain, or an expansion with the prefix that it shares."""
 
-    number: int
-    leaf: int | None
+    number: Count
+    leaf: Count | None
     """Node of its last turn; ``None`` for one that never ended."""
-    round: int
-    own_turns: int
+    round: Count
+    own_turns: Count
     diverged: bool
     picked: Pick | None
     """Why it started where it did; ``None`` for a chain."""
-    started_s: float
+    started_s: Seconds
     """Seconds from the tree's start to its own."""
-    ended_s: float | None
+    ended_s: Seconds | None
     failures: list[str]
     """Why earlier attempts of it failed, in order."""
-    reward: float
+    reward: Number
     reward_extra: dict[str, Any]
     """Further keys of the reward function."""
-    prompt_tokens: int
-    response_tokens: int
-    starts: list[int]
+    prompt_tokens: Count
+    response_tokens: Count
+    starts: list[Count]
     """Position of each turn's first token in the response; at or after ``response_tokens``: cut off."""
     tail: str
     """Text after the last turn: an observation that the policy was not asked about."""
-    tail_tokens: int
-    trained_from: int
+    tail_tokens: Count
+    trained_from: Count
     """First token of the response that is trained (``credit.shared_turns=once``: the first own turn's)."""
 
 
@@ -150,39 +157,38 @@ class Summary(TypedDict, total=False):
     """Facts of a tree that the table of trees shows."""
 
     uid: str
-    step: int
+    step: Count
     start: str | None
     """Which start of which run the tree is of (``Record.start``)."""
     prompt: str
     prompt_key: str
     """Short name of the task (:func:`task_key`)."""
     source: str | None
-    outcome: str
-    """``mixed``, ``equal`` or ``failed``."""
-    reward: float | None
+    outcome: Outcome
+    reward: Number | None
     """Mean over leaves."""
-    rewards: list[float]
-    leaves: int
-    nodes: int
-    depth: int
-    sampled_tokens: int
-    saved: float | None
+    rewards: list[Number]
+    leaves: Count
+    nodes: Count
+    depth: Count
+    sampled_tokens: Count
+    saved: Number | None
     """Share of sampled tokens saved against as many independent chains like the tree's own initial ones."""
-    tool_calls: int
-    tool_errors: int
-    outages: int | None
-    diverged: int
-    regrown: int
-    seconds: float | None
+    tool_calls: Count
+    tool_errors: Count
+    outages: Count | None
+    diverged: Count
+    regrown: Count
+    seconds: Seconds | None
 
 
 class Record(TypedDict, total=False):
     """One tree."""
 
     summary: Summary
-    format: int
+    format: Count
     uid: str
-    global_step: int
+    global_step: Count
     start: str | None
     """Name of the start of the run that grew it, the same in all processes, sortable by time, for instance
     ``20261130-120301-3fa9``. A resumed run has several; missing in old dumps."""
@@ -191,19 +197,19 @@ class Record(TypedDict, total=False):
     extra_info: dict[str, Any]
     """The data row's."""
     prompt: str
-    prompt_tokens: int
-    template: list[str]
+    prompt_tokens: Count
+    template: Annotated[list[str], Len(0, 1000)]
     """Special tokens of the tokenizer that occur in the tree's texts."""
     failed: str | None
     """Why the tree failed as a group; its turns so far are still here."""
-    root_value: float | None
+    root_value: Number | None
     credit: dict[str, Any]
     """Settings of the credit by name (``backup``, ``advantage``, ``contexts``, ``normalize``, ...)."""
-    picked: list[int]
+    picked: list[Count]
     picks: list[Pick]
-    regrown: int
-    outages: int
-    seconds: float
+    regrown: Count
+    outages: Count
+    seconds: Seconds
     nodes: list[Node]
     branches: list[Branch]
 
@@ -258,7 +264,7 @@ def summarize(record: Mapping[str, Any]) -> Summary:
     )
 
 
-def _outcome(record: Mapping[str, Any], rewards: list[float]) -> str:
+def _outcome(record: Mapping[str, Any], rewards: list[float]) -> Outcome:
     if record.get("failed") is not None:
         return "failed"
     return "mixed" if len(set(rewards)) > 1 else "equal"

@@ -1,16 +1,17 @@
-"""Look at trees and runs in the browser: ``python -m verl_atpo.view FOLDER`` (extra ``view``).
+"""The viewer of runs and trees in the browser: ``python -m verl_atpo.view FOLDER``.
 
-| file | what it holds |
+| file | its subject |
 |---|---|
-| ``record.py`` | what one line of a dump holds: the schema that writer and viewer share |
-| ``files.py`` | finding dumps and reading single lines of them |
-| ``index.py``, ``filters.py`` | a SQLite index: table, filters, full-text search |
-| ``text.py``, ``diff.py`` | untrusted text made visible, shortened, compared |
-| ``layout.py``, ``drawing.py``, ``colors.py`` | the picture of a tree, as SVG |
-| ``export.py`` | one self-contained HTML page, SVG, PNG |
-| ``server.py``, ``overview.py``, ``tree_page.py``, ``panel.py``, ``prompt_page.py`` | the pages |
-| ``loggers.py`` | the same trees in wandb and TensorBoard |
-| ``demo.py``, ``demo_tree.py`` | a made-up run, to look around before there is a real one |
+| ``__main__.py``, ``server.py`` | the command, and the server of pages and files |
+| ``access.py`` | who may connect, how large a request may be, which scripts a page may run |
+| ``page.py`` | the frame of all pages, and the one way in which markup comes onto them |
+| ``overview.py``, ``health_strip.py``, ``charts.py`` | the overview of a run |
+| ``tree_page.py``, ``turn_panel.py``, ``details.py`` | one tree |
+| ``prompt_page.py``, ``compare_page.py``, ``validation_page.py`` | one task over time, two runs, validation |
+| ``run.py``, ``index.py``, ``filters.py``, ``cache.py`` | a run's folder, and a SQLite index of its dump |
+| ``metrics.py``, ``health.py``, ``selections.py``, ``validation.py``, ``run_names.py`` | facts that pages show |
+| ``demo.py``, ``demo_tree.py`` | a made-up run |
 
-Nothing here imports torch, ray, verl or vllm, so that a laptop shows what a cluster trained.
+It needs the schema (``report/record.py``) and the drawings (``render/``), but neither torch nor ray, verl or vllm: a
+laptop shows what a cluster trained. ``pyproject.toml`` beside this file installs these rooms alone.
 """

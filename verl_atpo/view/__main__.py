@@ -1,4 +1,4 @@
-"""Look at the trees of a run in the browser, or write one tree to a file.
+"""Show the trees of a run in the browser, or write one tree to a file.
 
 python -m verl_atpo.view outputs/run                        # live while training runs, offline afterwards
 python -m verl_atpo.view outputs/run --export tree.html     # or .svg, .png: the most telling tree, or --tree UID
@@ -8,6 +8,7 @@ python -m verl_atpo.view --demo                             # a made-up run
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import secrets
 import socket
@@ -16,19 +17,24 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from verl_atpo.view.colors import ColorBy
-from verl_atpo.view.export import SUFFIXES, most_telling, write
+from verl_atpo.render.colors import ColorBy
+from verl_atpo.render.export import SUFFIXES, most_telling, write
+from verl_atpo.report.dump_reader import OddLine, dump_files
+from verl_atpo.report.record import Record
+from verl_atpo.view.access import is_loopback
 from verl_atpo.view.filters import Filters
-from verl_atpo.view.gate import is_loopback
-from verl_atpo.view.index import TreeIndex
+from verl_atpo.view.index import Row, TreeIndex
 from verl_atpo.view.run import Run
 
 TRIED = 300
-"""Trees that the most telling one is chosen from: the latest with different rewards."""
+"""Number of trees that the most telling one is chosen from: the latest with different rewards."""
+INSTALL = 'pip install "verl-atpo-view @ git+$REPO#subdirectory=verl_atpo/view"'
+EMPTY = "no trees in {0} yet: a run writes them with algorithm.atpo.dump_dir={0}; they are shown as they come"
+TAKEN = "port {0} of {1} is taken, perhaps by another viewer: --port 0 takes a free one ({2})"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Entry point of ``verl-atpo-view`` and ``python -m verl_atpo.view``."""
+    """Run ``verl-atpo-view``, which is ``python -m verl_atpo.view``."""
     parser = _parser()
     options = parser.parse_args(arguments)
     if options.demo:
@@ -50,7 +56,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("folder", type=Path, nargs="?", help="a run's folder, or the dump_dir in it")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen at; any but a local one needs a token")
     parser.add_argument("--port", type=int, default=8093, help="0 takes a free one")
-    parser.add_argument("--token", help="what a visitor has to bring; made up for an address that is not local")
+    parser.add_argument("--token", help="that a visitor has to bring; made up for an address that is not local")
     parser.add_argument("--metrics", type=Path, help="file of verl's logger `file`, if it is not in the folder")
     parser.add_argument("--cache", type=Path, help="folder for the index (default: in the user's cache)")
     parser.add_argument("--no-browser", action="store_true", help="open none")
@@ -78,24 +84,40 @@ def _export(parser: argparse.ArgumentParser, options: argparse.Namespace) -> Non
         row = index.by_uid(options.tree)
         if row is None:
             parser.error(f"no tree {options.tree} in {options.folder}")
-        record = index.record(row)
+        record = next(iter(_readable(index, [row])), None)
     else:
         rows = index.find(Filters(outcome="mixed"), TRIED) or index.find(Filters(), 1)
         if not rows:
             parser.error(f"no trees in {options.folder}: run with algorithm.atpo.dump_dir={options.folder}")
-        record = most_telling([index.record(row) for row in rows])
+        trees = _readable(index, rows)
+        record = most_telling(trees) if trees else None
+    if record is None:
+        parser.error(f"no tree in {options.folder} can be read: its lines are odd")
     write(record, options.export, ColorBy(options.by))
+
+
+def _readable(index: TreeIndex, rows: Sequence[Row]) -> list[Record]:
+    found = []
+    for row in rows:
+        with contextlib.suppress(OSError, OddLine):
+            found.append(index.record(row))
+    return found
 
 
 def _serve(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
     try:
         from verl_atpo.view.server import serve
     except ImportError as error:
-        parser.exit(1, f"The viewer needs the extra `view`: pip install 'verl-atpo[view]' ({error})\n")
+        parser.exit(1, f"The viewer's own requirements are missing ({error}): {INSTALL}\n")
     token = options.token
     if token is None and not is_loopback(options.host):
         token = secrets.token_urlsafe(16)
-    port = options.port or _free_port(options.host)
+    try:
+        port = _free_port(options.host, options.port)
+    except OSError as error:
+        parser.exit(1, TAKEN.format(options.port, options.host, error.strerror or error) + "\n")
+    if not dump_files(options.folder):
+        print(EMPTY.format(options.folder), flush=True)
     address = f"http://{options.host}:{port}/" + (f"?token={token}" if token else "")
     print(f"Trees of {options.folder}: {address}  (Ctrl+C ends it)", flush=True)
     if "SSH_CONNECTION" in os.environ and is_loopback(options.host):
@@ -104,9 +126,15 @@ def _serve(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None
     serve(Run(options.folder, options.cache, options.metrics), options.host, port, token, show)
 
 
-def _free_port(host: str) -> int:
+def _free_port(host: str, port: int) -> int:
+    """Find a port to listen at: ``port``, or a free one for 0.
+
+    Raises:
+        OSError: it is taken, or ``host`` is none of this machine's addresses.
+    """
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
-        probe.bind((host, 0))
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        probe.bind((host, port))
         return int(probe.getsockname()[1])
 
 

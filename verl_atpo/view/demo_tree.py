@@ -1,7 +1,7 @@
 """A made-up tree of an agent that learns to search, as a training run dumps it.
 
-It grows by the package's own selection and credit; only what the policy says, how sure it is and how long it takes is
-made up.
+Everything in it is made up, the credit too: values are means of the rewards below, baselines means of the other turns
+in the same context. It needs nothing of the package but the record's schema, so that the viewer installs alone.
 """
 
 from __future__ import annotations
@@ -9,15 +9,16 @@ from __future__ import annotations
 import dataclasses
 import json
 import random
-from typing import Any
+import statistics
 
-from verl_atpo.config import AtpoConfig, ExpansionConfig, Schedule
-from verl_atpo.method.expansion import select_turns, uncertainty_score
-from verl_atpo.method.scheme import find_scheme
-from verl_atpo.report.record import FORMAT, Branch, Node, Pick, Record, ToolUse, summarize
-from verl_atpo.tree.tree import ROOT, TurnTree
+from verl_atpo.report.record import FORMAT, Branch, Difference, Node, Pick, Record, ToolUse, summarize
 
+ROOT = 0
+CHAINS, ROUNDS, PER_ROUND = 8, 2, 4
+PENALTY = 0.05
+"""Nats that an earlier expansion of a turn takes off its score."""
 END, START = "<|im_end|>", "<|im_start|>"
+START_NAME = "20260102-030405-demo"
 PEOPLE = ("Ada Merrin", "Tomas Okoye", "Lin Aoki", "Petra Valdés", "Jonas Brandt", "Mira Sahin", "Sofia Conti")
 PLACES = ("Velden", "Port Amri", "Kasimov", "Ostrava Hill", "San Telmo", "Greifen", "Lake Tolva", "Nordhavn")
 RELATIONS = ("birthplace", "employer", "mentor", "rival", "hometown of the mentor", "founder of the employer")
@@ -32,16 +33,24 @@ ASIDES = (
 
 @dataclasses.dataclass
 class _Turn:
-    """What the policy said in one turn, and what happened around it."""
+    """A turn of the tree that grows: what the policy said, and what happened around it."""
 
-    node: int
+    index: int
+    parent: int
+    depth: int
+    round: int
+    branch: int
     observation: str
     text: str
     nlls: list[int]
-    branch: int
     tool: ToolUse | None
     generation_s: float
     tool_s: float
+    reward: float | None = None
+
+    @property
+    def mean_nll(self) -> float:
+        return sum(self.nlls) / len(self.nlls) / 100
 
 
 class DemoTree:
@@ -52,7 +61,7 @@ class DemoTree:
         step: of training, from 1; later steps search better.
         prompt: number of the question; equal numbers are the same question.
         skill: chance that a search is a good one.
-        words: mean number of words of a turn.
+        words: number of words of a turn, about.
     """
 
     def __init__(self, seed: int, step: int, prompt: int, skill: float, words: int = 12) -> None:
@@ -64,8 +73,6 @@ class DemoTree:
         self._relation = RELATIONS[prompt % len(RELATIONS)]
         self._prompt = f"What is the {self._relation} of {self._person} ({prompt})?"
         self._uid = f"demo-{step:04d}-{seed:08x}"
-        self._expansion = ExpansionConfig(8, 4, 2, schedule=Schedule.ROUNDS)
-        self._tree = TurnTree()
         self._turns: dict[int, _Turn] = {}
         self._branches: list[Branch] = []
         self._picked: list[int] = []
@@ -73,55 +80,50 @@ class DemoTree:
         self._outages = 0
 
     def record(self) -> Record:
-        """The finished tree."""
-        expansion = self._expansion
-        for _ in range(expansion.initial_chains):
+        """Grow the tree, and describe it."""
+        for _ in range(CHAINS):
             self._branch(ROOT, 0, None)
-        for round in range(1, expansion.rounds + 1):
+        for round in range(1, ROUNDS + 1):
             self._clock = max(branch["ended_s"] or 0.0 for branch in self._branches)
-            picks = [(node, self._pick(node)) for node in self._select()]
-            for node, pick in picks:
-                self._branch(node, round, pick)
+            for pick in self._select():
+                self._branch(pick["node"], round, pick)
         return self._finish()
 
-    def _select(self) -> list[int]:
-        picks = select_turns(self._tree, self._expansion.branches_per_round, self._expansion, self._rng)
-        self._picked += picks
+    def _select(self) -> list[Pick]:
+        scores = {turn.index: turn.mean_nll - PENALTY * self._picked.count(turn.index)
+                  for turn in self._turns.values() if turn.reward is None}  # fmt: skip
+        scores[ROOT] = -PENALTY * self._picked.count(ROOT)
+        ordered = sorted(scores, key=lambda each: -scores[each])[:PER_ROUND]
+        picks = [
+            Pick(node=node, score=scores[node], penalty=PENALTY * self._picked.count(node), rank=rank,
+                 candidates=len(scores))
+            for rank, node in enumerate(ordered, 1)
+        ]  # fmt: skip
+        self._picked += ordered
         return picks
 
-    def _pick(self, node: int) -> Pick:
-        candidates = [each.index for each in self._tree.nodes if not each.is_leaf]
-        scores = {each: uncertainty_score(self._tree, each, self._expansion) for each in candidates}
-        ordered = sorted(candidates, key=lambda each: -scores[each])
-        return Pick(
-            node=node,
-            score=scores[node],
-            penalty=(self._tree.nodes[node].mean_nll or 0.0) - scores[node],
-            rank=ordered.index(node) + 1,
-            candidates=len(candidates),
-        )
+    def _path(self, index: int) -> list[int]:
+        path = []
+        while index != ROOT:
+            path.append(index)
+            index = self._turns[index].parent
+        return path[::-1]
 
     def _branch(self, picked: int, round: int, pick: Pick | None) -> None:
         rng, number = self._rng, len(self._branches)
-        context = self._tree.path(picked)[:-1] if picked != ROOT else []
+        context = self._path(picked)[:-1]
         parent, started = (context[-1] if context else ROOT), self._clock + rng.random() * 0.2
-        found, clock, depth, own = len(context), started, len(context), 0
+        found, clock, own, last = len(context), started, 0, False
         diverged = round > 0 and rng.random() < 0.01
-        while True:
-            good = rng.random() < self._skill
+        while not last:
+            good, depth = rng.random() < self._skill, len(context) + own
             last = depth >= 6 or (found >= self._hops and rng.random() < 0.8) or rng.random() < 0.08
-            turn = self._say(parent, found, good, last, number)
+            turn = self._say(parent, found, good, last, round, number)
             clock += turn.generation_s + turn.tool_s
-            found, depth, own = found + (good and not last), depth + 1, own + 1
-            right = last and found >= self._hops and good
-            node = self._tree.add_turn(
-                parent, mean_nll=sum(turn.nlls) / len(turn.nlls) / 100, is_leaf=last, round=round,
-                reward=float(right) if last else None,
-            )  # fmt: skip
-            turn.node = parent = node.index
-            self._turns[node.index] = turn
             if last:
-                break
+                turn.reward = float(found >= self._hops and good)
+            found, own, parent = found + (good and not last), own + 1, turn.index
+            self._turns[turn.index] = turn
         self._branches.append(self._ended(number, parent, round, own, diverged, pick, started, clock))
 
     def _ended(
@@ -131,15 +133,16 @@ class DemoTree:
         if self._rng.random() < 0.015:
             self._outages += 1
             failures = ["ToolOutage: Tool 'search' is out: TimeoutError()"]
-        reward = self._tree.nodes[leaf].reward or 0.0
+        reward = self._turns[leaf].reward or 0.0
         return Branch(
             number=number, leaf=leaf, round=round, own_turns=own, diverged=diverged, picked=pick,
             started_s=round_to(start), ended_s=round_to(end), failures=failures, reward=reward,
             reward_extra={"acc": reward, "format": 1.0, "answer_words": self._rng.randint(1, 4)},
         )  # fmt: skip
 
-    def _say(self, parent: int, found: int, good: bool, last: bool, branch: int) -> _Turn:
-        rng = self._rng
+    def _say(self, parent: int, found: int, good: bool, last: bool, round: int, branch: int) -> _Turn:
+        rng, index = self._rng, len(self._turns) + 1
+        depth = self._turns[parent].depth + 1 if parent != ROOT else 1
         aside = " ".join(rng.choice(ASIDES) for _ in range(1 + rng.randrange(max(1, self._words // 4))))
         if last:
             answer = self._answer if good and found >= self._hops else rng.choice(PLACES)
@@ -153,7 +156,7 @@ class DemoTree:
         unsure = 1.0 if not good else 0.35
         nlls = [int(min(900, rng.expovariate(1 / (40 * unsure * (2 - self._skill))))) for _ in text.split(" ")]
         return _Turn(
-            0, self._observe(parent), text, nlls, branch, tool,
+            index, parent, depth, round, branch, self._observe(parent), text, nlls, tool,
             round_to(0.2 + 0.01 * len(text) * rng.random()), round_to(0.0 if last else rng.lognormvariate(-1, 0.8)),
         )  # fmt: skip
 
@@ -168,34 +171,53 @@ class DemoTree:
         )
         return f"\n{START}user\n<tool_response>\n{passage}\n</tool_response>{END}\n{START}assistant\n"
 
+    def _values(self) -> dict[int, float]:
+        """Mean reward of the leaves below every turn, and below the root."""
+        below: dict[int, list[float]] = {}
+        for turn in self._turns.values():
+            if turn.reward is not None:
+                for index in [ROOT, *self._path(turn.index)]:
+                    below.setdefault(index, []).append(turn.reward)
+        return {index: statistics.fmean(rewards) for index, rewards in below.items()}
+
+    def _differences(self, turn: _Turn, values: dict[int, float], scale: float) -> list[Difference]:
+        others = [values[each.index] for each in self._turns.values()
+                  if each.parent == turn.parent and each is not turn]  # fmt: skip
+        term = Difference(value=values[turn.index], scale=scale)
+        if others:
+            return [Difference(**term, baseline=statistics.fmean(others), baseline_from="context", samples=len(others))]
+        return [Difference(**term, baseline=values[turn.parent], baseline_from="parent" if turn.parent else "prompt")]
+
     def _finish(self) -> Record:
-        atpo = AtpoConfig()
-        credit, found = atpo.credit, find_scheme(atpo).credit(self._tree)
-        values, advantages = found.values, found.advantages
+        values = self._values()
+        deviation = statistics.pstdev(turn.reward for turn in self._turns.values() if turn.reward is not None)
+        scale = 1 / deviation if deviation else 0.0
         failed = "ToolOutage: Tool 'search' is out: TimeoutError()" if self._rng.random() < 0.01 else None
         record = Record(
-            format=FORMAT, uid=self._uid, global_step=self._step, data_source=f"demo_{self._hops}hop",
+            format=FORMAT, uid=self._uid, global_step=self._step, start=START_NAME, data_source=f"demo_{self._hops}hop",
             ground_truth=self._answer, extra_info={"hops": self._hops, "split": "train"},
             prompt=f"{START}user\n{self._prompt}{END}\n{START}assistant\n", prompt_tokens=14 + len(self._prompt) // 5,
             template=[START, END], failed=failed, root_value=values[ROOT],
-            credit={"backup": credit.backup.value, "advantage": credit.advantage.value},
+            credit={"backup": "leaf_mean", "normalize": "zscore"},
             picked=self._picked, regrown=self._outages, outages=self._outages,
             seconds=max(branch["ended_s"] or 0.0 for branch in self._branches),
-            nodes=[self._node(index, values, advantages) for index in sorted(self._turns)],
+            nodes=[self._node(turn, values, scale) for turn in self._turns.values()],
             branches=[self._with_row(branch) for branch in self._branches],
         )  # fmt: skip
-        return Record(summary=summarize(record), **record)
+        return Record(**{"summary": summarize(record), **record})
 
-    def _node(self, index: int, values: list[Any], advantages: list[Any]) -> Node:
-        node, turn = self._tree.nodes[index], self._turns[index]
+    def _node(self, turn: _Turn, values: dict[int, float], scale: float) -> Node:
         pieces = turn.text.split(" ")
         chars = [len(piece) + 1 for piece in pieces[:-1]] + [len(pieces[-1])]
+        terms = self._differences(turn, values, scale)
+        advantage = sum(term["scale"] * (term["value"] - term["baseline"]) for term in terms)
         made = Node(
-            index=index, parent=node.parent, round=node.round, turn=self._tree.depth(index), branch=turn.branch,
-            observation=turn.observation, observation_tokens=len(turn.observation) // 4, text=turn.text,
-            tokens=len(pieces), token_ids=[hash_of(piece) for piece in pieces], token_chars=chars,
-            token_nll_centinats=turn.nlls, mean_nll=node.mean_nll or 0.0, is_leaf=node.is_leaf, reward=node.reward,
-            value=values[index], advantage=advantages[index], generation_s=turn.generation_s, tool_s=turn.tool_s,
+            index=turn.index, parent=turn.parent, round=turn.round, turn=turn.depth, branch=turn.branch,
+            context=turn.parent, observation=turn.observation, observation_tokens=len(turn.observation) // 4,
+            text=turn.text, tokens=len(pieces), token_ids=[hash_of(piece) for piece in pieces], token_chars=chars,
+            token_nll_centinats=turn.nlls, mean_nll=turn.mean_nll, is_leaf=turn.reward is not None, reward=turn.reward,
+            value=values[turn.index], advantage=advantage, differences=terms, generation_s=turn.generation_s,
+            tool_s=turn.tool_s,
         )  # fmt: skip
         if turn.tool is not None:
             made["tool_calls"] = [turn.tool]
@@ -203,22 +225,20 @@ class DemoTree:
 
     def _with_row(self, branch: Branch) -> Branch:
         starts, at = [], 0
-        for index in self._tree.path(branch["leaf"] or ROOT):
+        for index in self._path(branch["leaf"] or ROOT):
             turn = self._turns[index]
             at += len(turn.observation) // 4
             starts.append(at)
             at += len(turn.nlls)
-        row = Branch(
-            prompt_tokens=14 + len(self._prompt) // 5, response_tokens=at, starts=starts, trained_from=0
-        )  # fmt: skip
-        return Branch(**branch, **row)
+        row = Branch(prompt_tokens=14 + len(self._prompt) // 5, response_tokens=at, starts=starts, trained_from=0)
+        return Branch(**{**branch, **row})
 
 
 def round_to(seconds: float) -> float:
-    """Milliseconds are enough."""
+    """Round to milliseconds."""
     return round(seconds, 3)
 
 
 def hash_of(piece: str) -> int:
-    """A made-up token id, the same for the same piece."""
+    """Make a token id up, the same for the same piece."""
     return sum(ord(character) * 31**place for place, character in enumerate(piece)) % 50000

@@ -1,4 +1,4 @@
-"""What the table shows: filters as values of a URL, and the SQL they stand for."""
+"""Filters of the table: values of a URL, and the SQL that they stand for."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ TROUBLES = {
     "tool_errors": "a tool error",
     "outages": "an outage",
     "diverged": "a diverged replay",
-    "regrown": "a regrown branch",
+    "regrown": "a trajectory grown again",
 }
 SORTABLE = (
     "step", "reward", "leaves", "nodes", "depth", "sampled_tokens", "saved", "tool_calls", "tool_errors", "outages",
@@ -24,7 +24,7 @@ _WORD = re.compile(r"\w+")
 
 @dataclasses.dataclass(frozen=True)
 class Filters:
-    """Which trees, in which order.
+    """A choice of trees, and their order.
 
     Attributes:
         text: words that a tree's prompt or turns must hold; "in quotes": next to each other.
@@ -33,7 +33,8 @@ class Filters:
         step_from: first step, or ``None``.
         step_to: last step, or ``None``.
         source: the data source, or empty for all.
-        prompt_key: the prompt, or empty for all.
+        prompt_key: the task, or empty for all.
+        run: one of the folder's runs, or empty for all.
         sort: one of :data:`SORTABLE`.
         descending: highest first.
     """
@@ -45,12 +46,13 @@ class Filters:
     step_to: int | None = None
     source: str = ""
     prompt_key: str = ""
+    run: str = ""
     sort: str = "step"
     descending: bool = True
 
     @classmethod
     def from_query(cls, query: Mapping[str, str]) -> Filters:
-        """Filters of a URL's query; what is not understood is left out."""
+        """Read the filters of a URL's query; what is not understood is left out."""
         troubles = tuple(name for name in query.get("troubles", "").split(",") if name in TROUBLES)
         outcome, sort = query.get("outcome", ""), query.get("sort", "step")
         return cls(
@@ -61,12 +63,13 @@ class Filters:
             step_to=_integer(query.get("step_to")),
             source=query.get("source", ""),
             prompt_key=query.get("prompt_key", ""),
+            run=query.get("run", ""),
             sort=sort if sort in SORTABLE else "step",
             descending=query.get("order", "down") != "up",
         )
 
     def to_query(self) -> str:
-        """The query that :meth:`from_query` reads, without what is as it is by default."""
+        """Write the query that :meth:`from_query` reads, without defaults."""
         query: dict[str, str] = {}
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
@@ -77,7 +80,7 @@ class Filters:
         return urlencode(query)
 
     def where(self) -> tuple[str, list[object]]:
-        """SQL condition on the table ``trees``, and its parameters."""
+        """Write the SQL condition on the table ``trees``, and its parameters."""
         conditions, parameters = ["1"], list[object]()
 
         def add(condition: str, *values: object) -> None:
@@ -96,23 +99,25 @@ class Filters:
             add("source = ?", self.source)
         if self.prompt_key:
             add("prompt_key = ?", self.prompt_key)
+        if self.run:
+            add("run = ?", self.run)
         if match := match_expression(self.text):
             add("id IN (SELECT rowid FROM words WHERE words MATCH ?)", match)
         return " AND ".join(conditions), parameters
 
     def order(self) -> str:
-        """SQL order; equal ones by age, so that there is one order only."""
+        """Write the SQL order; equal rows are ordered by age, so that there is one order only."""
         direction = "DESC" if self.descending else "ASC"
         return f"{self.sort} IS NULL, {self.sort} {direction}, step {direction}, id {direction}"
 
 
 def searchable(text: str) -> str:
-    """``text`` as it goes into the index: every Chinese, Japanese or Korean character is a word."""
+    """Prepare ``text`` for the index: every Chinese, Japanese or Korean character becomes a word."""
     return _WIDE.sub(r" \1 ", text)
 
 
 def match_expression(text: str) -> str:
-    """What a user typed as an FTS5 query: all words, the beginning of a word is enough; quotes make a phrase."""
+    """Turn what a user typed into an FTS5 query: all words, by their beginnings; quotes make a phrase."""
     parts = []
     for number, piece in enumerate(text.split('"')):
         words = _WORD.findall(searchable(piece))

@@ -1,20 +1,24 @@
-"""The overview: curves of the run, and a table of its trees with filters, sorting and full-text search."""
+"""The overview of a run: its health, curves, selections, and a table of trees with filters and full-text search."""
 
 from __future__ import annotations
 
 import dataclasses
+import sqlite3
 from typing import Any
 from urllib.parse import quote
 
 from nicegui import ui
 
+from verl_atpo.render.colors import ColorBy, shade
+from verl_atpo.render.text import decimal, shorten, visible, without_template
 from verl_atpo.view import charts
-from verl_atpo.view.colors import ColorBy, shade
 from verl_atpo.view.filters import OUTCOMES, TROUBLES, Filters
-from verl_atpo.view.frame import REFRESH_S, TOGGLE, frame, show_keys
+from verl_atpo.view.health_strip import HealthStrip
 from verl_atpo.view.index import Row
+from verl_atpo.view.page import GRID, REFRESH_S, TOGGLE, frame, show_keys
 from verl_atpo.view.run import Run
-from verl_atpo.view.text import shorten, visible, without_template
+from verl_atpo.view.run_names import run_names
+from verl_atpo.view.selections import GROUPINGS, bars, total
 
 COLUMNS = {
     "step": "step",
@@ -27,9 +31,11 @@ COLUMNS = {
     "tool_errors": "tool errors",
     "outages": "outages",
     "diverged": "diverged",
-    "regrown": "regrown",
+    "regrown": "grown again",
     "seconds": "seconds",
 }
+MOST_DOTS = 64
+NO_TREES = "no trees in {} yet: a run writes them with algorithm.atpo.dump_dir"
 PROMPT_CELL = """
 <q-td :props="props"><a class="prompt-link" :href="props.row.link">{{ props.row.prompt }}</a></q-td>
 """
@@ -46,7 +52,7 @@ class Overview:
     """One visitor's overview.
 
     Args:
-        run: what is looked at.
+        run: that is looked at.
         filters: of the address.
     """
 
@@ -56,7 +62,9 @@ class Overview:
         self._seen: tuple[int, int, int] | None = None
         frame(run, "overview")
         run.metrics.update()
+        self.health = HealthStrip(run)
         self._charts()
+        self._selections()
         with ui.element("div").classes("panel column").style("gap: 10px"):
             self._bar()
             self._table()
@@ -66,9 +74,7 @@ class Overview:
 
     def _charts(self) -> None:
         self.charts: list[tuple[str, ui.echart]] = []
-        with ui.element("div").style(
-            "display: grid; grid-template-columns: repeat(auto-fit, minmax(330px, 1fr)); gap: 14px"
-        ):
+        with ui.element("div").style(GRID.format(300)):
             for title in charts.GROUPS:
                 with ui.element("div").classes("panel"):
                     chart = ui.echart({}, on_point_click=lambda event: self._to_step(event.value[0]))
@@ -81,11 +87,31 @@ class Overview:
             self._chooser.classes("w-full").props("data-part=metrics").on_value_change(self._draw_charts)
             self._more = ui.echart({}).style("height: 320px")
 
+    def _selections(self) -> None:
+        """Where the turns that were selected for re-sampling are, of the trees that pass the filters; on demand."""
+        with (
+            ui.element("div").classes("panel q-py-none"),
+            ui.expansion("where turns were selected for re-sampling").props("dense data-part=selections")
+            .classes("w-full") as opened,
+            ui.element("div").style(GRID.format(300)),
+        ):  # fmt: skip
+            self.bars = {name: ui.echart({}).style("height: 230px").props("data-part=bars") for name in GROUPINGS}
+        opened.on_value_change(lambda e: self._draw_selections() if e.value else None)
+        self.opened = opened
+
+    def _draw_selections(self) -> None:
+        counts = total(self.run.index.selections(self.filters))
+        for name, chart in self.bars.items():
+            title = f"selected of 100 candidates, {GROUPINGS[name]}"
+            chart.options.clear()
+            chart.options.update(charts.bar_options(title, bars(counts[name], name)))
+            chart.update()
+
     def _draw_charts(self) -> None:
         series = self.run.metrics.series
         for title, chart in self.charts:
             chart.options.clear()
-            chart.options.update(charts.options(title, series, charts.members(series, charts.GROUPS[title])))
+            chart.options.update(charts.options(title, series, charts.members(series, title)))
             chart.update()
         chosen = self._chooser.value or []
         self._chooser.set_options(sorted(series), value=chosen)
@@ -110,9 +136,14 @@ class Overview:
                 step.on_value_change(
                     lambda e, name=name: self._set(**{name: None if e.value is None else int(e.value)})
                 )
-            names = {"": "all data", **{source: visible(source) for source in self.run.index.sources()}}
+            names = {"": "all data", **{source: visible(source)[:60] for source in self.run.index.sources()}}
             sources = ui.select(names, value=filters.source if filters.source in names else "")
             sources.props(f"{field} data-part=source").on_value_change(lambda e: self._set(source=e.value))
+            runs = run_names(self.run)
+            if len(runs) > 1:
+                choices = {"": f"all {len(runs)} runs", **runs}
+                chooser = ui.select(choices, value=filters.run if filters.run in choices else "", label="run")
+                chooser.props(f"{field} data-part=run").on_value_change(lambda e: self._set(run=e.value))
         with ui.row().classes("items-center").style("gap: 16px"):
             self.count = ui.label().classes("faint").props("data-part=count")
             everything = ui.button("all trees", icon="filter_alt_off", on_click=lambda: ui.navigate.to("/"))
@@ -152,7 +183,14 @@ class Overview:
         self.refresh()
 
     def refresh(self) -> None:
-        """Show what passes the filters now."""
+        """Show the trees that pass the filters."""
+        try:
+            self._refresh()
+        except (sqlite3.Error, OSError) as error:  # the header says it too, and what to do
+            self.count.text = f"The index cannot be read: {error}"
+        self._draw_charts()
+
+    def _refresh(self) -> None:
         pagination, index = self.table.pagination, self.run.index
         count, size = index.count(self.filters), pagination["rowsPerPage"]
         rows = index.find(self.filters, size, (pagination["page"] - 1) * size)
@@ -160,16 +198,22 @@ class Overview:
         self.table.rows = [row_of(row, query) for row in rows]
         pagination["rowsNumber"] = count
         self.table.update()
-        self.count.text = f"{count:,} of {index.progress().trees:,} trees"
+        known = index.progress().trees
+        self.count.text = f"{count:,} of {known:,} trees" if known else NO_TREES.format(visible(str(self.run.folder)))
         ui.navigate.history.replace("/" + (f"?{query}" if query else ""))
-        self._draw_charts()
+        if self.opened.value:
+            self._draw_selections()
 
     def _follow(self) -> None:
         """Show what came since, and leave everything alone if nothing did."""
         self.run.metrics.update()
-        progress = self.run.index.progress()
+        self.health.refresh()
+        try:
+            progress = self.run.index.progress()
+        except (sqlite3.Error, OSError):
+            return
         points = sum(map(len, self.run.metrics.series.values()))
-        seen = (progress.trees, points, progress.worded if self.filters.text else 0)
+        seen = (progress.trees + progress.skipped, points, progress.worded if self.filters.text else 0)
         if seen != self._seen:
             self._seen = seen
             self.refresh()
@@ -184,11 +228,12 @@ class Overview:
 
 
 def row_of(row: Row, query: str) -> dict[str, Any]:
-    """What the table shows of a tree; only text and numbers."""
+    """Make the table's row of a tree: text and numbers, and an address of our own."""
     summary = row.summary
     rewards = summary["rewards"]
     low, high = min(rewards, default=0.0), max(rewards, default=0.0)
-    strengths = [0.0 if low == high else 2 * (reward - low) / (high - low) - 1 for reward in rewards]
+    shown = rewards[:MOST_DOTS]
+    strengths = [0.0 if low == high else 2 * (reward - low) / (high - low) - 1 for reward in shown]
     cells: dict[str, Any] = {name: summary.get(name) for name in COLUMNS}
     return {
         **cells,
@@ -203,4 +248,4 @@ def row_of(row: Row, query: str) -> dict[str, Any]:
 
 
 def _decimals(value: float | None, digits: int) -> str:
-    return "" if value is None else f"{value:.{digits}f}"
+    return "" if value is None else decimal(value, digits)

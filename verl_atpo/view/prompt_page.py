@@ -1,7 +1,8 @@
-"""A prompt over time: its trees at the steps where it came up, and what changed in turns, values and rewards."""
+"""The page of one task over time: its trees by step, and what changed in turns, values and rewards."""
 
 from __future__ import annotations
 
+import contextlib
 from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
@@ -9,15 +10,17 @@ from urllib.parse import quote
 
 from nicegui import ui
 
+from verl_atpo.render.comparison import Node, side_by_side, turns_by_words
+from verl_atpo.render.markup import diff_blocks, text_block
+from verl_atpo.render.text import decimal, shorten, visible, without_template
+from verl_atpo.render.thumbnail import draw_thumbnail
+from verl_atpo.report.dump_reader import OddLine
 from verl_atpo.report.record import Record
 from verl_atpo.view import charts
-from verl_atpo.view.alike import Node, side_by_side, turns_by_words
-from verl_atpo.view.blocks import diff_blocks, text_block
 from verl_atpo.view.filters import Filters
-from verl_atpo.view.frame import TOGGLE, block, frame
+from verl_atpo.view.index import Row
+from verl_atpo.view.page import TOGGLE, block, frame
 from verl_atpo.view.run import Run
-from verl_atpo.view.text import shorten, visible, without_template
-from verl_atpo.view.thumbnail import draw_thumbnail
 
 MOST_TREES = 60
 MOST_CURVES = 4
@@ -25,23 +28,31 @@ MOST_TURNS = 12
 
 
 def prompt_page(run: Run, key: str) -> None:
-    """The page of one prompt.
+    """Show one task.
 
     Args:
-        run: what is looked at.
-        key: of the prompt, as summaries name it.
+        run: that is looked at.
+        key: of the task, as summaries name it.
     """
-    frame(run, "a prompt over time")
-    rows = run.index.find(Filters(prompt_key=key, descending=False), MOST_TREES)
+    frame(run, "a task over time")
+    filters = Filters(prompt_key=key, descending=False)
+    rows, known = run.index.find(filters, MOST_TREES), run.index.count(filters)
     if not rows:
-        ui.label("No tree of this prompt is in the run.").classes("text-h6")
+        ui.label("No tree of this task is in the run.").classes("text-h6")
         return
-    records = [run.index.record(row) for row in rows]
+    records = _readable(run, rows)
+    if not records:
+        ui.label("The trees of this task cannot be read: the dump has been overwritten, or its lines are odd.")
+        return
     with ui.element("div").classes("panel"):
         block(text_block(records[0].get("prompt", ""), records[0].get("template") or []))
-        ui.label(f"{len(records)} trees, steps {rows[0].summary['step']} to {rows[-1].summary['step']}").classes(
-            "faint"
-        )
+        first, last = records[0], records[-1]
+        shown = f"{len(records)} trees" if len(records) == known else f"The first {len(records)} of {known:,} trees"
+        words = f"{shown}, steps {first['global_step']} to {last['global_step']}"
+        answer = visible(str(first["ground_truth"]))[:300]
+        ui.label(f"{words}; right answer {answer}").classes("faint").props("data-part=task-facts")
+        if len({record.get("start") for record in records}) > 1:
+            ui.label("They are of several starts of the run.").classes("faint")
     columns = "display: grid; grid-template-columns: repeat(auto-fit, minmax(300px, 1fr))"
     with ui.element("div").classes("panel").style(columns):
         for name, points in curves(records).items():
@@ -61,7 +72,7 @@ def prompt_page(run: Run, key: str) -> None:
                     .props("data-part=stamp")
                 ):
                     block(draw_thumbnail(record))
-                    reward = "?" if summary["reward"] is None else f"{summary['reward']:.2f}"
+                    reward = "?" if summary["reward"] is None else decimal(summary["reward"])
                     ui.label(f"step {summary['step']} · {reward}").classes("text-caption text-center text-grey-8")
     with ui.element("div").classes("panel").style("overflow-x: auto"):
         _Turns(records)
@@ -70,8 +81,16 @@ def prompt_page(run: Run, key: str) -> None:
             _Comparison(records)
 
 
+def _readable(run: Run, rows: Sequence[Row]) -> list[Record]:
+    found = []
+    for row in rows:
+        with contextlib.suppress(OSError, OddLine):
+            found.append(run.index.record(row))
+    return found
+
+
 def curves(records: Sequence[Record]) -> dict[str, list[tuple[int, float]]]:
-    """What changed from step to step."""
+    """Collect what changed from step to step."""
     found: dict[str, list[tuple[int, float]]] = defaultdict(list)
     for record in records:
         summary, step = record["summary"], record["global_step"]
@@ -87,7 +106,7 @@ def curves(records: Sequence[Record]) -> dict[str, list[tuple[int, float]]]:
 
 
 def values_by_turn(records: Sequence[Record]) -> dict[str, list[tuple[int, float]]]:
-    """Mean value of first turns, of second ones and so on, from step to step."""
+    """Collect the mean value of first turns, of second ones and so on, from step to step."""
     found: dict[str, list[tuple[int, float]]] = {}
     for number in range(1, MOST_CURVES + 1):
         for record in records:
@@ -99,7 +118,7 @@ def values_by_turn(records: Sequence[Record]) -> dict[str, list[tuple[int, float
 
 
 class _Turns:
-    """A table of what trajectories said in one of their turns, step by step; a switch chooses the turn."""
+    """Table of what trajectories said in one of their turns, step by step; a switch chooses the turn."""
 
     def __init__(self, records: Sequence[Record]) -> None:
         self.records = records
@@ -135,11 +154,11 @@ def _share(found: tuple[float, float | None] | None) -> str:
     if found is None:
         return ""
     share, mean = found
-    return f"{share:.0%}" + ("" if mean is None else f"  ·  {mean:.2f}")
+    return f"{share:.0%}" + ("" if mean is None else f"  ·  {decimal(mean)}")
 
 
 class _Comparison:
-    """The best trajectories of two trees, turn by turn, with what differs in words, values and reward."""
+    """The best trajectories of two trees, turn by turn, with the differences in words, values and reward."""
 
     def __init__(self, records: Sequence[Record]) -> None:
         self.records = records
@@ -173,5 +192,5 @@ class _Comparison:
 def _measures(number: int, node: Node | None) -> str:
     if node is None:
         return f"turn {number}: had ended"
-    shown = [f"{name} {node[name]:.2f}" for name in ("value", "reward") if node.get(name) is not None]
+    shown = [f"{name} {decimal(node[name])}" for name in ("value", "reward") if node.get(name) is not None]
     return ", ".join([f"turn {number}, node {node['index']}", *shown])

@@ -1,4 +1,4 @@
-"""One tree: its picture, the selected turn beside it, time line, rows and everything else below."""
+"""The page of one tree: its picture, the selected turn beside it, and tabs with the details below."""
 
 from __future__ import annotations
 
@@ -7,19 +7,21 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import parse_qsl, quote, urlencode
 
+from markupsafe import Markup
 from nicegui import ui
 
+from verl_atpo.render.colors import ColorBy
+from verl_atpo.render.explanation import prompt_value
+from verl_atpo.render.layout import ROOT, children_of, lay_out, neighbour
+from verl_atpo.render.markup import tag, text_block
+from verl_atpo.render.picture import draw_tree
+from verl_atpo.render.text import decimal, visible
 from verl_atpo.report.record import Record
-from verl_atpo.view.below import below
-from verl_atpo.view.blocks import text_block
-from verl_atpo.view.colors import ColorBy
-from verl_atpo.view.drawing import draw_tree
+from verl_atpo.view.details import Details
 from verl_atpo.view.filters import Filters
-from verl_atpo.view.frame import TOGGLE, block, facts, frame, show_keys
-from verl_atpo.view.layout import ROOT, children_of, lay_out, neighbour
-from verl_atpo.view.panel import Panel
+from verl_atpo.view.page import TOGGLE, block, facts, frame, show_keys
 from verl_atpo.view.run import Run
-from verl_atpo.view.text import visible
+from verl_atpo.view.turn_panel import TurnPanel
 
 CLICK = """(event) => {
     const fold = event.target.closest("[data-fold]"), turn = event.target.closest("[data-node]");
@@ -30,11 +32,11 @@ NAMES = {ColorBy.ADVANTAGE: "advantage", ColorBy.VALUE: "value", ColorBy.NLL: "N
 
 @dataclasses.dataclass
 class ViewState:
-    """What a link to a tree holds, so that it opens the same way again.
+    """State of a page, which its address holds, so that a link opens it the same way again.
 
     Attributes:
         node: the selected turn.
-        by: what colours show.
+        by: number that colours show.
         folded: nodes whose children are hidden.
         heat: token NLLs as a heat map.
         raw: texts with the chat template.
@@ -48,14 +50,12 @@ class ViewState:
 
     @classmethod
     def from_query(cls, query: Mapping[str, str], nodes: set[int]) -> ViewState:
-        """The state of an address; what the tree does not have is left out."""
-        numbers = [int(each) for each in query.get("fold", "").split(",") if each.isascii() and each.isdigit()]
+        """Read the state of an address; what the tree does not have is left out."""
+        numbers = [int(each) for each in query.get("fold", "").split(",") if _is_number(each)]
         node = query.get("node", "")
         by = query.get("by", "")
         return cls(
-            node=int(node)
-            if node.isascii() and node.isdigit() and int(node) in nodes
-            else min(nodes - {ROOT}, default=ROOT),
+            node=int(node) if _is_number(node) and int(node) in nodes else min(nodes - {ROOT}, default=ROOT),
             by=ColorBy(by) if by in set(ColorBy) else ColorBy.ADVANTAGE,
             folded={number for number in numbers if number in nodes},
             heat=query.get("heat") == "1",
@@ -63,7 +63,7 @@ class ViewState:
         )
 
     def to_query(self) -> dict[str, str]:
-        """What :meth:`from_query` reads."""
+        """Write what :meth:`from_query` reads."""
         query = {"node": str(self.node)}
         if self.by is not ColorBy.ADVANTAGE:
             query["by"] = self.by.value
@@ -76,7 +76,7 @@ class TreePage:
     """One visitor's view of one tree.
 
     Args:
-        run: what is looked at.
+        run: that is looked at.
         record: the tree.
         query: of the address.
     """
@@ -93,12 +93,11 @@ class TreePage:
         ):
             with ui.element("div").classes("panel"):
                 self._tools()
-                self.picture = (
-                    block("", "picture fit").on("click", self._clicked, js_handler=CLICK).props("data-part=picture")
-                )
+                self.picture = block(Markup(), "picture fit")
+                self.picture.on("click", self._clicked, js_handler=CLICK).props("data-part=picture")
             with ui.element("div").classes("panel").style("position: sticky; top: 64px; align-self: start"):
-                self.panel = Panel(record, self.select)
-        below(record)
+                self.panel = TurnPanel(record, self.select)
+        self.details = Details(record, self.state.node)
         self.draw()
         ui.keyboard(on_key=self._key)
 
@@ -107,12 +106,12 @@ class TreePage:
         with ui.element("div").classes("panel column").style("gap: 6px"):
             with ui.row().classes("items-center").style("gap: 10px"):
                 ui.label(f"Step {record['global_step']}").classes("text-h6")
-                ui.html(f"<span class='badge {summary['outcome']}'>{summary['outcome']}</span>", sanitize=False)
+                block(tag("span", f"badge {summary['outcome']}", summary["outcome"]))
                 counts: Mapping[str, Any] = summary
                 for name, words in (("tool_errors", "tool errors"), ("outages", "outages"), ("diverged", "diverged"),
                                     ("regrown", "grown again")):  # fmt: skip
                     if counts.get(name):
-                        ui.html(f"<span class='badge trouble'>{int(counts[name])} {words}</span>", sanitize=False)
+                        block(tag("span", "badge trouble", f"{counts[name]} {words}"))
                 ui.space()
                 self._moves()
             block(text_block(record.get("prompt", ""), record.get("template") or []), "prompt")
@@ -121,13 +120,16 @@ class TreePage:
                     "data-part=failed"
                 )
             known = {
-                "right answer": visible(str(record.get("ground_truth"))), "mean reward": _two(summary["reward"]),
+                "right answer": visible(str(record.get("ground_truth")))[:500], "mean reward": _two(summary["reward"]),
                 "leaves": summary["leaves"], "turns": summary["nodes"], "depth": summary["depth"],
                 "sampled tokens": f"{summary['sampled_tokens']:,}",
                 "saved": None if summary["saved"] is None else f"{summary['saved']:.0%}",
-                "seconds": _two(summary.get("seconds")), "data": record.get("data_source"), "uid": record["uid"],
+                "seconds": _two(summary.get("seconds")), "data": _shown(record.get("data_source")),
+                "run": _shown(record.get("start")), "uid": _shown(record["uid"]),
             }  # fmt: skip
             facts(known)
+            if words := prompt_value(record):
+                ui.label(words).classes("faint").props("data-part=prompt-value")
 
     def _moves(self) -> None:
         query = self.filters.to_query()
@@ -162,7 +164,7 @@ class TreePage:
     def draw(self) -> None:
         """Show the state, and put it into the address."""
         state = self.state
-        self.picture.content = draw_tree(self.record, folded=state.folded, by=state.by, selected=state.node, folds=True)
+        self.picture.show(draw_tree(self.record, folded=state.folded, by=state.by, selected=state.node, folds=True))
         self.panel.show(state.node, heat=state.heat, raw=state.raw)
         query = {**dict(parse_qsl(self.filters.to_query())), **state.to_query()}
         ui.navigate.history.replace(f"/tree/{quote(self.record['uid'], safe='')}?{urlencode(query)}")
@@ -174,6 +176,7 @@ class TreePage:
     def select(self, node: int) -> None:
         """Look at a turn."""
         self._set(node=node)
+        self.details.select(node)
 
     def fold(self, node: int) -> None:
         """Hide what is below a node, or show it again."""
@@ -188,7 +191,7 @@ class TreePage:
         self._set(folded=settled(self.record))
 
     def _clicked(self, event: Any) -> None:
-        what, node = event.args
+        what, node = event.args if isinstance(event.args, list) and len(event.args) == 2 else ("", None)
         if node in self.nodes or node == ROOT:
             self.fold(node) if what == "fold" else self.select(node)
 
@@ -220,7 +223,7 @@ class TreePage:
 
 
 def settled(record: Mapping[str, Any]) -> set[int]:
-    """Nodes with turns below, of which all leaves got one reward, and whose parent has leaves of several."""
+    """Find the nodes below which all leaves got one reward, and whose parent has leaves of several."""
     nodes = {node["index"]: node for node in record["nodes"]}
     children = children_of(record["nodes"])
     rewards: dict[int, set[Any]] = {}
@@ -235,11 +238,19 @@ def settled(record: Mapping[str, Any]) -> set[int]:
 
 
 def next_uid(order: list[str], allowed: set[str], uid: str, by: int) -> str | None:
-    """The nearest allowed name after (``by`` 1) or before (-1) ``uid``; from the top if ``uid`` is not in the order."""
+    """Find the nearest allowed name after (``by`` 1) or before (-1) ``uid``; from the top if ``uid`` is not there."""
     at = order.index(uid) if uid in order else (-1 if by > 0 else len(order))
     ahead = order[at + 1 :] if by > 0 else order[:at][::-1] if at > 0 else []
     return next((each for each in ahead if each in allowed), None)
 
 
 def _two(value: float | None) -> str | None:
-    return None if value is None else f"{value:.2f}"
+    return None if value is None else decimal(value)
+
+
+def _shown(text: str | None) -> str | None:
+    return None if text is None else visible(text)[:200]
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) < 16
