@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ from typing import Any
 import pytest
 
 from benchmarks.view.browser import answers, wait_until
+from tests.assets.untrusted import EVIL
 from tests.assets.viewer import Viewer
 from verl_atpo.render.layout import ROOT
 from verl_atpo.report.dump_reader import read_trees
@@ -208,11 +211,13 @@ def test_token_nll_is_shown_on_demand(page: Page, trees: list[Record]) -> None:
 
 def test_the_row_of_the_trainer_the_branches_and_the_rest(page: Page, trees: list[Record]) -> None:
     tree = mixed(trees)
-    page.open(f"/tree/{tree['uid']}").says("[data-part=timeline]", "branch 15")
+    page.open(f"/tree/{tree['uid']}").says("[data-part=selected]", "node 1")
+    page.click("[data-part=tab-time]")
+    page.says("[data-part=timeline]", "trajectory 15")
     page.click("[data-part=tab-rows]")
     page.says("[data-part=segments]", "turn of node 1")
     assert f"{tree['nodes'][0]['advantage']:+.4f}" in page.text("[data-part=segments]")
-    page.click("[data-part=tab-branches]")
+    page.click("[data-part=tab-trajectories]")
     page.says("[data-part=branches]", "answer_words")
     page.click("[data-part=tab-record]")
     page.says("[data-part=record]", '"hops"')
@@ -255,10 +260,7 @@ def test_nothing_is_fetched_from_elsewhere_and_nothing_goes_wrong(page: Page, tr
 
 
 def test_what_a_model_wrote_is_text(chromium: Any, open_viewer: Callable[..., Viewer], tmp_path: Path) -> None:
-    evil = (
-        "<script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\">"
-        "{{constructor.constructor('document.title=\"owned\"')()}} **bold** [link](javascript:alert(1)) \x1b[31m \u202e"
-    )
+    evil = EVIL
     record = next(demo_trees(1))
     for node in record["nodes"]:
         node.update(text=evil, observation=evil, tool_calls=[{"name": evil, "error": evil, "made": True}])
@@ -269,7 +271,10 @@ def test_what_a_model_wrote_is_text(chromium: Any, open_viewer: Callable[..., Vi
     )
     record["branches"][0]["reward_extra"] = {evil: evil}
     record["summary"] = summarize(record)
+    record["start"] = evil
     (tmp_path / "trees-1.jsonl").write_text(json.dumps(record) + "\n")
+    (tmp_path / "1.jsonl").write_text(json.dumps({"input": evil, "output": evil, "score": 1.0, evil: evil}) + "\n")
+    (tmp_path / "metrics.jsonl").write_text(json.dumps({"step": 1, "data": {f"val-core/{evil}": 1, evil: 2}}) + "\n")
     viewer = open_viewer(tmp_path)
     page = Page(chromium, viewer.address)
     page.open("/").says(".tree-table", "<script>document")
@@ -285,11 +290,14 @@ def test_what_a_model_wrote_is_text(chromium: Any, open_viewer: Callable[..., Vi
     page.says("[data-part=selected]", "node 1")
     page.click("[data-part=siblings]")
     page.says("[data-part=diff]", "<img src=x")
-    for tab in ("rows", "branches", "record"):
+    for tab in ("transcript", "rows", "trajectories", "record"):
         page.click(f"[data-part=tab-{tab}]")
         page.says(".q-tab-panels", "onerror=")
     page.click("[data-part=over-time]")
     page.says("[data-part=turns]", "<script>")
+    page.says("[data-part=task-facts]", "<script>")
+    for path, part in (("/compare", "[data-part=run]"), ("/validation", "[data-part=validation]")):
+        page.open(path).says(part, "<" if part == "[data-part=validation]" else "trees")
     assert "owned" not in page.browser.title
     assert not page.all("img[src=x], pre b, a[href^=javascript]")
 
@@ -298,7 +306,7 @@ def test_a_dump_that_grows_is_followed(chromium: Any, open_viewer: Callable[...,
     trees = [json.dumps(tree, ensure_ascii=False) + "\n" for tree in demo_trees(12)]
     path = tmp_path / "trees-1.jsonl"
     page = Page(chromium, open_viewer(tmp_path).address)
-    page.open("/").says("[data-part=count]", "0 of 0 trees")
+    page.open("/").says("[data-part=count]", f"no trees in {tmp_path} yet")
     path.write_text("".join(trees[:3]) + trees[3][:100])
     page.says("[data-part=count]", "3 of 3 trees")
     with path.open("a") as file:
@@ -322,8 +330,8 @@ def test_a_visitor_from_elsewhere_needs_the_token(
 
 
 def test_an_unknown_tree_is_said_to_be_none(page: Page) -> None:
-    page.open("/tree/nobody").says("body", "No tree nobody is in this run")
-    page.open("/prompt/nobody").says("body", "No tree of this prompt")
+    page.open("/tree/nobody").says("body", "Tree nobody is not in this run")
+    page.open("/prompt/nobody").says("body", "No tree of this task")
     assert answers(f"{page.address}/export/html/nobody")
 
 
@@ -342,3 +350,128 @@ def test_many_visitors_at_once(demo_viewer: Viewer, trees: list[Record]) -> None
     for thread in threads:
         thread.join()
     assert len(found) == 12 and min(found) > 10_000
+
+
+def test_markup_that_comes_into_a_page_runs_nothing(page: Page, trees: list[Record]) -> None:
+    page.open(f"/tree/{mixed(trees)['uid']}").says("[data-part=selected]", "node 1")
+    page.look("""
+        const there = document.querySelector("[data-part=sampled]");
+        there.innerHTML = `<img src="/no" onerror="document.title='owned'">
+            <a id=evil onclick="document.title='owned'">x`;
+        const script = document.createElement("script");
+        script.textContent = "document.title='owned'";
+        there.append(script);
+        document.querySelector("#evil").click();
+    """)
+    wait_until(lambda: any("Content Security Policy" in each["message"] for each in page.browser.get_log("browser")))
+    assert page.browser.title != "owned"
+
+
+def test_an_advantage_is_explained_with_context_baseline_and_scale(page: Page, trees: list[Record]) -> None:
+    tree = mixed(trees)
+    node = next(each for each in tree["nodes"] if each["differences"][0]["baseline_from"] == "context")
+    (term,) = node["differences"]
+    page.open(f"/tree/{tree['uid']}?node={node['index']}")
+    page.says("[data-part=explained]", f"({term['value']:.2f} over {term['baseline']:.2f}")
+    page.says("[data-part=explained]", "turns in the same context")
+    page.says("[data-part=explained]", f"multiplied by {term['scale']:.2f}")
+    page.click("[data-node='0']")
+    page.says("[data-part=panel]", f"Value of the prompt {tree['root_value']:.2f}: the mean reward")
+
+
+def test_turns_of_equal_contexts_elsewhere_are_shown(
+    chromium: Any, open_viewer: Callable[..., Viewer], tmp_path: Path
+) -> None:
+    tree = next(demo_trees(1))
+    for node in tree["nodes"][:3]:
+        node["context"] = 1
+    (tmp_path / "trees-1.jsonl").write_text(json.dumps(tree) + "\n")
+    page = Page(chromium, open_viewer(tmp_path).address)
+    page.open("/").says("[data-part=count]", "1 of 1 trees")
+    page.open(f"/tree/{tree['uid']}?node=1").says("[data-part=siblings]", "(")
+    page.click("[data-part=siblings]")
+    page.says("[data-part=elsewhere]", "AFTER EQUAL TURNS OF OTHER TRAJECTORIES")
+    page.click("[data-part=sibling-2]")
+    page.says("[data-part=diff]", "NODE 2")
+
+
+def test_a_trajectory_is_read_in_the_order_in_which_it_happened(page: Page, trees: list[Record]) -> None:
+    tree = mixed(trees)
+    page.open(f"/tree/{tree['uid']}?node=1").says("[data-part=transcript]", "turn 1: search(")
+    words = page.text("[data-part=transcript]")
+    places = [
+        words.index(each) for each in ("turn 1: search(", "search answered after", "worked in", "turn 2:", "reward ")
+    ]
+    assert places == sorted(places)
+    page.says("[data-part=transcript]", f"{tree['nodes'][0]['advantage']:+.2f} =")
+
+
+def test_the_health_of_a_run_is_shown_and_alarms_are_said(
+    chromium: Any, open_viewer: Callable[..., Viewer], tmp_path: Path
+) -> None:
+    write_demo(tmp_path, 16)
+    page = Page(chromium, open_viewer(tmp_path).address)
+    page.open("/").says("[data-part=health]", "entropy")
+    assert {"KL", "clipped", "gradient norm", "reward"} <= set(page.text("[data-part=figure]").split("\n"))
+    assert not page.all("[data-part=alarm]")
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        for step in (3, 4, 5):
+            data = {"atpo/equal_rewards_share": 1.0, "actor/grad_norm": float("nan")}
+            file.write(json.dumps({"step": step, "data": data}) + "\n")
+    page.says("[data-part=alarm]", "The last 3 steps taught nothing")
+    page.says("[data-part=health]", "NaN")
+    week = time.time() - 7 * 86400
+    for path in tmp_path.rglob("*.jsonl"):
+        os.utime(path, (week, week))
+    page.says("[data-part=alarm]", "No news for 7.0 days")
+
+
+def test_runs_of_a_folder_are_picked_from_and_laid_side_by_side(
+    chromium: Any, open_viewer: Callable[..., Viewer], tmp_path: Path
+) -> None:
+    for name, seed, start in (("one", 0, "20260101-000000-a"), ("two", 5, "20260102-000000-b")):
+        write_demo(tmp_path / name, 16, seed=seed)
+        path = tmp_path / name / "trees" / "trees-1.jsonl"
+        path.write_text(path.read_text().replace("20260102-030405-demo", start).replace("demo-0", f"{name}-0"))
+    page = Page(chromium, open_viewer(tmp_path).address)
+    page.open("/").says("[data-part=count]", "32 of 32 trees")
+    page.click("[data-part=run]")
+    page.says(".q-menu", "one/trees, started 2026-01-01 00:00:00, steps 1 to 2, 16 trees")
+    page.click(".q-menu .q-item:nth-child(3)")
+    page.says("[data-part=count]", "16 of 32 trees")
+    assert "one-000" in page.look("return document.querySelector('.tree-table a').href")
+    page.open("/compare").says("[data-part=tasks]", "rival of")
+    wait_until(lambda: len(page.all("[data-part=compared] canvas")) >= 8)
+    assert "-0.00" not in page.text("[data-part=tasks]")
+
+
+def test_validation_trajectories_are_shown(page: Page, demo_folder: Path) -> None:
+    page.open("/validation").says("[data-part=validation-facts]", "8 trajectories, mean score")
+    page.says("[data-part=validation]", "answer: ")
+    page.click("[data-part=validation] tbody tr")
+    page.says("[data-part=validation-trajectory]", "<tool_response>")
+
+
+def test_where_turns_were_selected_is_counted(page: Page) -> None:
+    page.open("/").says("[data-part=count]", "80 of 80 trees")
+    page.says("[data-part=selections]", "where turns were selected for re-sampling")
+    page.click("[data-part=selections] .q-item")
+    wait_until(lambda: len([each for each in page.all("[data-part=bars] canvas") if each.is_displayed()]) == 3)
+
+
+def test_search_finds_failures(page: Page, trees: list[Record]) -> None:
+    wanted = [tree for tree in trees if tree["failed"] or any(branch["failures"] for branch in tree["branches"])]
+    page.open("/?text=ToolOutage").says("[data-part=count]", f"{len(wanted)} of 80 trees")
+    assert 0 < len(wanted) < 80
+
+
+def test_what_the_index_skipped_is_said(chromium: Any, open_viewer: Callable[..., Viewer], tmp_path: Path) -> None:
+    page = Page(chromium, open_viewer(tmp_path).address)
+    page.open("/").says(
+        "[data-part=count]", f"no trees in {tmp_path} yet: a run writes them with algorithm.atpo.dump_dir"
+    )
+    tree = next(demo_trees(1))
+    odd = json.dumps({**tree, "uid": "odd", "nodes": [{"index": "x"}]})
+    (tmp_path / "trees-1.jsonl").write_text(f"nonsense\n{json.dumps(tree)}\n{odd}\n")
+    page.says("[data-part=skipped]", "2 lines hold no tree; the first: no JSON")
+    page.says("[data-part=count]", "1 of 1 trees")

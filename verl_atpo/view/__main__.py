@@ -116,10 +116,10 @@ def _serve(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None
         port = _free_port(options.host, options.port)
     except OSError as error:
         parser.exit(1, TAKEN.format(options.port, options.host, error.strerror or error) + "\n")
-    if not dump_files(options.folder):
-        print(EMPTY.format(options.folder), flush=True)
     address = f"http://{options.host}:{port}/" + (f"?token={token}" if token else "")
     print(f"Trees of {options.folder}: {address}  (Ctrl+C ends it)", flush=True)
+    if not dump_files(options.folder):
+        print(EMPTY.format(options.folder), flush=True)
     if "SSH_CONNECTION" in os.environ and is_loopback(options.host):
         print(f"From your own machine: ssh -L {port}:localhost:{port} ... and open the same address there.", flush=True)
     show = not options.no_browser and "SSH_CONNECTION" not in os.environ

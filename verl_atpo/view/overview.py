@@ -139,11 +139,9 @@ class Overview:
             names = {"": "all data", **{source: visible(source)[:60] for source in self.run.index.sources()}}
             sources = ui.select(names, value=filters.source if filters.source in names else "")
             sources.props(f"{field} data-part=source").on_value_change(lambda e: self._set(source=e.value))
-            runs = run_names(self.run)
-            if len(runs) > 1:
-                choices = {"": f"all {len(runs)} runs", **runs}
-                chooser = ui.select(choices, value=filters.run if filters.run in choices else "", label="run")
-                chooser.props(f"{field} data-part=run").on_value_change(lambda e: self._set(run=e.value))
+            self.runs = ui.select({filters.run: filters.run}, value=filters.run, label="run")
+            self.runs.props(f"{field} data-part=run").style("min-width: 150px")
+            self.runs.on_value_change(lambda e: self._set(run=e.value))
         with ui.row().classes("items-center").style("gap: 16px"):
             self.count = ui.label().classes("faint").props("data-part=count")
             everything = ui.button("all trees", icon="filter_alt_off", on_click=lambda: ui.navigate.to("/"))
@@ -190,7 +188,16 @@ class Overview:
             self.count.text = f"The index cannot be read: {error}"
         self._draw_charts()
 
+    def _name_runs(self) -> None:
+        """Offer the runs that the folder holds, if there are several."""
+        runs = run_names(self.run)
+        self.runs.set_visibility(len(runs) > 1 or bool(self.filters.run))
+        choices = {"": f"all {len(runs)} runs", **runs}
+        if choices != self.runs.options:
+            self.runs.set_options(choices, value=self.filters.run if self.filters.run in choices else "")
+
     def _refresh(self) -> None:
+        self._name_runs()
         pagination, index = self.table.pagination, self.run.index
         count, size = index.count(self.filters), pagination["rowsPerPage"]
         rows = index.find(self.filters, size, (pagination["page"] - 1) * size)
