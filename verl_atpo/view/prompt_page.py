@@ -61,6 +61,15 @@ def prompt_page(run: Run, key: str) -> None:
         values = values_by_turn(records)
         chart = ui.echart(charts.options("mean value of turns", values, list(values)))
         chart.style("height: 190px").props("data-part=curve")
+    _stamps(records)
+    with ui.element("div").classes("panel").style("overflow-x: auto"):
+        _Turns(records)
+    if len(records) > 1:
+        with ui.element("div").classes("panel"):
+            _Comparison(records)
+
+
+def _stamps(records: Sequence[Record]) -> None:
     with ui.element("div").classes("panel"):
         ui.label("Trees (a dot is a turn, its colour the value)").classes("label")
         with ui.row().style("gap: 14px"):
@@ -74,11 +83,6 @@ def prompt_page(run: Run, key: str) -> None:
                     block(draw_thumbnail(record))
                     reward = "?" if summary["reward"] is None else decimal(summary["reward"])
                     ui.label(f"step {summary['step']} · {reward}").classes("text-caption text-center text-grey-8")
-    with ui.element("div").classes("panel").style("overflow-x: auto"):
-        _Turns(records)
-    if len(records) > 1:
-        with ui.element("div").classes("panel"):
-            _Comparison(records)
 
 
 def _readable(run: Run, rows: Sequence[Row]) -> list[Record]:
