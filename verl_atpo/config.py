@@ -175,6 +175,8 @@ class ToolConfig:
     """Where equal calls of stateless tools are made only once."""
     memo_size: Positive = 4096
     """Calls remembered."""
+    max_consecutive_invalid_calls: Positive | None = None
+    """Malformed calls in a row (unknown function, no JSON object, required argument missing) that end a trajectory."""
 
 
 @settings

@@ -24,13 +24,14 @@ class PythonChat(AnswerChat):
 
     tool = "python"
     argument = "code"
-    fixed = (*AnswerChat.fixed, NO_OUTPUT)
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
     """Trains the tokenizer; it is always the same."""
     numbers = [str(number) for number in range(1000)]
-    tokenizer = PythonChat.tokenizer_of([*numbers, *NAMES, *OPERATIONS, *_WORDS.split(), *_TRACEBACK.split()])
+    tokenizer = PythonChat.tokenizer_of(
+        [*numbers, *NAMES, *OPERATIONS, *_WORDS.split(), *_TRACEBACK.split(), *NO_OUTPUT.split()]
+    )
     # Every name begins with a space, and to Python a space at the beginning of a line means something.
     opening = '<tool_call>\n{"name": "python", "arguments": {"code": "'
     unindent = decoders.Replace(f"{opening} ", opening)

@@ -16,11 +16,11 @@ from async_lru import alru_cache
 from async_timeout import timeout
 from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, wait_exponential_jitter
 from transformers import PreTrainedTokenizerBase
-from verl.tools.schemas import ToolResponse
 
 from verl_atpo.config import ObservationCut, ToolConfig
 from verl_atpo.failure import ToolOutage, TransientToolError, is_transient
-from verl_atpo.tools.text import without_tokens
+from verl_atpo.tools.answer import answer_of, compact, fixed
+from verl_atpo.tools.text import ControlTokens
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +38,7 @@ class CallCounts:
     Attributes:
         calls: calls made; those answered from a recording or a memo are not.
         retries: further tries of them.
-        errors: calls that the tool refused: the model's own mistakes, or a broken tool.
+        errors: calls that failed: the model's own mistakes, answered by tool or loop, or a broken tool.
         outages: calls whose infrastructure failed past its retries.
         over_limit: calls refused because of ``tools.max_calls``.
         memo_hits: calls answered from the memo.
@@ -65,6 +65,11 @@ class CallCounts:
         for field in dataclasses.fields(self)[:-1]:
             setattr(self, field.name, getattr(self, field.name) + getattr(other, field.name))
         self.first_error = first
+
+    def refused(self, text: str) -> None:
+        """Count a call that was answered before it reached its tool, and keep the first one's answer."""
+        self.errors += 1
+        self.first_error = self.first_error or text[:_LONGEST_TRACEBACK]
 
     def raised(self, error: Exception) -> None:
         """Count a call that the tool refused, and keep the first one's traceback."""
@@ -103,7 +108,7 @@ class ToolGuard:
 
     Args:
         config: settings.
-        tokenizer: the model's, to measure observations and to know its special tokens.
+        tokenizer: the model's, to measure observations and to know its control tokens.
 
     Attributes:
         totals: what happened to the calls of all runs that ended since :meth:`take_totals`.
@@ -113,7 +118,7 @@ class ToolGuard:
         self.config = config
         self.totals = CallCounts()
         self._tokenizer = tokenizer
-        self._special = tuple(tokenizer.all_special_tokens)
+        self._control_tokens = ControlTokens(tokenizer)
         limit = config.concurrency
         self._slots: dict[str, asyncio.Semaphore] | None = (
             None if limit is None else collections.defaultdict(lambda: asyncio.Semaphore(limit))
@@ -166,23 +171,24 @@ class ToolGuard:
             return await live()
 
     def observation(self, result: Any) -> Any:
-        """``result`` with its text made harmless and short enough; anything that needs neither is returned as it is.
+        """What a loop gets of a tool's answer: its text made harmless and short enough.
 
         Args:
-            result: what a verl tool may return: text, ``ToolResponse``, a mapping, or a tuple that begins with one.
+            result: what :func:`verl_atpo.tools.answer.answer_of` takes.
+
+        Returns:
+            Numbers and None as they are, the text of an answer that is nothing else, or verl's triple.
         """
-        if isinstance(result, tuple) and result:
-            return (self.observation(result[0]), *result[1:])
-        if isinstance(result, ToolResponse):
-            return result if result.text is None else result.model_copy(update={"text": self.text(result.text)})
-        written = result if isinstance(result, str) else json.dumps(result, ensure_ascii=False, default=str)
-        text = self.text(written)
-        return result if text == written else text
+        if fixed(result) is result and not isinstance(result, str):
+            return result
+        response, reward, metrics = answer_of(result)
+        if response.text is not None:
+            response = response.model_copy(update={"text": self.text(response.text)})
+        return compact((response, reward, metrics))
 
     def text(self, text: str) -> str:
-        """``text`` without live special tokens, cut to its limit; halves of surrogates become ?."""
-        text = text.encode(errors="replace").decode()
-        text = without_tokens(text, self._special)
+        """``text`` without live control tokens, cut to its limit; halves of surrogates become ?."""
+        text = self._control_tokens.broken(text)
         limit = self.config.max_observation_tokens
         if limit is None or len(text.encode()) <= limit:  # a token is a byte or more
             return text

@@ -11,17 +11,17 @@ from typing import Any
 
 from verl_atpo.failure import BranchBug, brief, is_outage
 from verl_atpo.replay.guard import CallCounts
-from verl_atpo.tools.stateful import StatefulTool, run
+from verl_atpo.tools.stateful import StatefulTool, method_of, owner_of, run
 
 logger = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass
 class State:
-    """This run's state of one stateful tool.
+    """This run's state of one stateful tool, which its actions share.
 
     Attributes:
-        tool: the tool.
+        tool: the tool that opens and closes it.
         value: what its ``open`` or ``restore`` returned, once ``opened``.
         snapshot: the state that the recorded calls left, for a forking tool that has not been called live yet.
         lock: calls of one turn at the same time take turns.
@@ -46,23 +46,25 @@ class States:
         self._states: dict[str, State] = {}
         self._pending: set[asyncio.Task] = set()
 
-    def of(self, tool: StatefulTool) -> State:
-        """The tool's state, opened or not."""
-        return self._states.setdefault(tool.name, State(tool))
+    def of(self, tool: Any) -> State:
+        """The state of a stateful tool or an action, opened or not."""
+        owner = owner_of(tool)
+        return self._states.setdefault(owner.name, State(owner))
 
-    async def call(self, state: State, arguments: dict[str, Any], create_kwargs: dict[str, Any]) -> Any:
-        """One live call; the first one makes the state."""
-        tool = state.tool
+    async def call(self, state: State, tool: Any, arguments: dict[str, Any], create_kwargs: dict[str, Any]) -> Any:
+        """Make one live call of a tool or an action; the first one makes the state."""
         if not state.opened:
-            await self._step(self._open(state, create_kwargs), threaded=not inspect.iscoroutinefunction(tool.open))
-        threaded = not inspect.iscoroutinefunction(tool.call)
-        return await self._step(run(tool.call, state.value, **arguments), threaded)
+            await self._step(
+                self._open(state, create_kwargs), threaded=not inspect.iscoroutinefunction(state.tool.open)
+            )
+        method = method_of(tool)
+        return await self._step(run(method, state.value, **arguments), not inspect.iscoroutinefunction(method))
 
     async def _open(self, state: State, create_kwargs: dict[str, Any]) -> None:
         if state.snapshot is not None:
-            state.value = await kept("restore", state, state.snapshot)
+            state.value = await call_hook("restore", state, state.snapshot)
         else:
-            state.value = await kept("open", state, **create_kwargs)
+            state.value = await call_hook("open", state, **create_kwargs)
         state.opened = True
         self._counts.states_opened += 1
 
@@ -95,8 +97,8 @@ class States:
                     logger.exception("Tool %r could not release a state", name)
 
 
-async def kept(method: str, state: State, *args: Any, **kwargs: Any) -> Any:
-    """Call a method that a tool promises to keep working: ``open``, ``snapshot`` or ``restore``.
+async def call_hook(method: str, state: State, *args: Any, **kwargs: Any) -> Any:
+    """Call ``open``, ``snapshot`` or ``restore`` of a stateful tool, which no call of the model may make fail.
 
     Raises:
         BranchBug: it raised what is no outage; names tool, method and remedy.
@@ -110,6 +112,6 @@ async def kept(method: str, state: State, *args: Any, **kwargs: Any) -> Any:
         given = f" with create_kwargs={sorted(kwargs)}" if kwargs else ""
         raise BranchBug(
             f"{type(state.tool).__qualname__}.{method}{given} of the tool {state.tool.name!r} raised {brief(error)}. "
-            "No call of the model is to blame, so the run stops. Remedy: mend it, or the row's tools_kwargs; for "
+            "No call of the model is to blame. Remedy: correct it, or the row's tools_kwargs; for "
             "trouble that passes raise verl_atpo.tools.TransientToolError."
         ) from error

@@ -1,5 +1,7 @@
 """The tools of one run of an agent loop: recorded calls are replayed, live ones guarded, every state released once.
 
+What is recorded is text, made when the call was made (:mod:`verl_atpo.tools.answer`).
+
 | a tool's branching | a call that is on record | a live call |
 |---|---|---|
 | stateless | is answered from the recording | is made |
@@ -17,16 +19,19 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from verl.tools.function_tool import FunctionTool, normalize_function_tool_return
+from verl.tools.function_tool import FunctionTool
 from verl.tools.schemas import ToolResponse
 
 from verl_atpo.config import OnOutage
 from verl_atpo.failure import BranchBug, ToolOutage
 from verl_atpo.replay.client import BranchSession
 from verl_atpo.replay.guard import CallCounts, CallMemo, Live, ToolGuard
-from verl_atpo.replay.states import State, States, kept
+from verl_atpo.replay.states import State, States, call_hook
+from verl_atpo.tools.answer import answer_of, fixed
 from verl_atpo.tools.contract import Branching, branching_of
-from verl_atpo.tools.stateful import StatefulTool
+from verl_atpo.tools.row import without_nulls
+from verl_atpo.tools.stateful import Action, StatefulTool, expanded
+from verl_atpo.tools.tool_agent import OBSERVER, REACHED
 from verl_atpo.tree.recording import ToolCall
 
 logger = logging.getLogger(__name__)
@@ -54,23 +59,46 @@ class ToolSession:
         self._snapshots = snapshots
         self._taken: set[tuple[int, int]] = set()
         self._made = 0
+        self._malformed_in_a_row = 0
         self.counts = CallCounts()
         self._states = States(self.counts)
 
     def wrap(self, tools: Sequence[Any]) -> list[Any]:
-        """The loop's tools for this run, of the same types and names."""
-        return [self._function(tool) if isinstance(tool, FunctionTool) else self._tool(tool) for tool in tools]
+        """The loop's tools for this run, of the same types and names; a stateful tool with actions becomes these."""
+        return [
+            self._function(tool) if isinstance(tool, FunctionTool) else self._tool(tool) for tool in expanded(tools)
+        ]
 
     async def __aenter__(self) -> ToolSession:
+        self._token = OBSERVER.set(self)
         return self
 
     async def __aexit__(self, *error: object) -> None:
+        OBSERVER.reset(self._token)
         await asyncio.shield(asyncio.create_task(self.close()))  # also when the run was cancelled
 
     async def close(self) -> None:
         """Release the states and hand over what was counted."""
         await self._states.close(self._guard.config.timeout_s)
         self._guard.totals.add(self.counts)
+
+    def asked(self, malformed: bool) -> None:
+        """Count malformed calls in a row, in the order in which the model wrote them."""
+        self._malformed_in_a_row = self._malformed_in_a_row + 1 if malformed else 0
+
+    def ends_run(self) -> bool:
+        """Whether as many calls in a row were malformed as ``tools.max_consecutive_invalid_calls`` allows."""
+        limit = self._guard.config.max_consecutive_invalid_calls
+        return limit is not None and self._malformed_in_a_row >= limit
+
+    def answered_without_tool(self, name: str, arguments: Any, text: str) -> None:
+        """Count and record a call that did not reach its tool: an error that the model reads in the loop's words."""
+        if self._session.replaying:
+            return
+        self.counts.refused(text)
+        if self._session.generations:
+            call = ToolCall(name, {"arguments": arguments}, made=False, result=text, error=ValueError(text))
+            self._session.generations[-1].tool_calls.append(call)
 
     def _function(self, tool: FunctionTool) -> FunctionTool:
         async def call(**arguments: Any) -> Any:
@@ -84,29 +112,42 @@ class ToolSession:
         create_kwargs: dict[str, dict[str, Any]] = {}
 
         async def create(instance_id: str | None = None, **kwargs: Any) -> tuple[str, ToolResponse]:
-            made, response = await tool.create(instance_id, **kwargs)
-            create_kwargs[made] = kwargs.get("create_kwargs") or {}
+            given = without_nulls(kwargs.get("create_kwargs")) or {}
+            made, response = await tool.create(instance_id, **{**kwargs, "create_kwargs": given})
+            create_kwargs[made] = given
             return made, response
 
         async def execute(instance_id: str, parameters: dict[str, Any], **kwargs: Any) -> Any:
             if not isinstance(parameters, dict):  # a model may write any JSON
                 result = f"Arguments of {tool.name!r} have to be a JSON object, got {type(parameters).__name__}."
-            elif isinstance(tool, StatefulTool):
-                result = await self._stateful(tool, parameters, create_kwargs[instance_id])
+                self.answered_without_tool(tool.name, parameters, result)
+            elif isinstance(tool, StatefulTool | Action):
+                result = await self._stateful(tool, parameters, create_kwargs.get(instance_id, {}))
             else:
                 result = await self._call(tool, parameters, lambda: tool.execute(instance_id, parameters, **kwargs))
-            return normalize_function_tool_return(result)
+            return answer_of(result)
 
-        bound.create, bound.execute = create, execute
+        async def release(instance_id: str, **kwargs: Any) -> None:
+            create_kwargs.pop(instance_id, None)
+            try:
+                await tool.release(instance_id, **kwargs)
+            except Exception:  # the call has been answered
+                logger.exception("Tool %r could not release its instance", tool.name)
+
+        bound.create, bound.execute, bound.release = create, execute, release
         return bound
 
-    async def _stateful(self, tool: StatefulTool, arguments: dict[str, Any], create_kwargs: dict[str, Any]) -> Any:
+    async def _stateful(self, tool: Any, arguments: dict[str, Any], create_kwargs: dict[str, Any]) -> Any:
         state = self._states.of(tool)
         async with state.lock:
-            return await self._call(tool, arguments, lambda: self._states.call(state, arguments, create_kwargs), state)
+            return await self._call(
+                tool, arguments, lambda: self._states.call(state, tool, arguments, create_kwargs), state
+            )
 
     async def _call(self, tool: Any, arguments: dict[str, Any], live: Live, state: State | None = None) -> Any:
         """Answer a call from the recording, or make it and record it."""
+        if (reached := REACHED.get()) is not None:
+            reached.tool = True
         branching = branching_of(tool)
         call = self._recorded(tool.name, arguments)
         if call is None:
@@ -146,8 +187,7 @@ class ToolSession:
         call = ToolCall(tool.name, arguments)
         started = time.monotonic()
         try:
-            result = await self._remembered(tool.name, arguments, live, branching)
-            call.result = self._guard.observation(result)
+            call.result = self._guard.observation(await self._remembered(tool.name, arguments, live, branching))
         except ToolOutage as outage:
             self.counts.outages += 1
             logger.warning("%s", outage)
@@ -157,7 +197,7 @@ class ToolSession:
         except BranchBug as bug:
             self._session.failure = bug
             call.result = f"{tool.name} is broken."
-        except Exception as error:  # kept, and raised again now and on every replay
+        except Exception as error:  # recorded, and raised again now and on every replay
             self.counts.raised(error)
             call.error = self._harmless(error)
         finally:
@@ -172,7 +212,8 @@ class ToolSession:
             nonlocal made
             made = True
             self.counts.calls += 1
-            return await self._guard.call(name, live, self.counts, retry=stateless)
+            returned = await self._guard.call(name, live, self.counts, retry=stateless)
+            return fixed(returned)
 
         if self._memo is None or not stateless:
             return await guarded()
@@ -181,7 +222,7 @@ class ToolSession:
         return result
 
     def _harmless(self, error: Exception) -> Exception:
-        """``error``, or one with the same words if these are unfit to be read by the model."""
+        """``error``, or one with harmless words if these are unfit to be read by the model."""
         text = self._guard.text(str(error))
         if text == str(error):
             return error
@@ -195,7 +236,7 @@ class ToolSession:
             return
         if state is not None and state.opened and branching is Branching.FORK and self._snapshots:
             try:
-                call.snapshot = await kept("snapshot", state, state.value)
+                call.snapshot = await call_hook("snapshot", state, state.value)
             except Exception as error:  # the call itself was carried out: no error of the model's
                 self._session.failure = error
         latest.tool_calls.append(call)

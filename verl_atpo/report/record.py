@@ -75,7 +75,7 @@ class ToolUse(TypedDict, total=False):
     error: str | None
     """What it raised, shown to the model as its observation; ``None``: it answered."""
     made: bool
-    """False: refused because of ``tools.max_calls``."""
+    """False: refused because of ``tools.max_calls``, or answered by the agent loop."""
 
 
 class Node(TypedDict, total=False):

@@ -17,10 +17,13 @@ from verl.trainer.ppo.v1.agent_loop_tq import AgentLoopWorkerTQ
 from verl_atpo.replay.client import BranchSession
 from verl_atpo.replay.guard import CallMemo, ToolGuard
 from verl_atpo.replay.runner import LoopRunner
+from verl_atpo.tools.stateful import expanded
+from verl_atpo.tools.tool_agent import complete_tool_agent
 from verl_atpo.tree.comparison import check_chain_rows, check_tree_row
 
 # verl's module holds the class already wrapped by ray.remote; this is the class inside.
 _remote: Any = AgentLoopWorkerTQ
+complete_tool_agent()
 _AgentLoopWorker: Any = _remote.__ray_metadata__.modified_class.__ray_actor_class__
 
 Finish = Callable[..., Awaitable[Any]]
@@ -67,7 +70,7 @@ class RunScopedWorker(_AgentLoopWorker):
 
     @tools.setter
     def tools(self, tools: list[Any]) -> None:
-        self._tools = tools
+        self._tools = expanded(tools)
 
     def runner(
         self,

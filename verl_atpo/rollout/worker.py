@@ -41,6 +41,7 @@ from verl_atpo.startup.checks import check_config
 from verl_atpo.startup.data_checks import check_rows
 from verl_atpo.startup.information_gain import check_gold_answers, gold_answer, uses_gains
 from verl_atpo.startup.verl_config import ESTIMATOR, get
+from verl_atpo.tools.stateful import names_in_rows
 
 logger = logging.getLogger(__name__)
 
@@ -87,7 +88,7 @@ class TreeAgentLoopWorker(RunScopedWorker):
         Raises:
             ConfigError: a row that cannot be trained or validated on; says which, and what to do.
         """
-        check_rows(prompts, self.config, self.tokenizer, [tool.name for tool in self.tools])
+        check_rows(prompts, self.config, self.tokenizer, [name for tool in self.tools for name in names_in_rows(tool)])
         if self._gains is not None:
             check_gold_answers(prompts, self._gains.answer)
         self._spares = Spares()  # of this batch's trees, so that a step never has more rows than fixed budgets give it

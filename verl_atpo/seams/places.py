@@ -12,6 +12,7 @@ from verl_atpo.seams.place import Seam as Seam
 from verl_atpo.seams.place import seam as _seam
 
 _AGENT = "verl.experimental.agent_loop.agent_loop"
+_TOOL_AGENT = "verl.experimental.agent_loop.tool_agent_loop:ToolAgentLoop"
 _TQ = "verl.trainer.ppo.v1.agent_loop_tq"
 _FSDP = "verl.workers.engine.fsdp.transformer_impl"
 _REPLAY = "verl.trainer.ppo.v1.replay_buffer"
@@ -115,6 +116,14 @@ SEAMS: dict[Feature, tuple[Seam, ...]] = {
         _seam("verl.tools.function_tool:FunctionTool.call", "calls are answered from a recording", "parameters"),
         _seam("verl.tools.function_tool:normalize_function_tool_return", "what tools return", "ret"),
         _seam("verl.tools.base_tool:BaseTool.execute", "the same for tools with a state", "instance_id parameters"),
+        _seam(
+            f"{_TOOL_AGENT}._call_tool",
+            "calls that verl answers itself are counted, rows come without nulls",
+            "tool_call tools_kwargs agent_data",
+            "_active_tools create_kwargs max_tool_response_length tool_response_truncate_side",
+        ),
+        _seam(f"{_TOOL_AGENT}._handle_processing_tools_state", "a tool ends the episode", "agent_data", "AgentState"),
+        _seam("verl.tools.tool_registry:load_all_tools", "tools are made", "tool_config_path function_tool_path"),
         _seam("verl.tools.schemas:ToolResponse", "the text of an observation", mentions="text"),
         _seam("verl.experimental.agent_loop.tool_parser:ToolParser", "formats are known by name", mentions="_registry"),
         _seam("verl.experimental.agent_loop.utils:resolve_config_path", "files are found as verl finds them"),

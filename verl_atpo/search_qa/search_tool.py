@@ -61,6 +61,18 @@ class SearchConfig:
         return base if base.endswith(ENDPOINT) else base + ENDPOINT
 
 
+def _check_schema(schema: OpenAIFunctionToolSchema) -> None:
+    """Refuse the schema of another search tool: its calls would all be answered by an error."""
+    parameters = schema.function.parameters
+    query = parameters.properties.get("query")
+    if query is None or query.type != "string" or list(parameters.required) not in ([], ["query"]):
+        found = {name: each.type for name, each in parameters.properties.items()}
+        raise ConfigError(
+            f"search.tool_schema has the arguments {found}, required {list(parameters.required)}: expected one "
+            "required string `query`. Take the schema of verl_atpo/search_qa/search.yaml."
+        )
+
+
 def _is_address(url: str) -> bool:
     """Whether requests can be sent there: a scheme, a host, perhaps a port and a path, and nothing else."""
     try:
@@ -88,7 +100,8 @@ class SearchTool(BaseTool):
 
     def __init__(self, config: dict[str, Any], tool_schema: OpenAIFunctionToolSchema | None) -> None:
         if tool_schema is None:
-            raise ValueError("search.tool_schema is missing: take the one of verl_atpo/search_qa/search.yaml")
+            raise ConfigError("search.tool_schema is missing: take the one of verl_atpo/search_qa/search.yaml")
+        _check_schema(tool_schema)
         super().__init__(config, tool_schema)
         self.settings = self.read_settings(config)
         self._client = RetrieverClient(

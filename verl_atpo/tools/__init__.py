@@ -1,6 +1,19 @@
 """Tools, and what a tool declares so that trees can branch around it."""
 
+from verl_atpo.tools.answer import end_episode
 from verl_atpo.tools.contract import Branching, ToolOutage, TransientToolError
-from verl_atpo.tools.stateful import StatefulTool
+from verl_atpo.tools.stateful import StatefulTool, action
+from verl_atpo.tools.text import harmless
+from verl_atpo.tools.toolbox import ToolAnswer, Toolbox
 
-__all__ = ["Branching", "StatefulTool", "ToolOutage", "TransientToolError"]
+__all__ = [
+    "Branching",
+    "StatefulTool",
+    "ToolAnswer",
+    "ToolOutage",
+    "Toolbox",
+    "TransientToolError",
+    "action",
+    "end_episode",
+    "harmless",
+]

@@ -85,6 +85,10 @@ def _check_entry(where: str, tool: Any) -> None:
         if not isinstance(function, Mapping) or not function.get("name"):
             raise ConfigError(f"{where} has a tool_schema without function.name; add it.")
         _check_schema(where, schema)
+    from verl_atpo.tools.making import removed_tool
+
+    if said := removed_tool(tool["class_name"]):
+        raise ConfigError(f"{where}: {said}")
     kind = import_class(where, tool["class_name"])
     if read_settings := getattr(kind, "read_settings", None):
         try:

@@ -1,0 +1,157 @@
+"""The answer of a tool call in one form, text made where the call was made.
+
+A tool may return what verl lets a function tool return, and more: text is made of any value at once, so that nothing
+that changes later (a living state, a list the tool goes on with) is recorded, replayed or shown to the model.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import enum
+import json
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+from pydantic import BaseModel
+from verl.tools.schemas import ToolResponse
+
+END_EPISODE = "end_episode"
+"""Key of the metrics that a call returns: the episode is over."""
+Answer = tuple[ToolResponse, float, dict[str, Any]]
+"""verl's triple: what the model reads, the reward of the call, metrics."""
+
+_ADDRESS = re.compile(r"\bat 0x[0-9a-fA-F]{6,16}\b")
+
+
+def end_episode(text: Any, reward: float = 0.0) -> tuple[Any, float, dict[str, Any]]:
+    """Return this from a tool to end the trajectory: no further turn is sampled, and the call's reward counts.
+
+    Args:
+        text: what stands as the last observation; a reward function reads it.
+        reward: of the call.
+    """
+    return text, reward, {END_EPISODE: True}
+
+
+def ends_episode(metrics: Any) -> bool:
+    """Whether the metrics of a call say that the episode is over."""
+    return isinstance(metrics, Mapping) and metrics.get(END_EPISODE) is True
+
+
+def answer_of(returned: Any) -> Answer:
+    """Bring what a tool returned into verl's form.
+
+    A tuple is ``(text,)``, ``(text, reward)`` or ``(text, reward, metrics)`` where the second is a number or None; one
+    whose second is text or a mapping is a value like any other, and read as JSON. Metrics that are no mapping are kept
+    under the key ``metrics``.
+
+    Raises:
+        TypeError: a tuple that is empty or longer than three, which no caller could take apart.
+    """
+    if not isinstance(returned, tuple) or hasattr(returned, "_fields"):
+        return _response(returned), 0.0, {}
+    if not 1 <= len(returned) <= 3:
+        raise TypeError(
+            f"the tool returned a tuple of {len(returned)}: expected text, (text, reward) or (text, reward, metrics)"
+        )
+    text, reward, metrics = (*returned, None, None)[:3]
+    if not _is_reward(reward):
+        return ToolResponse(text=_json(list(returned))), 0.0, {}
+    given = {} if metrics is None else dict(metrics) if isinstance(metrics, Mapping) else {"metrics": metrics}
+    return _response(text), 0.0 if reward is None else float(reward), given
+
+
+def fixed(returned: Any) -> Any:
+    """What a tool returned in a form that nothing changes later, for records and for loops that call functions.
+
+    Numbers, None and text stay as they are, any other answer that is only text becomes it, the rest verl's triple.
+    """
+    if returned is None or type(returned) in (bool, int, float, str):
+        return returned
+    return compact(answer_of(returned))
+
+
+def compact(answer: Answer) -> str | Answer:
+    """The text of an answer that is nothing else, else the answer."""
+    response, reward, metrics = answer
+    bare = not reward and not metrics and not response.image and not response.video
+    return response.text if bare and response.text is not None else answer
+
+
+def as_text(value: Any) -> str:
+    """What a model reads of a value: text as it is, mappings and records as JSON, the rest as Python shows it.
+
+    Numbers, dates and texts of other libraries are taken for what they are, sets are put in order and addresses of
+    objects left out, so that equal values give equal text in every process.
+    """
+    if isinstance(value, str):
+        return value
+    if isinstance(value, bytes | bytearray | memoryview):
+        return bytes(value).decode("utf-8", "replace")
+    if isinstance(value, Mapping) or _is_record(value):
+        return _json(value)
+    if isinstance(value, list | set | frozenset | Iterator | np.ndarray):
+        return str(plain(value))
+    return _ADDRESS.sub("at 0x...", str(plain(value)))
+
+
+def plain(value: Any) -> Any:
+    """``value`` in JSON's own types: of foreign ones their number, list or text."""
+    if value is None or type(value) in (bool, int, float, str):
+        return value
+    if isinstance(value, enum.Enum):
+        return plain(value.value)
+    if isinstance(value, np.generic | np.ndarray):
+        return plain(value.tolist())
+    if isinstance(value, bytes | bytearray | memoryview):
+        return bytes(value).decode("utf-8", "replace")
+    if isinstance(value, datetime.date | datetime.time):
+        return value.isoformat()
+    if isinstance(value, BaseModel):
+        return plain(value.model_dump())
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if hasattr(value, "_asdict"):
+        return plain(value._asdict())
+    if isinstance(value, Mapping):
+        return {_key(key): plain(each) for key, each in value.items()}
+    if isinstance(value, set | frozenset):
+        return sorted(map(plain, value), key=repr)
+    if isinstance(value, list | tuple | Iterator):
+        return [plain(each) for each in value]
+    return _ADDRESS.sub("at 0x...", str(value))
+
+
+def _response(value: Any) -> ToolResponse:
+    if isinstance(value, ToolResponse):
+        return value.model_copy()
+    return ToolResponse(text=as_text(value))
+
+
+def _json(value: Any) -> str:
+    return json.dumps(plain(value), ensure_ascii=False)
+
+
+def _key(key: Any) -> Any:
+    found = plain(key)
+    return found if found is None or isinstance(found, bool | int | float | str) else str(found)
+
+
+def _is_record(value: Any) -> bool:
+    record = dataclasses.is_dataclass(value) and not isinstance(value, type)
+    return record or isinstance(value, BaseModel) or hasattr(value, "_asdict")
+
+
+def _is_reward(value: Any) -> bool:
+    if value is None:
+        return True
+    if isinstance(value, str | bytes | bytearray) or not hasattr(value, "__float__"):
+        return False
+    try:
+        float(value)
+    except (TypeError, ValueError):
+        return False
+    return True

@@ -1,0 +1,38 @@
+"""A data row's arguments for tools, as they were written before parquet filled the gaps with nulls.
+
+A parquet column holds one kind of struct: a key that any row has is there in all rows, null where it was not written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+
+def without_nulls(value: Any) -> Any:
+    """``value`` without the entries of mappings, at any depth, that are None; arrays become lists.
+
+    A tool whose argument may be None gives it that default.
+    """
+    if isinstance(value, Mapping):
+        return {key: without_nulls(each) for key, each in value.items() if each is not None}
+    if isinstance(value, np.ndarray):
+        value = value.tolist()
+    return [without_nulls(each) for each in value] if isinstance(value, list) else value
+
+
+def create_kwargs(tools_kwargs: Any, names: Sequence[str]) -> dict[str, Any]:
+    """The arguments of ``open`` or ``create`` in a row's ``tools_kwargs``.
+
+    Args:
+        tools_kwargs: of the data row, or None.
+        names: under which the tool may stand there, the first that does counts.
+    """
+    found = without_nulls(tools_kwargs) or {}
+    for name in names:
+        if isinstance(entry := found.get(name), Mapping):
+            given = entry.get("create_kwargs")
+            return dict(given) if isinstance(given, Mapping) else {}
+    return {}
