@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import random
 from collections.abc import Iterator, Sequence
+from types import SimpleNamespace
 
 import torch
 
@@ -14,6 +15,7 @@ from verl_atpo.method.credit import Outcomes, normalization
 from verl_atpo.method.scheme import Credit, find_scheme
 from verl_atpo.rollout.grown import GrownTree
 from verl_atpo.rollout.rows import LeafOutput, leaf_outputs
+from verl_atpo.tree.recording import Generation, Turn
 from verl_atpo.tree.tree import ROOT, TurnTree
 
 REWARDS = (0.0, 0.0, 1.0, 0.5, 1 / 3, -0.7)
@@ -107,3 +109,29 @@ def even_rows(tree: TurnTree, settings: CreditConfig) -> tuple[torch.Tensor, tor
         masks.append(torch.tensor([1, 1, 0] * len(row))[:length])
     rewards, mask = (torch.nn.utils.rnn.pad_sequence(each, batch_first=True) for each in (rows, masks))
     return rewards, torch.nn.functional.pad(mask, (0, rewards.shape[1] - mask.shape[1]))
+
+
+def random_talk(seed: int, words: int, rewards: Sequence[float] = REWARDS, longest: int = 5) -> TurnTree:
+    """Chains and expansions whose turns say one of ``words`` words; contexts repeat the more, the fewer there are.
+
+    What is read after a turn follows from what was said, so that copies of a turn lead to one context.
+    """
+    rng = random.Random(seed)
+    tree = TurnTree()
+
+    def grow(parent: int, round: int) -> None:
+        ended = False
+        while not ended:
+            path = tree.path(parent)
+            ended = len(path) + 1 == longest or rng.random() < 0.3
+            heard = [tree.turn(path[-1]).token_ids[0]] if path else [0]
+            token_ids = [1 + rng.randrange(words)]
+            turn = Turn((Generation(0, heard, SimpleNamespace(token_ids=token_ids, log_probs=[-1.0])),))
+            reward = rng.choice(rewards) if ended else None
+            parent = tree.add_turn(parent, mean_nll=1.0, is_leaf=ended, reward=reward, round=round, turn=turn).index
+
+    for _ in range(rng.randint(1, 5)):
+        grow(ROOT, 0)
+    for round in range(1, rng.randint(0, 4) + 1):
+        grow(rng.choice([node.index for node in tree.nodes if not node.is_leaf]), round)
+    return tree

@@ -10,11 +10,14 @@
 from __future__ import annotations
 
 import random
+from types import SimpleNamespace
 
 import pytest
 
 from verl_atpo.config import ConfigError, ExpansionConfig, Penalty
 from verl_atpo.method.expansion import STRATEGIES, explain, register_strategy, select_turns, uncertainty_score
+from verl_atpo.method.noise import relative_noise
+from verl_atpo.tree.recording import Generation, Turn
 from verl_atpo.tree.tree import ROOT, TurnTree
 
 
@@ -82,7 +85,7 @@ def test_random_goes_through_all_candidates_and_follows_the_seed():
 
 
 def test_unknown_strategy_names_the_known_ones():
-    with pytest.raises(ConfigError, match=r"strategy='entropic' cannot work: .* entropy, other_chains, random"):
+    with pytest.raises(ConfigError, match=r"strategy='entropic' cannot work: .* entropy, noise, other_chains, random"):
         select(example(), 1, strategy="entropic")
 
 
@@ -124,3 +127,48 @@ def test_what_spoke_for_a_turn_is_told_as_it_was_at_the_choice():
     assert (last.score, last.penalty) == pytest.approx((-0.45, 0.45))
     tree.nodes[1].pending = 1  # one more sibling of 2 and 6 on its way
     assert explain(tree, [6], config)[0].penalty == pytest.approx(0.9)
+
+
+def chains(count: int, tokens: tuple[int, ...], repeated: bool, undecided: tuple[float, ...]) -> TurnTree:
+    """Chains whose turns have these numbers of tokens; they all say the same, or nothing that another says."""
+    tree = TurnTree(undecided)
+    for chain in range(count):
+        parent = ROOT
+        for number, length in enumerate(tokens, start=1):
+            output = SimpleNamespace(token_ids=[0 if repeated else chain] * length, log_probs=[-1.0] * length)
+            turn = Turn((Generation(0, [number], output),))
+            last = {"is_leaf": True, "reward": 0.0} if number == len(tokens) else {}
+            parent = tree.add_turn(parent, mean_nll=1.0, turn=turn, **last).index
+    return tree
+
+
+@pytest.mark.parametrize(
+    ("undecided", "depth"),
+    [
+        ((1.0, 0.1, 0.1, 0.1), 1),  # decided by the first turn: the noise of all later ones goes for the fewest shared
+        ((1.0, 1.0, 1.0, 1.0), 3),  # nothing is decided before the last: the cheapest expansion says the most
+        ((1.0, 1.0, 0.1, 0.1), 2),
+    ],
+)
+def test_noise_expands_every_chain_once_where_it_pays_most(undecided, depth):
+    tree = chains(3, (4, 4, 4, 4, 4), repeated=False, undecided=undecided)
+    expected = [1 + 5 * chain + depth for chain in range(3)]  # the turn after `depth` others
+    ratings = {at: relative_noise(undecided[at], at / 5, 1, 3) for at in (1, 2, 3)}
+    assert min(ratings, key=ratings.__getitem__) == depth
+    assert sorted(select(tree, 3, strategy="noise")) == expected
+    tree.add_turn(expected[0] - 1, mean_nll=1.0, round=1, turn=tree.turn(expected[0]))
+    tree.nodes[expected[1] - 1].pending = 1  # an expansion that has not sampled a turn yet
+    assert select(tree, 1, strategy="noise") == [expected[2]]
+
+
+def test_noise_samples_a_fresh_chain_where_no_expansion_pays():
+    """All chains say the same, so everything is compared already, and little is left to be found out."""
+    tree = chains(6, (4, 4, 4, 4), repeated=True, undecided=(1.0, 0.05, 0.05, 0.05))
+    assert select(tree, 3, strategy="noise") == [ROOT] * 3
+    assert relative_noise(0.05, 0.5, 6, 6) > 1
+    apart = chains(6, (4, 4, 4, 4), repeated=False, undecided=(1.0, 0.05, 0.05, 0.05))
+    assert ROOT not in select(apart, 3, strategy="noise")
+
+
+def test_noise_with_a_single_chain_starts_where_it_can():
+    assert select(chains(1, (4, 4), repeated=False, undecided=(1.0,)), 2, strategy="noise") == [0, 1]

@@ -166,7 +166,7 @@ REFUSED = {
     "reward.reward_model.enable=True": "enable_resource_pool=True",
     "algorithm.atpo.expansion.rounds=-1": "rounds=-1 cannot work",
     "+algorithm.atpo.expansion.round=2": "Did you mean algorithm.atpo.expansion.rounds",
-    "algorithm.atpo.expansion.strategy=best": "expected one of entropy, other_chains, random",
+    "algorithm.atpo.expansion.strategy=best": "expected one of entropy, noise, other_chains, random",
     "algorithm.atpo.credit.backup=mean": "expected one of child_softmax, child_mean, leaf_mean",
 }
 

@@ -16,11 +16,14 @@ import dataclasses
 import itertools
 import math
 import random
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
-from verl_atpo.config import ROOT_KEY, ConfigError, ExpansionConfig, Penalty
+from verl_atpo.config import ROOT_KEY, ConfigError, Contexts, ExpansionConfig, Penalty
+from verl_atpo.method.noise import relative_noise
 from verl_atpo.settings import did_you_mean
+from verl_atpo.tree.contexts import group_contexts
 from verl_atpo.tree.tree import ROOT, TurnTree
 
 Strategy: TypeAlias = Callable[[TurnTree, list[int], ExpansionConfig, random.Random], list[int]]
@@ -151,6 +154,56 @@ def where_other_chains_are_uncertain(
         targets = target_depths(tree, others, number // len(chains) + 1, config.penalty)
         picks.append(chain[targets[-1] - 1] if targets and targets[-1] <= len(chain) else ROOT)
     return picks
+
+
+@register_strategy("noise")
+def where_noise_falls_most(
+    tree: TurnTree, candidates: list[int], config: ExpansionConfig, rng: random.Random
+) -> list[int]:
+    """Select of each chain the context whose expansion lowers noise most for its tokens; a fresh chain if none does.
+
+    :func:`~verl_atpo.method.noise.relative_noise` rates contexts by their depth and by how many turns were sampled in
+    them. Chains with fewer expansions come first.
+    """
+    spent = _spent(tree)
+    chains = len(tree.nodes[ROOT].children)
+    if chains < 2 or not spent:
+        return candidates
+    context = group_contexts(tree, Contexts.MERGED).context
+    sampled = Counter(context)
+    best: dict[int, tuple[int, float, int]] = {}
+    for node in candidates:
+        if node == ROOT:
+            continue
+        path = tree.path(node)
+        depth, first = len(path) - 1, path[0]
+        rating, selected = 1.0, ROOT
+        if 0 < depth < len(spent):
+            left = tree.undecided[min(depth, len(tree.undecided) - 1)]
+            there = sampled[context[node]] + tree.nodes[tree.nodes[node].parent].pending
+            rating, selected = min((1.0, ROOT), (relative_noise(left, spent[depth], there, chains), node))
+        so_far = best.get(first) or (_expansions(tree, first), rating, selected)
+        best[first] = min(so_far, (so_far[0], rating, selected))
+    return [node for _, _, node in sorted(best.values())] or [ROOT]
+
+
+def _expansions(tree: TurnTree, node: int) -> int:
+    """Expansions of a chain, from its first turn on, those that have not sampled a turn yet included."""
+    children = tree.nodes[node].children
+    grown = sum(tree.nodes[child].round > tree.nodes[node].round for child in children)
+    return grown + tree.nodes[node].pending + sum(_expansions(tree, child) for child in children)
+
+
+def _spent(tree: TurnTree) -> list[float]:
+    """Share of its tokens that a chain has sampled before its 1st, 2nd, ... turn, averaged over chains that have it."""
+    shares: list[list[float]] = []
+    for leaf in tree.leaves:
+        tokens = [len(tree.turn(node).token_ids) for node in tree.path(leaf)]
+        for depth, before in enumerate(itertools.accumulate([0, *tokens[:-1]])):
+            if len(shares) == depth:
+                shares.append([])
+            shares[depth].append(before / sum(tokens))
+    return [sum(each) / len(each) for each in shares]
 
 
 def target_depths(tree: TurnTree, others: list[list[int]], count: int, penalty: float) -> list[int]:

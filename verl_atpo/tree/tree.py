@@ -59,10 +59,15 @@ class TurnTree:
         >>> answer = tree.add_turn(search.index, mean_nll=0.2, is_leaf=True, reward=1.0)
         >>> tree.path(answer.index), tree.leaves
         ([1, 2], [2])
+
+    Attributes:
+        nodes: the root and all turns.
+        undecided: share of the outcome's variance that earlier trees had left after 0, 1, ... turns; (1,) before any.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, undecided: Sequence[float] = (1.0,)) -> None:
         self.nodes: list[TurnNode] = [TurnNode(index=ROOT, parent=-1, mean_nll=None)]
+        self.undecided = undecided
 
     def add_turn(
         self,

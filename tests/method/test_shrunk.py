@@ -1,0 +1,192 @@
+"""Shrunk baselines: worked by hand, against a dense Gaussian posterior, and by what they must reduce to."""
+
+from __future__ import annotations
+
+import random
+import statistics
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.assets.trees import random_talk, random_tree
+from verl_atpo.config import Contexts
+from verl_atpo.method.posterior import falling
+from verl_atpo.method.shrunk import Shrunk, shrunk_credit
+from verl_atpo.tree.contexts import group_contexts
+from verl_atpo.tree.tree import ROOT, TurnTree
+
+NEW = 10**9
+"""So many words that none is said twice."""
+EVENLY = [1.0, 0.75, 0.5, 0.25, 0.125]
+
+
+def credited(tree: TurnTree, undecided=EVENLY, contexts: Contexts = Contexts.MERGED) -> Shrunk:
+    return shrunk_credit(tree, group_contexts(tree, contexts), undecided, [node.reward for node in tree.nodes])
+
+
+def test_one_expansion_by_hand():
+    """root -> 1 -> 2: 1.0, expanded to 3: 0.0; root -> 4: 0.0. U = 1, 0.6: turns 2 and 3 have variance 0.6, D_0 = 0.4.
+
+    Turn 1: value 1/2. Turns 1 and 4 are all that other says of the prompt: baselines 0 and 1/2.
+    Turn 2: 3 says 0 with precision 1/0.6, the prompt 0 (from 4, variance 1 + 0.4): baseline 0.
+    Turn 3: 2 says 1 with precision 1/0.6, the prompt 0 with 1/1.4: baseline (1/0.6) / (1/0.6 + 1/1.4) = 0.7.
+    """
+    tree = TurnTree()
+    tree.add_turn(ROOT, mean_nll=0.0)
+    tree.add_turn(1, mean_nll=0.0, is_leaf=True, reward=1.0)
+    tree.add_turn(1, mean_nll=0.0, is_leaf=True, reward=0.0, round=1)
+    tree.add_turn(ROOT, mean_nll=0.0, is_leaf=True, reward=0.0)
+    found = credited(tree, [1.0, 0.6], Contexts.SEPARATE)
+    assert found.values == [None, 0.5, 1.0, 0.0, 0.0]
+    assert found.baselines[1:] == pytest.approx([0.0, 0.0, 0.7, 0.5])
+    assert found.advantages[1:] == pytest.approx([0.5, 1.0, -0.7, -0.5])
+    assert found.peers == [0, 1, 1, 1, 1]
+
+
+def test_values_weigh_by_precision():
+    """root -> 1 -> (2: 1.0, 3 -> (4: 0.0, 5: 0.0)). U = 1, 0.8, 0.4.
+
+    2 has variance 0.8; 3 has D_1 + 0.4 / 2 = 0.6. Value of 1: (1/0.8) / (1/0.8 + 1/0.6) = 3/7.
+    """
+    tree = TurnTree()
+    tree.add_turn(ROOT, mean_nll=0.0)
+    tree.add_turn(1, mean_nll=0.0, is_leaf=True, reward=1.0)
+    tree.add_turn(1, mean_nll=0.0)
+    tree.add_turn(3, mean_nll=0.0, is_leaf=True, reward=0.0)
+    tree.add_turn(3, mean_nll=0.0, is_leaf=True, reward=0.0)
+    found = credited(tree, [1.0, 0.8, 0.4], Contexts.SEPARATE)
+    assert found.values[1] == pytest.approx(3 / 7)
+    assert found.advantages[1] == 0.0  # no other trajectory is there to compare it with
+    assert found.baselines[1] is None
+
+
+@given(st.integers(0, 10**6), st.lists(st.floats(0.0, 1.0), max_size=6))
+def test_chains_that_share_nothing_get_the_leave_one_out_mean(seed, undecided):
+    rng = random.Random(seed)
+    tree, outcomes = TurnTree(), []
+    for _ in range(rng.randint(2, 8)):
+        parent, length = ROOT, rng.randint(1, 5)
+        outcomes.append(rng.choice([0.0, 1.0, 0.3]))
+        for turn in range(length):
+            last = {"is_leaf": True, "reward": outcomes[-1]} if turn == length - 1 else {}
+            parent = tree.add_turn(parent, mean_nll=0.0, **last).index
+    advantages = credited(tree, [1.0, *undecided], Contexts.SEPARATE).advantages
+    for leaf, outcome in zip(tree.leaves, outcomes, strict=True):
+        others = (sum(outcomes) - outcome) / (len(outcomes) - 1)
+        for node in tree.path(leaf):
+            assert advantages[node] == pytest.approx(outcome - others, abs=1e-6)
+
+
+@pytest.mark.parametrize("before", [0, 1, 3])
+def test_many_turns_of_one_context_are_compared_with_each_other(before):
+    """Whatever else there is: a second chain says 7.0 and hardly counts."""
+    rng = random.Random(before)
+    tree, parent = TurnTree(), ROOT
+    tree.add_turn(ROOT, mean_nll=0.0, is_leaf=True, reward=7.0) if before else None
+    for _ in range(before):
+        parent = tree.add_turn(parent, mean_nll=0.0).index
+    outcomes = [float(rng.random() < 0.5) for _ in range(4000)]
+    leaves = [tree.add_turn(parent, mean_nll=0.0, is_leaf=True, reward=each).index for each in outcomes[:300]]
+    found = credited(tree, contexts=Contexts.SEPARATE)
+    mean = statistics.fmean(outcomes[:300])
+    for leaf, outcome in zip(leaves[:3], outcomes, strict=False):
+        others = (300 * mean - outcome) / 299
+        assert found.advantages[leaf] == pytest.approx(outcome - others, abs=1e-9 if not before else 0.03)
+
+
+@given(st.integers(0, 10**6), st.sampled_from([1, 2, 3, NEW]))
+def test_baselines_are_the_posterior_means_of_a_dense_model(seed, words):
+    """All contexts at once: a linear system with one unknown for each, edges n / D and outcomes 1 / U."""
+    tree = random_talk(seed, words)
+    rng = random.Random(seed)
+    undecided = [1.0]
+    for _ in range(5):
+        undecided.append(undecided[-1] * rng.uniform(0.3, 0.95))
+    found = credited(tree, undecided)
+    for node in range(1, len(tree.nodes)):
+        expected = dense_baseline(tree, node, undecided)
+        if expected is None:
+            assert found.baselines[node] is None
+        else:
+            assert found.baselines[node] == pytest.approx(expected, abs=1e-6)
+
+
+def dense_baseline(tree: TurnTree, left_out: int, undecided: list[float]) -> float | None:
+    """Posterior mean of the context of a turn, from a tree without this turn and all that follows it."""
+    context = group_contexts(tree, Contexts.MERGED).context
+    gone = {left_out}
+    for node in tree.nodes[1:]:
+        if node.parent in gone:
+            gone.add(node.index)
+    shares = falling(undecided)
+
+    def share(depth: int) -> float:
+        return shares[min(depth, len(shares) - 1)]
+
+    left = [node for node in tree.nodes[1:] if node.index not in gone]
+    if not any(node.is_leaf for node in left):
+        return None
+    number = {each: at for at, each in enumerate(sorted({context[node.index] for node in left} | {context[left_out]}))}
+    system, right = np.zeros((len(number), len(number))), np.zeros(len(number))
+    edges: dict[tuple[int, int], set[int]] = {}
+    # The context of the turn itself is there too, though maybe nothing else was sampled in it.
+    for node in [*left, tree.nodes[left_out]]:
+        if node.parent != ROOT:
+            edges.setdefault((context[node.parent], context[node.index]), set()).add(node.parent)
+    for (before, after), draws in edges.items():
+        depth = len(tree.path(min(draws))) - 1
+        precision = len(draws) / (share(depth) - share(depth + 1))
+        one, other = number[before], number[after]
+        system[[one, other], [one, other]] += precision
+        system[[one, other], [other, one]] -= precision
+    for node in left:
+        if node.is_leaf:
+            precision = 1 / share(len(tree.path(node.index)) - 1)
+            system[number[context[node.index]], number[context[node.index]]] += precision
+            right[number[context[node.index]]] += precision * node.reward
+    return float(np.linalg.solve(system, right)[number[context[left_out]]])
+
+
+@given(st.integers(0, 10**6), st.sampled_from([1, 2, NEW]), st.floats(-3, 3))
+def test_what_comes_of_a_turn_never_moves_its_own_baseline(seed, words, change):
+    tree = random_talk(seed, words)
+    before = credited(tree)
+    rng = random.Random(seed)
+    leaf = rng.choice(tree.leaves)
+    tree.nodes[leaf].reward += change
+    after = credited(tree)
+    for node in tree.path(leaf):
+        assert after.baselines[node] == before.baselines[node]
+
+
+@given(st.integers(0, 10**6), st.sampled_from([1, 2, NEW]), st.floats(-3, 3), st.floats(0.1, 5))
+def test_shifting_and_scaling_outcomes_shifts_and_scales_credit(seed, words, shift, scale):
+    tree = random_talk(seed, words)
+    before = credited(tree).advantages
+    for leaf in tree.leaves:
+        tree.nodes[leaf].reward = tree.nodes[leaf].reward * scale + shift
+    expected = [None if each is None else each * scale for each in before]
+    assert credited(tree).advantages == pytest.approx(expected, abs=1e-6)
+
+
+@given(st.integers(0, 10**6))
+def test_unknown_outcomes_are_left_out(seed):
+    """A leaf without an outcome changes nothing but that its turn has no credit."""
+    tree = random_tree(seed, [0.0, 1.0])
+    before = credited(tree, contexts=Contexts.SEPARATE).advantages
+    lost = tree.add_turn(ROOT, mean_nll=0.0).index
+    tree.add_turn(lost, mean_nll=0.0, is_leaf=True)
+    after = credited(tree, contexts=Contexts.SEPARATE).advantages
+    assert after == [*before, None, None]
+
+
+def test_weights_count_in_the_context_only():
+    """Three turns of one context at the prompt: 1.0 with weight 3, 0.0 with weight 1; the third has (3 + 0) / 4."""
+    tree = TurnTree()
+    for reward in (1.0, 0.0, 0.0):
+        tree.add_turn(ROOT, mean_nll=0.0, is_leaf=True, reward=reward)
+    grouping = group_contexts(tree, Contexts.SEPARATE)
+    found = shrunk_credit(tree, grouping, [1.0], [node.reward for node in tree.nodes], weights=[1.0, 3.0, 1.0, 1.0])
+    assert found.baselines == pytest.approx([None, 0.0, 0.75, 0.75])
