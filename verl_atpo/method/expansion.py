@@ -163,27 +163,29 @@ def where_noise_falls_most(
     """Select of each chain the context whose expansion lowers noise most for its tokens; a fresh chain if none does.
 
     :func:`~verl_atpo.method.noise.relative_noise` rates contexts by their depth and by how many turns were sampled in
-    them. Chains with fewer expansions come first.
+    them. A depth at which only a share of the chains can be expanded gains only this share, so that chains are not
+    expanded late for having been long. Chains with fewer expansions come first.
     """
-    spent = _spent(tree)
+    depths = _depths(tree)
     chains = len(tree.nodes[ROOT].children)
-    if chains < 2 or not spent:
+    if chains < 2:
         return candidates
     context = group_contexts(tree, Contexts.MERGED).context
     sampled = Counter(context)
     best: dict[int, tuple[int, float, int]] = {}
     for node in candidates:
-        if node == ROOT:
-            continue
         path = tree.path(node)
-        depth, first = len(path) - 1, path[0]
+        if not path:
+            continue
         rating, selected = 1.0, ROOT
-        if 0 < depth < len(spent):
-            left = tree.undecided[min(depth, len(tree.undecided) - 1)]
+        if 1 < len(path) <= len(depths):
+            left = tree.undecided[min(len(path), len(tree.undecided)) - 1]
             there = sampled[context[node]] + tree.nodes[tree.nodes[node].parent].pending
-            rating, selected = min((1.0, ROOT), (relative_noise(left, spent[depth], there, chains), node))
-        so_far = best.get(first) or (_expansions(tree, first), rating, selected)
-        best[first] = min(so_far, (so_far[0], rating, selected))
+            spent, going = depths[len(path) - 1]
+            noise = relative_noise(left, spent, there, chains)
+            rating, selected = min((1.0, ROOT), (1.0 - going * (1.0 - noise), node))
+        so_far = best.get(path[0]) or (_expansions(tree, path[0]), rating, selected)
+        best[path[0]] = min(so_far, (so_far[0], rating, selected))
     return [node for _, _, node in sorted(best.values())] or [ROOT]
 
 
@@ -194,8 +196,12 @@ def _expansions(tree: TurnTree, node: int) -> int:
     return grown + tree.nodes[node].pending + sum(_expansions(tree, child) for child in children)
 
 
-def _spent(tree: TurnTree) -> list[float]:
-    """Share of its tokens that a chain has sampled before its 1st, 2nd, ... turn, averaged over chains that have it."""
+def _depths(tree: TurnTree) -> list[tuple[float, float]]:
+    """Of every number of turns before a context: share of its tokens that a chain has sampled there, and chains there.
+
+    The first is averaged over the chains that have come so far, the second is the share of those that went on after one
+    more turn, so that this turn may be re-sampled.
+    """
     shares: list[list[float]] = []
     for leaf in tree.leaves:
         tokens = [len(tree.turn(node).token_ids) for node in tree.path(leaf)]
@@ -203,7 +209,8 @@ def _spent(tree: TurnTree) -> list[float]:
             if len(shares) == depth:
                 shares.append([])
             shares[depth].append(before / sum(tokens))
-    return [sum(each) / len(each) for each in shares]
+    going = [len(each) / len(tree.leaves) for each in shares[1:]] + [0.0]
+    return [(sum(each) / len(each), on) for each, on in zip(shares, going, strict=bool(shares))]
 
 
 def target_depths(tree: TurnTree, others: list[list[int]], count: int, penalty: float) -> list[int]:
