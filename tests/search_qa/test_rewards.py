@@ -137,6 +137,36 @@ def test_a_ground_truth_may_be_one_string() -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ('["Oslo", "Christiania"]', ["Oslo", "Christiania"]),
+        ("['Oslo', \"St. John's\"]", ["Oslo", "St. John's"]),
+        (' ["Oslo"] ', ["Oslo"]),
+        ('{"target": ["Oslo"]}', ["Oslo"]),
+        ({"target": '["Oslo", "Christiania"]'}, ["Oslo", "Christiania"]),
+        (['["Oslo", "Christiania"]', "Kristiania"], ["Oslo", "Christiania", "Kristiania"]),
+        (np.array(['["Oslo"]']), ["Oslo"]),
+        ("[1, 2]", ["[1, 2]"]),  # an interval is an answer
+        ("{a, b}", ["{a, b}"]),
+        ("[sic]", ["[sic]"]),
+        ('["Oslo"', ['["Oslo"']),
+    ],
+)
+def test_golden_answers_as_text(text: object, expected: list[str]) -> None:
+    assert golden_answers(text) == expected
+
+
+@pytest.mark.parametrize("text", ["[]", '[""]', '{"target": []}', ["[]"]])
+def test_golden_answers_as_text_may_not_be_empty(text: object) -> None:
+    with pytest.raises(ValueError, match=r"reward_model\.ground_truth"):
+        golden_answers(text)
+
+
+def test_a_golden_answer_as_text_is_matched() -> None:
+    assert score(TOOLS, '["Lutetia", "Paris"]')["em"] == 1.0
+
+
+@pytest.mark.parametrize(
     "ground_truth",
     [None, "", " ", [], {}, {"target": []}, {"target": None}, {"answers": ["a"]}, [1998], ["a", ""], np.array([]), 7],
     ids=repr,
@@ -172,6 +202,11 @@ def test_last_boxed(text: str, expected: str | None) -> None:
     assert last_boxed(text) == expected
 
 
+def test_macros_are_read_in_time() -> None:
+    text = r"<answer>\boxed{" + r"\text{" * 20_000 + "a" + "}" * 20_000 + "}</answer>"
+    assert extract_answer(text).count(r"\text{") == 20_000 - 20
+
+
 def test_last_boxed_reads_a_long_hostile_text_in_one_pass() -> None:
     assert last_boxed(r"\boxed{" * 100_000) is None
 
@@ -181,6 +216,12 @@ def test_last_boxed_reads_a_long_hostile_text_in_one_pass() -> None:
     [
         (ANSWER, "Paris"),
         (r"<answer>\boxed{ \text{New York} }</answer>", "New York"),
+        (r"<answer>\boxed{\text{New York} City}</answer>", "New York City"),
+        (r"<answer>\boxed{\textbf{\text{New} York}}</answer>", "New York"),
+        (r"<answer>\boxed{\mathrm{Saint}\ \mathit{Petersburg}}</answer>", "Saint Petersburg"),
+        (r"<answer>\boxed{It is \boxed{\text{the }\emph{Seine}}}</answer>", "the Seine"),
+        (r"<answer>\boxed{50\% of R\&D}</answer>", "50% of R&D"),
+        (r"<answer>\boxed{\frac{1}{2}}</answer>", r"\frac{1}{2}"),
         (r"<answer>\boxed{Paris", None),
         (r"<answer>\boxed{Paris}", "Paris"),
         (r"<answer>\boxed{Rome}</answer> <answer>\boxed{Paris}</answer>", "Paris"),

@@ -10,7 +10,14 @@ from verl_atpo.search_qa.rewards.observations import Style, call_tag, split_turn
 _TAG = re.compile(r"<(/?)(think|search|answer|result|tool_call|tool_response)>")
 _OBSERVATION_TAGS = frozenset({"result", "tool_response"})
 _BRACES = re.compile(r"\\[{}]|\\boxed\s*\{|[{}]")
-_TEXT_MACRO = re.compile(r"\\(?:text|textbf|mathrm|mathbf)\s*\{([^{}]*)\}")
+_TEXT_MACRO = re.compile(
+    r"\\(?:text(?:bf|it|rm|sf|tt|sc|up|normal)?|math(?:rm|bf|it|sf|tt|normal)|operatorname|boldsymbol|bm|emph|mbox|hbox"
+    r"|underline)\s*\{([^{}]*)\}"
+)
+_SPACE = re.compile(r"\\[ ,;:>]|~")
+_ESCAPED = re.compile(r"\\([%&#_$])")
+_DEEPEST = 20
+"""Macros inside macros that are looked into; more are left as they are."""
 
 
 def format_error(response: str, style: Style | str = Style.ANY) -> str | None:
@@ -81,14 +88,23 @@ def extract_answer(text: str) -> str | None:
         text: what the policy wrote.
 
     Returns:
-        The answer without surrounding blanks, and without a ``\text{}`` around all of it; None if there is none.
+        The answer without surrounding blanks, with the content of ``\text{}`` and its like in their place and spaces
+        and escaped signs of LaTeX as plain ones; None if there is none.
     """
     _, found, element = text.rpartition("<answer>")
     answer = last_boxed(element.partition("</answer>")[0]) if found else None
     if answer is None:
         return None
-    macro = _TEXT_MACRO.fullmatch(answer.strip())
-    return (macro.group(1) if macro else answer).strip() or None
+    return plain_text(answer).strip() or None
+
+
+def plain_text(answer: str) -> str:
+    """An answer in LaTeX as text: macros that only set type are replaced by their content."""
+    for _ in range(_DEEPEST):
+        answer, found = _TEXT_MACRO.subn(r"\1", answer)
+        if not found:
+            break
+    return _ESCAPED.sub(r"\1", _SPACE.sub(" ", answer))
 
 
 def last_boxed(text: str) -> str | None:

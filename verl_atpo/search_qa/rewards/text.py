@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import json
 import re
 import string
 from collections import Counter
@@ -56,23 +58,45 @@ def golden_answers(ground_truth: Any) -> list[str]:
     """The golden answers of a row, whichever shape its ``ground_truth`` has.
 
     Args:
-        ground_truth: ``{"target": answers}`` or ``answers``; these a string, a list, a tuple or an array of strings.
+        ground_truth: ``{"target": answers}`` or ``answers``; these a string, a list, a tuple or an array of strings. A
+            string may be any of these as JSON or Python text (``'["Oslo", "Christiania"]'``, as in PopQA).
 
     Raises:
         ValueError: another shape, no answer, or an answer that is not a string or is blank.
     """
-    answers = ground_truth
+    answers = _read(ground_truth)
     if isinstance(answers, dict):
-        answers = answers.get("target")
+        answers = _read(answers.get("target"))
+    if hasattr(answers, "tolist"):  # numpy, as verl reads lists from parquet
+        answers = answers.tolist()
     if isinstance(answers, str):
         answers = [answers]
-    elif hasattr(answers, "tolist"):  # numpy, as verl reads lists from parquet
-        answers = answers.tolist()
-    if not isinstance(answers, list | tuple) or not answers:
+    if not isinstance(answers, list | tuple):
         raise ValueError(_ground_truth_error(ground_truth))
-    if not all(isinstance(answer, str) and answer.strip() for answer in answers):
+    found: list[Any] = []
+    for answer in answers:
+        read = _read(answer)
+        found += read if isinstance(read, list) else [read]
+    if not found or not all(isinstance(answer, str) and answer.strip() for answer in found):
         raise ValueError(_ground_truth_error(ground_truth))
-    return list(answers)
+    return found
+
+
+def _read(answers: Any) -> Any:
+    """The list of strings, or the mapping with a target, that a text is written as; anything else as it is."""
+    text = answers.strip() if isinstance(answers, str) else ""
+    if text[:1] + text[-1:] not in ("[]", "{}"):
+        return answers
+    for parse in (json.loads, ast.literal_eval):
+        try:
+            found = parse(text)
+        except (ValueError, SyntaxError, RecursionError, MemoryError):
+            continue
+        if isinstance(found, list) and all(isinstance(each, str) for each in found):
+            return found
+        if isinstance(found, dict) and "target" in found:
+            return found
+    return answers
 
 
 def _ground_truth_error(ground_truth: Any) -> str:
