@@ -8,11 +8,13 @@ import json
 import sys
 import textwrap
 
+import pandas as pd
 import pytest
 from verl.tools.function_tool import FUNCTION_TOOL_REGISTRY, function_tool
 
 from verl_atpo import try_tool
-from verl_atpo.tools import Branching, StatefulTool
+from verl_atpo.tools import Branching, StatefulTool, action, end_episode
+from verl_atpo.tools.stateful import expanded
 
 CALLS = ["--call", "by=2", "--call", '{"by": 3}', "--call", "by=4"]
 
@@ -216,3 +218,88 @@ def test_a_tool_that_cannot_be_described_says_why(tmp_path, monkeypatch, capsys)
     with pytest.raises(SystemExit):
         try_tool.main(["undescribed.Tool", "--call", "by=1"])
     assert "cannot be described to a model" in " ".join(capsys.readouterr().err.split())
+
+
+class Rooms(StatefulTool):
+    """Two actions on one state, the second of which may end the game."""
+
+    def open(self, word: str = "elk", rooms: dict | None = None) -> dict:
+        return {"at": "/", "word": word, "rooms": rooms or {}}
+
+    @action
+    def sh(self, state, command: str, times: int = 1) -> str:
+        """Runs a command.
+
+        Args:
+            command: As in a shell.
+            times: How often.
+        """
+        state["at"] = command.removeprefix("cd ")
+        return f"in {state['at']} {times}"
+
+    @action
+    def say(self, state, word: str) -> object:
+        """Says the word.
+
+        Args:
+            word: The word.
+        """
+        return end_episode("won", 1.0) if word == state["word"] else f"no, in {state['at']}"
+
+
+class Forked(Rooms):
+    def snapshot(self, state):
+        return dict(state)
+
+    def restore(self, snapshot):
+        return dict(snapshot)
+
+
+@pytest.mark.parametrize("kind, how", [("Rooms", "replay"), ("Forked", "fork")])
+def test_actions_are_called_by_name_and_a_tool_may_end_the_game(capsys, kind, how):
+    calls = ["sh command=cd red times=2", "say word=cat", 'say {"word": "elk"}', "say word=late"]
+    code, said = tried(capsys, kind, *[part for call in calls for part in ("--call", call)])
+    assert code == 0 and f"branches by {how}: 3 calls" in said, said
+    assert '> sh {"command": "cd red", "times": 2}\nin red 2' in said and "no, in red" in said
+    assert "won   [" in said and "reward 1]" in said and "The tool ended the episode." in said
+
+
+@pytest.mark.parametrize(
+    "line, asked",
+    [
+        ("sh command=cd red", ("sh", {"command": "cd red"})),
+        ("sh command=echo a=b  c times=3", ("sh", {"command": "echo a=b  c", "times": 3})),
+        ("sh command='7'", ("sh", {"command": "7"})),
+        ('sh command="a b"', ("sh", {"command": "a b"})),
+        ("sh other=1", ("sh", {"other": 1})),
+        ("sh", ("sh", {})),
+        ('sh {"command": "x"}', ("sh", {"command": "x"})),
+    ],
+)
+def test_a_line_is_read_as_it_is_meant(line, asked):
+    offered = {tool.name: tool for tool in expanded([Rooms({})])}
+    assert try_tool.read_call(line, offered) == asked
+    for wrong in ("fly x=1", "sh cd red", "sh {x"):
+        with pytest.raises(ValueError, match="cannot be read"):
+            try_tool.read_call(wrong, offered)
+
+
+def test_a_row_of_the_data_is_read_as_in_training(tmp_path, capsys):
+    rows = [
+        {"tools_kwargs": {"rooms": {"create_kwargs": {"word": "cat", "rooms": {"a": 1}}}}},
+        {"tools_kwargs": {"rooms": {"create_kwargs": {"rooms": {"b": 2}}}, "other": {"x": 1}}},
+        {"tools_kwargs": {"other": {"x": 1}}},
+    ]
+    file = tmp_path / "data.parquet"
+    pd.DataFrame({"extra_info": rows}).to_parquet(file)
+    assert try_tool.kwargs_of_row(f"{file}:1", Rooms({})) == {"rooms": {"b": 2}}  # parquet has word and a as null
+    code, said = tried(capsys, "Rooms", "--row", f"{file}:0", "--call", "say word=cat")
+    assert code == 0 and "won" in said
+    for wrong, words in [
+        ("data.parquet", "expected a parquet file and a row"),
+        (f"{file}:9", "rows 0 to 2"),
+        (f"{file}:2", "has no tools_kwargs.rooms"),
+    ]:
+        with pytest.raises(SystemExit):
+            try_tool.main([f"{__name__}.Rooms", "--row", wrong, "--call", "say word=cat"])
+        assert words in " ".join(capsys.readouterr().err.split())

@@ -1,10 +1,11 @@
 """Play one game with a tool in the terminal, without Ray or a model, and see whether trees can branch around it.
 
 python -m verl_atpo.try_tool guess.Guess --kwargs '{"secret": 9}'
-python -m verl_atpo.try_tool guess.Guess --kwargs '{"secret": 9}' --call number=4 --call '{"number": 9}'
+python -m verl_atpo.try_tool guess.Guess --row train.parquet:0 --call number=4 --call '{"number": 9}'
 
-Without --call the calls are read from the terminal, a line each: arguments as name=value, or as a JSON object; an empty
-line ends the game. It is then played again from every turn, as branches of a tree will. Exit code 1: one saw otherwise.
+Without --call the calls are read from the terminal, a line each: arguments as name=value, or as a JSON object, after
+the name of the action where a tool has several; an empty line ends the game. It is then played again from every turn,
+as branches of a tree will. Exit code 1: a branch saw something else.
 """
 
 from __future__ import annotations
@@ -15,18 +16,21 @@ import contextlib
 import importlib
 import io
 import json
-import shlex
+import re
 import sys
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from verl.tools.base_tool import BaseTool
 from verl.tools.function_tool import FUNCTION_TOOL_REGISTRY
 
 from verl_atpo.failure import brief
-from verl_atpo.replay.rehearsal import Call, Rehearsal, each, first_difference
+from verl_atpo.replay.rehearsal import Asked, Call, Rehearsal, each, first_difference
 from verl_atpo.settings import did_you_mean
 from verl_atpo.tools.contract import Branching, branching_of
+from verl_atpo.tools.row import create_kwargs, without_nulls
+from verl_atpo.tools.stateful import expanded, names_in_rows
 
 VERLS_CUT = 256
 """Characters of an observation that verl's tool agent shows, unless ``multi_turn.max_tool_response_length`` is set."""
@@ -38,11 +42,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         tool = make_tool(options.tool, options.config)
-        given = None if options.call is None else [read_call(line) for line in options.call]
+        offered = {each.name: each for each in expanded([tool])}
+        given = None if options.call is None else [read_call(line, offered) for line in options.call]
+        kwargs = options.kwargs if options.row is None else {**kwargs_of_row(options.row, tool), **options.kwargs}
     except ValueError as error:
         parser.error(str(error))
     try:
-        return asyncio.run(_try(tool, options.kwargs, given))
+        return asyncio.run(_try(tool, kwargs, given))
     except Exception as error:
         _say(brief(error))
         return 1
@@ -80,30 +86,77 @@ def make_tool(name: str, config: dict[str, Any]) -> Any:
     )
 
 
-def read_call(line: str) -> dict[str, Any]:
-    """Arguments from ``name=value name=value`` or a JSON object.
+def read_call(line: str, tools: Mapping[str, Any]) -> Asked:
+    """A call from a line: the function's name where there are several, then its arguments.
+
+    Arguments are a JSON object, or name=value name=value; a value reaches to the next name of an argument, so it may
+    hold spaces.
+
+    Args:
+        line: what was typed.
+        tools: on offer, by name.
 
     Raises:
         ValueError: it is neither.
     """
-    try:
-        if line.lstrip().startswith("{"):
-            return dict(json.loads(line))
-        pairs = [word.partition("=") for word in shlex.split(line)]
-    except ValueError as error:
-        raise ValueError(f"{line!r} cannot be read: {error}") from None
-    if not all(equals and name for name, equals, _ in pairs):
+    first, _, rest = line.strip().partition(" ")
+    if first in tools:
+        name, written = first, rest.strip()
+    elif len(tools) == 1:
+        name, written = next(iter(tools)), line.strip()
+    else:
+        raise ValueError(f"{line!r} cannot be read: expected one of {', '.join(tools)} first.")
+    if written.startswith("{"):
+        try:
+            return name, dict(json.loads(written))
+        except ValueError as error:
+            raise ValueError(f"{line!r} cannot be read: {error}") from None
+    known = tools[name].tool_schema.function.parameters.properties
+    found = [each for each in _NAME.finditer(written) if each.start() == 0 or each[1] in known]
+    if written and (not found or found[0].start() > 0):
         raise ValueError(f"{line!r} cannot be read: expected name=value, or a JSON object of arguments.")
-    return {name: _value(text) for name, _, text in pairs}
+    ends = [*(each.start() for each in found[1:]), len(written)]
+    return name, {each[1]: _value(written[each.end() : end].strip()) for each, end in zip(found, ends, strict=False)}
 
 
-async def _try(tool: Any, create_kwargs: dict[str, Any], given: list[dict[str, Any]] | None) -> int:
+_NAME = re.compile(r"(?<!\S)([A-Za-z_]\w*)=")
+
+
+def kwargs_of_row(place: str, tool: Any) -> dict[str, Any]:
+    """The arguments of ``open`` in a row of the data, as training reads them.
+
+    Args:
+        place: ``FILE:NUMBER``, a parquet file and a row counted from 0.
+        tool: whose.
+
+    Raises:
+        ValueError: there is no such row, or it has none for this tool.
+    """
+    import pandas as pd
+
+    file, _, number = place.rpartition(":")
+    if not number.isdigit() or not Path(file).is_file():
+        raise ValueError(f"--row {place} cannot work: expected a parquet file and a row, as in train.parquet:0.")
+    data = pd.read_parquet(file)
+    if int(number) >= len(data):
+        raise ValueError(f"--row {place} cannot work: the file has the rows 0 to {len(data) - 1}.")
+    row = data.iloc[int(number)].to_dict()
+    found = without_nulls((row.get("extra_info") or {}).get("tools_kwargs") or row.get("tools_kwargs") or {})
+    names = names_in_rows(expanded([tool])[0])[-1:]
+    if not set(names) & set(found):
+        raise ValueError(f"--row {place} has no tools_kwargs.{names[0]} in extra_info, only {sorted(found)}.")
+    return create_kwargs(found, names)
+
+
+async def _try(tool: Any, given_kwargs: dict[str, Any], given: list[Asked] | None) -> int:
     branching = branching_of(tool)
-    _say(f"What the model is told:\n{json.dumps(_schema(tool), indent=2, ensure_ascii=False)}\n")
+    offered = {each.name: each for each in expanded([tool])}
+    schemas = "\n".join(json.dumps(_schema(each), indent=2, ensure_ascii=False) for each in offered.values())
+    _say(f"What the model is told:\n{schemas}\n")
     if given is None:
         _say("Calls as name=value or JSON, an empty line ends the game.")
-    rehearsal = Rehearsal(tool, create_kwargs)
-    game = await rehearsal.play(_typed() if given is None else each(given), _tell)
+    rehearsal = Rehearsal(tool, given_kwargs)
+    game = await rehearsal.play(_typed(offered) if given is None else each(given), _teller(len(offered) > 1))
     wrong = await first_difference(rehearsal, branching, game)
     totals = rehearsal.guard.totals
     if totals.states_opened != totals.states_closed:
@@ -134,20 +187,30 @@ def _schema(tool: Any) -> dict[str, Any]:
     return described
 
 
-def _tell(call: Call) -> None:
-    reward = f", reward {call.reward:g}" if call.reward else ""
-    _say(f"> {json.dumps(call.arguments, ensure_ascii=False)}\n{call.text}   [{1000 * call.seconds:.1f} ms{reward}]")
+def _teller(several: bool) -> Callable[[Call], None]:
+    """Prints a call; with the function's name where there are several."""
+
+    def tell(call: Call) -> None:
+        reward = f", reward {call.reward:g}" if call.reward else ""
+        asked = f"{call.name} " * several + json.dumps(call.arguments, ensure_ascii=False)
+        _say(f"> {asked}\n{call.text}   [{1000 * call.seconds:.1f} ms{reward}]")
+        if call.last:
+            _say("The tool ended the episode.")
+
+    return tell
 
 
-async def _typed() -> AsyncIterator[dict[str, Any]]:
+async def _typed(tools: Mapping[str, Any]) -> AsyncIterator[Asked]:
     while line := (await asyncio.to_thread(sys.stdin.readline)).strip():
         try:
-            yield read_call(line)
+            yield read_call(line, tools)
         except ValueError as error:
             _say(str(error))
 
 
 def _value(text: str) -> Any:
+    if len(text) > 1 and text[0] == text[-1] == "'":
+        return text[1:-1]
     try:
         return json.loads(text)
     except ValueError:
@@ -173,6 +236,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--kwargs", type=_object, default={}, metavar="JSON", help="arguments of `open`: the row's create_kwargs"
     )
+    parser.add_argument("--row", metavar="FILE:NUMBER", help="take them from this row of a parquet file, from 0")
     parser.add_argument("--config", type=_object, default={}, metavar="JSON", help="the tool's `config` of the file")
     parser.add_argument("--call", action="append", metavar="ARGUMENTS", help="a call; may be given several times")
     return parser

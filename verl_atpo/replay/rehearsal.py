@@ -1,18 +1,21 @@
 """A game with a tool outside of training, and whether its branches see what it saw.
 
 The game is a trajectory as in training, with the calls handed in for the policy's turns: the same client, tool sessions
-and guard record it and play it again. Afterwards it is branched at every turn, to make the same calls from there on.
+and guard record it and play it again, and verl's own tool agent makes each call. Afterwards it is branched at every
+turn, to make the same calls from there on.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import json
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from types import SimpleNamespace
 from typing import Any
 
-from verl.tools.function_tool import FunctionTool, normalize_function_tool_return
+from verl.experimental.agent_loop.tool_agent_loop import ToolAgentLoop
+from verl.experimental.agent_loop.tool_parser import FunctionCall
 from verl.workers.rollout.replica import TokenOutput
 
 from verl_atpo.config import ToolConfig
@@ -20,12 +23,20 @@ from verl_atpo.replay.client import BranchSession
 from verl_atpo.replay.guard import ToolGuard
 from verl_atpo.replay.runner import LoopRunner, Start
 from verl_atpo.tools.contract import Branching
+from verl_atpo.tools.stateful import expanded, names_in_rows
+from verl_atpo.tools.tool_agent import complete_tool_agent, episode_ended
 from verl_atpo.tree.recording import Generation
 
 PROMPT = [1]
 TURN = 0x110000
 """A sampled token, larger than those that stand for the characters of an observation."""
 SPECIAL_TOKENS = ("<|im_start|>", "<|im_end|>", "<|endoftext|>")
+UNCUT = 1 << 40
+"""Characters of an answer; verl's cut is spoken of, not made."""
+_REFUSALS = ("Error executing tool ", "Unknown function ", "Invalid JSON in arguments ", "Arguments of ")
+"""How verl's tool agent begins an answer of its own."""
+Asked = tuple[str, dict[str, Any]]
+"""A call to be made: name of the function, arguments."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,22 +44,26 @@ class Call:
     """A call of the game.
 
     Attributes:
+        name: of the function.
         arguments: the player's.
         text: what the model reads.
         reward: what the tool gave for the call.
         refused: the tool raised, and ``text`` is what the model reads of that.
         seconds: how long it took.
+        last: the tool ended the episode.
     """
 
+    name: str
     arguments: dict[str, Any]
     text: str
     reward: float
     refused: bool
     seconds: float
+    last: bool = False
 
     def same_as(self, other: Call) -> bool:
         """Whether a model and a reward see no difference."""
-        return (self.text, self.reward, self.refused) == (other.text, other.reward, other.refused)
+        return (self.text, self.reward, self.last) == (other.text, other.reward, other.last)
 
 
 class _Player:
@@ -71,16 +86,18 @@ class Rehearsal:
     """
 
     def __init__(self, tool: Any, create_kwargs: dict[str, Any], config: ToolConfig | None = None) -> None:
-        self._tool, self._create_kwargs = tool, create_kwargs
+        complete_tool_agent()
+        self._tool = tool
+        self._tools_kwargs = {names_in_rows(each)[-1]: {"create_kwargs": create_kwargs} for each in expanded([tool])}
         config = dataclasses.replace(config or ToolConfig(), max_observation_tokens=None)
         self.guard = ToolGuard(config, SimpleNamespace(all_special_tokens=SPECIAL_TOKENS))  # type: ignore[arg-type]
         self._generations: list[Generation] = []
 
-    async def play(self, calls: AsyncIterator[dict[str, Any]], tell: Callable[[Call], None]) -> list[Call]:
+    async def play(self, calls: AsyncIterator[Asked], tell: Callable[[Call], None]) -> list[Call]:
         """A whole game, recorded.
 
         Args:
-            calls: arguments of one call after the other; the next is asked for once ``tell`` has the one before.
+            calls: one after the other; the next is asked for once ``tell`` has the one before.
             tell: gets every call as it was answered.
 
         Raises:
@@ -98,25 +115,28 @@ class Rehearsal:
             What was seen, shared turns included.
         """
         start = Start(prefix=self._generations[:turn], snapshots=True)
-        return (await self._run(start, each([call.arguments for call in game]), lambda _: None))[1]
+        return (await self._run(start, each([(call.name, call.arguments) for call in game]), lambda _: None))[1]
 
-    async def again(self, calls: Sequence[dict[str, Any]]) -> list[Call]:
+    async def play_anew(self, calls: Sequence[Asked]) -> list[Call]:
         """Other calls, from the beginning."""
         return (await self._run(Start(), each(calls), lambda _: None))[1]
 
     async def _run(
-        self, start: Start, calls: AsyncIterator[dict[str, Any]], tell: Callable[[Call], None]
+        self, start: Start, calls: AsyncIterator[Asked], tell: Callable[[Call], None]
     ) -> tuple[BranchSession, list[Call]]:
         seen: list[Call] = []
 
         async def loop(session: BranchSession, tools: list[Any]) -> None:
+            player = _Agent(tools, self._tools_kwargs)
             context = list(PROMPT)
             await session.generate("rehearsal", prompt_ids=context)
-            async for arguments in calls:
-                call = await _make(tools[0], arguments, self._create_kwargs)
+            async for name, arguments in calls:
+                call = await player.call(name, arguments)
                 session.raise_failure()
                 seen.append(call)
                 tell(call)
+                if call.last:
+                    break
                 context = [*context, TURN, *map(ord, call.text)]
                 await session.generate("rehearsal", prompt_ids=context)
 
@@ -127,7 +147,7 @@ class Rehearsal:
 async def first_difference(rehearsal: Rehearsal, branching: Branching, game: Sequence[Call]) -> str | None:
     """What a branch of a game saw otherwise than it, with the remedy; None if all saw the same."""
     if branching is Branching.STATELESS:
-        backwards = (await rehearsal.again([call.arguments for call in reversed(game)]))[::-1]
+        backwards = (await rehearsal.play_anew([(call.name, call.arguments) for call in reversed(game)]))[::-1]
         otherwise = _otherwise(game, backwards)
         return otherwise and f"With the calls in another order, {otherwise}. {_REMEDIES[branching]}"
     for turn in range(len(game)):
@@ -156,31 +176,32 @@ _REMEDIES = {
 def _otherwise(game: Sequence[Call], branch: Sequence[Call]) -> str | None:
     for number, (call, other) in enumerate(zip(game, branch, strict=True), start=1):
         if not call.same_as(other):
-            told, before = (f"{each.text!r}, reward {each.reward:g}" for each in (other, call))
-            return f"call {number}, {call.arguments}, gave {told}; before it gave {before}"
+            now, before = (f"{each.text!r}, reward {each.reward:g}" for each in (other, call))
+            return f"call {number}, {call.arguments}, gave {now}; before it gave {before}"
     return None
 
 
-async def _make(tool: Any, arguments: dict[str, Any], create_kwargs: dict[str, Any]) -> Call:
-    """One call, as verl's tool agent makes it."""
-    started = time.monotonic()
-    refused = False
-    try:
-        if isinstance(tool, FunctionTool):
-            response, reward, _ = normalize_function_tool_return(await tool.call(arguments))
-        else:
-            instance, _ = await tool.create(create_kwargs=create_kwargs)
-            try:
-                response, reward, _ = await tool.execute(instance, arguments, agent_data=SimpleNamespace())
-            finally:
-                await tool.release(instance)
+class _Agent:
+    """What verl's tool agent needs to make a call, without a model."""
+
+    max_tool_response_length, tool_response_truncate_side = UNCUT, "middle"
+
+    def __init__(self, tools: Sequence[Any], tools_kwargs: dict[str, Any]) -> None:
+        self.tools = {tool.name: tool for tool in tools}
+        self._tools_kwargs, self._trajectory = tools_kwargs, SimpleNamespace()
+
+    async def call(self, name: str, arguments: dict[str, Any]) -> Call:
+        """One call, made by verl's tool agent."""
+        started = time.monotonic()
+        asked = FunctionCall(name=name, arguments=json.dumps(arguments))
+        make: Any = ToolAgentLoop._call_tool
+        response, reward, _ = await make(self, asked, self._tools_kwargs, self._trajectory)
         text = response.text or ""
-    except Exception as error:
-        text, reward, refused = f"Error executing tool '{tool.name}': {error}", 0.0, True
-    return Call(arguments, text, float(reward or 0.0), refused, time.monotonic() - started)
+        seconds, last = time.monotonic() - started, episode_ended(self._trajectory)
+        return Call(name, arguments, text, float(reward or 0.0), text.startswith(_REFUSALS), seconds, last)
 
 
-async def each(calls: Sequence[dict[str, Any]]) -> AsyncIterator[dict[str, Any]]:
+async def each(calls: Sequence[Asked]) -> AsyncIterator[Asked]:
     """Calls that are known beforehand, for :meth:`Rehearsal.play`."""
     for arguments in calls:
         yield arguments
