@@ -27,6 +27,7 @@ pytest.importorskip("fastapi")
 
 from benchmarks.retriever.data import minilm_folder
 from benchmarks.retriever.process import ServerProcess, running_server
+from tests.assets.corpora import PASSAGES, PLAIN, post, write_corpus
 from tests.assets.qa_data import real_data
 from verl_atpo.search_qa.retriever import bm25
 from verl_atpo.search_qa.retriever.__main__ import main
@@ -36,20 +37,6 @@ from verl_atpo.search_qa.retriever.bm25 import Bm25Index, Bm25Settings
 from verl_atpo.search_qa.retriever.client import RetrieverClient
 from verl_atpo.search_qa.retriever.corpus import Corpus, CorpusError
 from verl_atpo.search_qa.retriever.settings import DenseSettings, Options, ServerSettings, options_of
-
-PASSAGES = [
-    '"Llama"\nThe llama is a domesticated South American camelid.',
-    '"Alpaca"\nThe alpaca is a camelid kept for its fibre: alpaca wool.',
-    '"Zürich"\nZürich is a city; its lake is “Zürichsee”.',
-]
-PLAIN = Bm25Settings(stemmer=None, stopwords=None)
-
-
-def write_corpus(folder: Path, passages: list[str] = PASSAGES) -> Path:
-    path = folder / "corpus.jsonl"
-    rows = [{"id": f"p{place}", "contents": contents} for place, contents in enumerate(passages)]
-    path.write_text("\n".join(json.dumps(row, ensure_ascii=False) for row in rows), encoding="utf-8")
-    return path
 
 
 @pytest.fixture
@@ -328,17 +315,6 @@ async def test_too_few_results_are_an_error_not_a_hang() -> None:
 
 
 # the server
-
-
-def post(url: str, body: Any, path: str = "/retrieve", timeout: float = 30.0) -> tuple[int, Any]:
-    data = body if isinstance(body, bytes) else json.dumps(body).encode()
-    request = urllib.request.Request(url + path, data=data, headers={"Content-Type": "application/json"})
-    try:
-        with urllib.request.urlopen(request, timeout=timeout) as response:
-            return response.status, json.load(response)
-    except urllib.error.HTTPError as error:
-        text = error.read().decode()
-        return error.code, json.loads(text) if text.startswith("{") else text
 
 
 @pytest.fixture(scope="module")

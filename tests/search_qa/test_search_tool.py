@@ -36,7 +36,7 @@ from tests.assets.search_servers import (
     status,
 )
 from verl_atpo.replay.guard import CallCounts
-from verl_atpo.search_qa.retriever.wire import Passage, parse_result
+from verl_atpo.search_qa.retriever.hits import Passage, parse_result
 from verl_atpo.search_qa.search_tool import NOTHING_FOUND, SearchConfig, SearchTool, observation
 from verl_atpo.tools.contract import Branching, ToolOutage, branching_of
 from verl_atpo.tools.text import STRUCTURE_TAGS, neutralise

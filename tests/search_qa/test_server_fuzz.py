@@ -17,7 +17,7 @@ from fastapi.testclient import TestClient
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.search_qa.test_retriever import PASSAGES, PLAIN, write_corpus
+from tests.assets.corpora import PASSAGES, PLAIN, write_corpus
 from verl_atpo.search_qa.retriever.bm25 import Bm25Index
 from verl_atpo.search_qa.retriever.corpus import Corpus
 from verl_atpo.search_qa.retriever.server import ServerSettings, create_app

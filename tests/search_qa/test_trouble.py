@@ -27,8 +27,8 @@ pytest.importorskip("fastapi")
 from aiohttp import web
 
 from benchmarks.retriever.process import ServerProcess, running_server
+from tests.assets.corpora import PASSAGES, PLAIN, post, write_corpus
 from tests.assets.search_servers import ScriptedServer, fine, hits
-from tests.search_qa.test_retriever import PASSAGES, PLAIN, post, write_corpus
 from verl_atpo.search_qa.retriever import __main__ as program
 from verl_atpo.search_qa.retriever.artifacts import DamagedError, noted
 from verl_atpo.search_qa.retriever.batching import Batcher
@@ -512,7 +512,7 @@ def search(self, queries, topk):
     return find(self, ["llama"], topk)
 
 Bm25Index.search = search
-sys.exit(program.again(program.main))
+sys.exit(program.restarted(program.main))
 """
 
 

@@ -15,7 +15,7 @@ from verl.tools.schemas import OpenAIFunctionToolSchema, ToolResponse
 from verl.utils.rollout_trace import rollout_trace_op
 
 from verl_atpo.search_qa.retriever.client import RetrieverClient, RetrieverError
-from verl_atpo.search_qa.retriever.wire import Passage
+from verl_atpo.search_qa.retriever.hits import Passage
 from verl_atpo.settings import Amount, ConfigError, Positive, PositiveAmount, read, settings, show
 from verl_atpo.tools.contract import Branching, ToolOutage, TransientToolError
 from verl_atpo.tools.text import neutralise

@@ -14,14 +14,14 @@ from types import FrameType
 
 import uvicorn
 
-from verl_atpo.search_qa.retriever.again import again
 from verl_atpo.search_qa.retriever.answering import THREAD_NAME
 from verl_atpo.search_qa.retriever.artifacts import DamagedError
 from verl_atpo.search_qa.retriever.corpus import Corpus
 from verl_atpo.search_qa.retriever.index import PassageIndex
-from verl_atpo.search_qa.retriever.patience import patient_protocol
+from verl_atpo.search_qa.retriever.restarting import restarted
 from verl_atpo.search_qa.retriever.server import create_app
 from verl_atpo.search_qa.retriever.settings import Options, options_of
+from verl_atpo.search_qa.retriever.slow_clients import timed_protocol
 
 logger = logging.getLogger("verl_atpo.search_qa.retriever")
 
@@ -36,14 +36,24 @@ def main(arguments: list[str] | None = None) -> int:
 
     Returns:
         0 after a stop by a signal, 2 for a corpus, index or setting that cannot work.
+
+    Raises:
+        SystemExit: with code 1, where the address cannot be served on.
     """
     options = options_of(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("bm25s").setLevel(logging.INFO)  # it sets itself to DEBUG
     try:
+        address = _bound(options.host, options.port)  # a port in use shows now, not after hours; no one is let in yet
+    except OSError as error:
+        logger.error(
+            "%s:%d cannot be served on: %s. Choose another --port or --host", options.host, options.port, error
+        )
+        raise SystemExit(1) from error
+    try:
         config = uvicorn.Config(
             "",
-            http=patient_protocol(options.server.patience_s),
+            http=timed_protocol(options.server.patience_s),
             ws="none",
             host=options.host,
             port=options.port,
@@ -51,7 +61,6 @@ def main(arguments: list[str] | None = None) -> int:
             timeout_keep_alive=_KEEP_ALIVE_S,
             timeout_graceful_shutdown=_GRACE_S,
         )
-        address = config.bind_socket()  # a port in use shows now, not after hours of building; no one is let in yet
         corpus = Corpus(options.corpus, options.index_folder)
         config.app = create_app(corpus, _index(corpus, options), options.server)
     except (ValueError, OSError, DamagedError) as error:
@@ -61,11 +70,38 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
+def _bound(host: str, port: int) -> socket.socket:
+    """A socket at the address, which does not listen.
+
+    Raises:
+        OSError: the port is taken, or the host is not this machine.
+    """
+    address = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    address.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        address.bind((host, port))
+    except OSError:
+        address.close()
+        raise
+    address.set_inheritable(True)
+    return address
+
+
+class _Server(uvicorn.Server):
+    """Says where it serves once it does."""
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        for each in sockets or [] if self.started else []:
+            host, port = each.getsockname()[:2]
+            logger.info("Uvicorn running on http://%s:%d", f"[{host}]" if ":" in host else host, port)
+
+
 def _serve(config: uvicorn.Config, address: socket.socket) -> None:
     _raise_file_limit()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _stopped)  # uvicorn raises the signal again when it has stopped
-    uvicorn.Server(config).run(sockets=[address])
+    _Server(config).run(sockets=[address])
     searches = [thread for thread in threading.enumerate() if thread.name.startswith(THREAD_NAME)]
     deadline = time.monotonic() + _LAST_SEARCH_S
     for thread in searches:
@@ -96,4 +132,4 @@ def _index(corpus: Corpus, options: Options) -> PassageIndex:
 
 
 if __name__ == "__main__":
-    sys.exit(again(main))
+    sys.exit(restarted(main))

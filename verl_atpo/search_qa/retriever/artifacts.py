@@ -6,14 +6,16 @@ used and while it is.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import errno
 import json
 import logging
 import os
 import shutil
 import tempfile
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,16 @@ logger = logging.getLogger(__name__)
 
 RECORD = "fingerprint.json"
 _READ_BYTES = 1 << 22
+_LITTLE_BYTES = 1 << 20
+"""Free space with which a failed write is taken for a full disk."""
+
+
+class ReadOnlyError(OSError):
+    """An index that is not there, where none can be built."""
+
+
+class DiskFullError(OSError):
+    """No space was left for an index."""
 
 
 class DamagedError(RuntimeError):
@@ -121,8 +133,12 @@ def noted(path: Path, note: Path) -> ServedFile:
             f"then {before.get('bytes')} with {before.get('xxh3')}): fetch it again, or remove {note} if it was "
             "replaced on purpose."
         )
-    note.parent.mkdir(parents=True, exist_ok=True)
-    note.write_text(json.dumps(now), encoding="utf-8")
+    if before != now:
+        try:
+            note.parent.mkdir(parents=True, exist_ok=True)
+            note.write_text(json.dumps(now), encoding="utf-8")
+        except OSError as error:
+            logger.warning("%s cannot be written (%s): changes of %s will not be noticed", note, error, path)
     return ServedFile(path, content, "then restore the file and start it again.")
 
 
@@ -140,13 +156,35 @@ def build_once(folder: Path, fingerprint: Mapping[str, Any], build: Callable[[Pa
     Returns:
         Its files, to be checked while they are in use.
     """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder.parent / f".{folder.name}.lock"):
+    with _lock_of(folder) as writable:
         if not _is_usable(folder, fingerprint):
+            if not writable:
+                raise ReadOnlyError(
+                    f"{folder} holds no index that can be used, and nothing can be written there: build it on a "
+                    "machine that may, or set --index-dir to another folder."
+                )
             _build(folder, fingerprint, build)
         remedy = f"then remove the folder {folder} and start it again: the index is rebuilt."
         contents = _contents(_record_of(folder) or {})
         return [ServedFile(folder / name, content, remedy) for name, content in contents.items()]
+
+
+@contextlib.contextmanager
+def _lock_of(folder: Path) -> Iterator[bool]:
+    """Hold the folder's lock; yields whether there is one, which a disk that is only read does not have."""
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder.parent / f".{folder.name}.lock")
+        lock.acquire()
+    except OSError as error:
+        if error.errno not in (errno.EROFS, errno.EACCES, errno.EPERM):
+            raise
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        lock.release()
 
 
 def _build(folder: Path, fingerprint: Mapping[str, Any], build: Callable[[Path], None]) -> None:
@@ -163,9 +201,25 @@ def _build(folder: Path, fingerprint: Mapping[str, Any], build: Callable[[Path],
         if folder.exists():
             shutil.rmtree(folder)
         work.rename(folder)
+    except Exception as error:
+        free = shutil.disk_usage(folder.parent).free
+        shutil.rmtree(work, ignore_errors=True)
+        if _is_full(error, free):
+            raise DiskFullError(
+                f"The disk of {folder.parent} is full ({free >> 20} MiB were left): free some space, or set "
+                "--index-dir to a folder on another disk."
+            ) from error
+        raise
     except BaseException:
         shutil.rmtree(work, ignore_errors=True)
         raise
+
+
+def _is_full(error: Exception, free: int) -> bool:
+    """Whether a build failed because no space was left; libraries that write files say so in words of their own."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return True
+    return free < _LITTLE_BYTES and isinstance(error, OSError | RuntimeError | MemoryError)
 
 
 def _is_usable(folder: Path, fingerprint: Mapping[str, Any]) -> bool:

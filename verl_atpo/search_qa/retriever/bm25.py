@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.metadata
+import logging
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import bm25s
 import Stemmer
@@ -15,6 +17,9 @@ from verl_atpo.search_qa.retriever.artifacts import build_once
 from verl_atpo.search_qa.retriever.corpus import Corpus
 from verl_atpo.search_qa.retriever.index import Hit
 from verl_atpo.search_qa.retriever.settings import Bm25Settings
+from verl_atpo.search_qa.retriever.words import has_unspaced_text, sampled, words_and_pairs
+
+logger = logging.getLogger(__name__)
 
 COMPILE_FROM = 50_000
 """Passages from which on compiled code (where numba is installed) is worth the seconds that compiling takes."""
@@ -34,15 +39,19 @@ class Bm25Index:
 
     def __init__(self, corpus: Corpus, index_dir: Path, settings: Bm25Settings) -> None:
         self._settings = settings
-        self._tokenizer = _tokenizer(settings)
+        unspaced = has_unspaced_text([corpus[place]["contents"] for place in sampled(len(corpus))])
+        self._tokenizer = _tokenizer(settings, unspaced)
         fingerprint = {
             "corpus": corpus.fingerprint,
             "settings": dataclasses.asdict(settings),
             "bm25s": importlib.metadata.version("bm25s"),
         }
+        if unspaced:
+            logger.info("%s is in a script without spaces: its terms are pairs of characters", corpus.path)
+            fingerprint["terms"] = "words and pairs of characters"
         backend = "auto" if len(corpus) >= COMPILE_FROM else "numpy"
         folder = index_dir / self.method
-        self._files = build_once(folder, fingerprint, lambda work: _build(corpus, settings, backend, work))
+        self._files = build_once(folder, fingerprint, lambda work: _build(corpus, self._tokenizer, backend, work))
         self._bm25 = bm25s.BM25.load(folder, mmap=True, backend=backend)
         self._size = len(corpus)
         self.search([corpus[0]["contents"]], topk=1)  # compiles the search, so that no query waits for it
@@ -74,13 +83,13 @@ class Bm25Index:
         return self._bm25.get_tokens_ids([stem(word) for word in words])
 
 
-def _tokenizer(settings: Bm25Settings) -> Tokenizer:
+def _tokenizer(settings: Bm25Settings, unspaced: bool) -> Tokenizer:
     stemmer = Stemmer.Stemmer(settings.stemmer) if settings.stemmer else None
-    return Tokenizer(stemmer=stemmer, stopwords=settings.stopwords)
+    splitter: dict[str, Any] = {"splitter": words_and_pairs} if unspaced else {}
+    return Tokenizer(stemmer=stemmer, stopwords=settings.stopwords, **splitter)
 
 
-def _build(corpus: Corpus, settings: Bm25Settings, backend: str, folder: Path) -> None:
-    tokenizer = _tokenizer(settings)
+def _build(corpus: Corpus, tokenizer: Tokenizer, backend: str, folder: Path) -> None:
     terms = list(tokenizer.streaming_tokenize(corpus.texts("Reading terms")))
     bm25 = bm25s.BM25(backend=backend)
     bm25.index((terms, tokenizer.get_vocab_dict()))

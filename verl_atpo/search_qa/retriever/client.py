@@ -1,7 +1,7 @@
 """The client's end of ``POST /retrieve``, the interface that Search-R1 introduced and the field's servers share.
 
 Request: ``{"queries": [...], "topk": 3, "return_scores": true}``. Answer: ``{"result": [[hit, ...], ...]}``, one list
-per query (``wire.py`` reads it).
+per query (``hits.py`` reads it).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 import aiohttp
 
 from verl_atpo.search_qa.retriever.batching import Batcher
-from verl_atpo.search_qa.retriever.wire import Passages, body_of, parse_result
+from verl_atpo.search_qa.retriever.hits import Passages, body_of, parse_result
 
 _SHOWN_CHARS = 200
 _KEEP_IDLE_S = 4.0  # servers close idle connections after 5 s (uvicorn) or more; a request must not meet that

@@ -16,7 +16,7 @@ import numpy as np
 from tqdm import tqdm
 
 from verl_atpo.search_qa.retriever.artifacts import DamagedError, build_once, content_of
-from verl_atpo.search_qa.retriever.unicode import whole
+from verl_atpo.search_qa.retriever.unicode import valid_unicode
 
 logger = logging.getLogger(__name__)
 
@@ -101,8 +101,8 @@ def _passage(line: bytes, place: int) -> dict[str, Any]:
     passage = json.loads(line)
     name = passage.get("id")
     return {
-        "id": str(place) if name is None else whole(name) if isinstance(name, str) else name,
-        "contents": whole(passage["contents"]),
+        "id": str(place) if name is None else valid_unicode(name) if isinstance(name, str) else name,
+        "contents": valid_unicode(passage["contents"]),
     }
 
 
@@ -148,4 +148,4 @@ def _check(line: bytes, place: str) -> bool:
     name = passage.get("id")
     if isinstance(name, bool) or not isinstance(name, str | int | None):
         raise CorpusError(f"{place}: expected text or a whole number as id, got {str(name)[:120]}")
-    return any(whole(text) != text for text in (contents, name) if isinstance(text, str))
+    return any(valid_unicode(text) != text for text in (contents, name) if isinstance(text, str))

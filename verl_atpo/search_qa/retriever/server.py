@@ -16,7 +16,7 @@ from verl_atpo.search_qa.retriever.artifacts import DamagedError
 from verl_atpo.search_qa.retriever.corpus import Corpus
 from verl_atpo.search_qa.retriever.index import PassageIndex
 from verl_atpo.search_qa.retriever.settings import ServerSettings
-from verl_atpo.search_qa.retriever.unicode import whole
+from verl_atpo.search_qa.retriever.unicode import valid_unicode
 
 
 class Document(BaseModel):
@@ -109,7 +109,7 @@ def create_app(corpus: Corpus, index: PassageIndex, settings: ServerSettings) ->
 
 
 def _failed(reason: str, *, damaged: bool) -> JSONResponse:
-    return JSONResponse({"detail": whole(reason)}, status_code=503 if damaged else 500)
+    return JSONResponse({"detail": valid_unicode(reason)}, status_code=503 if damaged else 500)
 
 
 def _as_json_has_it(number: Any) -> Any:

@@ -7,6 +7,6 @@ import re
 _HALF = re.compile("[\ud800-\udfff]")
 
 
-def whole(text: str) -> str:
+def valid_unicode(text: str) -> str:
     """``text`` with U+FFFD for each half of a surrogate pair."""
     return _HALF.sub("\ufffd", text)

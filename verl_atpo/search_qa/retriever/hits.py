@@ -1,4 +1,4 @@
-"""What ``POST /retrieve`` answers, read without trust: each query's hits stand or fall on their own.
+"""Reader of the answers to ``POST /retrieve``, which trusts none: each query's hits are good or bad on their own.
 
 A hit is ``{"document": {"id", "contents"}, "score"}``, or only the document from servers that give no scores.
 ``contents`` is the title in quotes, a line break, the text.
@@ -14,7 +14,7 @@ from typing import Any
 
 import aiohttp
 
-from verl_atpo.search_qa.retriever.unicode import whole
+from verl_atpo.search_qa.retriever.unicode import valid_unicode
 
 _SHOWN_CHARS = 200
 _MOST_BYTES = 64 << 20
@@ -103,8 +103,10 @@ def _parse_hit(hit: Any) -> Passage:
     ):
         raise ValueError(f"expected a finite number as score, got {_shown(score)}")
     name = document.get("id")
-    contents = whole(document["contents"])
-    return Passage(contents, None if name is None else whole(str(name)), None if score is None else float(score))
+    contents = valid_unicode(document["contents"])
+    return Passage(
+        contents, None if name is None else valid_unicode(str(name)), None if score is None else float(score)
+    )
 
 
 def _shown(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""uvicorn's HTTP connection, with an end to its patience: clients that send or take too slowly are let go.
+"""HTTP connections with time limits: clients that send or take too slowly are let go.
 
 uvicorn waits for ever for the rest of a request and for the reader of an answer. Each costs a file descriptor, and the
 latter the memory of the answer.
@@ -18,7 +18,7 @@ _MOST_HEADER_BYTES = 1 << 16
 _Base: Any = AutoHTTPProtocol
 
 
-class PatientProtocol(_Base):
+class TimedProtocol(_Base):
     """A connection whose client has ``patience_s`` seconds for a request, and as long for its answer.
 
     A request has to be whole that long after its first byte (the first of a connection: after the connection was
@@ -82,6 +82,6 @@ class PatientProtocol(_Base):
             self.transport.abort()
 
 
-def patient_protocol(patience_s: float) -> type[PatientProtocol]:
-    """The class of connections with this patience: uvicorn makes its connections itself, of a class."""
-    return type("PatientProtocol", (PatientProtocol,), {"patience_s": patience_s})
+def timed_protocol(patience_s: float) -> type[TimedProtocol]:
+    """The class of connections with this limit: uvicorn makes its connections itself, of a class."""
+    return type("TimedProtocol", (TimedProtocol,), {"patience_s": patience_s})

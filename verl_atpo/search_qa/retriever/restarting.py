@@ -1,4 +1,4 @@
-"""The server runs in a child process, which is started again if a file that it reads is cut short under it.
+"""A child process for the server, started again if a file that it reads is cut short under it.
 
 Files are checked before each search, but one that is mapped into memory and cut short between the check and the search
 ends the process (SIGBUS). The next one builds anew what is damaged, or names it.
@@ -22,7 +22,7 @@ MOST_RESTARTS = 3
 _PR_SET_PDEATHSIG = 1
 
 
-def again(serve: Callable[[], int]) -> int:
+def restarted(serve: Callable[[], int]) -> int:
     """Run ``serve`` in a child process, a few times more if SIGBUS ends it; SIGTERM and SIGINT are handed on to it.
 
     Args:
