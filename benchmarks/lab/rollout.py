@@ -50,8 +50,11 @@ async def grow(
     credit = find_scheme(config, "a2tgpo" if gains else "atpo").credit(grown.tree, grown.paths, grown.answers)
     masks = trained_masks(grown, config.credit.shared_turns)
     return [
-        _row(branch.output, mask, token_rewards(branch, turns, outcome))
-        for branch, mask, turns, outcome in zip(grown.branches, masks, credit.rows, credit.outcomes, strict=True)
+        _row(branch.output, mask, rewards)
+        for branch, masks_of_rows, turns, outcome in zip(
+            grown.branches, masks, credit.rows, credit.outcomes, strict=True
+        )
+        for mask, rewards in zip(masks_of_rows, token_rewards(branch, turns, outcome), strict=True)
     ]
 
 

@@ -24,6 +24,14 @@ class TwoOutputs(WordsLoop):
         return [await super().run(sampling_params, **kwargs), await super().run(sampling_params, **kwargs)]
 
 
+class Replaced(WordsLoop):
+    """Runs twice, and returns what the second run made only."""
+
+    async def run(self, sampling_params: dict[str, Any], **kwargs: Any) -> AgentLoopOutput:
+        await super().run(sampling_params, **kwargs)
+        return await super().run(sampling_params, **kwargs)
+
+
 class Forgetful(WordsLoop):
     """Rewrites its context: an answer does not hold what was sampled."""
 

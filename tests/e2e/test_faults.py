@@ -123,9 +123,9 @@ def test_a_run_whose_workers_die_ends_and_resumes(tmp_path):
 
 @pytest.mark.e2e
 def test_a_bug_of_the_loop_ends_the_run_with_the_remedy_last(tmp_path):
-    """verl itself would call it an empty replay buffer. Two outputs for a trajectory validate, and no tree has them."""
-    run = Run(tmp_path, "broken_loops", "actor_rollout_ref.rollout.agent.default_agent_loop=two_outputs")
+    """verl itself would call it an empty replay buffer. A context that is replaced validates, and no tree has it."""
+    run = Run(tmp_path, "broken_loops", "actor_rollout_ref.rollout.agent.default_agent_loop=replaced")
     assert run.wait(300) != 0
-    for word in ["2 outputs for one trajectory", "+atpo=chain", "on prompt "]:
+    for word in ["replaced its context", "an output for every stretch", "on prompt "]:
         assert word in run.log[-2000:]
     assert [record["step"] for record in run.steps()] == [0]

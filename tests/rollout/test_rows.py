@@ -170,4 +170,4 @@ def test_the_policys_words_are_told_from_the_observations():
     output = AgentLoopOutput(
         prompt_ids=[9], response_ids=[1, 5, 4, 3, 1, 2, 5, 3], response_mask=[1, 1, 1, 0, 1, 1, 1, 0], metrics={}
     )
-    assert policy_text(output, Tokenizer()) == "<answer></answer>\n<answer>4</answer>"
+    assert policy_text([output], Tokenizer()) == "<answer></answer>\n<answer>4</answer>"

@@ -35,6 +35,12 @@ async def test_a_tree_is_published_whole(model, queue):
     assert (failures.finished, failures.failed, failures.bug) == (1, 0, None)
 
 
+async def test_a_trajectory_of_two_outputs_has_two_rows(model, queue):
+    failures = await run(make_worker(model, "two_outputs", scorer=Scorer(lambda: 0.5)), "two_outputs")
+    assert queue.status == {"p1": "finished"} and failures.bug is None
+    assert queue.rows["p1"] == [f"p1_{leaf}_{row}" for leaf in range(3) for row in range(2)]
+
+
 async def test_an_adaptive_tree_that_succeeds_has_the_rows_of_its_chains_and_leaves_the_rest_to_others(model, queue):
     adaptive = "algorithm.atpo.expansion.budget=adaptive"
     scores = [1.0, 1.0, 0.0, 1.0, 1.0, 0.0]
@@ -51,9 +57,8 @@ async def test_an_adaptive_tree_that_succeeds_has_the_rows_of_its_chains_and_lea
     ("loop", "words"),
     [
         ("missing_key", ["'missing_key'", "KeyError: 'weather'", "broken_loops.py", "in observe", "mend it"]),
-        ("two_outputs", ["2 outputs for one trajectory", "+atpo=chain"]),
         ("forgetful", ["row that is not what was sampled", "response token 0"]),
-        ("overlapping", ["replaced its context", "+atpo=chain"]),
+        ("overlapping", ["replaced its context", "an output for every stretch"]),
     ],
 )
 async def test_a_bug_of_the_loop_stops_the_run(model, queue, loop, words):

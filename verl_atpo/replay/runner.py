@@ -9,7 +9,7 @@ from typing import Any
 from verl_atpo.replay.client import BranchSession
 from verl_atpo.replay.guard import CallMemo, ToolGuard
 from verl_atpo.replay.tools import ToolSession
-from verl_atpo.tree.comparison import check_tree_row
+from verl_atpo.tree.comparison import Place, check_tree_rows
 from verl_atpo.tree.recording import Generation, Turn, group_turns
 
 Loop = Callable[[BranchSession, list[Any]], Awaitable[Any]]
@@ -21,16 +21,17 @@ class Branch:
     """A finished run of the agent loop.
 
     Attributes:
-        output: what the agent loop returned, scored: verl's ``AgentLoopOutput`` or an object with its fields.
+        outputs: what the agent loop returned, the last one scored: verl's ``AgentLoopOutput``, or objects with its
+            fields; one per stretch of turns in which the context was only added to.
         turns: the trajectory's turns, shared ones included.
-        starts: where each turn's first token stands in the response.
+        places: where each turn is trained.
         replayed: generations that were answered from the recording; all after them were sampled.
         diverged: the loop asked with other prompt ids than were recorded, so the replay ended early.
     """
 
-    output: Any
+    outputs: list[Any]
     turns: list[Turn]
-    starts: list[int]
+    places: list[Place]
     replayed: int
     diverged: bool
 
@@ -40,16 +41,27 @@ class Branch:
 
         Args:
             session: its client; nothing is sampled with it any more.
-            output: what the loop returned, scored.
+            output: what the loop returned, scored: an output, or a list of them.
             response_length: tokens at which a response is cut off; ``None`` if it never is.
 
         Raises:
             NothingSampledError: the loop did not ask the model.
-            BranchBug: the row is not what was sampled; see :func:`verl_atpo.tree.comparison.check_tree_row`.
+            BranchBug: the row is not what was sampled; see :func:`verl_atpo.tree.comparison.check_tree_rows`.
         """
         session.close()
-        starts = check_tree_row(session.generations, output, response_length)
-        return cls(output, group_turns(session.generations), starts, session.replayed, session.diverged)
+        outputs = output if isinstance(output, list) else [output]
+        places = check_tree_rows(session.generations, outputs, response_length)
+        return cls(outputs, group_turns(session.generations), places, session.replayed, session.diverged)
+
+    @property
+    def output(self) -> Any:
+        """The last output, which has the reward."""
+        return self.outputs[-1]
+
+    @property
+    def starts(self) -> list[int]:
+        """Index of each turn's first token in the response of its row."""
+        return [place.start for place in self.places]
 
     @property
     def reward(self) -> float:

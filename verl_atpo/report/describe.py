@@ -138,7 +138,13 @@ class TreeDescriber:
     def _row(self, grown: GrownTree, limb: Limb, branch: Run) -> Branch:
         """What the trainer got of a finished branch."""
         output = branch.output
-        tail = output.response_ids[branch.starts[-1] + len(branch.turns[-1].token_ids) :]
+        last = len(branch.outputs) - 1
+        ends = [
+            place.start + len(turn.token_ids)
+            for place, turn in zip(branch.places, branch.turns, strict=True)
+            if place.row == last
+        ]
+        tail = output.response_ids[max(ends) :]
         shared = grown.shared_turns(limb)
         return Branch(
             own_turns=len(branch.turns) - shared,
@@ -147,6 +153,7 @@ class TreeDescriber:
             prompt_tokens=len(output.prompt_ids),
             response_tokens=len(output.response_ids),
             starts=list(branch.starts),
+            rows=[place.row for place in branch.places] if last else [],
             tail=self._text(tail),
             tail_tokens=len(tail),
             trained_from=branch.starts[shared] if self._config.credit.shared_turns is SharedTurns.ONCE else 0,

@@ -144,6 +144,8 @@ class Branch(TypedDict, total=False):
     """Further keys of the reward function."""
     prompt_tokens: Count
     response_tokens: Count
+    rows: list[Count]
+    """Number of the row that each turn is trained in, from 0; empty where the trajectory has one row."""
     starts: list[Count]
     """Position of each turn's first token in the response; at or after ``response_tokens``: cut off."""
     tail: str

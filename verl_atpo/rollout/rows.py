@@ -1,9 +1,9 @@
-"""A finished tree as verl's rows: one ``AgentLoopOutput`` per leaf, whose rewards carry the credit of its turns."""
+"""A finished tree as verl's rows, whose token-level rewards carry the credit of their turns."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import groupby
+from itertools import chain, groupby
 from operator import itemgetter
 from typing import Any
 
@@ -33,43 +33,69 @@ class LeafOutput(AgentLoopOutput):
 
 
 def leaf_outputs(grown: GrownTree, credit: Credit, shared_turns: SharedTurns) -> Iterator[LeafOutput]:
-    """The rows of a tree, in order of leaf number.
+    """All rows of a tree, in order of leaf number; see :func:`trajectory_rows`."""
+    return chain.from_iterable(trajectory_rows(grown, credit, shared_turns))
 
-    A row of a few tokens gets up to three more, which are masked, so that its rewards have room for the credit.
+
+def trajectory_rows(grown: GrownTree, credit: Credit, shared_turns: SharedTurns) -> Iterator[list[LeafOutput]]:
+    """The rows of each trajectory of a tree, in order of leaf number.
+
+    A trajectory has one row per stretch of turns in which its context was only added to. Each row carries the credit of
+    its own turns and sums to the outcome, which counts in the statistics of the group in the last row only. A row of a
+    few tokens gets up to three more, which are masked, so that its rewards have room for the credit.
 
     Args:
         grown: the tree.
         credit: of its turns.
-        shared_turns: how often a turn of several rows is trained.
+        shared_turns: how often a turn of several trajectories is trained. With ``once``, a row of nothing but turns
+            that another trajectory trains is left out, unless it is the last.
     """
     masks = trained_masks(grown, shared_turns)
-    for branch, mask, turns, outcome in zip(grown.branches, masks, credit.rows, credit.outcomes, strict=True):
-        output: AgentLoopOutput = branch.output
-        rewards = token_rewards(branch, turns, outcome)
-        fields = {name: getattr(output, name) for name in output.model_fields_set}
-        fields["extra_fields"] = {**output.extra_fields, **_versions(branch)}
-        missing = len(rewards) - len(mask)
-        fields["response_mask"] = mask + [0] * missing
-        fields["response_ids"] = output.response_ids + output.response_ids[-1:] * missing
-        if output.response_logprobs is not None:
-            fields["response_logprobs"] = output.response_logprobs + [0.0] * missing
-        yield LeafOutput(**fields, token_rewards=rewards)
+    for branch, rows, turns, outcome in zip(grown.branches, masks, credit.rows, credit.outcomes, strict=True):
+        found = []
+        for output, mask, rewards in zip(branch.outputs, rows, token_rewards(branch, turns, outcome), strict=True):
+            if any(mask) or output is branch.output:
+                found.append(_leaf_output(output, mask, rewards, _versions(branch)))
+        yield found
 
 
-def token_rewards(branch: Branch, turns: Sequence[TurnCredit], outcome: float) -> list[float]:
-    """Token-level rewards of one trajectory: at least one per response token, see :func:`write_row`."""
-    ends = [start + len(turn.token_ids) for start, turn in zip(branch.starts, branch.turns, strict=True)]
-    return write_row(turns, list(zip(branch.starts, ends, strict=True)), outcome, len(branch.output.response_ids))
+def _leaf_output(
+    output: AgentLoopOutput, mask: list[int], rewards: list[float], versions_of_row: dict[str, int]
+) -> LeafOutput:
+    fields = {name: getattr(output, name) for name in output.model_fields_set}
+    fields["extra_fields"] = {**output.extra_fields, **versions_of_row}
+    missing = len(rewards) - len(mask)
+    fields["response_mask"] = mask + [0] * missing
+    fields["response_ids"] = output.response_ids + output.response_ids[-1:] * missing
+    if output.response_logprobs is not None:
+        fields["response_logprobs"] = output.response_logprobs + [0.0] * missing
+    return LeafOutput(**fields, token_rewards=rewards)
 
 
-def trained_masks(grown: GrownTree, shared_turns: SharedTurns) -> list[list[int]]:
-    """Response masks of every leaf's row: its sampled tokens, or with ``shared_turns=once`` those of its own turns."""
+def token_rewards(branch: Branch, turns: Sequence[TurnCredit], outcome: float) -> list[list[float]]:
+    """Token-level rewards of each row of a trajectory: at least one per response token, see :func:`write_row`."""
+    rows = []
+    for number, output in enumerate(branch.outputs):
+        own = [index for index, place in enumerate(branch.places) if place.row == number]
+        starts = [branch.places[index].start for index in own]
+        spans = [(start, start + len(branch.turns[index].token_ids)) for start, index in zip(starts, own, strict=True)]
+        counts = output is branch.output
+        rows.append(write_row([turns[index] for index in own], spans, outcome, len(output.response_ids), counts))
+    return rows
+
+
+def trained_masks(grown: GrownTree, shared_turns: SharedTurns) -> list[list[list[int]]]:
+    """Response masks of every row: sampled tokens, or with ``shared_turns=once`` those of own turns."""
     masks = []
     for limb in grown.limbs:
         if limb.branch is None:
             continue
-        own = limb.branch.starts[grown.shared_turns(limb)] if shared_turns is SharedTurns.ONCE else 0
-        masks.append([bit if place >= own else 0 for place, bit in enumerate(limb.branch.output.response_mask)])
+        rows = [list(output.response_mask) for output in limb.branch.outputs]
+        shared = grown.shared_turns(limb) if shared_turns is SharedTurns.ONCE else 0
+        for place, turn in list(zip(limb.branch.places, limb.branch.turns, strict=True))[:shared]:
+            mask, end = rows[place.row], place.start + len(turn.token_ids)
+            mask[place.start : end] = [0] * len(mask[place.start : end])
+        masks.append(rows)
     return masks
 
 
@@ -82,8 +108,10 @@ def _versions(branch: Branch) -> dict[str, int]:
     return {} if found is None else dict(zip((OLDEST_VERSION, NEWEST_VERSION), found, strict=True))
 
 
-def policy_text(output: AgentLoopOutput, tokenizer: PreTrainedTokenizerBase) -> str:
-    """Text that the policy itself wrote: sampled tokens decoded without special ones, turns joined by newlines."""
-    marked = zip(output.response_ids, output.response_mask, strict=True)
-    turns = [[token for token, _ in run] for sampled, run in groupby(marked, key=itemgetter(1)) if sampled]
+def policy_text(outputs: Sequence[AgentLoopOutput], tokenizer: PreTrainedTokenizerBase) -> str:
+    """Text that the policy itself wrote in a trajectory: sampled tokens decoded without special ones, a line a turn."""
+    turns = []
+    for output in outputs:
+        marked = zip(output.response_ids, output.response_mask, strict=True)
+        turns += [[token for token, _ in run] for sampled, run in groupby(marked, key=itemgetter(1)) if sampled]
     return "\n".join(str(tokenizer.decode(turn, skip_special_tokens=True)) for turn in turns)

@@ -19,7 +19,7 @@ from verl_atpo.replay.guard import CallMemo, ToolGuard
 from verl_atpo.replay.runner import LoopRunner
 from verl_atpo.tools.stateful import expanded
 from verl_atpo.tools.tool_agent import complete_tool_agent
-from verl_atpo.tree.comparison import check_chain_rows, check_tree_row
+from verl_atpo.tree.comparison import check_chain_rows, check_tree_rows
 
 # verl's module holds the class already wrapped by ray.remote; this is the class inside.
 _remote: Any = AgentLoopWorkerTQ
@@ -122,6 +122,5 @@ class RunScopedWorker(_AgentLoopWorker):
         if run.finish is None:
             check_chain_rows(record, outputs, limit)
             return await super()._agent_loop_postprocess(output, validate, **kwargs)
-        if len(outputs) == 1:
-            check_tree_row(record, outputs[0], limit)
+        check_tree_rows(record, outputs, limit)
         return await run.finish(output, validate, **kwargs)

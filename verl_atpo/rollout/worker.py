@@ -35,7 +35,7 @@ from verl_atpo.rollout.budget import Spares
 from verl_atpo.rollout.grower import TreeGrower
 from verl_atpo.rollout.grown import GrownTree
 from verl_atpo.rollout.health.stop import Failures, describe_bug
-from verl_atpo.rollout.rows import leaf_outputs, policy_text
+from verl_atpo.rollout.rows import policy_text, trajectory_rows
 from verl_atpo.rollout.scope import RunScopedWorker
 from verl_atpo.startup.checks import check_config
 from verl_atpo.startup.data_checks import check_rows
@@ -146,8 +146,8 @@ class TreeAgentLoopWorker(RunScopedWorker):
             raise
         credit = self._credit(grown)
         self._stats.trees.append(tree_stats(grown, time.monotonic() - started, credit))
-        for number, output in enumerate(leaf_outputs(grown, credit, self.atpo.credit.shared_turns)):
-            await super()._agent_loop_postprocess(output, False, **{**prompt, "session_id": number})
+        for number, rows in enumerate(trajectory_rows(grown, credit, self.atpo.credit.shared_turns)):
+            await super()._agent_loop_postprocess(rows, False, **{**prompt, "session_id": number})
         if chosen:
             await self._dump_tree(grown, credit, prompt, started)
 
@@ -202,25 +202,21 @@ class TreeAgentLoopWorker(RunScopedWorker):
 
     async def _score_leaf(
         self, output: AgentLoopOutput | list[AgentLoopOutput], validate: bool, **kwargs: Any
-    ) -> AgentLoopOutput:
-        """The branch of a tree: its one output, scored.
+    ) -> list[AgentLoopOutput]:
+        """The outputs of a trajectory of a tree, the last one scored.
 
         Raises:
-            BranchBug: more outputs than one, or no reward.
+            BranchBug: there is no reward.
         """
         outputs = output if isinstance(output, list) else [output]
-        if len(outputs) != 1:
-            raise BranchBug(
-                f"The agent loop returned {len(outputs)} outputs for one trajectory; a tree needs exactly one, with "
-                "the whole trajectory in it. Use +atpo=chain for this loop."
-            )
         await self._compute_score(outputs, kwargs)
-        if outputs[0].reward_score is None:
+        outputs[-1].extra_fields.setdefault("reward_extra_info", {})
+        if outputs[-1].reward_score is None:
             raise BranchBug(
                 "No reward is there when the agent loop ends, but a tree needs one per leaf: use a rule-based reward, "
                 "or reward.reward_model.enable_resource_pool=True."
             )
-        return outputs[0]
+        return outputs
 
     async def _compute_score(self, outputs: list[AgentLoopOutput], kwargs: dict) -> None:
         """Score a trajectory; a reward function finds the policy's own words in ``extra_info["policy_text"]``.
@@ -231,7 +227,7 @@ class TreeAgentLoopWorker(RunScopedWorker):
             BranchBug: the reward function raised, or its reward is not finite.
         """
         fields = outputs[-1].extra_fields
-        fields["policy_text"] = await asyncio.to_thread(policy_text, outputs[-1], self.tokenizer)
+        fields["policy_text"] = await asyncio.to_thread(policy_text, outputs, self.tokenizer)
         try:
             await super()._compute_score(outputs, kwargs)
         except NotImplementedError as error:  # verl's own rewards know some data sources only

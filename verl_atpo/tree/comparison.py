@@ -15,9 +15,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
-from itertools import pairwise
-from typing import Any
+from collections.abc import Container, Sequence
+from typing import Any, NamedTuple
 
 from verl_atpo.failure import ContextRewrittenError, NothingSampledError, RowMismatchError
 from verl_atpo.tree.recording import Generation, contexts_of
@@ -39,6 +38,7 @@ class Stretch:
         sampled: 1 for each of ``token_ids`` that was sampled in this stretch, else 0.
         log_probs: of each of them, nats, 0 where nothing was sampled; ``None`` if the engine returned none.
         starts: index of each turn's first token.
+        turns: number of each turn in the trajectory, from 0.
     """
 
     turn: int
@@ -47,6 +47,7 @@ class Stretch:
     sampled: list[int]
     log_probs: list[float] | None
     starts: list[int]
+    turns: list[int] = dataclasses.field(default_factory=list)
 
     @classmethod
     def begin(cls, turn: int, prompt_ids: list[int]) -> Stretch:
@@ -96,27 +97,134 @@ def stretches(generations: Sequence[Generation]) -> list[Stretch]:
             current.observe(generation.dropped, generation.observed_ids)
         if not continues:
             current.starts.append(len(current.token_ids))
+            current.turns.append(turn - 1)
         current.sample(generation.output)
         ends[id(generation)] = current
         previous = generation
     return found
 
 
-def check_tree_row(generations: Sequence[Generation], output: Any, response_length: int | None = None) -> list[int]:
-    """Check the one row of a trajectory of a tree; missing log-probs are filled in from the record.
+class Place(NamedTuple):
+    """Where a turn is trained.
+
+    Attributes:
+        row: number of the row, from 0.
+        start: index in the row's response of its first token. At or after the response's end: it was cut off.
+    """
+
+    row: int
+    start: int
+
+
+def check_tree_rows(
+    generations: Sequence[Generation], outputs: Sequence[Any], response_length: int | None = None
+) -> list[Place]:
+    """Check the rows of a trajectory of a tree; missing log-probs are filled in from the record.
+
+    One row holds a whole stretch, or some of its turns with the context of the first of them as its prompt. Every turn
+    is in one row.
 
     Args:
         generations: of the trajectory, in order.
-        output: what the loop returned, with the fields of verl's ``AgentLoopOutput``.
+        outputs: what the loop returned, each with the fields of verl's ``AgentLoopOutput``.
         response_length: tokens at which a response is cut off; ``None`` if it never is.
 
     Returns:
-        Index in the response of each turn's first token. One at or after the response's end: the turn was cut off.
+        The place of each turn.
 
     Raises:
         NothingSampledError: the loop did not ask the model.
-        ContextRewrittenError: it replaced its context.
-        RowMismatchError: the row is not what was sampled; names the first token that differs.
+        ContextRewrittenError: it replaced its context, and returned one output.
+        RowMismatchError: a row is not what was sampled, or turns are in no row; names the first token that differs.
+    """
+    if len(outputs) == 1:
+        return [Place(0, start) for start in check_tree_row(generations, outputs[0], response_length)]
+    parts = _parts(generations)
+    for part in parts:
+        _check_separated(part)
+    places: dict[int, Place] = {}
+    cut: dict[int, Place] = {}
+    for number, output in enumerate(outputs):
+        piece = _piece_of(parts, output, number + 1, response_length, places)
+        _fill_log_probs(piece, output)
+        shift = len(output.prompt_ids)
+        for turn, start in zip(piece.turns, piece.starts, strict=True):
+            of_row = places if start < _row_length(output) else cut
+            of_row[turn] = Place(number, start - shift)
+    places = {**cut, **places}
+    lost = next((turn for part in parts for turn in part.turns if turn not in places), None)
+    if lost is not None:
+        raise RowMismatchError(
+            f"Turn {lost + 1} is in none of the {len(outputs)} outputs of the agent loop, so it would be credited and "
+            "never trained. Return an output for every stretch of turns in which the context was only added to."
+        )
+    return [places[turn] for turn in range(len(places))]
+
+
+def _piece_of(
+    parts: Sequence[Stretch], output: Any, number: int, response_length: int | None, taken: Container[int]
+) -> Stretch:
+    """The part of a stretch that an output is; turns that a full response cut off may be in another one as well."""
+    length = len(output.response_ids)
+    full = response_length is not None and length >= response_length
+    twice = False
+    for part in parts:
+        piece = _piece(part, len(output.prompt_ids), length, full)
+        if piece is None or _difference(piece, output, response_length) is not None:
+            continue
+        inside = [turn for turn, start in zip(piece.turns, piece.starts, strict=True) if start < _row_length(output)]
+        if not any(turn in taken for turn in inside):
+            return piece
+        twice = True
+    if not twice:
+        best = max(parts, key=lambda part: _common(part, output))
+        _check(_piece(best, len(output.prompt_ids), length, full) or best, output, response_length)
+    raise RowMismatchError(f"Output {number} of the agent loop has turns that an earlier output has. {REMEDY}")
+
+
+def _row_length(output: Any) -> int:
+    """Tokens of a row."""
+    return len(output.prompt_ids) + len(output.response_ids)
+
+
+def _piece(part: Stretch, shift: int, length: int, full: bool) -> Stretch | None:
+    """The turns of a stretch that a row has, of which ``shift`` tokens are its prompt and ``length`` its response.
+
+    Args:
+        part: the stretch.
+        shift: tokens of the prompt; no turn begins in it that the row trains.
+        length: tokens of the response.
+        full: the response was cut off, so that all later turns belong to it.
+
+    Returns:
+        The stretch up to the last of the row's turns, sampled tokens of earlier turns counted as context; ``None`` if
+        the row has no whole turn.
+    """
+    first = next((number for number, start in enumerate(part.starts) if start >= shift), None)
+    if first is None or any(part.sampled[shift : part.starts[first]]):
+        return None
+    total = len(part.token_ids)
+    ends = [next((at for at in range(start, total) if not part.sampled[at]), total) for start in part.starts]
+    last = len(ends) if full else sum(end <= shift + length for end in ends)
+    if last <= first:
+        return None
+    begin, end = part.starts[first], ends[last - 1]
+    return Stretch(
+        turn=part.turns[first] + 1,
+        prompt_tokens=begin,
+        token_ids=part.token_ids[:end],
+        sampled=[0] * begin + part.sampled[begin:end],
+        log_probs=None if part.log_probs is None else part.log_probs[:end],
+        starts=part.starts[first:last],
+        turns=part.turns[first:last],
+    )
+
+
+def check_tree_row(generations: Sequence[Generation], output: Any, response_length: int | None = None) -> list[int]:
+    """Check the one row of a trajectory of a tree that only appends; arguments are those of :func:`check_tree_rows`.
+
+    Returns:
+        Index in the response of each turn's first token. One at or after the response's end: the turn was cut off.
     """
     parts = _parts(generations)
     if len(parts) > 1:
@@ -130,14 +238,18 @@ def check_tree_row(generations: Sequence[Generation], output: Any, response_leng
             f"{part.prompt_tokens}. A response begins with the first sampled token: return the ids of the first "
             "generate() as prompt_ids."
         )
-    for number, (_, start) in enumerate(pairwise(part.starts), start=2):
-        if part.sampled[start - 1]:
-            raise RowMismatchError(
-                f"Nothing separates turn {number} from the turn before in the agent loop's context, so the mask would "
-                "show them as one. " + REMEDY
-            )
+    _check_separated(part)
     _fill_log_probs(part, output)
     return [start - shift for start in part.starts]
+
+
+def _check_separated(part: Stretch) -> None:
+    for turn, start in zip(part.turns[1:], part.starts[1:], strict=True):
+        if part.sampled[start - 1]:
+            raise RowMismatchError(
+                f"Nothing separates turn {turn + 1} from the turn before in the agent loop's context, so the mask "
+                "would show them as one. " + REMEDY
+            )
 
 
 def check_chain_rows(generations: Sequence[Generation], outputs: Sequence[Any], response_length: int | None) -> None:
@@ -147,12 +259,20 @@ def check_chain_rows(generations: Sequence[Generation], outputs: Sequence[Any], 
     """
     parts = _parts(generations)
     for number, output in enumerate(outputs, start=1):
-        part = next((part for part in parts if _difference(part, output, response_length) is None), None)
-        if part is None:
-            _check(max(_parts(generations), key=lambda part: _common(part, output)), output, response_length)
-            raise RowMismatchError(f"Output {number} of the agent loop has turns that an earlier output has. {REMEDY}")
-        parts.remove(part)
-        _fill_log_probs(part, output)
+        _matching(parts, generations, output, number, response_length)
+
+
+def _matching(
+    left: list[Stretch], generations: Sequence[Generation], output: Any, number: int, response_length: int | None
+) -> Stretch:
+    """The stretch that an output is, which is taken off ``left``."""
+    part = next((part for part in left if _difference(part, output, response_length) is None), None)
+    if part is None:
+        _check(max(_parts(generations), key=lambda part: _common(part, output)), output, response_length)
+        raise RowMismatchError(f"Output {number} of the agent loop has turns that an earlier output has. {REMEDY}")
+    left.remove(part)
+    _fill_log_probs(part, output)
+    return part
 
 
 def _parts(generations: Sequence[Generation]) -> list[Stretch]:
@@ -248,8 +368,9 @@ def _rewritten(before: Stretch, after: Stretch) -> str:
     new = after.token_ids[at] if at < after.prompt_tokens else "nothing"
     return (
         f"The agent loop replaced its context before turn {after.turn}: token {at} was {old} and is {new} now, so turn "
-        f"{after.turn - 1} is no longer in it as it was sampled. A tree needs a loop that only appends to its context. "
-        f"{REMEDY} Use +atpo=chain for a loop that rewrites its context on purpose."
+        f"{after.turn - 1} is no longer in it as it was sampled. A loop that rewrites its context on purpose has "
+        "to return an output for every stretch of turns in which it only added to it. For others: "
+        f"{REMEDY[len('Remedy: ') :]}"
     )
 
 
