@@ -1,25 +1,160 @@
-"""What a batch of data rows must look like; a row that does not stops the run, with its name and a remedy."""
+"""Checks of data rows: a row that cannot work is refused with its name, what was found and a remedy."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from omegaconf import DictConfig, OmegaConf
 from tensordict import NonTensorData, TensorDict
-from transformers import PreTrainedTokenizerBase
 
 from verl_atpo.config import ConfigError
+from verl_atpo.failure import brief
 from verl_atpo.settings import did_you_mean, show
 
 TOOL_SETTINGS = "actor_rollout_ref.rollout.multi_turn.tool_config_path or function_tool_path"
+DEFAULT_LOOP = "actor_rollout_ref.rollout.agent.default_agent_loop"
+LIMIT, TEMPLATE_ARGUMENTS = "data.max_prompt_length", "data.apply_chat_template_kwargs"
 ROLES = ("system", "user", "assistant", "tool", "developer")
-SCORED_BY_TRUTH = ("naive", "dapo")
+MEDIA = ("image", "image_url", "video", "audio")
+SCORED_BY_TRUTH = ("naive", "dapo", "gdpo", "limited")
 """verl's reward managers that hand ``reward_model.ground_truth`` to the reward function."""
+WITH_SCHEMAS = "tool_agent"
+"""verl's agent loop that puts the schemas of the tools into the prompt."""
 
 
-def check_rows(batch: TensorDict, config: DictConfig, tokenizer: PreTrainedTokenizerBase, tools: Sequence[str]) -> None:
+@dataclasses.dataclass(frozen=True)
+class Reader:
+    """What reads a row: the settings, the model's tokenizer, the tools.
+
+    Attributes:
+        limit: most tokens of a prompt; None for no limit.
+        strict: whether verl refuses longer prompts; otherwise it cuts them.
+        by_truth: whether the reward function gets a gold answer.
+        loop: the agent loop of rows that name none.
+        tokenizer: the model's.
+        arguments: further arguments of its chat template.
+        tools: names of the tools.
+        schemas: the tools as the chat template gets them, in the order of ``tools``; empty where they are not counted.
+        multimodal: whether the model reads images, video or audio; None where that is not known.
+    """
+
+    limit: int | None
+    strict: bool
+    by_truth: bool
+    loop: str | None
+    tokenizer: Any
+    arguments: Mapping[str, Any]
+    tools: Sequence[str]
+    schemas: Sequence[Mapping[str, Any]] = ()
+    multimodal: bool | None = None
+
+    @classmethod
+    def of(
+        cls,
+        config: DictConfig,
+        tokenizer: Any,
+        tools: Sequence[str],
+        schemas: Sequence[Mapping[str, Any]] = (),
+        multimodal: bool | None = None,
+    ) -> Reader:
+        """A reader with the settings of verl's whole config."""
+        arguments = OmegaConf.select(config, TEMPLATE_ARGUMENTS)
+        return cls(
+            limit=OmegaConf.select(config, LIMIT),
+            strict=OmegaConf.select(config, "data.truncation") == "error",
+            by_truth=OmegaConf.select(config, "reward.reward_manager.name") in SCORED_BY_TRUTH,
+            loop=OmegaConf.select(config, DEFAULT_LOOP),
+            tokenizer=tokenizer,
+            arguments=OmegaConf.to_container(arguments, resolve=True) if arguments else {},  # type: ignore[arg-type]
+            tools=tools,
+            schemas=schemas,
+            multimodal=multimodal,
+        )
+
+    def check(self, fields: Mapping[str, Any], name: str) -> None:
+        """Refuse a row that cannot work.
+
+        Args:
+            fields: of the row: ``raw_prompt`` and verl's other columns; None where one is missing.
+            name: of the row, for the message.
+
+        Raises:
+            ConfigError: a prompt that is no list of messages, is empty, cannot be rendered, loses its text, or is
+                longer than verl's limit; a column of another type than verl reads; a tool that is not there.
+        """
+        _check_types(fields, name, self.by_truth)
+        if fields.get("raw_prompt") is not None:
+            _check_messages(fields["raw_prompt"], name)
+            self._check_rendered(fields, name)
+        info, kwargs = fields.get("extra_info") or {}, fields.get("tools_kwargs") or {}
+        _check_tools(info.get("tool_selection"), "extra_info.tool_selection", name, self.tools)
+        _check_tools(list(kwargs), "tools_kwargs", name, self.tools)
+
+    def _check_rendered(self, fields: Mapping[str, Any], name: str) -> None:
+        """Render the prompt as the agent loop does, and look at its text and its length."""
+        messages = [plain_message(message) for message in fields["raw_prompt"]]
+        media = sorted({kind for message in messages for kind in _media(message["content"])})
+        if media and self.multimodal is False:
+            raise ConfigError(
+                f"The prompt of {name} has parts of type {', '.join(media)}, but the model reads text only: it has no "
+                "processor. Use a model that reads them, or remove the parts."
+            )
+        if media or self.multimodal:
+            return  # rendered by the processor, with the media
+        schemas = self._schemas(fields)
+        if any(not isinstance(message["content"], str | None) for message in messages):
+            _check_nothing_is_lost(messages, name, self._render(messages, name, schemas, tokenize=False))
+        ids = self._render(messages, name, schemas, tokenize=True)
+        if self.limit is not None and len(ids) > self.limit:
+            self._refuse_length(messages, name, len(ids), len(schemas))
+
+    def _schemas(self, fields: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+        """Schemas that the row's agent loop shows to the model."""
+        if (fields.get("agent_name") or self.loop) != WITH_SCHEMAS:
+            return []
+        selection = (fields.get("extra_info") or {}).get("tool_selection")
+        named = zip(self.tools, self.schemas, strict=False)
+        return [schema for tool, schema in named if selection is None or not len(selection) or tool in selection]
+
+    def _render(
+        self, messages: list[dict[str, Any]], name: str, schemas: list[Mapping[str, Any]], tokenize: bool
+    ) -> Any:
+        given = {"tools": schemas} if schemas else {}
+        try:
+            return self.tokenizer.apply_chat_template(
+                messages, **{**self.arguments, **given}, add_generation_prompt=True, tokenize=tokenize, return_dict=False
+            )
+        except Exception as error:  # a template may raise anything
+            raise ConfigError(
+                f"The prompt of {name} cannot be rendered by the model's chat template: {brief(error)}. Write the "
+                f"messages as the template wants them, or correct {TEMPLATE_ARGUMENTS}."
+            ) from error
+
+    def _refuse_length(self, messages: list[dict[str, Any]], name: str, length: int, schemas: int) -> None:
+        if self.strict:
+            counted = f", the schemas of {schemas} tools counted," if schemas else ""
+            raise ConfigError(
+                f"The prompt of {name} has {length} tokens{counted} more than {LIMIT}={self.limit}, and "
+                "data.truncation=error. Raise the limit, set data.filter_overlong_prompts=True, or another truncation."
+            )
+        if schemas and len(self._render(messages, name, [], tokenize=True)) <= (self.limit or 0):
+            raise ConfigError(
+                f"The prompt of {name} has {length} tokens with the schemas of {schemas} tools, more than "
+                f"{LIMIT}={self.limit}: they would be cut in two. Raise the limit, or shorten the tools' descriptions."
+            )
+
+
+def check_rows(
+    batch: TensorDict,
+    config: DictConfig,
+    tokenizer: Any,
+    tools: Sequence[str],
+    schemas: Sequence[Mapping[str, Any]] = (),
+    multimodal: bool | None = None,
+) -> None:
     """Refuse rows that cannot work.
 
     Args:
@@ -27,25 +162,60 @@ def check_rows(batch: TensorDict, config: DictConfig, tokenizer: PreTrainedToken
         config: verl's whole config.
         tokenizer: the model's.
         tools: names of the tools on offer.
+        schemas: the tools as the chat template gets them, in the same order.
+        multimodal: whether the model reads images, video or audio; None where that is not known.
 
     Raises:
-        ConfigError: a prompt that is no list of messages, is empty, or longer than verl's limit where truncation is an
-            error; a column of another type than verl reads; a tool that is not there.
+        ConfigError: as of :meth:`Reader.check`.
     """
-    limit = OmegaConf.select(config, "data.max_prompt_length")
-    strict = OmegaConf.select(config, "data.truncation") == "error"
-    truth = OmegaConf.select(config, "reward.reward_manager.name") in SCORED_BY_TRUTH
+    reader = Reader.of(config, tokenizer, tools, schemas, multimodal)
     columns = {key: column(batch, key) for key in ("raw_prompt", "extra_info", "tools_kwargs", *_TYPES)}
     for row in range(len(batch)):
         fields = {key: values[row] for key, values in columns.items()}
-        name = f"row {row} of the batch (extra_info={show(fields['extra_info'])})"
-        if fields["raw_prompt"] is not None:
-            _check_messages(fields["raw_prompt"], name)
-            _check_length(fields["raw_prompt"], name, tokenizer, limit if strict else None)
-        _check_types(fields, name, truth)
-        info, kwargs = fields["extra_info"] or {}, fields["tools_kwargs"] or {}
-        _check_tools(info.get("tool_selection"), "extra_info.tool_selection", name, tools)
-        _check_tools(list(kwargs), "tools_kwargs", name, tools)
+        reader.check(fields, f"row {row} of the batch (extra_info={show(fields['extra_info'])})")
+
+
+def plain_message(message: Mapping[str, Any]) -> dict[str, Any]:
+    """A message in plain containers, without the nulls that parquet files fill in."""
+    content = message.get("content")
+    if content is not None and not isinstance(content, str):
+        parts = [dict(part) if isinstance(part, Mapping) else part for part in content]
+        content = [
+            {key: value for key, value in part.items() if value is not None} if isinstance(part, dict) else part
+            for part in parts
+        ]
+    rest = {key: value for key, value in message.items() if value is not None}
+    return {**rest, "content": content}
+
+
+def _media(content: Any) -> Iterator[str]:
+    for part in content if isinstance(content, list) else ():
+        if isinstance(part, Mapping) and part.get("type") in MEDIA:
+            yield str(part["type"])
+
+
+def _texts(content: Any) -> Iterator[str]:
+    """Texts of a message's content."""
+    for part in content if isinstance(content, list) else [content]:
+        text = part.get("text") if isinstance(part, Mapping) else part
+        if isinstance(text, str):
+            yield text
+
+
+def _check_nothing_is_lost(messages: Sequence[Mapping[str, Any]], name: str, rendered: Any) -> None:
+    """Refuse parts that a template for plain texts leaves out, or writes as a Python list."""
+    if not isinstance(rendered, str):
+        return
+    for message in messages:
+        if not isinstance(message["content"], list):
+            continue
+        lost = [text for text in _texts(message["content"]) if text.strip() not in rendered]
+        if lost or str(message["content"]) in rendered:
+            raise ConfigError(
+                f"The prompt of {name} has a message whose content is a list of parts, which the model's chat template "
+                f"{'leaves out' if lost else 'writes as a Python list'}: {show(message['content'])}. Write the content "
+                "as one text."
+            )
 
 
 def column(batch: TensorDict, key: str) -> list[Any]:
@@ -72,8 +242,10 @@ def _check_messages(messages: Any, name: str) -> None:
             )
         if not isinstance(message.get("content"), str | Sequence | np.ndarray | None):
             raise ConfigError(
-                f"The prompt of {name} has a message whose content is {show(message['content'])}: no text."
+                f"The prompt of {name} has a message whose content is {show(message['content'])}: expected a text, or a "
+                "list of parts."
             )
+        _check_characters(message, name)
     if not any(_says_something(message.get("content")) for message in messages):
         raise ConfigError(
             f"The prompt of {name} is empty: {show(list(messages))}. Remove the row, or fill data.prompt_key."
@@ -84,19 +256,17 @@ def _says_something(content: Any) -> bool:
     return bool(content.strip()) if isinstance(content, str) else content is not None and len(content) > 0
 
 
-def _check_length(
-    messages: Sequence[Mapping[str, Any]], name: str, tokenizer: PreTrainedTokenizerBase, limit: int | None
-) -> None:
-    if limit is None or not all(isinstance(message.get("content"), str) for message in messages):
-        return
-    ids = tokenizer.apply_chat_template(
-        [dict(message) for message in messages], add_generation_prompt=True, tokenize=True, return_dict=False
-    )
-    if len(ids) > limit:
-        raise ConfigError(
-            f"The prompt of {name} has {len(ids)} tokens, more than data.max_prompt_length={limit}, and "
-            "data.truncation=error. Raise the limit, set data.filter_overlong_prompts=True, or another truncation."
-        )
+def _check_characters(message: Mapping[str, Any], name: str) -> None:
+    """Refuse half a surrogate pair, which no tokenizer takes."""
+    for text in _texts(plain_message(message)["content"]):
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise ConfigError(
+                f"The prompt of {name} has half a surrogate pair, {text[error.start]!a}, as character {error.start} of "
+                f"{show(text[max(0, error.start - 20) : error.start + 20])}: no tokenizer takes it. Repair the text, "
+                "for instance by text.encode('utf-16', 'surrogatepass').decode('utf-16', 'replace')."
+            ) from None
 
 
 MESSAGE = '{"role": "user", "content": "..."}'
@@ -106,12 +276,12 @@ _TYPES = {"data_source": str, "reward_model": Mapping, "agent_name": str}
 
 def _check_types(fields: Mapping[str, Any], name: str, truth: bool) -> None:
     for key, kind in {**_TYPES, "extra_info": Mapping, "tools_kwargs": Mapping}.items():
-        if fields[key] is not None and not isinstance(fields[key], kind):
+        if fields.get(key) is not None and not isinstance(fields[key], kind):
             raise ConfigError(
                 f"{key} of {name} is {show(fields[key])}: expected a {kind.__name__.lower()}, got "
                 f"{type(fields[key]).__name__}. Correct the data."
             )
-    scored = fields["reward_model"]
+    scored = fields.get("reward_model")
     if truth and scored is not None and "ground_truth" not in scored:
         raise ConfigError(
             f"reward_model of {name} is {show(dict(scored))}: expected an entry ground_truth, which the reward "

@@ -6,13 +6,16 @@ import enum
 import functools
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar, cast
 
 from omegaconf import DictConfig
 
 from verl_atpo.algorithm import read_algorithm
 from verl_atpo.config import AtpoConfig, ConfigError
 from verl_atpo.startup.verl_config import ESTIMATOR, LOSS, OURS, get, grows_trees, number, refusal, unknown
+
+
+_Made = TypeVar("_Made")
 
 
 class Stage(enum.Enum):
@@ -29,6 +32,23 @@ class Run:
 
     def __init__(self, config: DictConfig) -> None:
         self.config = config
+        self._made: dict[Any, Any] = {}
+
+    def once(self, make: Callable[[Run], _Made]) -> _Made:
+        """What ``make`` returns for this run, made once however many rules ask for it.
+
+        Raises:
+            ConfigError: ``make`` raised it, now or before.
+        """
+        if make not in self._made:
+            try:
+                self._made[make] = make(self)
+            except ConfigError as error:
+                self._made[make] = error
+        made = self._made[make]
+        if isinstance(made, ConfigError):
+            raise made
+        return cast(_Made, made)
 
     def get(self, key: str) -> Any:
         """The value at a dotted key of verl's config; None where there is none."""

@@ -1,0 +1,98 @@
+"""Rules about the tools themselves: they can be made, and stateful ones open and close with rows of the data."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from verl_atpo.failure import brief, is_outage
+from verl_atpo.settings import ConfigError, show
+from verl_atpo.startup.materials import tools, train_rows, validation_rows
+from verl_atpo.startup.rules.data import row_fields
+from verl_atpo.startup.rules.rule import Rule, Run, Stage
+from verl_atpo.startup.rules.tool_files import FUNCTION_TOOLS, SUBJECT, TOOL_CONFIG
+from verl_atpo.startup.trial import attempt
+from verl_atpo.startup.verl_config import refusal
+
+PATIENCE_S = 5.0
+"""Seconds that opening or closing one state may take here; a slower one is left alone."""
+
+
+def _has_tools(run: Run) -> bool:
+    return bool(run.get(TOOL_CONFIG) or run.get(FUNCTION_TOOLS))
+
+
+def _made(run: Run) -> None:
+    run.once(tools)
+
+
+def _rows(run: Run) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """The first and the last of the sampled rows of each file."""
+    for rows in (*run.once(train_rows), *run.once(validation_rows)):
+        names = list(rows.names())
+        for name, row in dict([names[0], names[-1]]).items():
+            yield name, row_fields(run, row)
+
+
+def _opens(run: Run) -> None:
+    from verl_atpo.tools.stateful import StatefulTool
+
+    for tool in run.once(tools):
+        if isinstance(tool, StatefulTool):
+            for name, row in _rows(run):
+                if not uses(tool.name, row):
+                    continue
+                _open_and_close(tool, name, row)
+
+
+def uses(tool: str, row: Mapping[str, Any]) -> bool:
+    """Whether a row offers a tool to the model."""
+    selection = (row.get("extra_info") or {}).get("tool_selection")
+    return selection is None or not len(selection) or tool in selection
+
+
+def _open_and_close(tool: Any, name: str, row: Mapping[str, Any]) -> None:
+    given = ((row.get("tools_kwargs") or {}).get(tool.name) or {}).get("create_kwargs") or {}
+    kwargs = {key: value for key, value in given.items() if value is not None}
+    opened = attempt(lambda: tool.open(**kwargs), PATIENCE_S)
+    _judge(tool, "open", name, kwargs, opened.raised)
+    if opened.raised is None and not opened.late:
+        _judge(tool, "close", name, kwargs, attempt(lambda: tool.close(opened.returned), PATIENCE_S).raised)
+
+
+def _judge(
+    tool: Any, method: str, name: str, kwargs: Mapping[str, Any], raised: BaseException | None
+) -> None:
+    if raised is None or is_outage(raised):
+        return
+    wanted = inspect.signature(tool.open)
+    raise ConfigError(
+        f"{type(tool).__qualname__}.{method} of the tool {tool.name!r} cannot work with {name}: it raised {brief(raised)}. "
+        f"The row's extra_info.tools_kwargs gave create_kwargs={show(kwargs)} for open{wanted}. Correct the tool, or the "
+        "data's extra_info.tools_kwargs."
+    ) from raised
+
+
+def _coroutines(run: Run) -> None:
+    from verl.tools.base_tool import BaseTool
+
+    for tool in run.once(tools):
+        for method in ("create", "execute", "release") if isinstance(tool, BaseTool) else ():
+            if not inspect.iscoroutinefunction(inspect.unwrap(getattr(tool, method))):
+                kind = type(tool).__qualname__
+                raise ConfigError(
+                    refusal(
+                        TOOL_CONFIG,
+                        run.get(TOOL_CONFIG),
+                        f"{kind}.{method} of the tool {tool.name!r} is no coroutine function, but verl awaits it. Write "
+                        f"`async def {method}`",
+                    )
+                )
+
+
+RULES = (
+    Rule(SUBJECT, TOOL_CONFIG, _made, _has_tools, stage=Stage.REHEARSAL),
+    Rule(SUBJECT, TOOL_CONFIG, _coroutines, _has_tools, stage=Stage.REHEARSAL),
+    Rule(SUBJECT, TOOL_CONFIG, _opens, _has_tools, stage=Stage.REHEARSAL),
+)
