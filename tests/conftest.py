@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import random
+import sys
 
 import hypothesis
 import pytest
@@ -40,3 +41,10 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 def _log_reaches_pytest(monkeypatch: pytest.MonkeyPatch) -> None:
     """In real runs the package's logger hands nothing on."""
     monkeypatch.setattr(own_logger(), "propagate", True)
+
+
+@pytest.fixture(autouse=True)
+def _no_rehearsal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Configs that tests hand to the driver's check name no real files; runs in processes of their own rehearse."""
+    if (driver := sys.modules.get("verl_atpo.startup.driver")) is not None:
+        monkeypatch.setattr(driver, "rehearses", lambda run: False)

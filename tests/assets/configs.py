@@ -35,6 +35,7 @@ def config_with(*settings: str, preset: str = "tree") -> DictConfig:
 
 
 def refusal(config: DictConfig) -> str:
+    """What the driver says of a config that cannot work."""
     with pytest.raises(SystemExit) as end:
         CheckConfig().on_job_start(config)
     message = str(end.value.code)

@@ -125,7 +125,11 @@ class Reader:
         given = {"tools": schemas} if schemas else {}
         try:
             return self.tokenizer.apply_chat_template(
-                messages, **{**self.arguments, **given}, add_generation_prompt=True, tokenize=tokenize, return_dict=False
+                messages,
+                **{**self.arguments, **given},
+                add_generation_prompt=True,
+                tokenize=tokenize,
+                return_dict=False,
             )
         except Exception as error:  # a template may raise anything
             raise ConfigError(
@@ -242,7 +246,8 @@ def _check_messages(messages: Any, name: str) -> None:
             )
         if not isinstance(message.get("content"), str | Sequence | np.ndarray | None):
             raise ConfigError(
-                f"The prompt of {name} has a message whose content is {show(message['content'])}: expected a text, or a "
+                f"The prompt of {name} has a message whose content is {show(message['content'])}: expected a "
+                "text, or a "
                 "list of parts."
             )
         _check_characters(message, name)

@@ -7,7 +7,10 @@ it needs no preset; a config without anything of this package passes unseen.
 from __future__ import annotations
 
 import logging
+import os
 import traceback
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
@@ -24,6 +27,8 @@ from verl_atpo.startup.rules.rule import Run, Stage
 
 logger = logging.getLogger(__name__)
 
+REHEARSAL_ENV = "VERL_ATPO_REHEARSAL"
+"""Environment variable; ``off`` leaves the dress rehearsal out."""
 CALLBACK = {"_target_": f"{__name__}.CheckConfig"}
 LONGEST = 1000
 """Characters of a message."""
@@ -47,11 +52,24 @@ class CheckConfig(Callback):
             obey_rules(run, Stage.CONFIG, logger.warning)
             for line in overridden(config):
                 logger.warning(line)
+            if rehearses(run):
+                obey_rules(run, Stage.REHEARSAL, logger.warning)
             logger.info(banner(config, run.atpo))
         except (ConfigError, SeamMissing) as error:
             raise SystemExit(_cut(f"verl_atpo: {error}")) from error
         except Exception as error:
             raise SystemExit(_unforeseen(error)) from error
+
+
+def rehearses(run: Run) -> bool:
+    """Whether files, model, reward and tools can be looked at here.
+
+    They cannot where the driver is a client of a distant Ray cluster (``ray://``), and are not where ``REHEARSAL_ENV``
+    is ``off``.
+    """
+    address = str(run.get("ray_kwargs.ray_init.address") or os.environ.get("RAY_ADDRESS") or "")
+    off = os.environ.get(REHEARSAL_ENV, "on").strip().lower() in ("off", "0", "false", "no")
+    return not off and not address.startswith("ray://")
 
 
 def _unforeseen(error: Exception) -> str:
@@ -68,8 +86,12 @@ def _cut(message: str) -> str:
     return message if len(message) < LONGEST else message[: LONGEST - 4] + "..."
 
 
-def check_every_config() -> None:
-    """Put the check into Hydra's defaults, and have it obey the order of the command line; may be called again."""
+def check_every_config(callback: Mapping[str, str] = MappingProxyType(CALLBACK)) -> None:
+    """Put the check into Hydra's defaults, and have it obey the order of the command line; may be called again.
+
+    Args:
+        callback: Hydra's description of the callback that gets every config.
+    """
     obey_order()
     defaults: Any = ConfigStore.instance().repo["hydra"]["config.yaml"]
-    OmegaConf.update(defaults.node, "callbacks.atpo", CALLBACK, force_add=True)
+    OmegaConf.update(defaults.node, "callbacks.atpo", dict(callback), force_add=True)

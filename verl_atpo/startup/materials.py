@@ -64,7 +64,9 @@ def model_folder(run: Run) -> Path | None:
     if path.startswith(("/", ".", "~")) or path.count("/") != 1:
         home = ' verl does not expand "~".' if path.startswith("~") else ""
         raise refuse(
-            MODEL, path, f"there is no such folder, seen from {Path.cwd()}.{home} Set the folder of a model, or a hub id"
+            MODEL,
+            path,
+            f"there is no such folder, seen from {Path.cwd()}.{home} Set the folder of a model, or a hub id",
         )
     return _from_hub(path)
 
@@ -80,7 +82,8 @@ def _from_hub(name: str) -> Path | None:
         raise refuse(
             MODEL,
             name,
-            f"{offline[0]} is set, and the hub's cache has no such model. Download it first (hf download {name}), unset "
+            f"{offline[0]} is set, and the hub's cache has no such model. Download it first (hf download {name}), "
+            "unset "
             f"{offline[0]}, or set a folder",
         )
     try:
@@ -279,7 +282,9 @@ def tools(run: Run) -> list[Any]:
         with quiet():
             return load_all_tools(*paths.values())
     except Exception as error:
-        raise ConfigError(f"{where} cannot work: the tools cannot be made: {brief(error)}. Correct the file.") from error
+        raise ConfigError(
+            f"{where} cannot work: the tools cannot be made: {brief(error)}. Correct the file."
+        ) from error
 
 
 def schemas(run: Run) -> list[dict[str, Any]]:

@@ -54,7 +54,8 @@ def _columns(setting: str, read: Callable[[Run], tuple[Rows, ...]]) -> Rule:
                         refusal(
                             setting,
                             rows.file,
-                            f"it has no column {name}, {NEEDED[name]}; it has {', '.join(rows.columns)}. Add the column "
+                            f"it has no column {name}, {NEEDED[name]}; it has {', '.join(rows.columns)}. Add the "
+                            "column "
                             f"to the data.{hint}",
                         )
                     )

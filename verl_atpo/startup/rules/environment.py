@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import functools
 import importlib.util
 import netrc
 import os
 import tempfile
-from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
 
 from omegaconf import ListConfig
 
 from verl_atpo.seams.versions import installed_version
-from verl_atpo.settings import ConfigError
 from verl_atpo.startup.rules.rule import Rule, Run, Stage, choice_rule, never
-from verl_atpo.startup.verl_config import ACTOR, ROLLOUT, refusal, unknown
+from verl_atpo.startup.verl_config import ACTOR, ROLLOUT, unknown
 
 SUBJECT = "environment"
 LOGGER = "trainer.logger"
@@ -131,7 +127,11 @@ def _devices(run: Run) -> str | None:
     if wanted <= there:
         return None
     cpu = " On a machine without GPU: VERL_PLATFORM=cpu in the environment, and +platform=cpu." if not there else ""
-    return f"with trainer.nnodes={run.get('trainer.nnodes')} it asks for {wanted} devices, and torch sees {there} here; set at most {there}, or join a Ray cluster that has them.{cpu}"
+    return (
+        f"with trainer.nnodes={run.get('trainer.nnodes')} it asks for {wanted} devices, and torch sees {there} "
+        "here; set "
+        f"at most {there}, or join a Ray cluster that has them.{cpu}"
+    )
 
 
 def _checkpoint_folder(run: Run) -> str | None:

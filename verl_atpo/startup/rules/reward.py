@@ -52,7 +52,9 @@ def reward_function(run: Run) -> Callable[..., Any] | None:
     except Exception as error:
         cause = error.__cause__ or error
         where = f" in line {cause.lineno}" if isinstance(cause, SyntaxError) else ""
-        raise refuse(REWARD_FILE, path, f"it cannot be loaded: {brief(cause)}{where}. Correct the file", error) from error
+        raise refuse(
+            REWARD_FILE, path, f"it cannot be loaded: {brief(cause)}{where}. Correct the file", error
+        ) from error
     found = getattr(module, str(name), None)
     if callable(found):
         return functools.partial(found) if isinstance(found, type) else found
@@ -119,9 +121,7 @@ def _trials(run: Run) -> list[_Trial]:
     return list(done.values())
 
 
-def _score(
-    function: Callable[..., Any] | None, arguments: Mapping[str, Any], row: Mapping[str, Any]
-) -> Outcome:
+def _score(function: Callable[..., Any] | None, arguments: Mapping[str, Any], row: Mapping[str, Any]) -> Outcome:
     from verl.utils.reward_score import default_compute_score
 
     truth = row["reward_model"].get("ground_truth")
@@ -147,7 +147,7 @@ def _works(run: Run) -> None:
     for trial in run.once(_trials) if run.once(reward_function) else ():
         raised = trial.outcome.raised
         if raised is not None and not is_outage(raised):
-            why = f"with the gold answer of {trial.name} as the response it raised {brief(raised)}. Correct it, or that row"
+            why = f"with the gold answer of {trial.name} as response it raised {brief(raised)}. Correct it, or the row"
             raise ConfigError(refusal(REWARD_NAME, name, why)) from raised
         returns = raised is None and not trial.outcome.late
         if returns and (problem := reward_problem(trial.outcome.returned)):

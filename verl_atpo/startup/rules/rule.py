@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
 from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
 
 from verl_atpo.algorithm import read_algorithm
 from verl_atpo.config import AtpoConfig, ConfigError
 from verl_atpo.startup.verl_config import ESTIMATOR, LOSS, OURS, get, grows_trees, number, refusal, unknown
-
 
 _Made = TypeVar("_Made")
 
@@ -112,8 +112,8 @@ class Rule:
         """What is wrong: setting, value and remedy; None where the rule is kept or does not apply."""
         try:
             problem = self.problem(run) if self.applies(run) else None
-        except ConfigError as error:
-            return str(error)
+        except (ConfigError, OmegaConfBaseException) as error:
+            return str(error if isinstance(error, ConfigError) else error.__cause__ or error)
         return None if problem is None else refusal(self.setting, run.get(self.setting), problem)
 
 

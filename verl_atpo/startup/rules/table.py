@@ -8,7 +8,22 @@ from verl_atpo.gateway.checks import check_gateway
 from verl_atpo.gateway.settings import KEY as GATEWAY
 from verl_atpo.packed.checks import check_packed, is_packed
 from verl_atpo.startup.information_gain import check_information_gain
-from verl_atpo.startup.rules import batch_sizes, learning, loops, objective, sampling, tool_files, trainer_modes, trees
+from verl_atpo.startup.rules import (
+    batch_sizes,
+    data,
+    environment,
+    learning,
+    loop_classes,
+    loops,
+    model,
+    objective,
+    reward,
+    sampling,
+    tool_files,
+    tool_trial,
+    trainer_modes,
+    trees,
+)
 from verl_atpo.startup.rules.rule import Rule, Run, Stage, broken
 from verl_atpo.startup.verl_config import ESTIMATOR
 
@@ -29,6 +44,14 @@ _BUILT_IN: tuple[Rule, ...] = (
     *loops.RULES,
     Rule("gateway", GATEWAY, lambda run: check_gateway(run.config)),
     *batch_sizes.RULES,
+    *environment.RULES,
+    *model.RULES,
+    *reward.RULES[:2],
+    *loop_classes.RULES,
+    *tool_trial.RULES[:2],
+    *data.RULES,
+    *reward.RULES[2:],
+    *tool_trial.RULES[2:],
 )
 _registered: list[Rule] = []
 

@@ -61,15 +61,15 @@ def _open_and_close(tool: Any, name: str, row: Mapping[str, Any]) -> None:
         _judge(tool, "close", name, kwargs, attempt(lambda: tool.close(opened.returned), PATIENCE_S).raised)
 
 
-def _judge(
-    tool: Any, method: str, name: str, kwargs: Mapping[str, Any], raised: BaseException | None
-) -> None:
+def _judge(tool: Any, method: str, name: str, kwargs: Mapping[str, Any], raised: BaseException | None) -> None:
     if raised is None or is_outage(raised):
         return
     wanted = inspect.signature(tool.open)
     raise ConfigError(
-        f"{type(tool).__qualname__}.{method} of the tool {tool.name!r} cannot work with {name}: it raised {brief(raised)}. "
-        f"The row's extra_info.tools_kwargs gave create_kwargs={show(kwargs)} for open{wanted}. Correct the tool, or the "
+        f"{type(tool).__qualname__}.{method} of the tool {tool.name!r} cannot work with {name}: it raised "
+        f"{brief(raised)}. "
+        f"The row's extra_info.tools_kwargs gave create_kwargs={show(kwargs)} for open{wanted}. Correct the tool, "
+        "or the "
         "data's extra_info.tools_kwargs."
     ) from raised
 
@@ -85,7 +85,8 @@ def _coroutines(run: Run) -> None:
                     refusal(
                         TOOL_CONFIG,
                         run.get(TOOL_CONFIG),
-                        f"{kind}.{method} of the tool {tool.name!r} is no coroutine function, but verl awaits it. Write "
+                        f"{kind}.{method} of the tool {tool.name!r} is no coroutine function, but verl awaits it. "
+                        "Write "
                         f"`async def {method}`",
                     )
                 )

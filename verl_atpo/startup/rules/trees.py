@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
-import tempfile
-from pathlib import Path
 
 from verl_atpo.config import ROOT_KEY, Contexts
 from verl_atpo.method.expansion import strategy_named
 from verl_atpo.method.scheme import find_scheme
+from verl_atpo.startup.rules.environment import unwritable
 from verl_atpo.startup.rules.rule import Rule, Run, never
 from verl_atpo.startup.verl_config import ESTIMATOR
 
@@ -40,17 +39,8 @@ def _unread_contexts(run: Run) -> str | None:
 
 def _dump_folder(run: Run) -> str | None:
     folder = run.atpo.dump_dir
-    if folder is None:
-        return None
-    path = Path(folder).absolute()
-    there = next(parent for parent in (path, *path.parents) if parent.exists())
-    try:
-        if not folder.strip():
-            raise NotADirectoryError("a name that is empty")
-        with tempfile.TemporaryDirectory(dir=there):  # permissions do not show read-only disks, or /proc
-            return None
-    except OSError as error:
-        return f"{there} is no folder that can be written to ({error}); choose another, or null for none"
+    problem = None if folder is None else unwritable(folder)
+    return problem and f"{problem}, or null for none"
 
 
 def _drawing(run: Run) -> str | None:

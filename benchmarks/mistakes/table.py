@@ -1,0 +1,262 @@
+"""The mistakes: what is wrong, what it changes in a project that would train, and the setting that has to be named."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from benchmarks.mistakes.project import REWARD, TOOL, TOOLS, row, write_rows
+
+ROLLOUT, ACTOR = "actor_rollout_ref.rollout", "actor_rollout_ref.actor"
+MULTI_TURN, AGENT = f"{ROLLOUT}.multi_turn", f"{ROLLOUT}.agent"
+MODEL, TRAIN, VALIDATION = "actor_rollout_ref.model.path", "data.train_files", "data.val_files"
+FILE, FUNCTION = "reward.custom_reward_function.path", "reward.custom_reward_function.name"
+
+Change = Callable[[Path], Any]
+
+
+def _nothing(folder: Path) -> None:
+    """Leave the project as it is."""
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """One mistake.
+
+    Attributes:
+        what: what somebody did, for people.
+        names: the setting that the message has to name.
+        arguments: further arguments of ``main_ppo``; ``{folder}`` is the project's.
+        change: what is done to the project's files.
+        without: arguments that are left out, by how they begin.
+        environment: of the process.
+        warns: whether the run would start all the same.
+    """
+
+    what: str
+    names: str
+    arguments: tuple[str, ...] = ()
+    change: Change = _nothing
+    without: tuple[str, ...] = ()
+    environment: Mapping[str, str] = field(default_factory=dict)
+    warns: bool = False
+
+
+def _write(name: str, text: str) -> Change:
+    return lambda folder: (folder / name).write_text(text)
+
+
+def _rows(name: str, **changed: Any) -> Change:
+    """All rows of a file with some fields changed."""
+    return lambda folder: write_rows(folder / name, [row(number, **changed) for number in range(16)])
+
+
+def _without_column(name: str, column: str) -> Change:
+    def change(folder: Path) -> None:
+        rows = [row(number) for number in range(16)]
+        write_rows(folder / name, [{key: value for key, value in each.items() if key != column} for each in rows])
+
+    return change
+
+
+def _model_file(name: str, edit: Callable[[dict[str, Any]], Any] | None) -> Change:
+    """A JSON file of the model edited, or removed."""
+
+    def change(folder: Path) -> None:
+        file = folder / "model" / name
+        if edit is None:
+            file.unlink()
+        else:
+            content = json.loads(file.read_text())
+            edit(content)
+            file.write_text(json.dumps(content))
+
+    return change
+
+
+def _without_template(folder: Path) -> None:
+    (folder / "model" / "chat_template.jinja").unlink(missing_ok=True)
+    _model_file("tokenizer_config.json", lambda content: content.pop("chat_template", None))(folder)
+
+
+LONG = "guess " * 300
+HALF = {"prompt": [{"role": "user", "content": "guess \ud83d"}]}
+PARTS = {"prompt": [{"role": "user", "content": [{"type": "text", "text": "guess the number"}]}]}
+LOOP = '''"""An agent loop that is not asynchronous."""
+
+from verl.experimental.agent_loop.agent_loop import AgentLoopBase
+
+
+class Loop(AgentLoopBase):
+    def run(self, sampling_params, **kwargs):
+        return None
+'''
+
+COMMAND_LINE = (
+    Mistake("a preset's name misspelt", "atpo/tre", ("+atpo=tre",)),
+    Mistake("a setting of verl's misspelt", f"{ROLLOUT}.temperatur", (f"{ROLLOUT}.temperatur=1.0",)),
+    Mistake(
+        "a setting of this package, and no preset",
+        "algorithm.atpo.dump_dir",
+        ("algorithm.atpo.dump_dir=trees",),
+        without=("+atpo",),
+    ),
+    Mistake("+platform=cpu without its variable", "VERL_PLATFORM", environment={"VERL_PLATFORM": ""}),
+)
+"""Mistakes that Hydra notices when it composes the config."""
+
+CONFIG = (
+    Mistake(
+        "a setting of this package misspelt", "algorithm.atpo.expansion.round", ("+algorithm.atpo.expansion.round=2",)
+    ),
+    Mistake("rollout.n set by hand", f"{ROLLOUT}.n", (f"{ROLLOUT}.n=5",)),
+    Mistake("greedy sampling", f"{ROLLOUT}.temperature", (f"{ROLLOUT}.temperature=0",)),
+    Mistake("an estimator's name misspelt", "algorithm.adv_estimator", ("algorithm.adv_estimator=atop",)),
+    Mistake("a loop of one turn", f"{AGENT}.default_agent_loop", (f"{AGENT}.default_agent_loop=single_turn_agent",)),
+    Mistake("no tools", f"{AGENT}.default_agent_loop", without=(f"{MULTI_TURN}.tool_config_path",)),
+    Mistake("a format of tool calls misspelt", f"{MULTI_TURN}.format", (f"{MULTI_TURN}.format=hermse",)),
+    Mistake("mini-batch larger than the batch", f"{ACTOR}.ppo_mini_batch_size", (f"{ACTOR}.ppo_mini_batch_size=16",)),
+    Mistake(
+        "micro-batches that do not divide the rows",
+        f"{ACTOR}.ppo_micro_batch_size_per_gpu",
+        (f"{ACTOR}.ppo_micro_batch_size_per_gpu=7",),
+    ),
+    Mistake(
+        "filtered groups with +sampler=quick",
+        "algorithm.filter_groups.enable",
+        ("+sampler=quick", "++algorithm.filter_groups.enable=True"),
+    ),
+    Mistake("a learning rate of zero", f"{ACTOR}.optim.lr", (f"{ACTOR}.optim.lr=0",)),
+)
+"""Mistakes in the config alone."""
+
+REWARDS = (
+    Mistake("no reward file", FILE, change=lambda folder: (folder / "reward.py").unlink()),
+    Mistake("a syntax error in the reward file", FILE, change=_write("reward.py", "def compute_score(:\n")),
+    Mistake("an import that fails in the reward file", FILE, change=_write("reward.py", "import no_such_module\n")),
+    Mistake(
+        "no compute_score in the reward file", FUNCTION, change=_write("reward.py", "def computescore():\n    pass\n")
+    ),
+    Mistake(
+        "a reward function without extra_info",
+        FILE,
+        change=_write("reward.py", REWARD.replace(", extra_info=None", "")),
+    ),
+    Mistake("a reward of None", FUNCTION, change=_write("reward.py", REWARD.replace("return float", "float"))),
+    Mistake(
+        "a reward that is a pair",
+        FUNCTION,
+        change=_write("reward.py", REWARD.replace("in solution_str)", "in solution_str), 'why'")),
+    ),
+    Mistake(
+        "a reward function that raises",
+        FUNCTION,
+        change=_write("reward.py", REWARD.replace("return float", "extra_info['solution']\n    return float")),
+    ),
+    Mistake("no reward for the data", FILE, without=(FILE,)),
+)
+
+DATA = (
+    Mistake("training file misspelt", TRAIN, (f"{TRAIN}={{folder}}/trian.parquet",)),
+    Mistake("no validation file", VALIDATION, change=lambda folder: (folder / "val.parquet").unlink()),
+    Mistake("no column reward_model", TRAIN, change=_without_column("train.parquet", "reward_model")),
+    Mistake(
+        "no column data_source in the validation data", VALIDATION, change=_without_column("val.parquet", "data_source")
+    ),
+    Mistake("another name for the prompts", "data.prompt_key", ("data.prompt_key=prompts",)),
+    Mistake("prompts that are texts", "data.prompt_key", change=_rows("train.parquet", prompt="guess the number")),
+    Mistake("an empty prompt", "prompt", change=_rows("train.parquet", prompt=[{"role": "user", "content": " "}])),
+    Mistake("contents as parts, for a text model", "prompt", change=_rows("train.parquet", **PARTS)),
+    Mistake(
+        "half a surrogate pair in a prompt",
+        "prompt",
+        (f"{TRAIN}={{folder}}/train.jsonl",),
+        change=_rows("train.jsonl", **HALF),
+    ),
+    Mistake(
+        "a prompt that is too long",
+        "data.max_prompt_length",
+        change=_rows("train.parquet", prompt=[{"role": "user", "content": LONG}]),
+    ),
+    Mistake("no room for the tools' schemas", "data.max_prompt_length", ("data.max_prompt_length=24",)),
+    Mistake("no gold answer", "reward_model", change=_rows("train.parquet", reward_model={"style": "rule"})),
+    Mistake(
+        "a batch larger than the data",
+        "data.train_batch_size",
+        ("data.train_batch_size=64", f"{ROLLOUT}.log_prob_micro_batch_size_per_gpu=8"),
+    ),
+    Mistake(
+        "mini-batches that do not divide a step",
+        f"{ACTOR}.ppo_mini_batch_size",
+        (f"{ACTOR}.ppo_mini_batch_size=6", f"{ACTOR}.use_dynamic_bsz=True"),
+        warns=True,
+    ),
+)
+
+MODELS = (
+    Mistake("a model's folder misspelt", MODEL, (f"{MODEL}={{folder}}/modle",)),
+    Mistake("a model without config.json", MODEL, change=_model_file("config.json", None)),
+    Mistake("a model without weights", MODEL, change=lambda folder: (folder / "model/model.safetensors").unlink()),
+    Mistake("a tokenizer without chat template", MODEL, change=_without_template),
+    Mistake("a hub id, offline", MODEL, (f"{MODEL}=some/model",), environment={"HF_HUB_OFFLINE": "1"}),
+    Mistake(
+        "responses longer than the model takes",
+        "data.max_response_length",
+        ("data.max_response_length=1024", f"{ROLLOUT}.max_model_len=null"),
+    ),
+)
+
+TOOL_MISTAKES = (
+    Mistake(
+        "open without the row's arguments",
+        "tools_kwargs",
+        change=_rows(
+            "train.parquet", extra_info={"index": 1, "tools_kwargs": {"guess": {"create_kwargs": {"game": 1}}}}
+        ),
+    ),
+    Mistake(
+        "open raises",
+        "guess",
+        change=_write("mistakes_guess.py", TOOL.replace('return {"secret": secret}', "return secret / 0")),
+    ),
+    Mistake(
+        "a tool of an earlier verl",
+        f"{MULTI_TURN}.tool_config_path",
+        change=_write("tools.yaml", TOOLS.replace("mistakes_guess.Guess", "verl.tools.search_tool.SearchTool")),
+    ),
+    Mistake(
+        "a tool's class that cannot be imported",
+        f"{MULTI_TURN}.tool_config_path",
+        change=_write("tools.yaml", TOOLS.replace("mistakes_guess", "no_such_module")),
+    ),
+    Mistake(
+        "an agent loop that is not asynchronous",
+        f"{AGENT}.agent_loop_config_path",
+        (f"{AGENT}.agent_loop_config_path={{folder}}/loops.yaml", f"{AGENT}.default_agent_loop=mine"),
+        change=lambda folder: (
+            (folder / "mistakes_loop.py").write_text(LOOP),
+            (folder / "loops.yaml").write_text("- {name: mine, _target_: mistakes_loop.Loop}\n"),
+        ),
+    ),
+)
+
+SURROUNDINGS = (
+    Mistake("wandb without a key", "trainer.logger", ('trainer.logger=["console","wandb"]',)),
+    Mistake("a logger's name misspelt", "trainer.logger", ('trainer.logger=["consol"]',)),
+    Mistake(
+        "a machine without GPU",
+        "trainer.n_gpus_per_node",
+        ("trainer.n_gpus_per_node=1",),
+        without=("+platform=cpu",),
+    ),
+    Mistake(
+        "checkpoints where nothing can be written",
+        "trainer.default_local_dir",
+        ("trainer.default_local_dir=/proc/checkpoints", "trainer.save_freq=10"),
+    ),
+)
+
+MISTAKES = (*COMMAND_LINE, *CONFIG, *REWARDS, *DATA, *MODELS, *TOOL_MISTAKES, *SURROUNDINGS)
