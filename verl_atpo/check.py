@@ -56,8 +56,8 @@ def findings(run: Run) -> Iterator[tuple[bool, str]]:
     if blocked:
         return
     yield from ((True, line) for line in overridden(run.config))
-    if (message := verls_problem(run.config)) is not None:
-        yield False, message
+    if (problem := verls_problem(run.config)) is not None:
+        yield False, problem
 
 
 def verls_problem(config: DictConfig) -> str | None:

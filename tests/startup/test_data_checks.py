@@ -41,6 +41,91 @@ def test_good_rows():
     check(row(extra_info={"tool_selection": ["search"]}, tools_kwargs={"search": {"create_kwargs": {}}}))
 
 
+class ChatTokenizer(Tokenizer):
+    """Renders contents that are texts, and no others; schemas of tools count a token a character."""
+
+    def apply_chat_template(self, messages, tools=(), tokenize=True, **kwargs):
+        texts = [message["content"] if isinstance(message["content"], str) else "" for message in messages]
+        rendered = "".join([*texts, *(str(tool) for tool in tools)])
+        return [0] * len(rendered) if tokenize else rendered
+
+
+class ListTokenizer(Tokenizer):
+    """Writes whatever a content is."""
+
+    def apply_chat_template(self, messages, tokenize=True, **kwargs):
+        rendered = "".join(str(message["content"]) for message in messages)
+        return [0] if tokenize else rendered
+
+
+class PartsTokenizer(Tokenizer):
+    """Renders the texts of parts."""
+
+    def apply_chat_template(self, messages, tokenize=True, **kwargs):
+        rendered = "".join(part["text"] for message in messages for part in message["content"])
+        return [0] if tokenize else rendered
+
+
+def refused(rows: list[dict], tokenizer: object, settings: dict | None = None, **known: object) -> str:
+    config = OmegaConf.create(
+        {
+            "data": {"max_prompt_length": 10, "truncation": "error", **(settings or {})},
+            "actor_rollout_ref": {"rollout": {"agent": {"default_agent_loop": "tool_agent"}}},
+        }
+    )
+    try:
+        check_rows(list_of_dict_to_tensordict(rows), config, tokenizer, ["search"], **known)
+    except ConfigError as error:
+        assert "row 0 of the batch" in str(error) and "'index': 7" in str(error)
+        return str(error)
+    return ""
+
+
+PARTS = [{"type": "text", "text": "what?", "image": None}]
+
+
+@pytest.mark.parametrize("tokenizer", [ChatTokenizer(), ListTokenizer()], ids=["left out", "as a list"])
+def test_parts_that_a_template_for_texts_loses_are_refused(tokenizer):
+    assert "Write the content as one text" in refused([said(PARTS)], tokenizer)
+    assert refused([said("what?")], tokenizer) == ""
+
+
+def test_parts_that_a_template_renders_pass():
+    assert refused([said(PARTS)], PartsTokenizer()) == ""
+
+
+@pytest.mark.parametrize("kind", ["image", "image_url", "video", "audio"])
+def test_media_need_a_model_that_reads_them(kind):
+    row = said([{"type": kind, kind: "x"}, {"type": "text", "text": "what?"}])
+    assert kind in refused([row], ChatTokenizer(), multimodal=False)
+    assert refused([row], ChatTokenizer(), multimodal=True) == ""
+
+
+@pytest.mark.parametrize("content", ["a\ud83d", "\ude00b", [{"type": "text", "text": "a \ud83d b"}]], ids=ascii)
+def test_half_a_surrogate_pair_is_refused(content):
+    assert "half a surrogate pair" in refused([said(content)], ChatTokenizer())
+    assert refused([said("a \U0001f600")], ChatTokenizer()) == ""
+
+
+def test_schemas_of_tools_count():
+    """5 characters of prompt and 20 of schemas; a limit of 25 is enough for both."""
+    known = {"schemas": ["s" * 20]}
+    for truncation in ("error", "left"):
+        message = refused([said("what?")], ChatTokenizer(), {"truncation": truncation}, **known)
+        assert "25 tokens" in message and "schemas of 1 tools" in message and "max_prompt_length=10" in message
+    assert refused([said("what?")], ChatTokenizer(), {"max_prompt_length": 25}, **known) == ""
+    assert refused([said("what?", agent_name="single_turn_agent")], ChatTokenizer(), **known) == ""
+    assert refused([said("what?", extra_info={"index": 7, "tool_selection": ["look"]})], ChatTokenizer(), **known)
+
+
+def test_a_template_that_raises_is_named():
+    class Strict(Tokenizer):
+        def apply_chat_template(self, messages, **kwargs):
+            raise ValueError("roles must alternate")
+
+    assert "roles must alternate" in refused([said("what?")], Strict())
+
+
 def said(content, role="user", **fields):
     return {"raw_prompt": [{"role": role, "content": content}], "extra_info": {"index": 7}, **fields}
 

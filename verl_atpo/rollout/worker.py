@@ -88,7 +88,9 @@ class TreeAgentLoopWorker(RunScopedWorker):
         Raises:
             ConfigError: a row that cannot be trained or validated on; says which, and what to do.
         """
-        check_rows(prompts, self.config, self.tokenizer, [name for tool in self.tools for name in names_in_rows(tool)])
+        schemas = [tool.tool_schema.model_dump(exclude_unset=True, exclude_none=True) for tool in self.tools]
+        names = [name for tool in self.tools for name in names_in_rows(tool)]
+        check_rows(prompts, self.config, self.tokenizer, names, schemas, self.processor is not None)
         if self._gains is not None:
             check_gold_answers(prompts, self._gains.answer)
         self._spares = Spares()  # of this batch's trees, so that a step never has more rows than fixed budgets give it

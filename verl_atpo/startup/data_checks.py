@@ -139,9 +139,9 @@ class Reader:
 
     def _refuse_length(self, messages: list[dict[str, Any]], name: str, length: int, schemas: int) -> None:
         if self.strict:
-            counted = f", the schemas of {schemas} tools counted," if schemas else ""
+            counted = f" with the schemas of {schemas} tools" if schemas else ""
             raise ConfigError(
-                f"The prompt of {name} has {length} tokens{counted} more than {LIMIT}={self.limit}, and "
+                f"The prompt of {name} has {length} tokens{counted}, more than {LIMIT}={self.limit}, and "
                 "data.truncation=error. Raise the limit, set data.filter_overlong_prompts=True, or another truncation."
             )
         if schemas and len(self._render(messages, name, [], tokenize=True)) <= (self.limit or 0):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -69,7 +70,8 @@ def _reader(run: Run) -> Reader | None:
     if made is None:
         return None
     names = [tool.name for tool in run.once(tools)]
-    return Reader.of(run.config, made, names, run.once(schemas), multimodal=run.once(is_multimodal))
+    reader = Reader.of(run.config, made, names, run.once(schemas), multimodal=run.once(is_multimodal))
+    return dataclasses.replace(reader, limit=None) if run.get("data.filter_overlong_prompts") else reader
 
 
 def _rows(setting: str, read: Callable[[Run], tuple[Rows, ...]]) -> Rule:

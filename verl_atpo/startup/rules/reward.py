@@ -136,7 +136,7 @@ def reward_problem(returned: Any) -> str | None:
     score = returned.get("score") if isinstance(returned, Mapping) else returned
     if isinstance(returned, Mapping) and "score" not in returned:
         return f"it returned {show(returned)} without `score`: {EXPECTED}"
-    value = score.item() if getattr(score, "shape", None) == () else score
+    value: Any = score.item() if score is not None and getattr(score, "shape", None) == () else score
     if not isinstance(value, numbers.Real) or not math.isfinite(value):
         return f"it returned {show(returned)}: {EXPECTED}"
     return None
