@@ -117,7 +117,7 @@ def _part_of_a_mini_batch(run: Run) -> str | None:
 
 
 RULES = (
-    Rule(SUBJECT, MINI_BATCH, _mini_batch),
+    Rule(SUBJECT, MINI_BATCH, _mini_batch, stage=Stage.REHEARSAL),
     Rule(SUBJECT, MINI_BATCH, _part_of_a_mini_batch, stage=Stage.REHEARSAL, warns=True),
     _columns(TRAIN, train_rows),
     _columns(VALIDATION, validation_rows),
