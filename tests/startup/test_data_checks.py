@@ -108,14 +108,16 @@ def test_half_a_surrogate_pair_is_refused(content):
 
 
 def test_schemas_of_tools_count():
-    """5 characters of prompt and 20 of schemas; a limit of 25 is enough for both."""
-    known = {"schemas": ["s" * 20]}
+    """5 characters of prompt and 32 of the schema; a limit of 37 is enough for both."""
+    known = {"schemas": [{"function": {"name": "search"}}]}
     for truncation in ("error", "left"):
         message = refused([said("what?")], ChatTokenizer(), {"truncation": truncation}, **known)
-        assert "25 tokens" in message and "schemas of 1 tools" in message and "max_prompt_length=10" in message
-    assert refused([said("what?")], ChatTokenizer(), {"max_prompt_length": 25}, **known) == ""
+        assert "37 tokens" in message and "schemas of 1 tools" in message and "max_prompt_length=10" in message
+    assert refused([said("what?")], ChatTokenizer(), {"max_prompt_length": 37}, **known) == ""
     assert refused([said("what?", agent_name="single_turn_agent")], ChatTokenizer(), **known) == ""
-    assert refused([said("what?", extra_info={"index": 7, "tool_selection": ["look"]})], ChatTokenizer(), **known)
+    assert "schemas" in refused(
+        [said("what?", extra_info={"index": 7, "tool_selection": ["search"]})], ChatTokenizer(), **known
+    )
 
 
 def test_a_template_that_raises_is_named():

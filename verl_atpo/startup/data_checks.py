@@ -37,7 +37,7 @@ class Reader:
         tokenizer: the model's.
         arguments: further arguments of its chat template.
         tools: names of the tools.
-        schemas: the tools as the chat template gets them, in the order of ``tools``; empty where they are not counted.
+        schemas: the tools as the chat template gets them; empty where they are not counted.
         multimodal: whether the model reads images, video or audio; None where that is not known.
     """
 
@@ -91,7 +91,7 @@ class Reader:
             self._check_rendered(fields, name)
         info, kwargs = fields.get("extra_info") or {}, fields.get("tools_kwargs") or {}
         _check_tools(info.get("tool_selection"), "extra_info.tool_selection", name, self.tools)
-        _check_tools(list(kwargs), "tools_kwargs", name, self.tools)
+        _check_tools([key for key, value in kwargs.items() if value is not None], "tools_kwargs", name, self.tools)
 
     def _check_rendered(self, fields: Mapping[str, Any], name: str) -> None:
         """Render the prompt as the agent loop does, and look at its text and its length."""
@@ -116,8 +116,9 @@ class Reader:
         if (fields.get("agent_name") or self.loop) != WITH_SCHEMAS:
             return []
         selection = (fields.get("extra_info") or {}).get("tool_selection")
-        named = zip(self.tools, self.schemas, strict=False)
-        return [schema for tool, schema in named if selection is None or not len(selection) or tool in selection]
+        if selection is None or not len(selection):
+            return list(self.schemas)
+        return [schema for schema in self.schemas if schema["function"]["name"] in selection]
 
     def _render(
         self, messages: list[dict[str, Any]], name: str, schemas: list[Mapping[str, Any]], tokenize: bool
@@ -166,7 +167,7 @@ def check_rows(
         config: verl's whole config.
         tokenizer: the model's.
         tools: names of the tools on offer.
-        schemas: the tools as the chat template gets them, in the same order.
+        schemas: the tools as the chat template gets them.
         multimodal: whether the model reads images, video or audio; None where that is not known.
 
     Raises:

@@ -274,17 +274,15 @@ def tools(run: Run) -> list[Any]:
     Raises:
         ConfigError: one cannot be made or called.
     """
-    from verl.tools.tool_registry import load_all_tools
+    from verl_atpo.tools.making import make_tools
 
-    paths = {key: run.get(key) and str(find_file(key, run.get(key))) for key in (TOOL_CONFIG, FUNCTION_TOOLS)}
-    where = " and ".join(f"{key}={path}" for key, path in paths.items() if path)
+    paths = [str(find_file(key, path)) if (path := run.get(key)) else None for key in (TOOL_CONFIG, FUNCTION_TOOLS)]
     try:
         with quiet():
-            return load_all_tools(*paths.values())
-    except Exception as error:
-        raise ConfigError(
-            f"{where} cannot work: the tools cannot be made: {brief(error)}. Correct the file."
-        ) from error
+            return make_tools(*paths)
+    except ConfigError as error:
+        named = " and ".join(f"{key}={run.get(key)}" for key in (TOOL_CONFIG, FUNCTION_TOOLS) if run.get(key))
+        raise ConfigError(f"{named} cannot work: {error}") from error
 
 
 def schemas(run: Run) -> list[dict[str, Any]]:

@@ -21,6 +21,7 @@ from verl_atpo.startup.materials import (
 )
 from verl_atpo.startup.rules.rule import Rule, Run, Stage
 from verl_atpo.startup.verl_config import ACTOR, refusal
+from verl_atpo.tools.stateful import names_in_rows
 
 SUBJECT = "data"
 PROMPT_KEY = "data.prompt_key"
@@ -69,7 +70,7 @@ def _reader(run: Run) -> Reader | None:
     made = run.once(tokenizer)
     if made is None:
         return None
-    names = [tool.name for tool in run.once(tools)]
+    names = [name for tool in run.once(tools) for name in names_in_rows(tool)]
     reader = Reader.of(run.config, made, names, run.once(schemas), multimodal=run.once(is_multimodal))
     return dataclasses.replace(reader, limit=None) if run.get("data.filter_overlong_prompts") else reader
 

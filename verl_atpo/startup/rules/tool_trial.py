@@ -14,6 +14,8 @@ from verl_atpo.startup.rules.rule import Rule, Run, Stage
 from verl_atpo.startup.rules.tool_files import FUNCTION_TOOLS, SUBJECT, TOOL_CONFIG
 from verl_atpo.startup.trial import attempt
 from verl_atpo.startup.verl_config import refusal
+from verl_atpo.tools.row import create_kwargs
+from verl_atpo.tools.stateful import StatefulTool, names_in_rows, owner_of
 
 PATIENCE_S = 5.0
 """Seconds that opening or closing one state may take here; a slower one is left alone."""
@@ -36,32 +38,29 @@ def _rows(run: Run) -> Iterator[tuple[str, Mapping[str, Any]]]:
 
 
 def _opens(run: Run) -> None:
-    from verl_atpo.tools.stateful import StatefulTool
+    for name, row in _rows(run):
+        opened = set()
+        for tool in run.once(tools):
+            owner = owner_of(tool)
+            if isinstance(owner, StatefulTool) and owner not in opened and _offers(row, tool):
+                opened.add(owner)
+                _open_and_close(owner, create_kwargs(row.get("tools_kwargs"), names_in_rows(tool)), name)
 
-    for tool in run.once(tools):
-        if isinstance(tool, StatefulTool):
-            for name, row in _rows(run):
-                if not uses(tool.name, row):
-                    continue
-                _open_and_close(tool, name, row)
 
-
-def uses(tool: str, row: Mapping[str, Any]) -> bool:
+def _offers(row: Mapping[str, Any], tool: Any) -> bool:
     """Whether a row offers a tool to the model."""
     selection = (row.get("extra_info") or {}).get("tool_selection")
-    return selection is None or not len(selection) or tool in selection
+    return selection is None or not len(selection) or tool.name in selection
 
 
-def _open_and_close(tool: Any, name: str, row: Mapping[str, Any]) -> None:
-    given = ((row.get("tools_kwargs") or {}).get(tool.name) or {}).get("create_kwargs") or {}
-    kwargs = {key: value for key, value in given.items() if value is not None}
+def _open_and_close(tool: StatefulTool, kwargs: Mapping[str, Any], name: str) -> None:
     opened = attempt(lambda: tool.open(**kwargs), PATIENCE_S)
     _judge(tool, "open", name, kwargs, opened.raised)
     if opened.raised is None and not opened.late:
         _judge(tool, "close", name, kwargs, attempt(lambda: tool.close(opened.returned), PATIENCE_S).raised)
 
 
-def _judge(tool: Any, method: str, name: str, kwargs: Mapping[str, Any], raised: BaseException | None) -> None:
+def _judge(tool: StatefulTool, method: str, name: str, kwargs: Mapping[str, Any], raised: BaseException | None) -> None:
     if raised is None or is_outage(raised):
         return
     wanted = inspect.signature(tool.open)
