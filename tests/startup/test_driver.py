@@ -120,3 +120,9 @@ def test_before_ray_starts_with_and_without_a_preset(tmp_path, settings):
     run = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert run.returncode != 0
     assert "verl_atpo: " in run.stderr and "ray init kwargs" not in run.stdout + run.stderr
+
+
+def test_the_check_is_imported_without_verl():
+    """verl imports the plugin, which imports the check: the other way round there would be two of each."""
+    code = "import sys, verl_atpo.startup.driver, verl_atpo.check; assert 'verl' not in sys.modules"
+    subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True, timeout=120)

@@ -21,7 +21,6 @@ from verl_atpo.startup.materials import (
 )
 from verl_atpo.startup.rules.rule import Rule, Run, Stage
 from verl_atpo.startup.verl_config import ACTOR, refusal
-from verl_atpo.tools.stateful import names_in_rows
 
 SUBJECT = "data"
 PROMPT_KEY = "data.prompt_key"
@@ -67,6 +66,8 @@ def _columns(setting: str, read: Callable[[Run], tuple[Rows, ...]]) -> Rule:
 
 def _reader(run: Run) -> Reader | None:
     """What reads the rows; None for a tokenizer that is not on this machine."""
+    from verl_atpo.tools.stateful import names_in_rows
+
     made = run.once(tokenizer)
     if made is None:
         return None

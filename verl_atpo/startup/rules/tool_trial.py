@@ -14,8 +14,6 @@ from verl_atpo.startup.rules.rule import Rule, Run, Stage
 from verl_atpo.startup.rules.tool_files import FUNCTION_TOOLS, SUBJECT, TOOL_CONFIG
 from verl_atpo.startup.trial import attempt
 from verl_atpo.startup.verl_config import refusal
-from verl_atpo.tools.row import create_kwargs
-from verl_atpo.tools.stateful import StatefulTool, names_in_rows, owner_of
 
 PATIENCE_S = 5.0
 """Seconds that opening or closing one state may take here; a slower one is left alone."""
@@ -38,6 +36,9 @@ def _rows(run: Run) -> Iterator[tuple[str, Mapping[str, Any]]]:
 
 
 def _opens(run: Run) -> None:
+    from verl_atpo.tools.row import create_kwargs
+    from verl_atpo.tools.stateful import StatefulTool, names_in_rows, owner_of
+
     for name, row in _rows(run):
         opened = set()
         for tool in run.once(tools):
@@ -53,14 +54,14 @@ def _offers(row: Mapping[str, Any], tool: Any) -> bool:
     return selection is None or not len(selection) or tool.name in selection
 
 
-def _open_and_close(tool: StatefulTool, kwargs: Mapping[str, Any], name: str) -> None:
+def _open_and_close(tool: Any, kwargs: Mapping[str, Any], name: str) -> None:
     opened = attempt(lambda: tool.open(**kwargs), PATIENCE_S)
     _judge(tool, "open", name, kwargs, opened.raised)
     if opened.raised is None and not opened.late:
         _judge(tool, "close", name, kwargs, attempt(lambda: tool.close(opened.returned), PATIENCE_S).raised)
 
 
-def _judge(tool: StatefulTool, method: str, name: str, kwargs: Mapping[str, Any], raised: BaseException | None) -> None:
+def _judge(tool: Any, method: str, name: str, kwargs: Mapping[str, Any], raised: BaseException | None) -> None:
     if raised is None or is_outage(raised):
         return
     wanted = inspect.signature(tool.open)
