@@ -89,6 +89,7 @@ def test_paper_is_the_authors_script():
             "weights": "per_leaf",
             "tool_rewards": 0.0,
             "contexts": "separate",
+            "scheme": None,
         },
         "growth": {"max_regrows": 3, "regrow_delay_s": 1.0},
         "tools": ToolConfig().__dict__ | {"observation_cut": "tail", "on_outage": "regrow", "memoize": "never"},
