@@ -96,6 +96,10 @@ class CreditConfig:
     """Weight of the rewards that tools give for their calls, beside the outcome; 0 leaves them out."""
     contexts: Contexts = Contexts.SEPARATE
     """Which turns count as sampled in one context, so that values and baselines are means over all of them."""
+    mute_above: Annotated[float, Field(gt=0, allow_inf_nan=False, strict=True)] | None = None
+    """Squared score of a turn's tokens above which its advantage falls in proportion, null for never."""
+    baseline_weights: bool = False
+    """Whether turns of one context count in each other's baseline by their squared score; of ``scheme=shrunk``."""
     scheme: str | None = None
     """Name or import path of the credit scheme; null for the one that the settings above describe."""
 

@@ -11,11 +11,20 @@ from types import SimpleNamespace
 import numpy as np
 
 from benchmarks.bias.tasks import History, Table, actions, ends
-from verl_atpo.config import AdvantageMode, Backup, Contexts, CreditConfig, ExpansionConfig, Normalize, Schedule
-from verl_atpo.method.credit import tree_advantages
+from verl_atpo.config import (
+    AdvantageMode,
+    AtpoConfig,
+    Backup,
+    Contexts,
+    CreditConfig,
+    ExpansionConfig,
+    Normalize,
+    Schedule,
+)
 from verl_atpo.method.expansion import select_turns
-from verl_atpo.method.shrunk import shrunk_credit
+from verl_atpo.method.scheme import find_scheme
 from verl_atpo.method.squared_score import muting, squared_score
+from verl_atpo.schemes.shrunk import estimates
 from verl_atpo.tree.contexts import group_contexts
 from verl_atpo.tree.recording import Generation, Turn
 from verl_atpo.tree.tree import ROOT, TurnTree
@@ -95,19 +104,20 @@ Credit = Callable[[Sampled], Sequence[float | None]]
 def by_settings(credit: CreditConfig) -> Credit:
     """The package's credit of these settings, without the scale that differs from tree to tree."""
     centred = dataclasses.replace(credit, normalize=Normalize.CENTER)
-    return lambda grown: tree_advantages(grown.tree, centred)
+    scheme = find_scheme(AtpoConfig(credit=centred))
+    return lambda grown: scheme.credit(grown.tree).advantages
 
 
 def trajectory(grown: Sampled) -> Sequence[float | None]:
     """GRPO's: outcome minus mean outcome; of a turn that several trajectories share the mean over them."""
-    return tree_advantages(grown.tree, OUTCOME)
+    return _OUTCOME(grown)
 
 
 def shrunk(grown: Sampled, contexts: Contexts = Contexts.MERGED) -> Sequence[float | None]:
     """Shrunk baselines."""
     tree = grown.tree
     outcome = [node.reward for node in tree.nodes]
-    return shrunk_credit(tree, group_contexts(tree, contexts), tree.undecided, outcome).advantages
+    return estimates(tree, group_contexts(tree, contexts), tree.undecided, outcome).advantages
 
 
 def shrunk_by_score(grown: Sampled) -> Sequence[float | None]:
@@ -118,7 +128,7 @@ def shrunk_by_score(grown: Sampled) -> Sequence[float | None]:
     grouping = group_contexts(tree, Contexts.MERGED)
     usual = sum(squares) / (len(squares) - 1)
     weights = [square / usual for square in squares]
-    return shrunk_credit(tree, grouping, tree.undecided, outcome, weights=weights).advantages
+    return estimates(tree, grouping, tree.undecided, outcome, weights=weights).advantages
 
 
 def muted(credit: Credit, most: float = 0.5) -> Credit:
@@ -150,7 +160,7 @@ def trajectory_values(tree: TurnTree) -> list[float]:
     return [each / number for each, number in zip(total, count, strict=True)]
 
 
-OUTCOME = CreditConfig(backup=Backup.LEAF_MEAN)
+_OUTCOME = by_settings(CreditConfig(backup=Backup.LEAF_MEAN))
 SUM = CreditConfig(contexts=Contexts.MERGED, advantage=AdvantageMode.DIFF_LOCALGLOBAL)
 ONE_BASELINE = CreditConfig(contexts=Contexts.MERGED, advantage=AdvantageMode.DIFF_CONTEXT)
 PAPER = CreditConfig()

@@ -150,6 +150,33 @@ TUNING = {
 """Learning rates and clip ranges other than the ones of all; tried in worlds that nothing else is measured in."""
 ASKS = ("algorithm.adv_estimator=a2tgpo", "algorithm.atpo.information_gain.prompt=<answer>{answer}</answer>")
 CREDITED = (*_loss("a2tgpo", 0.03, 0.04), *ASKS, "algorithm.atpo.credit.backup=leaf_mean")
+TOKEN_MEAN = ("actor_rollout_ref.actor.loss_agg_mode=token-mean",)
+"""verl's default aggregation."""
+SHRUNK = ("algorithm.atpo.credit.scheme=shrunk", "algorithm.atpo.credit.contexts=merged")
+BY_NOISE = ("algorithm.atpo.expansion.strategy=noise",)
+MUTED = ("algorithm.atpo.credit.mute_above=0.5",)
+TWELVE = _leaves(12, 4, 0)
+AT_TOKEN_MEAN = {
+    "grpo_tm": Arm("GRPO, token-mean", CHAINS + OUTCOME + TOKEN + TOKEN_MEAN),
+    "grpo_12_tm": Arm("GRPO, 12 trajectories, token-mean", CHAINS + OUTCOME + TOKEN + TWELVE + TOKEN_MEAN),
+    "grpo_12_muted_tm": Arm(
+        "GRPO, 12 trajectories, muted, token-mean", CHAINS + TOKEN + TWELVE + SHRUNK[:1] + MUTED + TOKEN_MEAN
+    ),
+    "tree_6_states_tm": Arm("tree, local + global, token-mean", TURN + SIX + MERGED + TOKEN_MEAN),
+    "shrunk_6_tm": Arm("tree, shrunk, by noise, token-mean", TURN + SIX + SHRUNK + BY_NOISE + TOKEN_MEAN),
+    "shrunk_6_muted_tm": Arm(
+        "tree, shrunk, muted, by noise, token-mean", TURN + SIX + SHRUNK + BY_NOISE + MUTED + TOKEN_MEAN
+    ),
+    "shrunk_6_entropy_tm": Arm("tree, shrunk, by entropy, token-mean", TURN + SIX + SHRUNK + TOKEN_MEAN),
+    "shrunk_12_tm": Arm("12 chains, turn-level loss, shrunk, token-mean", CHAINS + TURN + TWELVE + SHRUNK + TOKEN_MEAN),
+}
+"""Arms at verl's default aggregation, against GRPO with the same."""
+AT_ROW_MEAN = {
+    "shrunk_6": Arm("tree, shrunk, by noise", TURN + SIX + SHRUNK + BY_NOISE),
+    "shrunk_6_muted": Arm("tree, shrunk, muted, by noise", TURN + SIX + SHRUNK + BY_NOISE + MUTED),
+    "one_baseline_6": Arm("tree, one baseline", (*TURN, *SIX, *MERGED, "algorithm.atpo.credit.advantage=diff_context")),
+}
+"""The same at the aggregation of the other arms."""
 A2TGPO = {
     "a2tgpo": Arm("A²TGPO on trees", CREDITED),
     "a2tgpo_chains": Arm("A²TGPO", (*CHAINS, *CREDITED)),
@@ -165,6 +192,8 @@ ARMS = {
     **STATES,
     **PARTS,
     **TUNING,
+    **AT_TOKEN_MEAN,
+    **AT_ROW_MEAN,
     **A2TGPO,
     **IN_VERL,
 }

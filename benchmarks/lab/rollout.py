@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import random
+from collections.abc import Sequence
 
 from benchmarks.lab.engine import Engine
 from benchmarks.lab.episodes import Episode, Task, Trajectory, converse
 from verl_atpo.config import AtpoConfig
 from verl_atpo.method.scheme import find_scheme
+from verl_atpo.method.undecided import Undecided
 from verl_atpo.replay.client import BranchSession
 from verl_atpo.replay.runner import Branch, Start
 from verl_atpo.rollout.answers import GoldAnswers, SaidAnswer
@@ -40,13 +42,17 @@ async def grow(
     rng: random.Random,
     spares: Spares | None = None,
     gains: bool = False,
+    undecided: Undecided | None = None,
 ) -> list[Row]:
-    """The rows of one tree, in order of leaf number; trees of a step share ``spares``.
+    """The rows of one tree, in order of leaf number.
 
-    With ``gains`` the turns are credited with the information they brought about the episode's gold answer.
+    Trees of a step share ``spares``, those of a run ``undecided``. With ``gains`` turns are credited with the
+    information they brought about the episode's gold answer.
     """
     answers = _gold_answers(engine, episode, task, config) if gains else None
-    grown = await grow_tree(engine, episode, task, config, rng, spares, answers)
+    undecided = undecided or Undecided()
+    grown = await grow_tree(engine, episode, task, config, rng, spares, answers, undecided.shares)
+    undecided.add(grown.tree, config.credit.tool_rewards)
     credit = find_scheme(config, "a2tgpo" if gains else "atpo").credit(grown.tree, grown.paths, grown.answers)
     masks = trained_masks(grown, config.credit.shared_turns)
     return [
@@ -79,6 +85,7 @@ async def grow_tree(
     rng: random.Random,
     spares: Spares | None = None,
     answers: GoldAnswers | None = None,
+    undecided: Sequence[float] = (1.0,),
 ) -> GrownTree:
     """One tree, or its chains; its contexts are told to ``answers``."""
 
@@ -87,7 +94,7 @@ async def grow_tree(
         session = BranchSession(engine, None, start.prefix, start.on_turn, on_context=ask)
         return Branch.of(session, await converse(session, episode.partner(), task.limits))
 
-    return await grow_and_settle(TreeGrower(config, run_branch, rng, spares), answers)
+    return await grow_and_settle(TreeGrower(config, run_branch, rng, spares, undecided), answers)
 
 
 def _gold_answers(engine: Engine, episode: Episode, task: Task, config: AtpoConfig) -> GoldAnswers:

@@ -19,6 +19,7 @@ from benchmarks.lab.episodes import Episode, Task
 from benchmarks.lab.rollout import Row, accuracy, grow
 from benchmarks.lab.update import Learner
 from benchmarks.learning.results import write
+from verl_atpo.method.undecided import Undecided
 from verl_atpo.rollout.budget import Spares
 
 MOST_GENERATED = 10
@@ -67,6 +68,7 @@ class Run:
         self._totals = {"trained_tokens_in_rows": 0, "trained_tokens_distinct": 0, "seconds": 0.0}
         kept = ("curve", "reward", "equal_rewards_share", "clipped_share")
         self._history: dict[str, list[Any]] = {name: [] for name in kept}
+        self._undecided = Undecided()
         self.step = 0
 
     def state(self) -> dict[str, Any]:
@@ -80,6 +82,7 @@ class Run:
             "optimizer": self._learner.optimizer.state_dict(),
             "random": self._engine.random.get_state(),
             "sampled": self._engine.sampled_tokens,
+            "undecided": dict(vars(self._undecided)),
         }
 
     def load(self, state: dict[str, Any]) -> None:
@@ -91,6 +94,7 @@ class Run:
         self._learner.optimizer.load_state_dict(state["optimizer"])
         self._engine.random.set_state(state["random"])
         self._engine.sampled_tokens = state["sampled"]
+        vars(self._undecided).update(state["undecided"])
         self._engine.refresh()
 
     def train(self) -> None:
@@ -161,7 +165,16 @@ class Run:
         prompts = list(itertools.islice(self._order(), self._prompts, self._prompts + count))
         spares, atpo, gains = Spares(), self._settings.atpo, self._settings.estimator == "a2tgpo"
         growers = [
-            grow(self._engine, episode, self._task, atpo, random.Random(f"{self._plan.seed} {number}"), spares, gains)
+            grow(
+                self._engine,
+                episode,
+                self._task,
+                atpo,
+                random.Random(f"{self._plan.seed} {number}"),
+                spares,
+                gains,
+                self._undecided,
+            )
             for number, episode in enumerate(prompts, start=self._prompts)
         ]
         self._prompts += count

@@ -67,7 +67,10 @@ def test_a_scheme_from_outside_the_package_trains_the_estimator(tmp_path, monkey
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"scheme": "papper"}, r"credit.scheme=papper cannot work.*paper, returns, split.*Did you mean paper\?"),
+        (
+            {"scheme": "papper"},
+            r"credit.scheme=papper cannot work.*paper, returns, shrunk, split.*Did you mean paper\?",
+        ),
         ({"scheme": "no_such_module.Scheme"}, r"credit.scheme=no_such_module.Scheme cannot work.*PYTHONPATH"),
         ({"scheme": "verl_atpo.config.NoScheme"}, r"credit.scheme=verl_atpo.config.NoScheme cannot work.*NoScheme"),
         ({"scheme": "verl_atpo.config.AtpoConfig"}, r"expected a subclass of verl_atpo.method.scheme.Scheme"),

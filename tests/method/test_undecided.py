@@ -30,10 +30,6 @@ def found(tree: TurnTree) -> list[Spread]:
     return spreads(tree, group_contexts(tree, Contexts.SEPARATE), [node.reward for node in tree.nodes])
 
 
-def add(undecided: Undecided, tree: TurnTree, contexts: Contexts = Contexts.SEPARATE) -> None:
-    undecided.add(tree, group_contexts(tree, contexts), [node.reward for node in tree.nodes])
-
-
 def test_spreads_by_hand():
     """Prompt: 2 and 4 differ by 1, 3 and 4 by 0: half of the mean square is 1/4. Context of 2 and 3: 1/2."""
     assert found(expanded()) == [Spread(1, 0.25), Spread(1, 0.5)]
@@ -52,7 +48,7 @@ def test_nothing_is_known_at_first_and_a_prompt_alone_says_nothing():
     assert undecided.shares == [1.0]
     single = TurnTree()
     single.add_turn(ROOT, mean_nll=0.0, is_leaf=True, reward=1.0)
-    add(undecided, single)
+    undecided.add(single, contexts=Contexts.SEPARATE)
     assert undecided.shares == [1.0]
 
 
@@ -66,7 +62,7 @@ def test_shares_approach_what_trees_measure():
             first, effect = tree.add_turn(ROOT, mean_nll=0.0).index, rng.gauss(0, math.sqrt(3))
             for _ in range(2):
                 tree.add_turn(first, mean_nll=0.0, is_leaf=True, reward=effect + rng.gauss(0, 1))
-        add(undecided, tree)
+        undecided.add(tree, contexts=Contexts.SEPARATE)
     assert undecided.shares == [1.0, pytest.approx(0.25, abs=0.03)]
 
 
@@ -81,7 +77,7 @@ def test_what_was_not_measured_falls_as_what_was():
             effect = rng.gauss(0, math.sqrt(3))
             for _ in range(2):
                 tree.add_turn(second, mean_nll=0.0, is_leaf=True, reward=effect + rng.gauss(0, 1))
-        add(undecided, tree)
+        undecided.add(tree, contexts=Contexts.SEPARATE)
     assert undecided.shares == [1.0, pytest.approx(0.5, abs=0.05), pytest.approx(0.25, abs=0.04)]
 
 
@@ -89,7 +85,7 @@ def test_what_was_not_measured_falls_as_what_was():
 def test_shares_start_at_one_and_never_rise(words):
     undecided = Undecided()
     for seed in range(60):
-        add(undecided, random_talk(seed, words), Contexts.MERGED)
+        undecided.add(random_talk(seed, words))
         shares = undecided.shares
         assert shares[0] == 1.0
         assert all(0.0 <= after <= before for before, after in itertools.pairwise(shares))
@@ -97,20 +93,20 @@ def test_shares_start_at_one_and_never_rise(words):
 
 def test_trees_of_equal_outcomes_say_nothing():
     undecided = Undecided()
-    add(undecided, expanded())
+    undecided.add(expanded(), contexts=Contexts.SEPARATE)
     before = undecided.shares
     for _ in range(3):
-        add(undecided, expanded((1.0, 1.0, 1.0)))
+        undecided.add(expanded((1.0, 1.0, 1.0)), contexts=Contexts.SEPARATE)
     assert undecided.shares == before
 
 
 def test_old_trees_are_forgotten():
     undecided = Undecided(prior=1.0, memory=20.0)
     for _ in range(100):
-        add(undecided, expanded((1.0, 1.0, 0.0)))
+        undecided.add(expanded((1.0, 1.0, 0.0)), contexts=Contexts.SEPARATE)
     assert undecided.shares[1] < 0.1
     for _ in range(200):
-        add(undecided, expanded((1.0, 0.0, 0.5)))
+        undecided.add(expanded((1.0, 0.0, 0.5)), contexts=Contexts.SEPARATE)
     assert undecided.shares[1] > 0.8
 
 

@@ -139,6 +139,12 @@ class Messages:
             for follower in contexts.follows.get(context, []):
                 self._above[follower] = self._from_before(context, follower)
 
+    @property
+    def prompt(self) -> float | None:
+        """What all trajectories say of the prompt; None where no outcome is known."""
+        prompt = next((context for context, depth in self._contexts.depth.items() if depth == 0), None)
+        return None if prompt is None else self._below[prompt].mean
+
     def undecided(self, depth: int) -> float:
         """U after ``depth`` turns."""
         return self._undecided[min(depth, len(self._undecided) - 1)]

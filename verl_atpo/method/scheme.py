@@ -32,6 +32,7 @@ from typing import Any, ClassVar, TypeVar
 from verl_atpo.config import ROOT_KEY, AtpoConfig, ConfigError
 from verl_atpo.method.channel import TurnCredit
 from verl_atpo.method.credit import Number, Outcomes, leaf_returns, normalization
+from verl_atpo.method.squared_score import muting
 from verl_atpo.settings import did_you_mean
 from verl_atpo.tree.tree import TurnTree
 
@@ -108,6 +109,9 @@ class Scheme(abc.ABC):
             return Credit(unknown, unknown, [], [])
         zero, factor = normalization(Outcomes.of(known), self.config.normalize)
         values, raw = self.evaluate(tree, zero)
+        if self.config.mute_above is not None:
+            factors = muting(tree, self.config.mute_above)
+            raw = [None if each is None else each * less for each, less in zip(raw, factors, strict=True)]
         return Credit(
             values,
             [None if each is None else each * factor for each in raw],

@@ -13,7 +13,9 @@ import dataclasses
 import math
 from collections.abc import Sequence
 
-from verl_atpo.tree.contexts import Grouping
+from verl_atpo.config import Contexts
+from verl_atpo.method.credit import leaf_returns
+from verl_atpo.tree.contexts import Grouping, group_contexts
 from verl_atpo.tree.tree import TurnTree
 
 LEAST = 0.01
@@ -88,9 +90,16 @@ class Undecided:
         self._prompt: list[float] = []
         self._trees = self._turns = self._scale = 0.0
 
-    def add(self, tree: TurnTree, grouping: Grouping, outcome: Sequence[float | None]) -> None:
-        """Take a finished tree into account; one whose outcomes are all equal says nothing."""
-        found = spreads(tree, grouping, outcome)
+    def add(self, tree: TurnTree, tool_rewards: float = 0.0, contexts: Contexts = Contexts.MERGED) -> None:
+        """Take a finished tree into account; one whose outcomes are all equal says nothing.
+
+        Args:
+            tree: with the tokens of its turns, unless contexts are ``separate``.
+            tool_rewards: weight of the rewards that tools gave, beside the outcome.
+            contexts: what counts as one context.
+        """
+        outcome = leaf_returns(tree, tool_rewards)
+        found = spreads(tree, group_contexts(tree, contexts), outcome)
         if not found or not found[0].variance:
             return
         missing = max(0, len(found) - len(self._here))

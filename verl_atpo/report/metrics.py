@@ -18,6 +18,7 @@ from verl_atpo.method.scheme import Credit
 from verl_atpo.replay.guard import CallCounts
 from verl_atpo.report.answer_metrics import answer_metrics, known_gains
 from verl_atpo.report.branch_worth import BranchStats, branch_stats, branch_worth, variance
+from verl_atpo.report.context_metrics import ContextStats, context_metrics, context_stats
 from verl_atpo.report.record import Record
 from verl_atpo.rollout.grown import AnswerCosts, GrownTree, Limb
 from verl_atpo.tree.recording import Generation, context_lengths
@@ -55,6 +56,7 @@ class TreeStats:
         seconds: wall-clock time from the first chain's start to the last branch's end.
         gains: information gain of each turn of which it is known, nats/token.
         answers: what asking for gold answers cost; ``None`` where nobody asked.
+        contexts: how often contexts repeat, and what is undecided in them.
     """
 
     leaves: int
@@ -78,6 +80,7 @@ class TreeStats:
     seconds: float
     gains: list[float] = dataclasses.field(default_factory=list)
     answers: AnswerCosts | None = None
+    contexts: ContextStats | None = None
 
 
 def tree_stats(grown: GrownTree, seconds: float, credit: Credit | None = None) -> TreeStats:
@@ -111,6 +114,7 @@ def tree_stats(grown: GrownTree, seconds: float, credit: Credit | None = None) -
         seconds=seconds,
         gains=[] if credit is None else known_gains(credit),
         answers=None if grown.answers is None else grown.answers.costs,
+        contexts=context_stats(tree),
     )
 
 
@@ -215,6 +219,7 @@ def _tree_metrics(trees: Sequence[TreeStats]) -> dict[str, float]:
         metrics["branch_worth"] = worth
     return {
         **metrics,
+        **context_metrics([tree.contexts for tree in trees if tree.contexts is not None]),
         **answer_metrics([tree.answers for tree in trees], [gain for tree in trees for gain in tree.gains]),
     }
 

@@ -24,7 +24,7 @@ from verl_atpo.replay.runner import Branch, Start
 from verl_atpo.rollout.budget import Spares, TreeBudget
 from verl_atpo.rollout.grown import GrownTree, Limb
 from verl_atpo.tree.recording import group_turns
-from verl_atpo.tree.tree import ROOT
+from verl_atpo.tree.tree import ROOT, TurnTree
 
 logger = logging.getLogger(__name__)
 
@@ -40,13 +40,19 @@ class TreeGrower:
         run_branch: runs the agent loop once.
         rng: for selection strategies that draw.
         spares: branches it shares with the trees beside it; of ``budget=adaptive``.
+        undecided: share of the outcome's variance that earlier trees had left after 0, 1, ... turns.
 
     Attributes:
         grown: the tree so far, also when it failed.
     """
 
     def __init__(
-        self, config: AtpoConfig, run_branch: RunBranch, rng: random.Random, spares: Spares | None = None
+        self,
+        config: AtpoConfig,
+        run_branch: RunBranch,
+        rng: random.Random,
+        spares: Spares | None = None,
+        undecided: Sequence[float] = (1.0,),
     ) -> None:
         self._config = config
         self._budget = TreeBudget(config.expansion, spares or Spares())
@@ -55,7 +61,7 @@ class TreeGrower:
         self._run_branch = run_branch
         self._rng = rng
         self._began = time.monotonic()
-        self.grown = GrownTree()
+        self.grown = GrownTree(TurnTree(undecided))
 
     async def grow(self) -> GrownTree:
         """Grow the tree.

@@ -24,6 +24,7 @@ from verl.experimental.agent_loop import AgentLoopOutput
 from verl_atpo.config import ConfigError, Memoize
 from verl_atpo.failure import BranchBug, NothingSampledError, brief, is_outage, pause_s
 from verl_atpo.method.scheme import Credit, find_scheme
+from verl_atpo.method.undecided import Undecided
 from verl_atpo.replay.guard import CallMemo, ToolGuard
 from verl_atpo.replay.runner import Branch, Start
 from verl_atpo.report.describe import TreeDescriber
@@ -61,6 +62,7 @@ class TreeAgentLoopWorker(RunScopedWorker):
         self._stats = WorkerStats()
         self._failures = Failures()
         self._spares = Spares()
+        self._undecided = Undecided()
 
     async def failures(self) -> Failures:
         """What failed since the start; the manager decides whether it stops the run."""
@@ -139,7 +141,7 @@ class TreeAgentLoopWorker(RunScopedWorker):
             return await runner.branch(start)
 
         started = time.monotonic()
-        grower = TreeGrower(self.atpo, run_branch, random.Random(prompt["uid"]), self._spares)
+        grower = TreeGrower(self.atpo, run_branch, random.Random(prompt["uid"]), self._spares, self._undecided.shares)
         try:
             grown = await grow(grower, answers)
         except Exception as error:
@@ -147,6 +149,7 @@ class TreeAgentLoopWorker(RunScopedWorker):
                 await self._dump_tree(grower.grown, self._credit(grower.grown), prompt, started, failed=brief(error))
             raise
         credit = self._credit(grown)
+        self._undecided.add(grown.tree, self.atpo.credit.tool_rewards)
         self._stats.trees.append(tree_stats(grown, time.monotonic() - started, credit))
         for number, rows in enumerate(trajectory_rows(grown, credit, self.atpo.credit.shared_turns)):
             await super()._agent_loop_postprocess(rows, False, **{**prompt, "session_id": number})

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tests.assets.trees import random_talk, random_tree
 from verl_atpo.config import Contexts
 from verl_atpo.method.posterior import falling
-from verl_atpo.method.shrunk import Shrunk, shrunk_credit
+from verl_atpo.schemes.shrunk import Estimates, estimates
 from verl_atpo.tree.contexts import group_contexts
 from verl_atpo.tree.tree import ROOT, TurnTree
 
@@ -22,14 +22,15 @@ NEW = 10**9
 EVENLY = [1.0, 0.75, 0.5, 0.25, 0.125]
 
 
-def credited(tree: TurnTree, undecided=EVENLY, contexts: Contexts = Contexts.MERGED) -> Shrunk:
-    return shrunk_credit(tree, group_contexts(tree, contexts), undecided, [node.reward for node in tree.nodes])
+def credited(tree: TurnTree, undecided=EVENLY, contexts: Contexts = Contexts.MERGED) -> Estimates:
+    return estimates(tree, group_contexts(tree, contexts), undecided, [node.reward for node in tree.nodes])
 
 
 def test_one_expansion_by_hand():
     """root -> 1 -> 2: 1.0, expanded to 3: 0.0; root -> 4: 0.0. U = 1, 0.6: turns 2 and 3 have variance 0.6, D_0 = 0.4.
 
-    Turn 1: value 1/2. Turns 1 and 4 are all that other says of the prompt: baselines 0 and 1/2.
+    Turn 1: value 1/2, with precision 1 / (0.4 + 0.6 / 2) for the prompt; turn 4 says 0 with 1: prompt 5/17.
+    Turns 1 and 4 are compared with each other: baselines 0 and 1/2.
     Turn 2: 3 says 0 with precision 1/0.6, the prompt 0 (from 4, variance 1 + 0.4): baseline 0.
     Turn 3: 2 says 1 with precision 1/0.6, the prompt 0 with 1/1.4: baseline (1/0.6) / (1/0.6 + 1/1.4) = 0.7.
     """
@@ -39,7 +40,7 @@ def test_one_expansion_by_hand():
     tree.add_turn(1, mean_nll=0.0, is_leaf=True, reward=0.0, round=1)
     tree.add_turn(ROOT, mean_nll=0.0, is_leaf=True, reward=0.0)
     found = credited(tree, [1.0, 0.6], Contexts.SEPARATE)
-    assert found.values == [None, 0.5, 1.0, 0.0, 0.0]
+    assert found.values == pytest.approx([5 / 17, 0.5, 1.0, 0.0, 0.0])
     assert found.baselines[1:] == pytest.approx([0.0, 0.0, 0.7, 0.5])
     assert found.advantages[1:] == pytest.approx([0.5, 1.0, -0.7, -0.5])
     assert found.peers == [0, 1, 1, 1, 1]
@@ -188,5 +189,5 @@ def test_weights_count_in_the_context_only():
     for reward in (1.0, 0.0, 0.0):
         tree.add_turn(ROOT, mean_nll=0.0, is_leaf=True, reward=reward)
     grouping = group_contexts(tree, Contexts.SEPARATE)
-    found = shrunk_credit(tree, grouping, [1.0], [node.reward for node in tree.nodes], weights=[1.0, 3.0, 1.0, 1.0])
+    found = estimates(tree, grouping, [1.0], [node.reward for node in tree.nodes], weights=[1.0, 3.0, 1.0, 1.0])
     assert found.baselines == pytest.approx([None, 0.0, 0.75, 0.75])
