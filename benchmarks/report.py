@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import headlines, markdown, smollm2
+from benchmarks.bias import table as credit_bias
 from benchmarks.headlines import RESULTS, read_rows
 from benchmarks.lab import agreement, decided, frontier, gradient, profiles, uncertainty
 from benchmarks.lab import report as lab
@@ -24,7 +25,15 @@ from benchmarks.learning import wall_clock
 from benchmarks.packed import goals
 
 ROOT = Path(__file__).parents[1]
-_OTHERS = ("docs/unbiased.md", "docs/scaling.md", "docs/viewer.md", "docs/limits.md", "README.md", "docs/results.md")
+_OTHERS = (
+    "docs/credit.md",
+    "docs/unbiased.md",
+    "docs/scaling.md",
+    "docs/viewer.md",
+    "docs/limits.md",
+    "README.md",
+    "docs/results.md",
+)
 _QUESTIONS = ("tree", "parts", "rollout", "packed", "loss", "language_model", "archive")
 PAGES = tuple(ROOT / page for page in (*_OTHERS, *(f"docs/results/{name}.md" for name in _QUESTIONS)))
 PLOTS = ROOT / "docs" / "results"
@@ -230,6 +239,8 @@ def lab_uncertainty() -> str:
 
 BLOCKS: dict[str, Callable[[], str]] = {
     "bias": bias,
+    "credit-bias": credit_bias.arm_table,
+    "credit-bias-worst": credit_bias.worst,
     "chosen": headlines.chosen,
     "figure": headlines.figure,
     "claims": headlines.claims,

@@ -1,6 +1,7 @@
-"""Bias of trees against an exact gradient: `python -m benchmarks.bias --seed 0`, two minutes.
+"""Credit of turns held against an exact gradient: `python -m benchmarks.bias --seed 0`, about three minutes.
 
-Writes `benchmarks/results/bias.json`, from which `python -m benchmarks.report` fills `docs/unbiased.md`.
+Three kinds of task (outcomes decided early, evenly, late), and contexts that repeat by 0, 50 and 100 %. Writes
+`benchmarks/results/credit_bias.json`, from which `python -m benchmarks.report` fills `docs/credit.md`.
 """
 
 from __future__ import annotations
@@ -8,59 +9,78 @@ from __future__ import annotations
 import argparse
 import json
 import random
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
-from benchmarks.bias.agent import exact
-from benchmarks.bias.estimates import ARMS, sample
+from benchmarks.bias.steps import CREDITS, SHAPES, Direction, gradient, sample
+from benchmarks.bias.table import MEASURED, RESULT, TABLES, arm_table
+from benchmarks.bias.tasks import KINDS, table
+from verl_atpo.method.undecided import Undecided
 
-RESULT = Path(__file__).parents[1] / "results" / "bias.json"
+REPEATS = (0.0, 0.5, 1.0)
+WARM_UP = 40
+"""Trees that only the running estimate of what is undecided sees."""
 
 
-def measure(arm: str, trees: int, seed: int) -> dict[str, Any]:
-    """What an arm's trees say on average.
+def measure(kind: str, repeats: float, shape: str, trees: int, seed: int) -> Iterator[dict[str, Any]]:
+    """What trees of one shape say in tasks of one kind, by credit and aggregation.
 
-    Returns:
-        ``value`` and its standard ``error``; ``cosine`` of the mean gradient with the exact one; ``scale``, the mean
-        gradient's projection on the exact one over its length; ``worst``, the largest deviation of a component in
-        standard errors; ``noise``, the total variance of one tree's gradient over the square of that projection, so
-        that an estimate twice as long is not the noisier for it.
+    Args:
+        kind: of task.
+        repeats: probability that a turn is said in words that others say it in.
+        shape: of the trees.
+        trees: drawn, shared by :data:`TABLES` random tasks.
+        seed: of everything random.
     """
-    expansion, estimate = ARMS[arm]
-    rng = random.Random(f"{arm} {seed}")
-    values, gradients = zip(*(estimate(sample(expansion, rng)) for _ in range(trees)), strict=True)
-    _, truth = exact()
-    estimates = np.array(gradients)
-    mean, error = estimates.mean(axis=0), estimates.std(axis=0, ddof=1) / trees**0.5
-    along = mean @ truth / np.linalg.norm(truth)
-    return {
-        "arm": arm,
-        "value": float(np.mean(values)),
-        "error": float(np.std(values, ddof=1) / trees**0.5),
-        "cosine": float(along / np.linalg.norm(mean)),
-        "scale": float(along / np.linalg.norm(truth)),
-        "worst": float(np.max(np.abs(mean - truth) / error)),
-        "noise": float(estimates.var(axis=0, ddof=1).sum() / along**2),
-    }
+    arms = [(credit, how) for at, credit, how in MEASURED if at == shape]
+    found: dict[tuple[str, str], list[dict[str, float]]] = {arm: [] for arm in arms}
+    over: dict[tuple[str, str], list[np.ndarray]] = {arm: [] for arm in arms}
+    for number in range(TABLES):
+        task = table(kind, TABLES * seed + number)
+        rng = random.Random(f"{kind} {repeats} {shape} {seed} {number}")
+        undecided = Undecided()
+        directions = {arm: Direction() for arm in arms}
+        for tree in range(WARM_UP + trees // TABLES):
+            grown = sample(task, SHAPES[shape], repeats, undecided.shares, rng)
+            undecided.add(grown.tree)
+            if tree < WARM_UP:
+                continue
+            credits = {credit: CREDITS[credit](grown) for credit in dict(arms)}
+            for credit, how in arms:
+                directions[credit, how].add(gradient(grown, credits[credit], how), grown.tokens)
+        for (credit, how), direction in directions.items():
+            found[credit, how].append(direction.summary(task.gradient))
+            of_trajectory = directions.get(("trajectory", how))
+            if of_trajectory is not None:
+                over[credit, how].append(direction.cosines(task.gradient) - of_trajectory.cosines(task.gradient))
+    for (credit, how), of_tasks in found.items():
+        row = {name: float(np.mean([each[name] for each in of_tasks])) for name in ("cosine", "mean", "tokens")}
+        row["error"] = float(np.sqrt(np.mean([each["error"] ** 2 for each in of_tasks]) / TABLES))
+        row["noise"] = float(np.exp(np.mean([np.log(each["noise"]) for each in of_tasks])))
+        if over[credit, how]:
+            differences = np.concatenate(over[credit, how])
+            row["over_trajectory"] = float(differences.mean())
+            row["over_error"] = float(differences.std(ddof=1) / len(differences) ** 0.5)
+        yield {"kind": kind, "repeats": repeats, "shape": shape, "credit": credit, "aggregation": how, **row}
 
 
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.bias", description=__doc__.splitlines()[0])
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--trees", type=int, default=20000, help="an arm")
-    parser.add_argument("--out", type=Path, default=RESULT)
+    parser.add_argument("--trees", type=int, default=400, help="an arm, kind of task and share of repeats")
     options = parser.parse_args()
-    value, _ = exact()
-    print(f"exact value {value:.4f}, {options.trees} trees an arm")
-    rows = []
-    for arm in ARMS:
-        rows.append(measure(arm, options.trees, options.seed))
-        print("  ".join(f"{each:.4f}" if isinstance(each, float) else f"{each:38}" for each in rows[-1].values()))
-    content = {"seed": options.seed, "trees": options.trees, "value": value, "rows": rows}
-    options.out.write_text(json.dumps(content, indent=1) + "\n")
+    rows = [
+        row
+        for repeats in REPEATS
+        for kind in KINDS
+        for shape in SHAPES
+        for row in measure(kind, repeats, shape, options.trees, options.seed)
+    ]
+    RESULT.write_text(json.dumps({"seed": options.seed, "trees": options.trees, "rows": rows}, indent=1) + "\n")
+    print(arm_table())
 
 
 if __name__ == "__main__":

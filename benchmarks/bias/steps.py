@@ -210,12 +210,22 @@ class Direction:
     gradients: list[np.ndarray] = dataclasses.field(default_factory=list)
     tokens: list[int] = dataclasses.field(default_factory=list)
 
+    def add(self, found: np.ndarray, tokens: int) -> None:
+        """Take one tree's gradient, and the tokens it sampled."""
+        self.gradients.append(found)
+        self.tokens.append(tokens)
+
+    def cosines(self, truth: np.ndarray) -> np.ndarray:
+        """Of every tree's gradient; 0 for one that is 0."""
+        drawn = np.array(self.gradients).reshape(len(self.gradients), -1)
+        lengths = np.linalg.norm(drawn, axis=1)
+        along = drawn @ truth.ravel() / np.linalg.norm(truth)
+        return np.divide(along, lengths, out=np.zeros_like(along), where=lengths > 0)
+
     def summary(self, truth: np.ndarray) -> dict[str, float]:
         """``cosine`` of one tree's gradient and of their ``mean``; ``noise``: variance over signal, times tokens."""
         drawn, exact = np.array(self.gradients).reshape(len(self.gradients), -1), truth.ravel()
-        lengths = np.linalg.norm(drawn, axis=1)
-        along = drawn @ exact / np.linalg.norm(exact)
-        cosines = np.divide(along, lengths, out=np.zeros_like(along), where=lengths > 0)
+        cosines = self.cosines(truth)
         mean = drawn.mean(axis=0)
         signal = mean @ exact / np.linalg.norm(exact)
         tokens = float(np.mean(self.tokens))

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import math
 import random
 import statistics
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.assets.trees import random_talk, random_tree
-from verl_atpo.config import Contexts
+from tests.assets.trees import credit_of, even_rows, random_talk, random_tree
+from verl_atpo.config import AdvantageMode, AtpoConfig, ConfigError, Contexts, CreditConfig, Normalize
+from verl_atpo.method.estimator import compute_atpo_advantage
 from verl_atpo.method.posterior import falling
 from verl_atpo.schemes.shrunk import Estimates, estimates
 from verl_atpo.tree.contexts import group_contexts
+from verl_atpo.tree.recording import Generation, Turn
 from verl_atpo.tree.tree import ROOT, TurnTree
 
 NEW = 10**9
@@ -191,3 +196,107 @@ def test_weights_count_in_the_context_only():
     grouping = group_contexts(tree, Contexts.SEPARATE)
     found = estimates(tree, grouping, [1.0], [node.reward for node in tree.nodes], weights=[1.0, 3.0, 1.0, 1.0])
     assert found.baselines == pytest.approx([None, 0.0, 0.75, 0.75])
+
+
+def shrunk(**settings: Any) -> CreditConfig:
+    return CreditConfig(scheme="shrunk", **{"contexts": Contexts.MERGED, **settings})
+
+
+def test_chains_get_the_advantages_of_rloo_and_scaled_those_of_grpo():
+    """Four turns each, two of six succeed: 1 - 1/5 and -2/5; z-scores sqrt(2) and -sqrt(1/2)."""
+    tree = TurnTree()
+    for chain in range(6):
+        parent = ROOT
+        for turn in range(4):
+            output = SimpleNamespace(token_ids=[10 * chain + turn], log_probs=[-1.0])
+            last = {"is_leaf": True, "reward": float(chain < 2)} if turn == 3 else {}
+            said = Turn((Generation(0, [turn], output),))
+            parent = tree.add_turn(parent, mean_nll=1.0, turn=said, **last).index
+    centred = credit_of(tree, shrunk(normalize=Normalize.CENTER)).advantages
+    assert centred[1:5] == pytest.approx([4 / 5] * 4)
+    assert centred[9:] == pytest.approx([-2 / 5] * 16)
+    scaled = credit_of(tree, shrunk()).advantages
+    assert scaled[1:5] == pytest.approx([2**0.5] * 4, abs=1e-5)
+    assert scaled[9:] == pytest.approx([-(0.5**0.5)] * 16, abs=1e-5)
+
+
+@pytest.mark.parametrize("words", [1, 3, NEW])
+@pytest.mark.parametrize("normalize", Normalize)
+def test_the_estimator_reads_the_advantages_out_of_rows(words, normalize):
+    settings = shrunk(normalize=normalize, mute_above=0.3)
+    for seed in range(8):
+        tree = random_talk(seed, words)
+        tree.undecided = EVENLY
+        rewards, mask = even_rows(tree, settings)
+        config = {"atpo": {"credit": AtpoConfig(credit=settings).to_mapping()["credit"]}}
+        advantages, _ = compute_atpo_advantage(rewards, mask, np.array(["uid"] * len(rewards)), config)
+        expected = credit_of(tree, settings).advantages
+        for row, leaf in enumerate(tree.leaves):
+            for turn, node in enumerate(tree.path(leaf)):
+                found = advantages[row, 3 * turn : 3 * turn + 2].tolist()
+                assert found == pytest.approx([expected[node]] * 2, abs=1e-5)
+
+
+@given(st.integers(0, 10**6), st.sampled_from([1, 3, NEW]))
+def test_differences_of_the_dump_make_the_advantages(seed, words):
+    tree = random_talk(seed, words)
+    tree.undecided = EVENLY
+    credit = credit_of(tree, shrunk(mute_above=0.3))
+    plain = credited(tree)
+    differ = len({tree.nodes[leaf].reward for leaf in tree.leaves}) > 1
+    for node in range(1, len(tree.nodes)):
+        (each,) = credit.notes["differences"][node]
+        made = each["weight"] * each["scale"] * (each["value"] - each["baseline"])
+        assert made == pytest.approx(credit.advantages[node], abs=1e-9)
+        assert each["samples"] == plain.peers[node]
+        if differ and plain.baselines[node] is not None:
+            assert each["baseline"] == pytest.approx(plain.baselines[node], abs=1e-6)
+
+
+def test_a_surprising_turn_is_muted():
+    """p = 1/2 on both tokens of turn 1: squared score 1/2, twice what is allowed; turn 2 was certain."""
+    tree = TurnTree()
+    for log_probs, reward in (([math.log(0.5)] * 2, 1.0), ([0.0, 0.0], 0.0)):
+        output = SimpleNamespace(token_ids=[1, 2], log_probs=log_probs)
+        turn = Turn((Generation(0, [0], output),))
+        tree.add_turn(ROOT, mean_nll=0.5, is_leaf=True, reward=reward, turn=turn)
+    settings = shrunk(normalize=Normalize.NONE, mute_above=0.25)
+    assert credit_of(tree, settings).advantages[1:] == pytest.approx([0.5, -1.0])
+    for scheme in (CreditConfig(normalize=Normalize.CENTER), CreditConfig(normalize=Normalize.CENTER, mute_above=0.25)):
+        less = 0.5 if scheme.mute_above else 1.0
+        assert credit_of(tree, scheme).advantages[1:] == pytest.approx([0.5 * less, -0.5])
+
+
+def test_rewards_of_tools_before_a_turn_are_not_its_merit():
+    """Chains that share nothing: turn 1 of the first was given 1 by its tool, that of the second 0; usual is 1/2.
+
+    Returns are 1 + 1 and 0. Turns 1: 2 - 0 and back. Later turns: 2 - 1/2, what is to come of it and the usual gain,
+    against the other's 0; and 0 + 1/2 against 2.
+    """
+    tree = TurnTree()
+    tree.add_turn(ROOT, mean_nll=0.0, tool_reward=1.0)
+    tree.add_turn(1, mean_nll=0.0, is_leaf=True, reward=1.0)
+    tree.add_turn(ROOT, mean_nll=0.0)
+    tree.add_turn(3, mean_nll=0.0, is_leaf=True, reward=0.0)
+    settings = shrunk(contexts=Contexts.SEPARATE, normalize=Normalize.NONE, tool_rewards=1.0)
+    assert credit_of(tree, settings).advantages[1:] == pytest.approx([2.0, 1.5, -2.0, -1.5])
+
+
+def test_states_are_refused():
+    with pytest.raises(ConfigError, match=r"contexts=states cannot work with credit.scheme=shrunk.*contexts=merged"):
+        credit_of(random_tree(0), shrunk(contexts=Contexts.STATES, advantage=AdvantageMode.DIFF_PARENT))
+
+
+def test_weights_by_squared_score_move_the_baseline_to_surprising_turns():
+    """Two turns of one context beside a third: p = 1/2 for the one that succeeded, 9/10 for the one that failed.
+
+    Squared scores 1/4 and 1/100: the baseline of the third is (1/4) / (1/4 + 1/100) = 25/26, and 1/2 without weights.
+    """
+    tree = TurnTree()
+    for p, reward in ((0.5, 1.0), (0.9, 0.0), (0.5, 0.0)):
+        turn = Turn((Generation(0, [0], SimpleNamespace(token_ids=[1], log_probs=[math.log(p)])),))
+        tree.add_turn(ROOT, mean_nll=-math.log(p), is_leaf=True, reward=reward, turn=turn)
+    settings = shrunk(normalize=Normalize.NONE)
+    assert credit_of(tree, settings).advantages[3] == pytest.approx(-0.5)
+    weighted = shrunk(normalize=Normalize.NONE, baseline_weights=True)
+    assert credit_of(tree, weighted).advantages[3] == pytest.approx(-25 / 26)

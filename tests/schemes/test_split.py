@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.bias.__main__ import measure
 from benchmarks.bias.agent import LOGITS, OUTCOMES, PARAMETERS, endings, exact
 from benchmarks.bias.estimates import ARMS, sample
+from benchmarks.bias.unbiased import measure
 from tests.assets.trees import even_rows, tree_advantages
 from verl_atpo.config import AdvantageMode, AtpoConfig, Backup, ConfigError, ExpansionConfig, Schedule
 from verl_atpo.method.credit import node_values
@@ -146,7 +146,7 @@ def test_exact_gradient_is_that_of_finite_differences(monkeypatch) -> None:
 
 
 def test_unbiased_and_what_breaks_it() -> None:
-    """1,500 trees an arm; `python -m benchmarks.bias` has 20,000 and every single deviation.
+    """1,500 trees an arm; `python -m benchmarks.bias.unbiased` has 20,000 and every single deviation.
 
     With 15 components the largest deviation of an unbiased estimate is about 2 standard errors; 4 would be one chance
     in a thousand. The seed is fixed, so there is no chance here.

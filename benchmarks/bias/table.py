@@ -1,0 +1,77 @@
+"""Tables of how well ways to credit turns point along the exact gradient."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from benchmarks import markdown
+from benchmarks.bias.tasks import KINDS
+
+RESULT = Path(__file__).parents[1] / "results" / "credit_bias.json"
+TABLES = 4
+"""Random tasks of each kind."""
+
+MEASURED = [
+    ("12 chains", "trajectory", "token-mean"),
+    ("12 chains", "trajectory", "seq-mean-token-mean"),
+    ("12 chains", "trajectory, muted", "token-mean"),
+    ("12 chains", "shrunk", "token-mean"),
+    ("16 chains", "trajectory", "token-mean"),
+    ("6 + 6 by entropy", "trajectory", "token-mean"),
+    ("6 + 6 by entropy", "paper", "token-mean"),
+    ("6 + 6 by entropy", "local + global", "token-mean"),
+    ("6 + 6 by entropy", "local + global", "seq-mean-token-mean"),
+    ("6 + 6 by entropy", "one baseline", "token-mean"),
+    ("6 + 6 by entropy", "shrunk", "token-mean"),
+    ("6 + 6 by chance", "trajectory", "token-mean"),
+    ("6 + 6 by chance", "shrunk", "token-mean"),
+    ("6 + 6 by noise", "trajectory", "token-mean"),
+    ("6 + 6 by noise", "shrunk", "token-mean"),
+    ("6 + 6 by noise", "shrunk", "seq-mean-token-mean"),
+    ("6 + 6 by noise", "shrunk, by score", "token-mean"),
+    ("6 + 6 by noise", "shrunk, muted", "token-mean"),
+    ("6 + 6 by noise", "true values", "token-mean"),
+    ("8 + 8 by noise", "trajectory", "token-mean"),
+    ("8 + 8 by noise", "shrunk", "token-mean"),
+]
+"""Shape of trees, credit of turns, and how the loss adds up tokens."""
+
+
+def arm_table() -> str:
+    """One table for each share of contexts that repeat, in Markdown."""
+    result = json.loads(RESULT.read_text())
+    error = max(row["error"] for row in result["rows"])
+    tables = [
+        f"{result['trees']} trees a cell, seed {result['seed']}; {TABLES} random tasks of each kind. Standard errors "
+        f"of cosines are at most {error:.3f}."
+    ]
+    for repeats in sorted({row["repeats"] for row in result["rows"]}):
+        arms: dict[tuple[str, ...], dict[str, Any]] = {}
+        for row in result["rows"]:
+            if row["repeats"] == repeats:
+                arm = row["shape"], row["credit"], row["aggregation"]
+                cells = arms.setdefault(arm, {"trees; credit": _title(*arm)})
+                cells[f"cosine, {row['kind']}"] = f"{row['cosine']:.3f}"
+                cells[f"noise, {row['kind']}"] = f"{row['noise']:.0f}"
+        columns = ["trees; credit", *(f"{figure}, {kind}" for figure in ("cosine", "noise") for kind in KINDS)]
+        rows = [{column: cells[column] for column in columns} for cells in arms.values()]
+        tables.append(f"Contexts repeat by {repeats:.0%}:\n\n{markdown.table(rows)}")
+    return "\n\n".join(tables)
+
+
+def _title(shape: str, credit: str, aggregation: str) -> str:
+    return f"{shape}; {credit}" + ("" if aggregation == "token-mean" else f" ({aggregation})")
+
+
+def worst() -> str:
+    """The cell in which shrunk baselines are furthest behind the trajectory's credit on the same trees."""
+    rows = [row for row in json.loads(RESULT.read_text())["rows"] if row["credit"] == "shrunk"]
+    rows = [row for row in rows if row.get("over_error") and row["aggregation"] == "token-mean"]
+    worst = min(rows, key=lambda row: row["over_trajectory"] / row["over_error"])
+    return (
+        f"Shrunk baselines minus trajectory credit on the same trees, {len(rows)} cells: the worst difference of "
+        f"cosines, in its standard errors, is {worst['over_trajectory']:+.4f} ± {worst['over_error']:.4f} "
+        f"({worst['shape']}, {worst['kind']}, contexts repeat by {worst['repeats']:.0%})."
+    )
