@@ -13,11 +13,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from benchmarks.bias.agent import PARAMETERS, exact
+from benchmarks.bias.estimates import ARMS, _sum, sample
 from tests.assets.trees import credit_of, even_rows, random_talk, random_tree
 from verl_atpo.config import AdvantageMode, AtpoConfig, ConfigError, Contexts, CreditConfig, Normalize
 from verl_atpo.method.estimator import compute_atpo_advantage
 from verl_atpo.method.posterior import falling
+from verl_atpo.method.scheme import find_scheme
+from verl_atpo.method.undecided import Undecided
 from verl_atpo.schemes.shrunk import Estimates, estimates
+from verl_atpo.schemes.split import split_weights
 from verl_atpo.tree.contexts import group_contexts
 from verl_atpo.tree.recording import Generation, Turn
 from verl_atpo.tree.tree import ROOT, TurnTree
@@ -300,3 +305,23 @@ def test_weights_by_squared_score_move_the_baseline_to_surprising_turns():
     assert credit_of(tree, settings).advantages[3] == pytest.approx(-0.5)
     weighted = shrunk(normalize=Normalize.NONE, baseline_weights=True)
     assert credit_of(tree, weighted).advantages[3] == pytest.approx(-25 / 26)
+
+
+def test_the_mean_gradient_points_along_the_exact_one():
+    """20,000 trees of a tabular agent, expanded by what other chains sampled; turns of one context share its weight."""
+    scheme = find_scheme(AtpoConfig(credit=shrunk(contexts=Contexts.SEPARATE, normalize=Normalize.CENTER)))
+    expansion, _ = ARMS["unbiased"]
+    rng, undecided = random.Random(0), Undecided()
+    total = np.zeros(len(PARAMETERS))
+    for number in range(20_000):
+        grown = sample(expansion, rng)
+        grown.tree.undecided = undecided.shares
+        if number % 50 == 0:
+            undecided.add(grown.tree, contexts=Contexts.SEPARATE)
+        weights = split_weights(grown.tree)
+        advantages = scheme.credit(grown.tree).advantages
+        total += _sum(grown, [weight * (each or 0.0) for weight, each in zip(weights, advantages, strict=True)])
+    _, gradient = exact()
+    cosine = total @ gradient / np.linalg.norm(total) / np.linalg.norm(gradient)
+    assert cosine > 0.999
+    assert total @ gradient / 20_000 / (gradient @ gradient) == pytest.approx(1.0, abs=0.03)
