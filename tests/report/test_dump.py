@@ -6,6 +6,7 @@ import contextlib
 import json
 import logging
 import random
+import re
 import resource
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,7 +26,7 @@ from verl_atpo.method.credit import node_values
 from verl_atpo.render.trajectory import segments
 from verl_atpo.report.describe import TreeDescriber
 from verl_atpo.report.dump import TreeDump
-from verl_atpo.report.dump_choice import DUMPED, DumpChoice
+from verl_atpo.report.dump_choice import DUMPED, DumpChoice, start_name, take_mark
 from verl_atpo.report.dump_file import DumpFile
 from verl_atpo.report.dump_reader import read_trees
 from verl_atpo.report.record import Record
@@ -208,7 +209,12 @@ def test_a_batch_of_verl_is_marked_row_by_row_unless_it_validates() -> None:
     assign_non_tensor_data(batch, "global_steps", 1)
     choice = DumpChoice(1, 2)
     choice.mark(batch)
-    assert [part[DUMPED].tolist() for part in batch.chunk(2)] == [[True, True], [False]]
+    marks = [part[DUMPED].tolist() for part in batch.chunk(2)]
+    assert [[bool(each) for each in part] for part in marks] == [[True, True], [False]]
+    chosen, start = take_mark({DUMPED: batch[DUMPED][0]})
+    assert chosen and start is not None and re.fullmatch(r"20\d{6}-\d{6}-\d{3}", start)
+    assert take_mark({DUMPED: batch[DUMPED][2]}) == (False, None) and take_mark({}) == (True, None)
+    assert start_name(1_796_040_181_042) == "20261130-120301-042"
     validation = TensorDict({"x": torch.zeros(3)}, batch_size=[3])
     assign_non_tensor_data(validation, "validate", True)
     choice.mark(validation)

@@ -60,8 +60,9 @@ async def test_a_tree_is_dumped_as_it_was_published(worker: Any, queue: Queue, t
 async def test_only_marked_trees_are_dumped(worker: Any, queue: Queue, tmp_path: Path) -> None:
     made = worker()
     await run(made, "p1", **{DUMPED: torch.tensor(False)})
-    await run(made, "p2", **{DUMPED: torch.tensor(True)})
-    assert [tree["uid"] for tree in read_trees(tmp_path)] == ["p2"]
+    await run(made, "p2", **{DUMPED: torch.tensor(1_796_040_181_042)})
+    (tree,) = read_trees(tmp_path)
+    assert tree["uid"] == "p2" and tree["start"] == tree["summary"]["start"] == "20261130-120301-042"
     assert queue.status == {"p1": "finished", "p2": "finished"}
 
 

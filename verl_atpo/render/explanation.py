@@ -80,6 +80,7 @@ def _source(kind: str, value: float, samples: int | None) -> str:
     return {
         "prompt": f"the prompt's {number}",
         "parent": f"{number}, the value of the turn before",
+        "before": f"{number}, the baseline of the turn before",
         "siblings": f"{number}, {turns} sampled after the same turn",
         "context": f"{number}, {turns} in the same context",
         "chains": f"{number}, {chains}",

@@ -12,6 +12,7 @@ from verl_atpo.failure import brief, is_outage
 from verl_atpo.method import expansion
 from verl_atpo.method.scheme import Credit
 from verl_atpo.replay.runner import Branch as Run
+from verl_atpo.report.differences import contexts_of, differences_of
 from verl_atpo.report.record import FORMAT, Branch, Node, Pick, Record, ToolUse, summarize
 from verl_atpo.rollout.grown import GrownTree, Limb
 from verl_atpo.tree.recording import Turn
@@ -62,7 +63,8 @@ class TreeDescriber:
             template=self._template(nodes, text),
             failed=failed,
             root_value=credit.values[ROOT],
-            credit={"backup": settings.backup.value, "advantage": settings.advantage.value},
+            credit={name: getattr(settings, name).value for name in ("backup", "advantage", "contexts", "normalize")}
+            | {"scheme": settings.scheme_name},
             picked=list(grown.picked),
             regrown=grown.regrown,
             outages=sum(is_outage(error) for limb in grown.limbs for error in limb.failures),
@@ -77,11 +79,16 @@ class TreeDescriber:
     def _nodes(self, grown: GrownTree, credit: Credit) -> list[Node]:
         tree = grown.tree
         last = {leaf: number for number, leaf in enumerate(grown.leaves)}
+        contexts = contexts_of(tree, self._config.credit)
+        differences = differences_of(tree, credit, self._config.credit)
         described = []
         for node in tree.nodes[1:]:
             entry = self._node(node, tree.turn(node.index))
             entry["turn"] = tree.depth(node.index)
             entry["value"], entry["advantage"] = credit.values[node.index], credit.advantages[node.index]
+            entry["context"] = contexts[node.index]
+            if (terms := differences[node.index]) is not None:
+                entry["differences"] = terms
             for name, numbers in credit.notes.items():
                 entry[name] = numbers[node.index]  # type: ignore[literal-required]
             if self._config.credit.tool_rewards:

@@ -8,10 +8,12 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
+from verl_atpo.report.dump_choice import take_mark
 from verl_atpo.report.dump_file import DumpFile
 from verl_atpo.report.plain_json import json_line, plain
-from verl_atpo.report.record import Branch, Record
+from verl_atpo.report.record import Branch, Record, Summary
 
 logger = logging.getLogger(__name__)
 
@@ -31,7 +33,14 @@ class TreeDump:
         self._file = DumpFile(Path(folder)) if folder else None
         self.seconds = 0.0
         self.skipped = 0
+        self._start: str | None = None
         self._thread = ThreadPoolExecutor(1, "atpo-dump")  # asyncio's own threads may all wait for tools
+
+    def takes(self, prompt: dict[str, Any]) -> bool:
+        """Whether the tree of a prompt is dumped; takes the mark of :class:`DumpChoice` off the prompt."""
+        chosen, start = take_mark(prompt)
+        self._start = start or self._start
+        return chosen
 
     async def write(self, describe: Callable[[], Record]) -> Record | None:
         """Make a record and append it, on another thread than the event loop's.
@@ -58,6 +67,9 @@ class TreeDump:
 
     def _append(self, record: Record) -> Record:
         record = _with_plain_extras(record)
+        if self._start is not None:
+            record["start"] = self._start
+            record["summary"] = Summary(**{**record["summary"], "start": self._start})
         if self._file is not None:
             self._file.append(json_line(record))
         return record

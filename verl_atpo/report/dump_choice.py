@@ -6,11 +6,15 @@ would favour short ones.
 
 from __future__ import annotations
 
+import datetime
+import time
+from typing import Any
+
 import torch
 from tensordict import TensorDict
 
 DUMPED = "atpo_dump"
-"""Column of a batch of prompts: whether the tree of a prompt is dumped."""
+"""Column of a batch of prompts: 0 for a tree that is not dumped, else the start of the run, ms since the epoch."""
 
 
 class DumpChoice:
@@ -24,11 +28,13 @@ class DumpChoice:
     def __init__(self, every: int, most: int | None) -> None:
         self._every, self._most = every, most
         self._step, self._taken = -1, 0
+        self._start = time.time_ns() // 1_000_000
 
     def mark(self, prompts: TensorDict) -> None:
         """Mark the prompts of a training batch; replacements of failed prompts count for their step too."""
         if "validate" not in prompts:
-            prompts[DUMPED] = torch.tensor(self.marks(int(prompts["global_steps"]), len(prompts)))
+            marks = torch.tensor(self.marks(int(prompts["global_steps"]), len(prompts)), dtype=torch.int64)
+            prompts[DUMPED] = marks * self._start
 
     def marks(self, step: int, prompts: int) -> list[bool]:
         """Decide for the next ``prompts`` prompts of a step (counted from 1) whether their trees are dumped."""
@@ -39,3 +45,19 @@ class DumpChoice:
         chosen = prompts if self._most is None else min(prompts, self._most - self._taken)
         self._taken += chosen
         return [True] * chosen + [False] * (prompts - chosen)
+
+
+def take_mark(prompt: dict[str, Any]) -> tuple[bool, str | None]:
+    """Take the mark off a prompt.
+
+    Returns:
+        Whether its tree is dumped, and the name of the run's start; ``None`` if nothing marked it.
+    """
+    mark = int(prompt.pop(DUMPED, 1))
+    return mark != 0, start_name(mark) if mark > 1 else None
+
+
+def start_name(milliseconds: int) -> str:
+    """Name a start by its time, in UTC: ``20261130-120301-042``."""
+    seconds, rest = divmod(milliseconds, 1000)
+    return f"{datetime.datetime.fromtimestamp(seconds, datetime.timezone.utc):%Y%m%d-%H%M%S}-{rest:03d}"

@@ -52,8 +52,9 @@ class Difference(TypedDict, total=False):
     """What it is compared with, on the same scale."""
     baseline_from: str
     """Where the baseline comes from: ``prompt`` (the root's value), ``parent`` (the value of the turn before),
-    ``siblings`` (turns sampled after the same node), ``context`` (turns sampled in an equal context, whichever node
-    they follow), ``chains`` (the other independent trajectories), ``leaves`` (the mean reward of the tree)."""
+    ``before`` (the baseline of the turn before), ``siblings`` (turns sampled after the same node), ``context`` (turns
+    sampled in an equal context, whichever node they follow), ``chains`` (the other independent trajectories),
+    ``leaves`` (the mean reward of the tree), or empty for a constant."""
     samples: Count
     """Number of turns or trajectories that the baseline is an average of; missing where it is none."""
     prior: Number

@@ -29,7 +29,6 @@ from verl_atpo.replay.guard import CallMemo, ToolGuard
 from verl_atpo.replay.runner import Branch, Start
 from verl_atpo.report.describe import TreeDescriber
 from verl_atpo.report.dump import TreeDump
-from verl_atpo.report.dump_choice import DUMPED
 from verl_atpo.report.metrics import WorkerStats, tree_stats
 from verl_atpo.rollout.answers import GoldAnswers, SaidAnswer, grow
 from verl_atpo.rollout.budget import Spares
@@ -99,7 +98,7 @@ class TreeAgentLoopWorker(RunScopedWorker):
         await super().generate_sequences(prompts)
 
     async def _run_prompt(self, prompt: dict, sampling_params: dict, trajectory: dict, trace: bool = False) -> None:
-        chosen = bool(prompt.pop(DUMPED, True))
+        chosen = self._dump.takes(prompt)
         if trajectory["validate"] or not prompt.get("__do_sample__", True):
             await super()._run_prompt(prompt, sampling_params, trajectory=trajectory, trace=trace)
             return
