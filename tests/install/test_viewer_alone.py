@@ -15,11 +15,12 @@ import pytest
 from tests.assets.installed import repository_files, strangers_environment
 from tests.assets.main_ppo import free_port
 from tests.assets.python_path import ROOT
-from verl_atpo.view.__main__ import INSTALL
+from verl_atpo.view.__main__ import REQUIREMENTS
 from verl_atpo.view.demo import write_demo
 
 PAGE = (ROOT / "docs" / "viewer.md").read_text()
 LINES = [each.partition("  #")[0].strip() for each in re.findall(r"^ {4}(pip install \S.*)$", PAGE, re.MULTILINE)]
+ALONE = 'pip install "git+$REPO#subdirectory=verl_atpo/view"'
 HEAVY = ("torch", "verl", "ray", "vllm", "transformers", "numpy")
 NO_INDEX = ("No matching distribution", "Could not find a version", "Failed to establish", "Temporary failure")
 
@@ -47,8 +48,9 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_page_has_a_line_for_each_kind_of_machine() -> None:
-    assert INSTALL in LINES and 'pip install "verl-atpo[view] @ git+$REPO"' in LINES and len(LINES) == 2
-    assert not [line for line in LINES if " @ git+$REPO" not in line]  # the names are on no index
+    assert REQUIREMENTS.is_file()
+    assert ALONE in LINES and 'pip install "verl-atpo[view] @ git+$REPO"' in LINES and len(LINES) == 2
+    assert not [line for line in LINES if "git+$REPO" not in line]  # the names are on no index
 
 
 @pytest.fixture(scope="module")
@@ -56,8 +58,8 @@ def alone(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An empty environment into which the page's line for a laptop was run."""
     folder = tmp_path_factory.mktemp("laptop") / "venv"
     subprocess.run([sys.executable, "-m", "venv", folder], check=True, timeout=120)
-    command = INSTALL.replace("pip ", f"{folder}/bin/pip -q ", 1)
-    done = run(command, cwd=folder, REPO=f"file://{repository}")
+    command = ALONE.replace("pip ", f"{folder}/bin/pip -q ", 1)
+    done = run(command, cwd=folder, REPO=f"file://localhost{repository}")
     if done.returncode and any(words in done.stderr for words in NO_INDEX):
         pytest.skip(f"no package index: {done.stderr[-300:]}")
     assert done.returncode == 0, done.stderr[-3000:]
@@ -96,7 +98,7 @@ def wait_for(port: int) -> str:
 
 def test_the_line_for_a_training_machine_brings_the_viewer_and_keeps_verl(repository: Path, tmp_path: Path) -> None:
     line = next(each for each in LINES if "verl-atpo[view]" in each)
-    offline = {"PIP_NO_DEPS": "1", "PIP_TARGET": str(tmp_path / "site"), "REPO": f"file://{repository}"}
+    offline = {"PIP_NO_DEPS": "1", "PIP_TARGET": str(tmp_path / "site"), "REPO": f"file://localhost{repository}"}
     done = run(line.replace("pip ", f"{sys.executable} -m pip -q ", 1), cwd=tmp_path, **offline)
     if done.returncode and any(words in done.stderr for words in NO_INDEX):
         pytest.skip(f"no package index: {done.stderr[-300:]}")

@@ -28,7 +28,7 @@ from verl_atpo.view.run import Run
 
 TRIED = 300
 """Number of trees that the most telling one is chosen from: the latest with different rewards."""
-INSTALL = 'pip install "verl-atpo-view @ git+$REPO#subdirectory=verl_atpo/view"'
+REQUIREMENTS = Path(__file__).parent / "requirements.txt"
 EMPTY = "no trees in {0} yet: a run writes them with algorithm.atpo.dump_dir={0}; they are shown as they come"
 TAKEN = "port {0} of {1} is taken, perhaps by another viewer: --port 0 takes a free one ({2})"
 
@@ -108,7 +108,7 @@ def _serve(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None
     try:
         from verl_atpo.view.server import serve
     except ImportError as error:
-        parser.exit(1, f"The viewer's own requirements are missing ({error}): {INSTALL}\n")
+        parser.exit(1, f"The viewer's own requirements are missing ({error}): pip install -r {REQUIREMENTS}\n")
     token = options.token
     if token is None and not is_loopback(options.host):
         token = secrets.token_urlsafe(16)
