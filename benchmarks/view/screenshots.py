@@ -12,6 +12,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 from benchmarks.view.browser import browser, viewer, wait_until
 from benchmarks.view.load import count_lines
 from verl_atpo.report.dump_reader import read_trees
@@ -22,6 +24,7 @@ from verl_atpo.view.index import TreeIndex
 PICTURES = Path(__file__).parents[2] / "docs" / "viewer"
 CLICK = "document.querySelector(arguments[0]).dispatchEvent(new MouseEvent('click', {bubbles: true}))"
 CONNECTED = "return window.did_handshake === true"
+SCROLL = "const at = document.querySelector(arguments[0]).getBoundingClientRect().top; window.scrollBy(0, at - 90)"
 COUNT = "return document.querySelectorAll(arguments[0]).length"
 
 
@@ -35,6 +38,7 @@ class Shot:
         height: of the window.
         clicks: what is clicked first, by CSS selector.
         there: what must be on the page.
+        scroll: what is scrolled to, by CSS selector.
     """
 
     name: str
@@ -42,6 +46,7 @@ class Shot:
     height: int
     clicks: tuple[str, ...] = ()
     there: str = "header"
+    scroll: str = ""
 
 
 def shots(tree: Record) -> list[Shot]:
@@ -51,12 +56,29 @@ def shots(tree: Record) -> list[Shot]:
     siblings = Counter(node["parent"] for node in tree["nodes"])
     inner = [node for node in tree["nodes"] if node["parent"] and siblings[node["parent"]] > 1]
     lost = min(inner, key=lambda node: values[node["index"]] - values[node["parent"]])
+    selected = f"{page}?node={lost['index']}"
     return [
-        Shot("overview", "/", 1050, there=".tree-table tbody tr"),
-        Shot("tree", f"{page}?node={lost['index']}", 1200, there="[data-part=selected]"),
-        Shot("siblings", f"{page}?node={lost['index']}", 1200, ("[data-part=siblings]",), "[data-part=diff] pre"),
-        Shot("folded", f"{page}?node={lost['index']}&heat=1", 1000, ("[data-part=fold-settled]",), "[data-fold]"),
-        Shot("prompt", f"/prompt/{tree['summary']['prompt_key']}", 1750, there="[data-part=stamp]"),
+        Shot("overview", "/", 1100, there=".tree-table tbody tr"),
+        Shot(
+            "selections",
+            "/",
+            760,
+            ("[data-part=selections] .q-item",),
+            "[data-part=bars] canvas",
+            "[data-part=selections]",
+        ),
+        Shot("tree", selected, 1000, there="[data-part=selected]"),
+        Shot("siblings", selected, 900, ("[data-part=siblings]",), "[data-part=diff] pre"),
+        Shot("folded", f"{selected}&heat=1", 900, ("[data-part=fold-settled]",), "[data-fold]"),
+        Shot("transcript", selected, 1000, there="[data-part=transcript] .event", scroll="[data-part=transcript-of]"),
+        Shot("prompt", f"/prompt/{tree['summary']['prompt_key']}", 1300, there="[data-part=stamp]"),
+        Shot(
+            "validation",
+            "/validation",
+            800,
+            ("[data-part=validation] tbody tr",),
+            "[data-part=validation-trajectory] pre",
+        ),
     ]
 
 
@@ -68,8 +90,13 @@ def take(driver: Any, address: str, shot: Shot, folder: Path) -> None:
     for selector in shot.clicks:
         driver.execute_script(CLICK, selector)
     wait_until(lambda: driver.execute_script(COUNT, shot.there))
+    if shot.scroll:
+        driver.execute_script(SCROLL, shot.scroll)
     _settle(driver)
-    driver.save_screenshot(str(folder / f"{shot.name}.png"))
+    path = folder / f"{shot.name}.png"
+    driver.save_screenshot(str(path))
+    with Image.open(path) as picture:  # a palette keeps the repository small
+        picture.convert("RGB").quantize(96, dither=Image.Dither.NONE).save(path, optimize=True)
 
 
 def _settle(driver: Any) -> None:
@@ -99,6 +126,18 @@ def main() -> None:
             wait_until(lambda: index.progress().worded == count_lines(folder))
             for shot in shots(tree):
                 take(driver, address, shot, out)
+        _two_runs(Path(made), out)
+
+
+def _two_runs(made: Path, out: Path) -> None:
+    """Picture of two runs side by side: made-up ones, of which the later one started from another seed."""
+    folder = made / "runs"
+    for name, seed in (("first", 0), ("second", 9)):
+        write_demo(folder / name, 96, seed=seed)
+    with browser() as driver, viewer(folder, made / "caches") as (address, _):
+        index = TreeIndex(folder, made / "caches")
+        wait_until(lambda: index.progress().worded == count_lines(folder))
+        take(driver, address, Shot("compare", "/compare", 1000, there="[data-part=tasks] tbody tr"), out)
 
 
 if __name__ == "__main__":

@@ -161,3 +161,48 @@ def test_a_row_ends_where_the_response_was_cut_off_and_masks_shared_turns() -> N
     sampled = [each for each in cut if each.node is not None]
     assert [each.trained for each in sampled] == [False, True]
     assert sampled[-1] == dataclasses.replace(second, tokens=1)
+
+
+def boxes(element: ElementTree.Element, x: float = 0.0, y: float = 0.0) -> list[tuple[float, float, float, float]]:
+    """Where the badges, fold marks and rewards of a picture are: left, top, right, bottom."""
+    found = []
+    for child in element:
+        at = re.match(r"translate\(([-\d.]+) ([-\d.]+)\)", child.get("transform", ""))
+        left, top = (x + float(at[1]), y + float(at[2])) if at else (x, y)
+        inner = child.find(f"{SVG}rect")
+        mark = child.get("class") in ("badge-mark", "fold") or (inner is not None and inner.get("rx") == "9"
+                                                                and inner.get("fill") != "none")  # fmt: skip
+        if mark and inner is not None:
+            found.append((left, top, left + float(inner.get("width", 0)), top + float(inner.get("height", 0))))
+        else:
+            found += boxes(child, left, top)
+    return found
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_no_mark_covers_another(seed: int) -> None:
+    record = next(demo_trees(1, seed=seed))
+    for node in record["nodes"]:  # many equal turns, some of them selected twice
+        node.update(text="x", token_ids=[1], observation="")
+        del node["context"], node["token_chars"]
+    record["picked"] += record["picked"]
+    marks = boxes(ElementTree.fromstring(draw_tree(record, folds=True)))
+    assert len(marks) > len(record["nodes"])
+    for one, other in itertools.combinations(marks, 2):
+        apart = one[2] <= other[0] or other[2] <= one[0] or one[3] <= other[1] or other[3] <= one[1]
+        assert apart, (one, other)
+
+
+def test_a_box_shows_what_the_turn_was_answered() -> None:
+    record = next(demo_trees(1))
+    record["nodes"] = [node for node in record["nodes"] if node["branch"] < 3]
+    words = "".join(text.text or "" for text in ElementTree.fromstring(draw_tree(record)).iter(f"{SVG}text"))
+    assert "\u2192 " in words and "search(" in words
+
+
+def test_numbers_that_round_to_zero_have_no_sign_and_no_colour() -> None:
+    node = {"index": 1, "parent": 0, "round": 0, "advantage": -0.0012, "value": -0.0, "mean_nll": 0.0, "text": "a"}
+    drawn = draw_tree({"nodes": [node], "root_value": -0.001})
+    assert "-0.00" not in drawn and "A 0.00" in drawn
+    scale = scale_of({"nodes": [node]}, ColorBy.ADVANTAGE)
+    assert scale.strength(-0.0012) == scale.strength(0.0) == 0.0 > scale.strength(-0.006)

@@ -64,9 +64,12 @@ def bar_options(title: str, bars: Sequence[tuple[str, float, str]]) -> dict[str,
         bars: label, height in per cent, and the two counts that it is the share of.
     """
     heights = [round(height, 2) for _, height, _ in bars]
-    axis = {"type": "category", "data": [f"{label[:24]}\n{counts}" for label, _, counts in bars], **_labels()}
+    labels = {"fontSize": 10, "lineHeight": 13, "interval": 0, "hideOverlap": True, "color": GREY}
+    axis = {"type": "category", "data": [f"{label[:24]}\n{counts}" for label, _, counts in bars], "axisLabel": labels}
     grid = {"left": 44, "right": 14, "top": 34, "bottom": 40}
-    return {**_frame(title, bool(bars)), "grid": grid, "xAxis": axis, "series": [{"type": "bar", "data": heights}]}
+    series = [{"type": "bar", "data": heights, "barMaxWidth": 60}]
+    y_axis = {"type": "value", **_labels()}
+    return {**_frame(title, bool(bars)), "grid": grid, "xAxis": axis, "yAxis": y_axis, "series": series}
 
 
 def _frame(title: str, anything: bool) -> dict[str, Any]:

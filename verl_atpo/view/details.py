@@ -76,7 +76,7 @@ class Details:
     def _transcript(self, leaf: int) -> None:
         nodes = {node["index"]: node for node in self.record["nodes"]}
         events = transcript(self.record, leaf)
-        words = {each.node: explain(self.record, nodes[each.node], self.numbers)
+        words = {each.node: explain(self.record, nodes[each.node], self.numbers)[:1]
                  for each in events if each.node is not None}  # fmt: skip
         self.area.clear()
         with self.area:

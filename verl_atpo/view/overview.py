@@ -74,7 +74,7 @@ class Overview:
 
     def _charts(self) -> None:
         self.charts: list[tuple[str, ui.echart]] = []
-        with ui.element("div").style(GRID.format(300)):
+        with ui.element("div").style(GRID.format(255)):
             for title in charts.GROUPS:
                 with ui.element("div").classes("panel"):
                     chart = ui.echart({}, on_point_click=lambda event: self._to_step(event.value[0]))

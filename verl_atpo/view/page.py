@@ -27,7 +27,7 @@ KEYS = {
 }
 REFRESH_S = 1.0
 TOGGLE = "dense no-caps unelevated padding='2px 10px' toggle-color=primary"
-GRID = "display: grid; grid-template-columns: repeat(auto-fit, minmax({}px, 1fr)); gap: 14px"
+GRID = "width: 100%; display: grid; grid-template-columns: repeat(auto-fit, minmax({}px, 1fr)); gap: 14px"
 
 
 def frame(run: Run, title: str) -> None:

@@ -133,7 +133,7 @@ class TreePage:
 
     def _moves(self) -> None:
         query = self.filters.to_query()
-        ui.link("this prompt over time", f"/prompt/{self.record['summary']['prompt_key']}").props("data-part=over-time")
+        ui.link("this task over time", f"/prompt/{self.record['summary']['prompt_key']}").props("data-part=over-time")
         with ui.button_group().props("flat"):
             ui.button(icon="chevron_left", on_click=lambda: self.go(-1)).props("flat dense").tooltip("k")
             ui.button(icon="chevron_right", on_click=lambda: self.go(1)).props("flat dense").tooltip("j").props(

@@ -54,7 +54,7 @@ class ValidationPage:
                 "number": each.number,
                 "score": None if each.score is None else round(each.score, 4),
                 "prompt": shorten(_line(each.prompt[-2000:]), 90),
-                "response": shorten(headline(without_template(each.response[-2000:], [])), 90),
+                "response": shorten(_end(each.response), 90),
                 "truth": shorten(_line(each.truth), 40),
             }
             for each in self.found
@@ -84,6 +84,11 @@ async def validation_page(run: Run) -> None:
         ui.label(HINT).classes("text-h6").props("data-part=no-validation")
         return
     await ValidationPage(run, files).show(max(files))
+
+
+def _end(response: str) -> str:
+    """What the policy said last: the text after the last answer of a tool."""
+    return headline(without_template(response[-4000:].rsplit("</tool_response>", 1)[-1], []))
 
 
 def _line(text: str) -> str:
