@@ -23,7 +23,7 @@ from verl_atpo.gateway.context import ContextBuilder
 from verl_atpo.gateway.rows import row_outputs
 from verl_atpo.gateway.service import Service, service_of
 from verl_atpo.gateway.settings import KEY, GatewayConfig, OnCrash
-from verl_atpo.gateway.trajectory import Sampling, Trajectory
+from verl_atpo.gateway.trajectory import Ignored, Sampling, Trajectory
 
 logger = logging.getLogger(__name__)
 
@@ -110,6 +110,7 @@ class GatewayAgentLoop(AgentLoopBase):
             sampling,
             self._settings,
             service.executor,
+            Ignored(self._settings.ignore, self.tokenizer) if self._settings.ignore else None,
         )
 
     async def _run_agent(self, agent: Any, task: Task, access: Access, trajectory: Trajectory) -> Ended:

@@ -6,8 +6,9 @@ import asyncio
 import dataclasses
 import json
 import logging
+import re
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
 from typing import Any
 
@@ -53,6 +54,23 @@ class Sampling:
         return params
 
 
+class Ignored:
+    """Patterns of text that may differ between a context and its recording.
+
+    Args:
+        patterns: regular expressions.
+        tokenizer: the model's.
+    """
+
+    def __init__(self, patterns: Sequence[str], tokenizer: Any) -> None:
+        self._pattern = re.compile("|".join(f"(?:{pattern})" for pattern in patterns))
+        self._tokenizer = tokenizer
+
+    def plain(self, ids: list[int]) -> str:
+        """Text of the ids with a blank in the place of every match."""
+        return self._pattern.sub(" ", str(self._tokenizer.decode(ids)))
+
+
 class Trajectory:
     """Answers the requests of one run of an agent.
 
@@ -64,6 +82,7 @@ class Trajectory:
         sampling: the recipe's.
         config: limits.
         executor: where texts are made into tokens.
+        ignored: what may differ between a context and its recording.
 
     Attributes:
         conversation: its calls.
@@ -82,10 +101,11 @@ class Trajectory:
         sampling: Sampling,
         config: GatewayConfig,
         executor: Executor | None = None,
+        ignored: Ignored | None = None,
     ) -> None:
         self._client, self._request_id = client, request_id
         self._contexts, self._reader, self._sampling, self._config = contexts, reader, sampling, config
-        self._executor = executor
+        self._executor, self._ignored = executor, ignored
         self._slots = asyncio.Semaphore(config.parallel_calls)
         self._asked = self._sampled = 0
         self._prompts: dict[int, int] = {}
@@ -136,6 +156,9 @@ class Trajectory:
             request = self.conversation.find(ask.messages, json.dumps(ask.tools, sort_keys=True))
             loop = asyncio.get_running_loop()
             context, after = await loop.run_in_executor(self._executor, self._contexts.build, request, ask.tools)
+            context = self._recorded(context)
+            if after is not None and context[: len(after.tokens)] != after.tokens:
+                after = None
             prompt = len(context) if after is None else self._prompts.get(id(after), len(context))
             limit = self._limit(ask, len(context), prompt)
             output = await self._generate(context, self._sampling.for_request(ask, limit))
@@ -185,6 +208,16 @@ class Trajectory:
         assert task is not None
         self._sampled_by.add(task)
         return output
+
+    def _recorded(self, context: list[int]) -> list[int]:
+        """The context on record that differs from this one only in what the settings ignore; else this one."""
+        if self._ignored is None:
+            return context
+        unasked: list[list[int]] = getattr(self._client, "unasked", [])
+        if not unasked or context in unasked:
+            return context
+        plain = self._ignored.plain(context)
+        return next((known for known in unasked if self._ignored.plain(known) == plain), context)
 
     def _fail(self, error: Exception) -> None:
         if self.failure is None:

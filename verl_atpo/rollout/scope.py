@@ -8,6 +8,7 @@ that runs beside one another do not meet and verl's code stays as it is.
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
 from typing import Any
@@ -15,11 +16,14 @@ from typing import Any
 from verl.trainer.ppo.v1.agent_loop_tq import AgentLoopWorkerTQ
 
 from verl_atpo.replay.client import BranchSession
+from verl_atpo.replay.divergence import describe_divergence
 from verl_atpo.replay.guard import CallMemo, ToolGuard
 from verl_atpo.replay.runner import LoopRunner
 from verl_atpo.tools.stateful import expanded
 from verl_atpo.tools.tool_agent import complete_tool_agent
 from verl_atpo.tree.comparison import check_chain_rows, check_tree_rows
+
+logger = logging.getLogger(__name__)
 
 # verl's module holds the class already wrapped by ray.remote; this is the class inside.
 _remote: Any = AgentLoopWorkerTQ
@@ -116,6 +120,8 @@ class RunScopedWorker(_AgentLoopWorker):
             return await super()._agent_loop_postprocess(output, validate, **kwargs)
         run.client.close()
         run.client.raise_failure()
+        if run.client.diverged:
+            logger.warning("%s", describe_divergence(run.client, self.tokenizer.decode))
         outputs = output if isinstance(output, list) else [output]
         record, limit = run.client.generations, self.rollout_config.response_length
         self.has_sampled |= bool(record)

@@ -15,11 +15,12 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Container, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, NoReturn
 
 from verl_atpo.failure import ContextRewrittenError, NothingSampledError, RowMismatchError
-from verl_atpo.tree.recording import Generation, contexts_of
+from verl_atpo.tree.conversations import context_key
+from verl_atpo.tree.recording import Generation, Turn, contexts_of, group_turns
 
 REMEDY = (
     "Remedy: append output.token_ids (mask 1) and the tokens of the observation (mask 0) to the ids that you asked "
@@ -139,20 +140,8 @@ def check_tree_rows(
     """
     if len(outputs) == 1:
         return [Place(0, start) for start in check_tree_row(generations, outputs[0], response_length)]
-    parts = _parts(generations)
-    for part in parts:
-        _check_separated(part)
-    places: dict[int, Place] = {}
-    cut: dict[int, Place] = {}
-    for number, output in enumerate(outputs):
-        piece = _piece_of(parts, output, number + 1, response_length, places)
-        _fill_log_probs(piece, output)
-        shift = len(output.prompt_ids)
-        for turn, start in zip(piece.turns, piece.starts, strict=True):
-            of_row = places if start < _row_length(output) else cut
-            of_row[turn] = Place(number, start - shift)
-    places = {**cut, **places}
-    lost = next((turn for part in parts for turn in part.turns if turn not in places), None)
+    places = _places(generations, outputs, response_length)
+    lost = next((turn for turn in range(len(group_turns(generations))) if turn not in places), None)
     if lost is not None:
         raise RowMismatchError(
             f"Turn {lost + 1} is in none of the {len(outputs)} outputs of the agent loop, so it would be credited and "
@@ -161,63 +150,95 @@ def check_tree_rows(
     return [places[turn] for turn in range(len(places))]
 
 
-def _piece_of(
-    parts: Sequence[Stretch], output: Any, number: int, response_length: int | None, taken: Container[int]
-) -> Stretch:
-    """The part of a stretch that an output is; turns that a full response cut off may be in another one as well."""
-    length = len(output.response_ids)
-    full = response_length is not None and length >= response_length
-    twice = False
-    for part in parts:
-        piece = _piece(part, len(output.prompt_ids), length, full)
-        if piece is None or _difference(piece, output, response_length) is not None:
-            continue
-        inside = [turn for turn, start in zip(piece.turns, piece.starts, strict=True) if start < _row_length(output)]
-        if not any(turn in taken for turn in inside):
-            return piece
-        twice = True
-    if not twice:
-        best = max(parts, key=lambda part: _common(part, output))
-        _check(_piece(best, len(output.prompt_ids), length, full) or best, output, response_length)
-    raise RowMismatchError(f"Output {number} of the agent loop has turns that an earlier output has. {REMEDY}")
+def _places(generations: Sequence[Generation], outputs: Sequence[Any], response_length: int | None) -> dict[int, Place]:
+    """Find the turn that each run of ones in the masks is, by its number; each turn is in one row at most.
 
-
-def _row_length(output: Any) -> int:
-    """Tokens of a row."""
-    return len(output.prompt_ids) + len(output.response_ids)
-
-
-def _piece(part: Stretch, shift: int, length: int, full: bool) -> Stretch | None:
-    """The turns of a stretch that a row has, of which ``shift`` tokens are its prompt and ``length`` its response.
-
-    Args:
-        part: the stretch.
-        shift: tokens of the prompt; no turn begins in it that the row trains.
-        length: tokens of the response.
-        full: the response was cut off, so that all later turns belong to it.
-
-    Returns:
-        The stretch up to the last of the row's turns, sampled tokens of earlier turns counted as context; ``None`` if
-        the row has no whole turn.
+    A turn that a full response cut off counts as in it.
     """
-    first = next((number for number, start in enumerate(part.starts) if start >= shift), None)
-    if first is None or any(part.sampled[shift : part.starts[first]]):
-        return None
-    total = len(part.token_ids)
-    ends = [next((at for at in range(start, total) if not part.sampled[at]), total) for start in part.starts]
-    last = len(ends) if full else sum(end <= shift + length for end in ends)
-    if last <= first:
-        return None
-    begin, end = part.starts[first], ends[last - 1]
-    return Stretch(
-        turn=part.turns[first] + 1,
-        prompt_tokens=begin,
-        token_ids=part.token_ids[:end],
-        sampled=[0] * begin + part.sampled[begin:end],
-        log_probs=None if part.log_probs is None else part.log_probs[:end],
-        starts=part.starts[first:last],
-        turns=part.turns[first:last],
-    )
+    contexts = {id(one): context for one, context in zip(generations, contexts_of(generations), strict=True)}
+    turns = [(contexts[id(turn.generations[0])], turn) for turn in group_turns(generations)]
+    by_context: dict[bytes, list[int]] = {}
+    for number, (context, _) in enumerate(turns):
+        by_context.setdefault(context_key(context, ()), []).append(number)
+    places: dict[int, Place] = {}
+    for row, output in enumerate(outputs):
+        full = response_length is not None and len(output.response_ids) >= response_length
+        runs = _runs(output)
+        for start, end in runs:
+            before = [*output.prompt_ids, *output.response_ids[:start]]
+            found = [
+                number
+                for number in by_context.get(context_key(before, ()), ())
+                if _is_turn(turns[number][1], output, start, end, full)
+            ]
+            free = next((number for number in found if number not in places), None)
+            if free is None:
+                _say_what_differs(generations, output, row + 1, response_length, twice=bool(found))
+            else:
+                places[free] = Place(row, start)
+        if not runs:
+            _say_what_differs(generations, output, row + 1, response_length, twice=False)
+        _fill_in(output, {start: turns[number][1] for number, (at, start) in places.items() if at == row})
+    return _with_cut_turns(turns, outputs, response_length, places)
+
+
+def _runs(output: Any) -> list[tuple[int, int]]:
+    """Runs of ones in a response's mask: the first index of each, and the first one after it."""
+    mask = [0, *output.response_mask, 0]
+    if len(output.response_mask) != len(output.response_ids):
+        return []
+    edges = [at for at in range(len(mask) - 1) if bool(mask[at]) != bool(mask[at + 1])]
+    return list(zip(edges[::2], edges[1::2], strict=True))
+
+
+def _is_turn(turn: Turn, output: Any, start: int, end: int, full: bool) -> bool:
+    """Whether a run of a row is a turn: its tokens, and its log-probs if the row has any."""
+    tokens, length = turn.token_ids, end - start
+    cut = full and end == len(output.response_ids)
+    if list(output.response_ids[start:end]) != tokens[:length] or not (length == len(tokens) or cut):
+        return False
+    given, recorded = _given_log_probs(output), turn.log_probs
+    if given is None or recorded is None:
+        return True
+    return len(given) == len(output.response_ids) and all(map(_equal, given[start:end], recorded))
+
+
+def _with_cut_turns(
+    turns: Sequence[tuple[list[int], Turn]],
+    outputs: Sequence[Any],
+    response_length: int | None,
+    places: dict[int, Place],
+) -> dict[int, Place]:
+    """The places, and those of turns whose context begins with a row that has its full length."""
+    for number, (context, _) in enumerate(turns):
+        for row, output in enumerate(outputs):
+            full = response_length is not None and len(output.response_ids) >= response_length
+            ids = [*output.prompt_ids, *output.response_ids]
+            if number not in places and full and context[: len(ids)] == ids:
+                places[number] = Place(row, len(context) - len(output.prompt_ids))
+    return places
+
+
+def _fill_in(output: Any, turns: Mapping[int, Turn]) -> None:
+    """Put the record's log-probs of a row's turns, by their starts, where the loop returned none."""
+    if not hasattr(output, "response_logprobs") or _given_log_probs(output) is not None:
+        return
+    if any(turn.log_probs is None for turn in turns.values()):
+        return
+    filled = [0.0] * len(output.response_ids)
+    for start, turn in turns.items():
+        log_probs = (turn.log_probs or [])[: len(filled) - start]
+        filled[start : start + len(log_probs)] = log_probs
+    output.response_logprobs = filled
+
+
+def _say_what_differs(
+    generations: Sequence[Generation], output: Any, number: int, response_length: int | None, twice: bool
+) -> NoReturn:
+    """Refuse an output of several, with the first token that differs from the stretch that it is nearest to."""
+    if not twice:
+        _check(max(_parts(generations), key=lambda part: _common(part, output)), output, response_length)
+    raise RowMismatchError(f"Output {number} of the agent loop has turns that an earlier output has. {REMEDY}")
 
 
 def check_tree_row(generations: Sequence[Generation], output: Any, response_length: int | None = None) -> list[int]:
@@ -257,22 +278,16 @@ def check_chain_rows(generations: Sequence[Generation], outputs: Sequence[Any], 
 
     Args, log-probs and exceptions are those of :func:`check_tree_row`.
     """
-    parts = _parts(generations)
-    for number, output in enumerate(outputs, start=1):
-        _matching(parts, generations, output, number, response_length)
-
-
-def _matching(
-    left: list[Stretch], generations: Sequence[Generation], output: Any, number: int, response_length: int | None
-) -> Stretch:
-    """The stretch that an output is, which is taken off ``left``."""
-    part = next((part for part in left if _difference(part, output, response_length) is None), None)
-    if part is None:
-        _check(max(_parts(generations), key=lambda part: _common(part, output)), output, response_length)
-        raise RowMismatchError(f"Output {number} of the agent loop has turns that an earlier output has. {REMEDY}")
-    left.remove(part)
-    _fill_log_probs(part, output)
-    return part
+    if len(outputs) > 1:
+        _places(generations, outputs, response_length)
+        return
+    for output in outputs:
+        parts = _parts(generations)
+        part = next((part for part in parts if _difference(part, output, response_length) is None), None)
+        if part is None:
+            part = max(parts, key=lambda part: _common(part, output))
+            _check(part, output, response_length)
+        _fill_log_probs(part, output)
 
 
 def _parts(generations: Sequence[Generation]) -> list[Stretch]:

@@ -162,6 +162,17 @@ class Turn:
         return [token for generation in self.generations for token in generation.output.token_ids]
 
     @property
+    def log_probs(self) -> list[float] | None:
+        """Log-probs of the sampled tokens, nats; ``None`` if the engine did not return one for each."""
+        log_probs: list[float] = []
+        for generation in self.generations:
+            output = generation.output
+            if output.log_probs is None or len(output.log_probs) != len(output.token_ids):
+                return None
+            log_probs += output.log_probs
+        return log_probs
+
+    @property
     def mean_nll(self) -> float:
         """Mean negative log-likelihood of the sampled tokens, nats/token: the entropy estimate of the paper.
 
@@ -169,15 +180,12 @@ class Turn:
             ConfigError: the engine returned no log-probs.
             EmptyTurnError: nothing was sampled.
         """
-        log_probs: list[float] = []
-        for generation in self.generations:
-            output = generation.output
-            if output.log_probs is None or len(output.log_probs) != len(output.token_ids):
-                raise ConfigError(
-                    "The engine returned no log-prob per sampled token, which tree expansion needs: "
-                    "set actor_rollout_ref.rollout.calculate_log_probs=True."
-                )
-            log_probs += output.log_probs
+        log_probs = self.log_probs
+        if log_probs is None:
+            raise ConfigError(
+                "The engine returned no log-prob per sampled token, which tree expansion needs: "
+                "set actor_rollout_ref.rollout.calculate_log_probs=True."
+            )
         if not log_probs:
             raise EmptyTurnError("The engine returned a turn without tokens (request aborted?).")
         return -sum(log_probs) / len(log_probs)

@@ -1,0 +1,50 @@
+"""Words for a run that did not ask again what is on record: where the two prompts differ first."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+
+from verl_atpo.replay.client import BranchSession
+from verl_atpo.tree.recording import common_length
+
+WORDS = 8
+"""Words of each prompt that a message shows from the first difference on."""
+
+
+def describe_divergence(session: BranchSession, decode: Callable[[list[int]], str]) -> str:
+    """Say what a diverged run asked for in the place of what is on record.
+
+    Args:
+        session: the run's LLM client, diverged.
+        decode: text of token ids.
+    """
+    unasked = session.unasked
+    pairs = [(common_length(old, new), old, new) for old in unasked for new in session.missed]
+    lead = (
+        f"The agent loop asked again for {session.replayed} of the {session.replayed + len(unasked)} generations "
+        "that an expansion shares with an earlier trajectory"
+    )
+    if not pairs:
+        return f"{lead}, and went on without the others."
+    _, old, new = max(pairs, key=lambda pair: pair[0])
+    was, now = first_difference(decode(old), decode(new))
+    return (
+        f"{lead}: where the prompt was ...{was!r} it is ...{now!r} now. A time, a random id or an unseeded draw in a "
+        "prompt is the usual cause; make it a function of the data row."
+    )
+
+
+def first_difference(old: str, new: str) -> tuple[str, str]:
+    """The words of two texts from a few before their first difference on."""
+    one, other = (re.findall(r"\S+", text) for text in (old, new))
+    at = next(
+        (at for at, (left, right) in enumerate(zip(one, other, strict=False)) if left != right),
+        min(len(one), len(other)),
+    )
+    start = max(0, at - 2)
+    return _cut(one, start), _cut(other, start)
+
+
+def _cut(words: Sequence[str], start: int) -> str:
+    return " ".join(words[start : start + WORDS])
