@@ -16,7 +16,6 @@ from verl_atpo.config import (
     CreditConfig,
     ExpansionConfig,
     GrowthConfig,
-    InformationGainConfig,
     Memoize,
     Normalize,
     ObservationCut,
@@ -26,6 +25,7 @@ from verl_atpo.config import (
     SharedTurns,
     ToolConfig,
 )
+from verl_atpo.method.scheme import settings_groups
 
 
 def test_defaults_and_nothing_at_all():
@@ -74,13 +74,6 @@ def test_every_setting_is_read():
             "memoize": "tree",
             "memo_size": 10,
         },
-        "information_gain": {
-            "weight": 1,
-            "discount": 0.9,
-            "clip": 0,
-            "prompt": "It is {answer}.",
-            "answer": "extra_info.gold",
-        },
         "dump_dir": "trees",
         "dump_every": 10,
         "dump_max": 4,
@@ -103,14 +96,14 @@ def test_every_setting_is_read():
         ),
         GrowthConfig(0, 2.0),
         ToolConfig(5.0, 0, 1.0, 4, None, 100, ObservationCut.MIDDLE, OnOutage.OBSERVE, Memoize.TREE, 10, 3),
-        InformationGainConfig(1.0, 0.9, 0.0, "It is {answer}.", "extra_info.gold"),
         "trees",
         10,
         4,
         2,
     )
     assert config.expansion.leaves == 22  # 10 + 2 * 6
-    assert config.to_mapping() == settings
+    of_schemes = {name: dataclasses.asdict(kind()) for name, kind in settings_groups().items()}
+    assert config.to_mapping() == settings | of_schemes
     assert isinstance(config.expansion.penalty, float)
 
 
@@ -174,11 +167,6 @@ def test_a_mapping_of_the_defaults_reads_back():
         ({"growth": {"regrow_delay_s": -1}}, "algorithm.atpo.growth.regrow_delay_s=-1", "at least 0"),
         ({"tools": {"max_calls": 0}}, "algorithm.atpo.tools.max_calls=0", "an integer of at least 1 or null"),
         ({"tools": {"timeout_s": 0}}, "algorithm.atpo.tools.timeout_s=0", "a number above 0 or null. It is: Seconds"),
-        ({"information_gain": {"weight": -1}}, "algorithm.atpo.information_gain.weight=-1", "at least 0. It is: alpha"),
-        ({"information_gain": {"discount": 0}}, "algorithm.atpo.information_gain.discount=0", "a number above 0"),
-        ({"information_gain": {"clip": 1}}, "algorithm.atpo.information_gain.clip=1", "a number below 1"),
-        ({"information_gain": {"prompt": "It is"}}, "algorithm.atpo.information_gain.prompt='It is'", "{answer} in it"),
-        ({"information_gain": {"prompt": "{answer} {answer}"}}, "information_gain.prompt='{answer} {", "in it once"),
         ({7: 1}, "algorithm.atpo.7 is not a setting", "valid ones are"),
         ("all", "algorithm.atpo='all'", "a group of settings (expansion, credit"),
         ({"dump_dir": 5}, "algorithm.atpo.dump_dir=5", "expected str or null, got int"),

@@ -15,11 +15,14 @@ from verl.trainer.ppo import core_algos
 
 assert core_algos.get_adv_estimator_fn("atpo").__module__ == "verl_atpo.method.estimator"
 assert core_algos.get_policy_loss_fn("atpo").__module__ == "verl_atpo.method.loss"
-assert core_algos.get_adv_estimator_fn("a2tgpo") is not core_algos.get_adv_estimator_fn("atpo")
-assert core_algos.get_policy_loss_fn("a2tgpo") is not core_algos.get_policy_loss_fn("atpo")
+from verl_atpo.method.scheme import known_schemes, own_estimators, own_losses
+assert len(set(map(core_algos.get_adv_estimator_fn, own_estimators()))) == len(own_estimators())
+assert len(set(map(core_algos.get_policy_loss_fn, own_losses()))) == len(own_losses())
 store = ConfigStore.instance()
-names = ["a2tgpo.yaml", "chain.yaml", "paper.yaml", "tree.yaml", "unbiased.yaml"]
-assert store.list("atpo") == names, store.list("atpo")
+names = ["chain.yaml", "paper.yaml", "tree.yaml", "unbiased.yaml"]
+for kind in known_schemes().values():
+    names += [f"{name}.yaml" for name in kind.presets()]
+assert store.list("atpo") == sorted(names), store.list("atpo")
 assert store.list("platform") == ["cpu.yaml"]
 """
 

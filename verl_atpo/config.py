@@ -24,13 +24,10 @@ from verl_atpo.choices import Penalty as Penalty
 from verl_atpo.choices import Schedule as Schedule
 from verl_atpo.choices import SharedTurns as SharedTurns
 from verl_atpo.choices import Weights as Weights
-from verl_atpo.settings import Amount, Count, Pause, Positive, Share, Tries, plain, read, settings
+from verl_atpo.settings import Amount, Count, Pause, Positive, Share, Tries, not_a_setting, plain, read, settings
 from verl_atpo.settings import ConfigError as ConfigError
 
 ROOT_KEY = "algorithm.atpo"
-
-PLACE = "{answer}"
-"""Stands for the gold answer in ``information_gain.prompt``."""
 
 
 @settings
@@ -184,29 +181,6 @@ class ToolConfig:
 
 
 @settings
-class InformationGainConfig:
-    """A²TGPO's credit of turns, of ``algorithm.adv_estimator=a2tgpo`` (``docs/a2tgpo.md``)."""
-
-    weight: Amount = 0.3
-    """alpha, weight of the discounted gains beside the outcome."""
-    discount: Share = 1.0
-    """gamma, from a turn's gain to that of the turn before."""
-    clip: Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False, strict=True)] = 0.3
-    """beta, share by which a turn's clip range is at most wider or narrower; 0 leaves it as it is."""
-    prompt: str = "<think>Now there's enough information to answer.</think><answer>{answer}</answer>"
-    """What the model is taken to say after an observation, the gold answer in the place of ``{answer}``."""
-    answer: str = "reward_model.ground_truth"
-    """Where a data row holds the gold answer, by dots: a text, or a list of texts whose first one is taken."""
-
-    def __post_init__(self) -> None:
-        if self.prompt.count(PLACE) != 1:
-            raise ValueError(
-                f"prompt={self.prompt!r} cannot work: expected a text with {PLACE} in it once, where the gold answer "
-                "stands; write how your model is to answer, e.g. '<answer>{answer}</answer>'."
-            )
-
-
-@settings
 class AtpoConfig:
     """All of ``algorithm.atpo``."""
 
@@ -218,8 +192,6 @@ class AtpoConfig:
     """What happens to branches that fail."""
     tools: ToolConfig = dataclasses.field(default_factory=ToolConfig)
     """What stands around tool calls."""
-    information_gain: InformationGainConfig = dataclasses.field(default_factory=InformationGainConfig)
-    """What turns learn of the gold answer; of ``algorithm.adv_estimator=a2tgpo``."""
     dump_dir: str | None = None
     """Folder for one JSON line per tree; null writes nothing."""
     dump_every: Positive = 1
@@ -228,6 +200,8 @@ class AtpoConfig:
     """Trees dumped of a step, the first of its batch; null for all."""
     log_trees: Count = 0
     """Trees of a step that verl's loggers wandb and TensorBoard show."""
+    of_schemes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """Groups of settings that credit schemes brought, by name, where they are not the defaults."""
 
     def __post_init__(self) -> None:
         if self.expansion.budget is Budget.ADAPTIVE and self.credit.weights is Weights.SPLIT:
@@ -238,7 +212,7 @@ class AtpoConfig:
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any] | None) -> AtpoConfig:
-        """Read the settings under ``algorithm.atpo``.
+        """Read the settings under ``algorithm.atpo``, those of credit schemes included.
 
         Args:
             values: nested mapping (a plain dict, or a ``DictConfig`` turned into one); ``None`` means all defaults.
@@ -246,8 +220,31 @@ class AtpoConfig:
         Raises:
             ConfigError: unknown key, value of the wrong type, value out of range.
         """
-        return read(cls, values or {}, ROOT_KEY)
+        if not isinstance(values, Mapping | None):
+            return read(cls, values, ROOT_KEY)  # refuses it
+        values, of_schemes = dict(values or {}), {}
+        groups = _groups_of_schemes(values)
+        names = [*(field.name for field in dataclasses.fields(cls) if field.name != "of_schemes"), *groups]
+        for name in values:
+            if name not in names:
+                raise ConfigError(not_a_setting(f"{ROOT_KEY}.{name}", names))
+        for name, kind in groups.items():
+            group: Any = read(kind, values.pop(name, {}), f"{ROOT_KEY}.{name}")
+            if group != kind():
+                of_schemes[name] = group
+        return dataclasses.replace(read(cls, values, ROOT_KEY), of_schemes=of_schemes)
 
     def to_mapping(self) -> dict[str, Any]:
         """Nested dict of plain values, the inverse of :meth:`from_mapping`."""
-        return plain(self)
+        values = plain(self)
+        del values["of_schemes"]
+        groups = {name: self.of_schemes.get(name, kind()) for name, kind in _groups_of_schemes(values).items()}
+        return values | {name: plain(group) for name, group in groups.items()}
+
+
+def _groups_of_schemes(values: Mapping[str, Any]) -> Mapping[str, type]:
+    """Groups of settings that the registered credit schemes, and the one that ``values`` name, bring: name -> class."""
+    from verl_atpo.method.scheme import settings_groups  # schemes are made of these settings
+
+    credit = values.get("credit")
+    return settings_groups(credit.get("scheme") if isinstance(credit, Mapping) else None)

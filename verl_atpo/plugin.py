@@ -1,18 +1,20 @@
 """Entry point of the group ``verl.plugins``: importing this module registers verl_atpo with verl.
 
 verl imports it at the end of ``import verl``, in the driver and in every Ray worker. It registers the advantage
-estimators and policy losses ``atpo`` and ``a2tgpo``, Hydra's preset groups, the check of every config before Ray starts
-and, where ``VERL_PLATFORM=cpu`` asks for it, the CPU platform. verl hides an exception raised here, so a failure is
-logged as an error first.
+estimator and the policy loss ``atpo``, those that credit schemes bring, Hydra's preset groups, the check of every
+config before Ray starts and, where ``VERL_PLATFORM=cpu`` asks for it, the CPU platform. verl hides an exception raised
+here, so a failure is logged as an error first.
 """
 
 from __future__ import annotations
 
 import importlib.metadata
+from collections.abc import Callable
+from typing import Any
 
 from verl_atpo.log import own_logger
 from verl_atpo.method.estimator import estimator_named
-from verl_atpo.method.loss import compute_policy_loss_a2tgpo, compute_policy_loss_atpo
+from verl_atpo.method.loss import compute_policy_loss_atpo
 from verl_atpo.method.scheme import known_schemes
 from verl_atpo.platforms import activate_if_requested
 from verl_atpo.seams.check import require
@@ -21,8 +23,6 @@ from verl_atpo.startup.driver import check_every_config
 from verl_atpo.startup.presets import register_presets
 
 logger = own_logger()
-
-LOSSES = {"atpo": compute_policy_loss_atpo, "a2tgpo": compute_policy_loss_a2tgpo}
 
 
 def register() -> None:
@@ -37,7 +37,7 @@ def register() -> None:
 
     for name in {scheme.estimator for scheme in known_schemes().values()}:
         register_adv_est(name)(estimator_named(name))
-    for name, loss in LOSSES.items():
+    for name, loss in losses().items():
         # verl's register_policy_loss overwrites without a word.
         if POLICY_LOSS_REGISTRY.get(name, loss) is not loss:
             raise RuntimeError(f"policy loss {name!r} is registered already, to {POLICY_LOSS_REGISTRY[name]}.")
@@ -45,6 +45,12 @@ def register() -> None:
     register_presets()
     check_every_config()
     activate_if_requested()
+
+
+def losses() -> dict[str, Callable[..., Any]]:
+    """The policy losses of this package and its credit schemes, by verl's name."""
+    brought = {kind.loss: loss for kind in known_schemes().values() if (loss := kind.policy_loss()) is not None}
+    return {"atpo": compute_policy_loss_atpo, **brought}
 
 
 def _check_verl() -> None:

@@ -71,6 +71,12 @@ def did_you_mean(wrong: object, right: Iterable[str], prefix: str = "") -> str:
     return f" Did you mean {prefix}{close[0]}?" if close else ""
 
 
+def not_a_setting(path: str, names: Iterable[str]) -> str:
+    """The message for an unknown key at ``path``, beside which ``names`` are known."""
+    names, (where, _, name) = list(names), path.rpartition(".")
+    return f"{path} is not a setting; valid ones are: {', '.join(names)}.{did_you_mean(name, names, f'{where}.')}"
+
+
 def show(value: object) -> str:
     """The value in an error message, cut to a length that leaves room for the rest."""
     text = repr(value)
@@ -87,9 +93,7 @@ def _explain(cls: Any, error: Any, path: str) -> str:
         cls = field.annotation if field else None
     kind, value = error["type"], error["input"]
     if kind in ("unexpected_keyword_argument", "invalid_key"):
-        names, where = list(parent.__pydantic_fields__), path.rpartition(".")[0]
-        hint = did_you_mean(error["loc"][-1], names, f"{where}.")
-        return f"{path} is not a setting; valid ones are: {', '.join(names)}.{hint}"
+        return not_a_setting(path, parent.__pydantic_fields__)
     if kind == "value_error":  # of a class's own check, which names the field
         return f"{path}.{error['ctx']['error']}"
     about = f" It is: {field.description}" if field and field.description else ""

@@ -17,7 +17,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import Qwen3ForCausalLM
 
 from benchmarks.lab.model import Weights, hidden_states, logits
-from verl_atpo.rollout.answers import CACHED, LOG_PROBS
+from verl_atpo.schemes.a2tgpo.questions import CACHED, LOG_PROBS
 
 _QUIET = 6
 """Rounds of the event loop without a new request after which all loops are taken to wait."""

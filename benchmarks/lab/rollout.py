@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import random
 from collections.abc import Sequence
 
 from benchmarks.lab.engine import Engine
 from benchmarks.lab.episodes import Episode, Task, Trajectory, converse
 from verl_atpo.config import AtpoConfig
-from verl_atpo.method.scheme import find_scheme
+from verl_atpo.method.scheme import Questions, Scheme, find_scheme
 from verl_atpo.method.undecided import Undecided
 from verl_atpo.replay.client import BranchSession
 from verl_atpo.replay.runner import Branch, Start
-from verl_atpo.rollout.answers import GoldAnswers, SaidAnswer
-from verl_atpo.rollout.answers import grow as grow_and_settle
 from verl_atpo.rollout.budget import Spares
-from verl_atpo.rollout.grower import TreeGrower
+from verl_atpo.rollout.grower import TreeGrower, grow_and_ask
 from verl_atpo.rollout.grown import GrownTree
 from verl_atpo.rollout.rows import token_rewards, trained_masks
 
@@ -49,11 +48,12 @@ async def grow(
     Trees of a step share ``spares``, those of a run ``undecided``. With ``gains`` turns are credited with the
     information they brought about the episode's gold answer.
     """
-    answers = _gold_answers(engine, episode, task, config) if gains else None
+    scheme = find_scheme(config, "a2tgpo" if gains else "atpo")
+    questions = _gold_answers(engine, episode, task, scheme) if gains else None
     undecided = undecided or Undecided()
-    grown = await grow_tree(engine, episode, task, config, rng, spares, answers, undecided.shares)
+    grown = await grow_tree(engine, episode, task, config, rng, spares, questions, undecided.shares)
     undecided.add(grown.tree, config.credit.tool_rewards)
-    credit = find_scheme(config, "a2tgpo" if gains else "atpo").credit(grown.tree, grown.paths, grown.answers)
+    credit = scheme.credit(grown.tree, grown.paths, grown.answers)
     masks = trained_masks(grown, config.credit.shared_turns)
     return [
         _row(branch.output, mask, rewards)
@@ -84,24 +84,24 @@ async def grow_tree(
     config: AtpoConfig,
     rng: random.Random,
     spares: Spares | None = None,
-    answers: GoldAnswers | None = None,
+    questions: Questions | None = None,
     undecided: Sequence[float] = (1.0,),
 ) -> GrownTree:
-    """One tree, or its chains; its contexts are told to ``answers``."""
+    """One tree, or its chains; ``questions`` are asked about its contexts."""
 
     async def run_branch(start: Start) -> Branch:
-        ask = None if answers is None else answers.ask
+        ask = None if questions is None else questions.ask
         session = BranchSession(engine, None, start.prefix, start.on_turn, on_context=ask)
         return Branch.of(session, await converse(session, episode.partner(), task.limits))
 
-    return await grow_and_settle(TreeGrower(config, run_branch, rng, spares, undecided), answers)
+    return await grow_and_ask(TreeGrower(config, run_branch, rng, spares, undecided), questions)
 
 
-def _gold_answers(engine: Engine, episode: Episode, task: Task, config: AtpoConfig) -> GoldAnswers:
+def _gold_answers(engine: Engine, episode: Episode, task: Task, scheme: Scheme) -> Questions | None:
     if task.tokenizer is None or not episode.answer:
         raise ValueError("a2tgpo needs a gold answer, which this task has not: use hopqa.")
-    said = SaidAnswer.of(task.tokenizer, config.information_gain.prompt, episode.answer)
-    return GoldAnswers(engine, "", said, config.growth)
+    prompt = {"uid": "", "reward_model": {"ground_truth": episode.answer}}
+    return scheme.questions(engine, task.tokenizer, prompt, math.inf)
 
 
 async def accuracy(engine: Engine, task: Task, at_once: int = 250) -> dict[str, float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 
 import pytest
 from hydra import compose, initialize_config_module
@@ -14,8 +15,12 @@ from verl_atpo.startup.driver import LONGEST, CheckConfig
 @functools.cache
 def good(preset: str) -> DictConfig:
     with initialize_config_module("verl.trainer.config", version_base=None):
-        engine = ["actor_rollout_ref.rollout.name=vllm"] if preset == "a2tgpo" else []
-        overrides = [f"+atpo={preset}", "+agent=search", "data.train_files=none.parquet", *engine]
+        overrides = [
+            f"+atpo={preset}",
+            "+agent=search",
+            "data.train_files=none.parquet",
+            "actor_rollout_ref.rollout.name=vllm",
+        ]
         return compose("ppo_trainer", overrides=overrides)
 
 
@@ -41,3 +46,14 @@ def refusal(config: DictConfig) -> str:
     message = str(end.value.code)
     assert message.startswith("verl_atpo: ") and len(message) <= LONGEST
     return message
+
+
+REMEDY = re.compile(r"\b(set|expected|choose|add|correct|use|reject|name them in|valid ones are)\b")
+
+
+def check_refusal(settings: str | tuple[str, ...], refused: str, preset: str = "tree") -> None:
+    """Hold that a message names setting and value, and says what to do."""
+    message = refusal(config_with(*([settings] if isinstance(settings, str) else settings), preset=preset))
+    _, found, rest = message.partition(refused)
+    assert found and message.startswith(f"verl_atpo: {refused}")
+    assert REMEDY.search(rest), message

@@ -14,9 +14,7 @@ from omegaconf import OmegaConf
 
 from tests.rollout.test_grower import FakeEngine, FakeLoop, _config, _grow
 from verl_atpo.config import AtpoConfig
-from verl_atpo.method.scheme import find_scheme
 from verl_atpo.report.metrics import PREFIX, WorkerStats, step_metrics, tree_stats
-from verl_atpo.rollout.grown import AnswerCosts, Answers
 from verl_atpo.startup.presets import ATPO_PRESETS, PRESETS
 
 ROOT = Path(__file__).parents[2]
@@ -114,13 +112,3 @@ async def test_every_metric_is_explained():
     stats = tree_stats(await _grow(_config(), FakeEngine(0, stop=0.3), FakeLoop(5)), seconds=1.0)
     logged = {key.removeprefix(f"{PREFIX}/") for key in step_metrics(WorkerStats([dataclasses.replace(stats)]))}
     assert {word for row in table("metrics.md", "# Metrics") for word in quoted(row[0])} == logged
-
-
-async def test_every_metric_of_information_gains_is_explained():
-    grown = await _grow(_config(), FakeEngine(0, stop=0.3), FakeLoop(5))
-    plain = step_metrics(WorkerStats([tree_stats(grown, seconds=1.0)]))
-    grown.answers = Answers([-1.0] * len(grown.tree.nodes), AnswerCosts())
-    credit = find_scheme(AtpoConfig(), "a2tgpo").credit(grown.tree, grown.paths, grown.answers)
-    logged = step_metrics(WorkerStats([tree_stats(grown, 1.0, credit)]))
-    added = {key.removeprefix(f"{PREFIX}/") for key in logged.keys() - plain.keys()}
-    assert {word for row in table("a2tgpo.md", "## What it costs") for word in quoted(row[0])} == added

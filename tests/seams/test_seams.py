@@ -77,7 +77,7 @@ def test_the_older_verl_has_them_but_for_what_is_known(older, feature):
     lines = list(problems(feature, older / "verl"))
     if feature is Feature.TAGS:
         assert len(lines) == 1 and "ct_merge_context_msg" in lines[0]
-    elif feature is Feature.GAINS:
+    elif feature is Feature.SCHEMES:
         assert len(lines) == 1 and "num_cached_tokens not in it" in lines[0]
     else:
         assert lines == []

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 from omegaconf import OmegaConf
-from verl.utils.tensordict_utils import assign_non_tensor_data, list_of_dict_to_tensordict
+from verl.utils.tensordict_utils import list_of_dict_to_tensordict
 
 from verl_atpo.config import ConfigError
 from verl_atpo.startup.data_checks import check_rows
-from verl_atpo.startup.information_gain import check_gold_answers
 from verl_atpo.startup.rules.tool_files import check_tool_files
 
 MULTI_TURN = "actor_rollout_ref.rollout.multi_turn"
@@ -260,33 +258,3 @@ def test_good_tool_files(tmp_path):
     (tmp_path / "tools.yaml").write_text(ENTRY + SCHEMA)
     check_tool_files(tool_config(str(tmp_path / "tools.yaml")))
     check_tool_files(OmegaConf.create({}))
-
-
-def gold(*truths, path: str = "reward_model.ground_truth", validate: bool = False) -> None:
-    batch = list_of_dict_to_tensordict([row(reward_model={"ground_truth": truth}) for truth in truths])
-    if validate:
-        assign_non_tensor_data(batch, "validate", True)
-    check_gold_answers(batch, path)
-
-
-def test_gold_answers_are_texts_or_lists_of_them():
-    gold("Rome", "Paris")
-    gold(["Rome", "Roma"], ["Paris"])
-    gold(np.array(["Rome", "Roma"], dtype=object))
-    gold({"target": ["Rome"]}, path="reward_model.ground_truth.target")
-    gold("", validate=True)  # nobody asks for it there
-
-
-@pytest.mark.parametrize("truth", ["", "  ", None, 7, [], [""], [7], {"target": "Rome"}])
-def test_a_row_without_a_gold_answer_is_refused(truth):
-    with pytest.raises(ConfigError) as refused:
-        gold("Rome", truth)
-    for word in ("information_gain.answer=reward_model.ground_truth", "row 1 of the batch", "'index': 7", "a list of"):
-        assert word in str(refused.value)
-
-
-def test_a_field_that_no_row_has_is_refused():
-    with pytest.raises(ConfigError, match="row 0 of the batch"):
-        gold("Rome", path="extra_info.gold")
-    with pytest.raises(ConfigError, match="row 0 of the batch"):
-        gold("Rome", path="golden")

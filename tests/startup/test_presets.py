@@ -9,7 +9,8 @@ from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
 from verl.utils.import_utils import load_extern_object
 
-from verl_atpo.config import AtpoConfig, ConfigError, InformationGainConfig, ToolConfig
+from verl_atpo.config import AtpoConfig, ConfigError, ToolConfig
+from verl_atpo.method.scheme import settings_groups
 from verl_atpo.startup.checks import check_agent_names, check_config
 
 
@@ -42,31 +43,15 @@ def test_unbiased_adds_rows_up_token_by_token():
     assert (settings.expansion.strategy, settings.credit.weights.value) == ("other_chains", "split")
 
 
-def test_a2tgpo_grows_the_trees_of_tree():
-    config = composed("+atpo=a2tgpo", "actor_rollout_ref.rollout.name=vllm")
-    actor, rollout = config.actor_rollout_ref.actor, config.actor_rollout_ref.rollout
-    assert (actor.policy_loss.loss_mode, actor.loss_agg_mode) == ("a2tgpo", "seq-mean-token-mean")
-    assert (config.algorithm.adv_estimator, rollout.n) == ("a2tgpo", 12)
-    settings = check_config(config)
-    assert settings.expansion == AtpoConfig().expansion
-    tree, a2tgpo = changed_by("+atpo=tree"), changed_by("+atpo=a2tgpo")
-    assert a2tgpo.keys() <= tree.keys()
-    assert {key for key in a2tgpo if a2tgpo[key] != tree[key]} == {
-        "algorithm.atpo.credit.advantage",
-        "algorithm.atpo.credit.contexts",
-        "algorithm.adv_estimator",
-        "algorithm.atpo.credit.backup",
-        "actor_rollout_ref.actor.policy_loss.loss_mode",
-    }
-
-
 def test_paper_is_the_authors_script():
     config = composed("+atpo=paper")
     actor, rollout = config.actor_rollout_ref.actor, config.actor_rollout_ref.rollout
     assert (actor.policy_loss.loss_mode, actor.loss_agg_mode) == ("atpo", "seq-mean-token-mean")
     assert (actor.clip_ratio_low, actor.clip_ratio_high) == (0.003, 0.004)
     assert (config.algorithm.adv_estimator, rollout.n) == ("atpo", 22)
-    assert OmegaConf.to_container(config.algorithm.atpo) == {
+    settings = OmegaConf.to_container(config.algorithm.atpo)
+    schemes = {name: kind().__dict__ for name, kind in settings_groups().items()}
+    assert settings == {
         "expansion": {
             "initial_chains": 10,
             "branches_per_round": 6,
@@ -93,7 +78,7 @@ def test_paper_is_the_authors_script():
         },
         "growth": {"max_regrows": 3, "regrow_delay_s": 1.0},
         "tools": ToolConfig().__dict__ | {"observation_cut": "tail", "on_outage": "regrow", "memoize": "never"},
-        "information_gain": InformationGainConfig().__dict__,
+        **schemes,
         "dump_dir": None,
         "dump_every": 1,
         "dump_max": None,

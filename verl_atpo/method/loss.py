@@ -15,12 +15,16 @@ is imported here, so that a plugin can load it while verl is importing.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, TypeAlias
 
 import torch
 
 Bound: TypeAlias = Any
 """Of a ratio: a float, or a tensor (R, T)."""
+
+Ranges: TypeAlias = Callable[[Any, "Turns", torch.Tensor], tuple[Bound, Bound]]
+"""Makes the bounds of the ratio from verl's config, the turns and the advantages."""
 
 MAX_LOG_RATIO = 10.0
 """Ceiling of log s_k, against overflow."""
@@ -35,7 +39,7 @@ def compute_policy_loss_atpo(
     config: Any = None,
     rollout_is_weights: torch.Tensor | None = None,
     *,
-    clip_by_turn: bool = False,
+    ranges: Ranges | None = None,
 ) -> tuple[torch.Tensor, dict[str, float]]:
     """Clipped turn-level policy loss, with the signature of verl's policy losses.
 
@@ -49,7 +53,7 @@ def compute_policy_loss_atpo(
         loss_agg_mode: any of verl's ``agg_loss``; the paper's is ``seq-mean-token-mean``.
         config: verl's ``ActorConfig``, for :func:`clip_range`; ``global_batch_info`` goes to ``agg_loss``.
         rollout_is_weights: (R, T) float, weights of verl's rollout correction; multiplied into the loss.
-        clip_by_turn: the clip range is a turn's own, see :func:`compute_policy_loss_a2tgpo`.
+        ranges: bounds of the ratio from config, turns and all of ``advantages``; ``None`` for :func:`clip_range`.
 
     Returns:
         The loss, a scalar, and metrics. A turn counts as clipped if its first token is.
@@ -63,7 +67,7 @@ def compute_policy_loss_atpo(
     log_ratio_RT = torch.where(mask_RT, log_prob - old_log_prob, 0.0)
     advantages_RT = torch.where(mask_RT, advantages, 0.0)
     turns = Turns(mask_RT, log_ratio_RT.dtype)
-    low, high = _ranges_of_turns(config, turns.behind(advantages)) if clip_by_turn else clip_range(config)
+    low, high = ranges(config, turns, advantages) if ranges is not None else clip_range(config)
     turn_log_ratio_RT = turns.mean(log_ratio_RT.detach())
 
     ratio_RT = (log_ratio_RT - log_ratio_RT.detach() + turn_log_ratio_RT).clamp(max=MAX_LOG_RATIO).exp()
@@ -76,16 +80,6 @@ def compute_policy_loss_atpo(
     if bad_row is not None:
         raise ValueError(_not_finite(bad_row, old_log_prob, log_prob, advantages, mask_RT))
     return loss, metrics
-
-
-def compute_policy_loss_a2tgpo(*args: Any, **kwargs: Any) -> tuple[torch.Tensor, dict[str, float]]:
-    """The loss ``atpo`` with a clip range per turn (A²TGPO, arXiv 2605.06200), for the estimator ``a2tgpo``.
-
-    Turn k is clipped to [1 - low (1 + d_k), 1 + high (1 + d_k)], d_k being what ``advantages`` holds on the first token
-    behind the turn, where the mask is 0; a turn without such a token has 0. Turns are runs of the mask, so neighbours
-    of equal advantages stay two. All else, arguments included, is as in :func:`compute_policy_loss_atpo`.
-    """
-    return compute_policy_loss_atpo(*args, **kwargs, clip_by_turn=True)
 
 
 def _surrogate(
@@ -120,24 +114,19 @@ class Turns:
         self.opens_RT = mask_RT.clone()
         self.opens_RT[:, 1:] &= ~mask_RT[:, :-1]
         self.number_RT = self.opens_RT.cumsum(dim=1, dtype=torch.int32)
-        self.lengths_RK = self._sums(self.mask_RT)
+        self.lengths_RK = self.sums(self.mask_RT)
 
     def mean(self, values_RT: torch.Tensor) -> torch.Tensor:
         """Mean over its turn, at every token, (R, T); ``values_RT`` are 0 where the mask is.
 
         Added up in float32 at least.
         """
-        means_RK = self._sums(values_RT.to(self.mask_RT.dtype)) / self.lengths_RK.clamp(min=1)
+        means_RK = self.sums(values_RT) / self.lengths_RK.clamp(min=1)
         return means_RK.gather(1, self.number_RT)
 
-    def behind(self, values_RT: torch.Tensor) -> torch.Tensor:
-        """What ``values_RT`` hold on the first token behind a turn, at every token of it; 0 where there is none."""
-        after_RT = torch.nn.functional.pad(values_RT[:, 1:], (0, 1))
-        sampled_after_RT = torch.nn.functional.pad(self.mask_RT[:, 1:], (0, 1)) > 0
-        closes_RT = (self.mask_RT > 0) & ~sampled_after_RT
-        return self._sums(torch.where(closes_RT, after_RT, 0.0).to(self.mask_RT.dtype)).gather(1, self.number_RT)
-
-    def _sums(self, values_RT: torch.Tensor) -> torch.Tensor:
+    def sums(self, values_RT: torch.Tensor) -> torch.Tensor:
+        """(R, K) sum over each turn by its number; ``values_RT`` are 0 where the mask is."""
+        values_RT = values_RT.to(self.mask_RT.dtype)
         rows, tokens = values_RT.shape
         return values_RT.new_zeros((rows, (tokens + 1) // 2 + 1)).scatter_add_(1, self.number_RT, values_RT)
 
@@ -147,13 +136,6 @@ def clip_range(config: Any) -> tuple[Bound, Bound]:
     low = config.clip_ratio if config.clip_ratio_low is None else config.clip_ratio_low
     high = config.clip_ratio if config.clip_ratio_high is None else config.clip_ratio_high
     return 1 - low, 1 + high
-
-
-def _ranges_of_turns(config: Any, change_RT: torch.Tensor) -> tuple[Bound, Bound]:
-    """The same, 1 + ``change_RT`` times as wide."""
-    low, high = clip_range(config)
-    wider_RT = 1.0 + change_RT
-    return 1 - (1 - low) * wider_RT, 1 + (high - 1) * wider_RT
 
 
 def _aggregate(losses_RT: torch.Tensor, turns: Turns, mode: str, batch_info: dict[str, Any]) -> torch.Tensor:

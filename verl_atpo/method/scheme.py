@@ -26,8 +26,8 @@ import dataclasses
 import functools
 import importlib
 import importlib.metadata
-from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar, Protocol, TypeVar
 
 from verl_atpo.config import ROOT_KEY, AtpoConfig, ConfigError
 from verl_atpo.method.channel import TurnCredit
@@ -64,24 +64,45 @@ class Credit:
     stats: Any = None
 
 
+class Questions(Protocol):
+    """What a scheme asks the engine while one tree grows; nothing of the tree waits for the answers but its end."""
+
+    def ask(self, context: Sequence[int]) -> None:
+        """Start to ask about a context that a turn is about to be sampled in."""
+
+    async def settle(self, tree: TurnTree) -> Any:
+        """Wait until all is answered; what it returns is the ``answers`` of :meth:`Scheme.credit`."""
+
+    async def cancel(self) -> None:
+        """Stop asking; has ended everything when it returns."""
+
+
 class Scheme(abc.ABC):
     """A credit scheme.
 
     Args:
-        atpo: settings of the run; ``self.config`` is their group ``credit``.
+        atpo: settings of the run; ``self.config`` are those under ``credit``, ``self.settings`` the scheme's own.
 
     Attributes:
         name: what ``algorithm.atpo.credit.scheme`` takes.
+        settings_class: class of settings of its own, made with :func:`verl_atpo.settings.settings`.
+        settings_name: their group under ``algorithm.atpo``.
         estimator: verl's name of the estimator that always uses this scheme; ``atpo`` uses the one that settings name.
         carries_after: rows carry a second number per turn, which the estimator hands on to the policy loss.
+        loss: verl's name of the policy loss that the scheme brings, see :meth:`policy_loss`.
     """
 
     name: ClassVar[str]
+    settings_class: ClassVar[type | None] = None
+    settings_name: ClassVar[str] = ""
     estimator: ClassVar[str] = ATPO
     carries_after: ClassVar[bool] = False
+    loss: ClassVar[str] = ATPO
 
     def __init__(self, atpo: AtpoConfig) -> None:
         self.atpo, self.config = atpo, atpo.credit
+        kind = self.settings_class
+        self.settings: Any = None if kind is None else atpo.of_schemes.get(self.settings_name, kind())
 
     @abc.abstractmethod
     def evaluate(self, tree: TurnTree, zero: float) -> tuple[Known, Known]:
@@ -140,10 +161,51 @@ class Scheme(abc.ABC):
         """
         return advantage * factor
 
-    @classmethod
-    def metrics(cls, stats: Sequence[Any]) -> dict[str, float]:
-        """Metrics of a step from what :attr:`Credit.stats` holds of each of its trees."""
+    def questions(self, client: Any, tokenizer: Any, prompt: Mapping[str, Any], longest: float) -> Questions | None:
+        """What to ask the engine while the tree of a prompt grows; ``None`` for nothing.
+
+        Args:
+            client: verl's ``LLMServerClient``, or any object with its ``generate``.
+            tokenizer: the model's.
+            prompt: verl's fields of the prompt.
+            longest: tokens of the longest prompt that the engine takes.
+        """
+        return None
+
+    def check_prompts(self, prompts: Any) -> None:  # noqa: B027  optional
+        """Refuse a batch of verl's prompts that the scheme cannot credit.
+
+        Raises:
+            ConfigError: names the row, what is wrong and the remedy.
+        """
+
+    def metrics(self, stats: Sequence[Any]) -> dict[str, float]:
+        """Metrics of a step from :attr:`Credit.stats` of each of its trees."""
         return {}
+
+    def describe(self) -> dict[str, str]:
+        """Lines of the banner at the start of a run: name -> text."""
+        return {}
+
+    @classmethod
+    def rules(cls) -> Sequence[Any]:
+        """Rules of start-up (``verl_atpo.startup.rules``) that concern the scheme; each says when it applies."""
+        return ()
+
+    @classmethod
+    def seams(cls) -> Sequence[Any]:
+        """Places in verl (``verl_atpo.seams.place``) that the scheme needs."""
+        return ()
+
+    @classmethod
+    def presets(cls) -> Mapping[str, tuple[AtpoConfig, Mapping[str, Any]]]:
+        """Presets ``+atpo=NAME`` that use the scheme: settings of ours, and those of verl's actor."""
+        return {}
+
+    @classmethod
+    def policy_loss(cls) -> Callable[..., Any] | None:
+        """The function of the policy loss that :attr:`loss` names, with the signature of verl's policy losses."""
+        return None
 
 
 SCHEMES: dict[str, type[Scheme]] = {}
@@ -174,6 +236,18 @@ def _discover() -> None:
     importlib.import_module("verl_atpo.schemes")
     for entry_point in importlib.metadata.entry_points(group="verl_atpo.schemes"):
         entry_point.load()
+
+
+def settings_groups(scheme: object = None) -> Mapping[str, type]:
+    """Groups of settings under ``algorithm.atpo`` that schemes bring: name -> class.
+
+    Args:
+        scheme: import path of one that is not registered.
+    """
+    kinds = list(known_schemes().values())
+    if isinstance(scheme, str) and scheme not in known_schemes():
+        kinds.append(scheme_named(scheme))
+    return {kind.settings_name: kind.settings_class for kind in kinds if kind.settings_class is not None}
 
 
 def scheme_named(name: str) -> type[Scheme]:
@@ -214,6 +288,16 @@ def find_scheme(atpo: AtpoConfig, estimator: object = None) -> Scheme:
     Raises:
         ConfigError: the settings name a scheme that does not exist, or two different ones.
     """
-    of_estimator = [scheme for scheme in known_schemes().values() if scheme.estimator not in (ATPO,)]
-    named = next((scheme for scheme in of_estimator if scheme.estimator == estimator), None)
+    kinds = known_schemes().values()
+    named = next((kind for kind in kinds if kind.estimator == estimator != ATPO), None)
     return (named or scheme_named(atpo.credit.scheme_name))(atpo)
+
+
+def own_estimators() -> list[str]:
+    """verl's names of the estimators that read the rows of schemes."""
+    return list(dict.fromkeys([ATPO, *(kind.estimator for kind in known_schemes().values())]))
+
+
+def own_losses() -> list[str]:
+    """verl's names of the policy losses of this package and its schemes."""
+    return list(dict.fromkeys([ATPO, *(kind.loss for kind in known_schemes().values())]))

@@ -14,13 +14,12 @@ from typing import Any
 import numpy as np
 from verl.utils.tracking import Tracking
 
-from verl_atpo.method.scheme import Credit
+from verl_atpo.method.scheme import Credit, Scheme
 from verl_atpo.replay.guard import CallCounts
-from verl_atpo.report.answer_metrics import answer_metrics, known_gains
 from verl_atpo.report.branch_worth import BranchStats, branch_stats, branch_worth, variance
 from verl_atpo.report.context_metrics import ContextStats, context_metrics, context_stats
 from verl_atpo.report.record import Record
-from verl_atpo.rollout.grown import AnswerCosts, GrownTree, Limb
+from verl_atpo.rollout.grown import GrownTree, Limb
 from verl_atpo.tree.recording import Generation, context_lengths
 from verl_atpo.tree.tree import ROOT
 
@@ -54,9 +53,9 @@ class TreeStats:
         diverged: branches whose replay met other prompt ids than were recorded.
         regrown: branches grown again after a failure.
         seconds: wall-clock time from the first chain's start to the last branch's end.
-        gains: information gain of each turn of which it is known, nats/token.
-        answers: what asking for gold answers cost; ``None`` where nobody asked.
         contexts: how often contexts repeat, and what is undecided in them.
+        teaches: whether a turn has an advantage other than 0.
+        of_scheme: what the credit scheme reports.
     """
 
     leaves: int
@@ -78,9 +77,9 @@ class TreeStats:
     diverged: int
     regrown: int
     seconds: float
-    gains: list[float] = dataclasses.field(default_factory=list)
-    answers: AnswerCosts | None = None
     contexts: ContextStats | None = None
+    teaches: bool = True
+    of_scheme: Any = None
 
 
 def tree_stats(grown: GrownTree, seconds: float, credit: Credit | None = None) -> TreeStats:
@@ -112,9 +111,9 @@ def tree_stats(grown: GrownTree, seconds: float, credit: Credit | None = None) -
         diverged=sum(branch.diverged for branch in grown.branches),
         regrown=grown.regrown,
         seconds=seconds,
-        gains=[] if credit is None else known_gains(credit),
-        answers=None if grown.answers is None else grown.answers.costs,
         contexts=context_stats(tree),
+        teaches=credit is None or any(credit.advantages[1:]),
+        of_scheme=None if credit is None else credit.stats,
     )
 
 
@@ -154,13 +153,15 @@ class WorkerStats:
         self.dump_seconds += other.dump_seconds
 
 
-def step_metrics(stats: WorkerStats) -> dict[str, float]:
-    """Metrics of one training step, by the names they have in the logger."""
+def step_metrics(stats: WorkerStats, scheme: Scheme | None = None) -> dict[str, float]:
+    """Metrics of one training step, by the names they have in the logger, those of the credit scheme included."""
+    of_trees = [tree.of_scheme for tree in stats.trees]
     metrics = {
         "trees_failed": float(stats.failed),
         "dump_seconds": stats.dump_seconds,
         **_tool_metrics(stats.tools),
         **_tree_metrics(stats.trees),
+        **({} if scheme is None else scheme.metrics(of_trees)),
     }
     return {f"{PREFIX}/{name}": value for name, value in metrics.items()}
 
@@ -217,11 +218,7 @@ def _tree_metrics(trees: Sequence[TreeStats]) -> dict[str, float]:
     of_chains = [tree.chain_variance for tree in trees if tree.chain_variance is not None]
     if (worth := branch_worth([branch for tree in trees for branch in tree.branches], of_chains, a_chain)) is not None:
         metrics["branch_worth"] = worth
-    return {
-        **metrics,
-        **context_metrics([tree.contexts for tree in trees if tree.contexts is not None]),
-        **answer_metrics([tree.answers for tree in trees], [gain for tree in trees for gain in tree.gains]),
-    }
+    return {**metrics, **context_metrics([tree.contexts for tree in trees if tree.contexts is not None])}
 
 
 def add_to_tracking(

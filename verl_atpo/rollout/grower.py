@@ -19,6 +19,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from verl_atpo.config import AtpoConfig, Schedule
 from verl_atpo.failure import ReplayEndedError, is_outage, pause_s
 from verl_atpo.method.expansion import Pick, explain, select_turns
+from verl_atpo.method.scheme import Questions
 from verl_atpo.replay.client import BranchSession
 from verl_atpo.replay.runner import Branch, Start
 from verl_atpo.rollout.budget import Spares, TreeBudget
@@ -202,3 +203,18 @@ class TreeGrower:
                 tool_reward=turn.tool_reward if self._config.credit.tool_rewards else 0.0,
             ).index
         limb.joined = len(turns)
+
+
+async def grow_and_ask(grower: TreeGrower, questions: Questions | None) -> GrownTree:
+    """Grow a tree and, where the credit scheme asks the engine, wait for its answers.
+
+    Raises what :meth:`TreeGrower.grow` and :meth:`Questions.settle` do; nothing asks any more by then.
+    """
+    if questions is None:
+        return await grower.grow()
+    try:
+        grown = await grower.grow()
+        grown.answers = await questions.settle(grown.tree)
+        return grown
+    finally:
+        await questions.cancel()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 from verl_atpo.method.expansion import Pick
 from verl_atpo.replay.runner import Branch
@@ -52,37 +53,6 @@ class Limb:
 
 
 @dataclasses.dataclass
-class AnswerCosts:
-    """What asking for the gold answers of a tree cost.
-
-    Attributes:
-        requests: to the engine, repeated ones too.
-        tokens: in these requests.
-        cached: those of them that met the engine's prefix cache.
-        unknown: contexts of which the engine could not say how likely the answer is, for want of room or of a number.
-    """
-
-    requests: int = 0
-    tokens: int = 0
-    cached: int = 0
-    unknown: int = 0
-
-
-@dataclasses.dataclass(frozen=True)
-class Answers:
-    """How likely the gold answer was in the contexts of a tree.
-
-    Attributes:
-        log_probs: by node index, mean log-prob of its tokens in the context that the turn was sampled in, nats/token;
-            ``None`` where it is not known, and for the root.
-        costs: of asking.
-    """
-
-    log_probs: list[float | None]
-    costs: AnswerCosts
-
-
-@dataclasses.dataclass
 class GrownTree:
     """A tree and the branches it was made of.
 
@@ -90,12 +60,12 @@ class GrownTree:
         tree: structure, turns, mean NLLs and rewards. Turns of a try that died stay where they had joined it: without
             a leaf below they have no value.
         limbs: its branches by leaf number; each sampled the nodes that carry its number.
-        answers: how likely the gold answer was in the contexts of its turns; ``None`` where nobody asked.
+        answers: of the engine to the questions of the credit scheme; ``None`` where it asks nothing.
     """
 
     tree: TurnTree = dataclasses.field(default_factory=TurnTree)
     limbs: list[Limb] = dataclasses.field(default_factory=list)
-    answers: Answers | None = None
+    answers: Any = None
 
     @property
     def branches(self) -> list[Branch]:

@@ -17,7 +17,7 @@ from verl_atpo.rollout.health.alarm import UselessSteps
 from verl_atpo.rollout.health.dead_workers import WorkerWatch
 from verl_atpo.rollout.health.stop import StopRule, check_while_polling
 from verl_atpo.rollout.worker import TreeAgentLoopWorker
-from verl_atpo.startup.checks import check_agent_names, check_config
+from verl_atpo.startup.checks import check_agent_names, check_config, scheme_of
 
 
 class TreeAgentLoopManager(AgentLoopManagerTQ):
@@ -28,7 +28,7 @@ class TreeAgentLoopManager(AgentLoopManagerTQ):
     """
 
     def __init__(self, config: DictConfig, *args: Any, **kwargs: Any) -> None:
-        self._atpo = check_config(config)
+        self._atpo, self._scheme = check_config(config), scheme_of(config)
         super().__init__(config, *args, **kwargs)
         self.agent_loop_workers_class = ray.remote(TreeAgentLoopWorker)
         self._watch = WorkerWatch()
@@ -71,7 +71,7 @@ class TreeAgentLoopManager(AgentLoopManagerTQ):
             stats.add(taken)
         self._records = stats.records
         self._useless.look(stats)
-        return step_metrics(stats)
+        return step_metrics(stats, self._scheme)
 
     def _show_trees(self, backends: dict[str, Any], step: int) -> None:
         """The most telling trees of the step, in the loggers that can show any."""

@@ -23,24 +23,21 @@ from verl.experimental.agent_loop import AgentLoopOutput
 
 from verl_atpo.config import ConfigError, Memoize
 from verl_atpo.failure import BranchBug, NothingSampledError, brief, is_outage, pause_s
-from verl_atpo.method.scheme import Credit, find_scheme
+from verl_atpo.method.scheme import Credit
 from verl_atpo.method.undecided import Undecided
 from verl_atpo.replay.guard import CallMemo, ToolGuard
 from verl_atpo.replay.runner import Branch, Start
 from verl_atpo.report.describe import TreeDescriber
 from verl_atpo.report.dump import TreeDump
 from verl_atpo.report.metrics import WorkerStats, tree_stats
-from verl_atpo.rollout.answers import GoldAnswers, SaidAnswer, grow
 from verl_atpo.rollout.budget import Spares
-from verl_atpo.rollout.grower import TreeGrower
+from verl_atpo.rollout.grower import TreeGrower, grow_and_ask
 from verl_atpo.rollout.grown import GrownTree
 from verl_atpo.rollout.health.stop import Failures, describe_bug
 from verl_atpo.rollout.rows import policy_text, trajectory_rows
 from verl_atpo.rollout.scope import RunScopedWorker
-from verl_atpo.startup.checks import check_config
+from verl_atpo.startup.checks import check_config, scheme_of
 from verl_atpo.startup.data_checks import check_rows
-from verl_atpo.startup.information_gain import check_gold_answers, gold_answer, uses_gains
-from verl_atpo.startup.verl_config import ESTIMATOR, get
 from verl_atpo.tools.stateful import names_in_rows
 
 logger = logging.getLogger(__name__)
@@ -55,8 +52,7 @@ class TreeAgentLoopWorker(RunScopedWorker):
         self.guard = ToolGuard(self.atpo.tools, self.tokenizer)
         self._memo = CallMemo(self.atpo.tools.memo_size) if self.atpo.tools.memoize is Memoize.RUN else None
         self._dump = TreeDump(self.atpo.dump_dir)
-        self._gains = self.atpo.information_gain if uses_gains(self.config) else None
-        self._scheme = find_scheme(self.atpo, get(self.config, ESTIMATOR))
+        self._scheme = scheme_of(self.config)
         self._describer = TreeDescriber(self.tokenizer, self.atpo)
         self._stats = WorkerStats()
         self._failures = Failures()
@@ -92,8 +88,7 @@ class TreeAgentLoopWorker(RunScopedWorker):
         schemas = [tool.tool_schema.model_dump(exclude_unset=True, exclude_none=True) for tool in self.tools]
         names = [name for tool in self.tools for name in names_in_rows(tool)]
         check_rows(prompts, self.config, self.tokenizer, names, schemas, self.processor is not None)
-        if self._gains is not None:
-            check_gold_answers(prompts, self._gains.answer)
+        self._scheme.check_prompts(prompts)
         self._spares = Spares()  # of this batch's trees, so that a step never has more rows than fixed budgets give it
         await super().generate_sequences(prompts)
 
@@ -131,8 +126,9 @@ class TreeAgentLoopWorker(RunScopedWorker):
         # Under full determinism the loop's own ids name the engine's requests, so they have to stay distinct.
         sticky = None if self.rollout_config.full_determinism else prompt["uid"]
 
-        answers = self._gold_answers(prompt)
-        ask = None if answers is None else answers.ask
+        longest = (self.rollout_config.max_model_len or math.inf) - 1  # a request samples one token at least
+        questions = self._scheme.questions(self._llm_client, self.tokenizer, prompt, longest)
+        ask = None if questions is None else questions.ask
 
         async def run_branch(start: Start) -> Branch:
             kwargs = {**prompt, "trace": trace, "session_id": start.number}
@@ -142,10 +138,10 @@ class TreeAgentLoopWorker(RunScopedWorker):
         started = time.monotonic()
         grower = TreeGrower(self.atpo, run_branch, random.Random(prompt["uid"]), self._spares, self._undecided.shares)
         try:
-            grown = await grow(grower, answers)
+            grown = await grow_and_ask(grower, questions)
         except Exception as error:
             if chosen:
-                await self._dump_tree(grower.grown, self._credit(grower.grown), prompt, started, failed=brief(error))
+                await self._dump_tree(grower.grown, None, prompt, started, failed=brief(error))
             raise
         credit = self._credit(grown)
         self._undecided.add(grown.tree, self.atpo.credit.tool_rewards)
@@ -158,19 +154,10 @@ class TreeAgentLoopWorker(RunScopedWorker):
     def _credit(self, grown: GrownTree) -> Credit:
         return self._scheme.credit(grown.tree, grown.paths, grown.answers)
 
-    def _gold_answers(self, prompt: dict) -> GoldAnswers | None:
-        """Asks for a prompt's gold answer; None where information gains credit nothing."""
-        if self._gains is None:
-            return None
-        answer = gold_answer(prompt, self._gains.answer)
-        said = SaidAnswer.of(self.tokenizer, self._gains.prompt, answer)
-        room = (self.rollout_config.max_model_len or math.inf) - 1  # one token is sampled
-        return GoldAnswers(self._llm_client, prompt["uid"], said, self.atpo.growth, room)
-
     async def _dump_tree(
         self,
         grown: GrownTree,
-        credit: Credit,
+        credit: Credit | None,
         prompt: dict,
         started: float,
         failed: str | None = None,
@@ -180,7 +167,7 @@ class TreeAgentLoopWorker(RunScopedWorker):
             return
         seconds = time.monotonic() - started
         record = await self._dump.write(
-            lambda: self._describer.record(grown, credit, prompt, seconds=seconds, failed=failed)
+            lambda: self._describer.record(grown, credit or self._credit(grown), prompt, seconds=seconds, failed=failed)
         )
         if record is not None:
             self._stats.keep(record, self.atpo.log_trees)

@@ -9,7 +9,7 @@ from omegaconf import DictConfig
 from verl_atpo.packed.checks import is_packed
 from verl_atpo.seams.places import Feature
 from verl_atpo.search_qa.presets import TAG_LOOP
-from verl_atpo.startup.information_gain import uses_gains
+from verl_atpo.startup.checks import scheme_of
 from verl_atpo.startup.verl_config import DEFAULT_LOOP, MODE, get, grows_trees
 
 
@@ -20,7 +20,7 @@ def asked_for(config: DictConfig) -> Iterator[Feature]:
     asked = {
         Feature.WORDS: chosen.get("atpo") is not None,
         Feature.TREES: grows_trees(config),
-        Feature.GAINS: uses_gains(config),
+        Feature.SCHEMES: bool(scheme_of(config).seams()),
         Feature.PACKED: is_packed(config),
         Feature.CPU: cpu,
         Feature.QUICK: chosen.get("sampler") == "quick",

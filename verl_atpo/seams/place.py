@@ -12,7 +12,7 @@ class Feature(Enum):
     METHOD = "adv_estimator=atpo, loss_mode=atpo"
     WORDS = "+atpo=..."
     TREES = "+atpo=tree"
-    GAINS = "+atpo=a2tgpo"
+    SCHEMES = "credit schemes that need more of verl"
     PACKED = "+train=packed"
     CPU = "+platform=cpu"
     QUICK = "+sampler=quick"

@@ -7,6 +7,7 @@ seams are not there is refused before Ray starts. A new version of verl is worth
 
 from __future__ import annotations
 
+from verl_atpo.method.scheme import known_schemes
 from verl_atpo.seams.place import Feature as Feature
 from verl_atpo.seams.place import Seam as Seam
 from verl_atpo.seams.place import seam as _seam
@@ -131,26 +132,7 @@ SEAMS: dict[Feature, tuple[Seam, ...]] = {
         _seam("config:actor_rollout_ref.rollout.calculate_log_probs", "how sure the policy was"),
         _seam("config:actor_rollout_ref.rollout.agent.default_agent_loop", "the loop of rows that name none"),
     ),
-    Feature.GAINS: (
-        _seam(
-            "verl.workers.rollout.vllm_rollout.vllm_async_server:vLLMHttpServer.generate",
-            "the engine says how likely the gold answer is",
-            "prompt_ids sampling_params request_id",
-            "extract_prompt_logprobs num_cached_tokens max_tokens SamplingParams",
-        ),
-        _seam(
-            "vllm.sampling_params:SamplingParams",
-            "a prompt is scored on top of what the prefix cache holds",
-            mentions="prompt_logprobs skip_reading_prefix_cache detokenize",
-        ),
-        _seam(
-            "verl.trainer.ppo.v1.trainer_base:PPOTrainer._compute_advantage",
-            "what stands behind a turn reaches the loss",
-            mentions="advantages response_to_nested response_mask",
-        ),
-        _seam("config:actor_rollout_ref.rollout.name", "which engine it is"),
-        _seam("config:actor_rollout_ref.rollout.logprobs_mode", "what it calls log-probs"),
-    ),
+    Feature.SCHEMES: tuple(seam for kind in known_schemes().values() for seam in kind.seams()),
     Feature.PACKED: (
         _seam(
             "verl.workers.engine.base:EngineRegistry.register",

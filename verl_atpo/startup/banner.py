@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from omegaconf import DictConfig
 
 from verl_atpo.config import AtpoConfig
-from verl_atpo.startup.information_gain import uses_gains
+from verl_atpo.method.scheme import find_scheme
 from verl_atpo.startup.order import settings_of, split
 from verl_atpo.startup.presets import ATPO_PRESETS, PRESETS
 from verl_atpo.startup.rules.tool_files import find_file, import_class, load_yaml
@@ -43,11 +43,7 @@ def banner(config: DictConfig, atpo: AtpoConfig) -> str:
         lines["credit"] = ", ".join(
             f"{name}={value}" for name, value in atpo.to_mapping()["credit"].items() if value is not None
         )
-        if uses_gains(config):
-            gain = atpo.information_gain
-            lines["information gain"] = (
-                f"alpha={gain.weight}, gamma={gain.discount}, beta={gain.clip}, of {gain.answer} in {gain.prompt!r}"
-            )
+        lines |= find_scheme(atpo, get(config, ESTIMATOR)).describe()
         lines["agent loop"] = f"{get(config, DEFAULT_LOOP)} (a data row may name another)"
         lines["tools"] = ", ".join(_tools(config)) or "none"
     else:

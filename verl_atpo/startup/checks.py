@@ -11,13 +11,14 @@ from collections.abc import Callable
 from omegaconf import DictConfig
 
 from verl_atpo.config import ROOT_KEY, AtpoConfig, ConfigError
+from verl_atpo.method.scheme import Scheme, find_scheme
 from verl_atpo.packed.checks import is_packed
 from verl_atpo.startup.rules.loops import REMEDY, SINGLE_TURN
 from verl_atpo.startup.rules.rule import Run, Stage
 from verl_atpo.startup.rules.table import broken_rules
-from verl_atpo.startup.verl_config import DEFAULT_LOOP, MANAGER, get, refuse
+from verl_atpo.startup.verl_config import DEFAULT_LOOP, ESTIMATOR, MANAGER, get, refuse
 
-__all__ = ["MANAGER", "check_agent_names", "check_config", "is_used", "read_config"]
+__all__ = ["MANAGER", "check_agent_names", "check_config", "is_used", "read_config", "scheme_of"]
 
 
 def is_used(config: DictConfig) -> bool:
@@ -33,6 +34,15 @@ def read_config(config: DictConfig) -> AtpoConfig:
         ConfigError: unknown key or impossible value.
     """
     return Run(config).atpo
+
+
+def scheme_of(config: DictConfig) -> Scheme:
+    """The credit scheme of a run of verl's whole config.
+
+    Raises:
+        ConfigError: bad settings, or no such scheme.
+    """
+    return find_scheme(read_config(config), get(config, ESTIMATOR))
 
 
 def check_config(config: DictConfig) -> AtpoConfig:

@@ -7,9 +7,9 @@ Each preset sets only what it must, and everything it sets can be overridden on 
 | ``tree`` | recommended: 6 chains, 6 branches without rounds; turns are also compared with others of an equal context |
 | ``paper`` | the authors' script: M=10, K=6, L=2, so 22 leaves; the penalty counts siblings |
 | ``unbiased`` | 8 chains and 2 rounds of 4; weights and picks make the gradient that of chains (``docs/unbiased.md``) |
-| ``a2tgpo`` | A²TGPO on the trees of ``tree``: turns credited with information gains, a clip range per turn |
 | ``chain`` | no tree: the ATPO loss with verl's own GRPO estimator and sampler, for any loop, single-turn ones too |
 
+Credit schemes bring presets of their own (``Scheme.presets``).
 ``+platform=cpu``, with ``VERL_PLATFORM=cpu`` in the environment, turns any recipe into one for a machine without GPU;
 ``+agent=gateway`` runs any agent that speaks chat completions (``verl_atpo.gateway``);
 ``+agent=search`` and ``+score=qa_paper`` are the paper's setting (``agent_presets``);
@@ -37,6 +37,7 @@ from verl_atpo.config import (
     Weights,
 )
 from verl_atpo.gateway.presets import GATEWAY_PRESETS
+from verl_atpo.method.scheme import known_schemes
 from verl_atpo.packed import ACTIVATE
 from verl_atpo.platforms.cpu_preset import CPU_PRESET, QUICK_SAMPLER_PRESET, register_resolver
 from verl_atpo.search_qa import presets as agent_presets
@@ -93,9 +94,11 @@ ATPO_PRESETS: dict[str, dict[str, Any]] = {
         )
     ),
     "unbiased": _tree(UNBIASED, loss_agg_mode="seq-mean-token-sum-norm"),
-    "a2tgpo": _tree(
-        AtpoConfig(credit=CreditConfig(backup=Backup.LEAF_MEAN)), "a2tgpo", policy_loss={"loss_mode": "a2tgpo"}
-    ),
+    **{
+        name: _tree(atpo, kind.estimator, **actor)
+        for kind in known_schemes().values()
+        for name, (atpo, actor) in kind.presets().items()
+    },
     "chain": {"algorithm": {"adv_estimator": "grpo"}, "actor_rollout_ref": {"actor": LOSS}},
 }
 

@@ -22,9 +22,6 @@ MODE = "trainer.v1.trainer_mode"
 LOOPS = f"{AGENT}.agent_loop_config_path"
 DEFAULT_LOOP = f"{AGENT}.default_agent_loop"
 
-OURS = ("atpo", "a2tgpo")
-"""Names of this package's estimators, and of its policy losses."""
-
 
 def get(config: DictConfig, key: str) -> Any:
     """The value at a dotted key; None where there is none."""

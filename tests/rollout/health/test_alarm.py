@@ -9,7 +9,6 @@ import pytest
 from tests.rollout.test_grower import FakeEngine, FakeLoop, _config, _grow
 from verl_atpo.replay.guard import CallCounts
 from verl_atpo.report.metrics import WorkerStats, tree_stats
-from verl_atpo.rollout.grown import AnswerCosts
 from verl_atpo.rollout.health.alarm import UselessSteps
 
 
@@ -25,7 +24,7 @@ def with_trees(stats: WorkerStats, **changed) -> WorkerStats:
 
 
 async def test_the_third_useless_step_in_a_row_is_an_alarm(useful, caplog):
-    steps, equal = UselessSteps(), with_trees(useful, distinct_rewards=1)
+    steps, equal = UselessSteps(), with_trees(useful, teaches=False)
     for step in (equal, equal, useful, equal, equal):
         steps.look(step)
     steps.look(WorkerStats())  # no trees at all: other checks speak of that
@@ -38,10 +37,10 @@ async def test_the_third_useless_step_in_a_row_is_an_alarm(useful, caplog):
     assert [record.levelname for record in caplog.records] == ["ERROR"] * 2 and "The last 6 steps" in caplog.text
 
 
-async def test_information_gains_teach_where_rewards_are_equal(useful, caplog):
+async def test_a_credit_that_tells_turns_of_equal_outcomes_apart_teaches(useful, caplog):
     steps = UselessSteps()
     for _ in range(3):
-        steps.look(with_trees(useful, distinct_rewards=1, answers=AnswerCosts()))
+        steps.look(with_trees(useful, distinct_rewards=1))
     assert not caplog.records
 
 

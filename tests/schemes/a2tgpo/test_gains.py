@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from tests.assets.trees import random_tree
-from verl_atpo.config import AtpoConfig, CreditConfig, InformationGainConfig, Normalize
+from verl_atpo.config import AtpoConfig, CreditConfig, Normalize
 from verl_atpo.method.channel import TurnCredit
 from verl_atpo.method.credit import Outcomes, normalization
 from verl_atpo.schemes.a2tgpo import A2TGPO
@@ -20,6 +20,7 @@ from verl_atpo.schemes.a2tgpo.gains import (
     row_credits,
     z_scores,
 )
+from verl_atpo.schemes.a2tgpo.settings import InformationGainConfig
 from verl_atpo.tree.tree import ROOT, TurnTree
 
 
@@ -38,10 +39,10 @@ def chains(*lengths: int, rewards: tuple[float, ...] = ()) -> tuple[TurnTree, li
 
 def row_advantages(tree, log_probs, rows, settings, normalize):
     """What the scheme says the estimator gives every turn of every row."""
-    atpo = AtpoConfig(credit=CreditConfig(normalize=normalize), information_gain=settings)
+    atpo = AtpoConfig(credit=CreditConfig(normalize=normalize), of_schemes={"information_gain": settings})
     outcomes = [tree.nodes[row[-1]].reward for row in rows]
     zero, factor = normalization(Outcomes.of(outcomes), normalize)
-    credit = A2TGPO(atpo).credit(tree, rows, SimpleNamespace(log_probs=log_probs))
+    credit = A2TGPO(atpo).credit(tree, rows, SimpleNamespace(log_probs=log_probs, costs=None))
     assert credit.outcomes == outcomes
     return [
         [A2TGPO(atpo).scale(turn.advantage, (outcome - zero) * factor, factor) for turn in row]

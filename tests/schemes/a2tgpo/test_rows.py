@@ -11,11 +11,13 @@ import torch
 from verl.workers.config import ActorConfig
 
 from tests.assets.trees import random_tree, scaled
-from verl_atpo.config import AtpoConfig, ConfigError, InformationGainConfig, Normalize
+from verl_atpo.config import AtpoConfig, ConfigError, Normalize
 from verl_atpo.method.channel import TurnCredit, is_marked, write_row
 from verl_atpo.method.estimator import compute_atpo_advantage, estimator_named
-from verl_atpo.method.loss import compute_policy_loss_a2tgpo, compute_policy_loss_atpo
+from verl_atpo.method.loss import compute_policy_loss_atpo
 from verl_atpo.method.scheme import find_scheme
+from verl_atpo.schemes.a2tgpo.loss import compute_policy_loss_a2tgpo
+from verl_atpo.schemes.a2tgpo.settings import InformationGainConfig
 
 compute_a2tgpo_advantage = estimator_named("a2tgpo")
 SETTINGS = InformationGainConfig(weight=0.7, discount=0.9)
@@ -28,8 +30,8 @@ def rows_of(seed: int, sampled: tuple[int, int] = (1, 4)):
     log_probs = [None, *(None if rng.random() < 0.2 else -rng.uniform(0, 5) for _ in tree.nodes[1:])]
     lengths = [rng.randint(*sampled) for _ in tree.nodes]
     observed = [rng.randint(1, 3) for _ in tree.nodes]
-    scheme = find_scheme(AtpoConfig(information_gain=SETTINGS), "a2tgpo")
-    credit = scheme.credit(tree, paths, SimpleNamespace(log_probs=log_probs))
+    scheme = find_scheme(AtpoConfig(of_schemes={"information_gain": SETTINGS}), "a2tgpo")
+    credit = scheme.credit(tree, paths, SimpleNamespace(log_probs=log_probs, costs=None))
     spans, masks, rewards = [], [], []
     for path, turns in zip(paths, credit.rows, strict=True):
         at, mask, own = 0, [], []

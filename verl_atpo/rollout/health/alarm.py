@@ -39,7 +39,7 @@ def cause_of(stats: WorkerStats) -> str | None:
             "every trajectory had one turn, so that no tree could branch. Does the prompt say how tools are called, "
             "and does rollout.multi_turn.format read it"
         )
-    if all(tree.distinct_rewards == 1 and tree.answers is None for tree in trees):
+    if not any(tree.teaches for tree in trees):
         return (
             f"the rewards inside each of {len(trees)} trees were equal, so that all advantages are 0. Is the reward "
             "function right, and the task neither too hard nor too easy"

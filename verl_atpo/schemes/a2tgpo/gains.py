@@ -20,9 +20,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from verl_atpo.config import InformationGainConfig, Normalize
+from verl_atpo.config import Normalize
 from verl_atpo.method.channel import TurnCredit
 from verl_atpo.method.credit import Outcomes, normalization
+from verl_atpo.schemes.a2tgpo.settings import InformationGainConfig
 from verl_atpo.tree.tree import TurnTree
 
 

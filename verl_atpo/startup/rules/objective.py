@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from verl_atpo.config import ROOT_KEY, ConfigError, CreditConfig
+from verl_atpo.method.scheme import own_estimators
 from verl_atpo.startup.rules.rule import Rule, Run, choice_rule, never
-from verl_atpo.startup.verl_config import ACTOR, ESTIMATOR, LOSS, OURS, ROLLOUT, refusal, unknown
+from verl_atpo.startup.verl_config import ACTOR, ESTIMATOR, LOSS, ROLLOUT, refusal, unknown
 
 SUBJECT = "objective"
 CORRECTION = "algorithm.rollout_correction"
@@ -35,10 +36,11 @@ MISMATCH = (
 
 def _estimator(run: Run) -> str | None:
     value = run.get(ESTIMATOR)
-    if value in OURS or value in SUMMING:
+    own = own_estimators()
+    if value in own or value in SUMMING:
         return None
-    reason = "; atpo and a2tgpo read the values of turns out of a tree's rewards, the others only sum a row"
-    return unknown(value, (*OURS, *SUMMING), reason)
+    reason = f"; {' and '.join(own)} read the credit of turns out of a tree's rewards, the others only sum a row"
+    return unknown(value, (*own, *SUMMING), reason)
 
 
 def _loss(run: Run) -> str | None:
@@ -51,7 +53,7 @@ def _loss(run: Run) -> str | None:
 
 
 def _our_loss(run: Run) -> bool:
-    return run.get(LOSS) in OURS
+    return run.has_own_loss
 
 
 def _clip_setting(run: Run, side: str) -> str:
@@ -120,7 +122,7 @@ def _unread_credit(run: Run) -> str | None:
 def _estimator_of_verl_by_hand(run: Run) -> bool:
     """Whether trees are summed up by verl, and no preset was overridden (that is warned of elsewhere)."""
     by_hand = run.get("hydra.runtime.choices.atpo") is None
-    return run.grows_trees and by_hand and run.get(ESTIMATOR) not in OURS
+    return run.grows_trees and by_hand and not run.has_own_estimator
 
 
 RULES = (
@@ -130,7 +132,7 @@ RULES = (
         "algorithm.use_kl_in_reward",
         True,
         f"the per-token KL penalty would be read as turn values; set it to False and {ACTOR}.use_kl_loss=True",
-        lambda run: run.get(ESTIMATOR) in OURS,
+        lambda run: run.has_own_estimator,
     ),
     Rule(SUBJECT, LOSS, _loss),
     choice_rule(SUBJECT, f"{ACTOR}.loss_agg_mode", lambda: AGGREGATIONS),

@@ -13,7 +13,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from verl_atpo.algorithm import read_algorithm
 from verl_atpo.config import AtpoConfig, ConfigError
-from verl_atpo.startup.verl_config import ESTIMATOR, LOSS, OURS, get, grows_trees, number, refusal, unknown
+from verl_atpo.method.scheme import own_estimators, own_losses
+from verl_atpo.startup.verl_config import ESTIMATOR, LOSS, get, grows_trees, number, refusal, unknown
 
 _Made = TypeVar("_Made")
 
@@ -79,7 +80,17 @@ class Run:
     @property
     def trains_ours(self) -> bool:
         """Whether the estimator or the policy loss is this package's."""
-        return self.get(ESTIMATOR) in OURS or self.get(LOSS) in OURS
+        return self.has_own_estimator or self.has_own_loss
+
+    @property
+    def has_own_estimator(self) -> bool:
+        """Whether the estimator is this package's."""
+        return self.get(ESTIMATOR) in own_estimators()
+
+    @property
+    def has_own_loss(self) -> bool:
+        """Whether the policy loss is this package's."""
+        return self.get(LOSS) in own_losses()
 
 
 def always(run: Run) -> bool:

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 from verl_atpo.gateway.checks import check_gateway
 from verl_atpo.gateway.settings import KEY as GATEWAY
+from verl_atpo.method.scheme import known_schemes
 from verl_atpo.packed.checks import check_packed, is_packed
-from verl_atpo.startup.information_gain import check_information_gain
 from verl_atpo.startup.rules import (
     batch_sizes,
     data,
@@ -25,12 +25,11 @@ from verl_atpo.startup.rules import (
     trees,
 )
 from verl_atpo.startup.rules.rule import Rule, Run, Stage, broken
-from verl_atpo.startup.verl_config import ESTIMATOR
 
 _BUILT_IN: tuple[Rule, ...] = (
     *trees.RULES,
     *objective.RULES,
-    Rule("a2tgpo", ESTIMATOR, lambda run: check_information_gain(run.config, run.atpo)),
+    *(rule for scheme in known_schemes().values() for rule in scheme.rules()),
     *learning.RULES,
     *sampling.RULES,
     *trainer_modes.RULES,

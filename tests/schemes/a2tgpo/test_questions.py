@@ -6,6 +6,8 @@ import asyncio
 import dataclasses
 import math
 import random
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,15 +20,16 @@ from verl_atpo.config import AtpoConfig, ConfigError, ExpansionConfig, GrowthCon
 from verl_atpo.failure import EngineOutage
 from verl_atpo.method.scheme import find_scheme
 from verl_atpo.report.metrics import WorkerStats, step_metrics, tree_stats
-from verl_atpo.rollout.answers import GoldAnswers, SaidAnswer, grow
-from verl_atpo.rollout.grower import TreeGrower
+from verl_atpo.rollout.grower import TreeGrower, grow_and_ask
 from verl_atpo.rollout.rows import leaf_outputs
 from verl_atpo.schemes.a2tgpo.gains import information_gains
+from verl_atpo.schemes.a2tgpo.questions import GoldAnswers, PromptedAnswer
 from verl_atpo.tree.recording import Generation, Turn
 from verl_atpo.tree.tree import ROOT, TurnTree
 
-SAID = SaidAnswer([200, 201, 202, 203], 1)  # one token before the answer, three of it
+SAID = PromptedAnswer([200, 201, 202, 203], 1)  # one token before the answer, three of it
 GROWTH = GrowthConfig(2, 0.0)
+DOCS = Path(__file__).parents[3] / "docs" / "a2tgpo.md"
 
 
 def told(context: list[int]) -> float:
@@ -63,7 +66,7 @@ async def grown_with(engine: Scoring, loop: FakeLoop | None = None, longest: flo
     config = AtpoConfig(expansion=ExpansionConfig(3, 2, 2), growth=GROWTH)
     answers = GoldAnswers(engine, "tree", SAID, GROWTH, longest)
     runner = dataclasses.replace(runner_of(engine, loop or FakeLoop(5)), on_context=answers.ask)
-    return await grow(TreeGrower(config, runner.branch, random.Random(seed)), answers)
+    return await grow_and_ask(TreeGrower(config, runner.branch, random.Random(seed)), answers)
 
 
 def contexts_of(tree: TurnTree) -> list[list[int]]:
@@ -158,16 +161,26 @@ async def test_a_failed_tree_leaves_no_request_behind():
 
 async def test_rows_sum_to_their_outcomes_and_metrics_say_what_it_cost():
     grown = await grown_with(Scoring(1, stop=0.2))
-    credit = find_scheme(AtpoConfig(), "a2tgpo").credit(grown.tree, grown.paths, grown.answers)
+    scheme = find_scheme(AtpoConfig(), "a2tgpo")
+    credit = scheme.credit(grown.tree, grown.paths, grown.answers)
     rows = list(leaf_outputs(grown, credit, SharedTurns.PER_LEAF))
     for row, branch in zip(rows, grown.branches, strict=True):
         assert float(row.as_dict()["rm_scores"].sum()) == pytest.approx(branch.reward, abs=1e-5)
-    metrics = step_metrics(WorkerStats([tree_stats(grown, 1.0, credit)]))
+    metrics = step_metrics(WorkerStats([tree_stats(grown, 1.0, credit)]), scheme)
     gains = [gain for gain in information_gains(grown.tree, grown.answers.log_probs) if gain is not None]
     assert metrics["atpo/information_gain/mean"] == pytest.approx(sum(gains) / len(gains))
     assert metrics["atpo/information_gain/std"] > 0
     assert metrics["atpo/answer_requests"] == grown.answers.costs.requests
     assert metrics["atpo/answer_tokens"] == grown.answers.costs.tokens
+    added = metrics.keys() - step_metrics(WorkerStats([tree_stats(grown, 1.0, credit)])).keys()
+    costs = DOCS.read_text().partition("## What it costs")[2]
+    named = {
+        name
+        for line in costs.splitlines()
+        if line.startswith("| `")
+        for name in re.findall("`([^`]+)`", line.split("|")[1])
+    }
+    assert named == {name.removeprefix("atpo/") for name in added}
 
 
 class Letters:
@@ -189,7 +202,7 @@ class Letters:
     ],
 )
 def test_the_tokens_of_the_answer(text, answer, tokens, first):
-    said = SaidAnswer.of(Letters(), text, answer)
+    said = PromptedAnswer.of(Letters(), text, answer)
     assert (said.token_ids, said.answer) == (list(range(tokens)), first)
 
 
@@ -226,7 +239,7 @@ async def test_the_worker_asks_and_publishes(model, monkeypatch, truth):
     assert (await worker.failures()).bug is None
     assert queue.status == {"p1": "finished"} and len(queue.rows["p1"]) == 3
     (tree,) = (await worker.take_stats()).trees
-    assert client.scored == tree.answers.requests > 1
+    assert client.scored == tree.of_scheme.costs.requests > 1
 
 
 @pytest.mark.parametrize("truth", ["", " ", None, [], 7, {"target": "w3"}])

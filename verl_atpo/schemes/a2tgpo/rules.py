@@ -1,4 +1,4 @@
-"""Start-up checks of ``algorithm.adv_estimator=a2tgpo``: what its information gains need of verl, and of the data."""
+"""Rules of start-up for A²TGPO: what its information gains need of verl's config, and of the data."""
 
 from __future__ import annotations
 
@@ -10,19 +10,16 @@ from omegaconf import DictConfig
 from tensordict import TensorDict
 
 from verl_atpo.config import ROOT_KEY, AdvantageMode, AtpoConfig, Backup, ConfigError, Contexts, Weights
+from verl_atpo.schemes.a2tgpo.scheme import A2TGPO
 from verl_atpo.settings import show
 from verl_atpo.startup.data_checks import column
+from verl_atpo.startup.rules.rule import Rule
 from verl_atpo.startup.verl_config import AGENT, ESTIMATOR, LOSS, MANAGER, MODE, ROLLOUT, get, grows_trees, refuse
 
-A2TGPO = "a2tgpo"
-"""Name of the estimator, the policy loss and the preset."""
+NAME = A2TGPO.name
+"""Of the estimator, the policy loss and the preset."""
 
 SETTING = f"{ROOT_KEY}.information_gain"
-
-
-def uses_gains(config: DictConfig) -> bool:
-    """Whether verl's config has turns credited with information gains."""
-    return bool(get(config, ESTIMATOR) == A2TGPO)
 
 
 def check_information_gain(config: DictConfig, atpo: AtpoConfig) -> None:
@@ -31,21 +28,20 @@ def check_information_gain(config: DictConfig, atpo: AtpoConfig) -> None:
     Raises:
         ConfigError: names the setting, its value and the remedy.
     """
-    if not uses_gains(config):
-        if get(config, LOSS) == A2TGPO:
-            refuse(
-                LOSS, A2TGPO, f"only {ESTIMATOR}=a2tgpo says how wide a turn's clip range is; set it, or {LOSS}=atpo"
-            )
+    clip = A2TGPO(atpo).settings.clip
+    if get(config, ESTIMATOR) != NAME:
+        if get(config, LOSS) == NAME:
+            refuse(LOSS, NAME, f"only {ESTIMATOR}=a2tgpo says how wide a turn's clip range is; set it, or {LOSS}=atpo")
         return
     if not grows_trees(config):
         key = f"{AGENT}.agent_loop_manager_class"
         refuse(
             key, get(config, key), f"verl's own sampler knows no information gains; set {key}={MANAGER} (+atpo=a2tgpo)"
         )
-    if get(config, LOSS) != A2TGPO and atpo.information_gain.clip:
+    if get(config, LOSS) != NAME and clip:
         refuse(
             f"{SETTING}.clip",
-            atpo.information_gain.clip,
+            clip,
             f"{LOSS}={get(config, LOSS)} has one clip range for all turns; set {LOSS}=a2tgpo, or clip=0",
         )
     _check_engine(config)
@@ -125,3 +121,6 @@ def gold_answer(fields: Mapping[str, Any], path: str, name: str = "the prompt") 
         f"there, expected the gold answer: a text, or a list of texts whose first one is taken. Correct the data, or "
         "name the field that holds it."
     )
+
+
+RULES = (Rule(NAME, ESTIMATOR, lambda run: check_information_gain(run.config, run.atpo)),)

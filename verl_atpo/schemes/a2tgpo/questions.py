@@ -1,8 +1,8 @@
 """How likely the gold answer is in the contexts of a tree, asked of the engine while the tree grows.
 
-Behind a context stands what the model is taken to say (``information_gain.prompt``) with the gold answer in it; the
-engine returns the log-prob of each of these tokens (``prompt_logprobs``) and samples one token that nobody wants. Each
-distinct context of a tree is asked once, in a task of its own: no branch waits. A branch that starts in a known
+A context is followed by what the model is taken to say (``information_gain.prompt``) with the gold answer in it; the
+engine returns the log-prob of each of these tokens (``prompt_logprobs``) and samples one token that is not used. Each
+distinct context of a tree is asked once, in a task of its own: no trajectory waits. An expansion that starts in a known
 context, and a replayed prefix, ask nothing.
 """
 
@@ -14,10 +14,9 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from verl_atpo.config import PLACE, ConfigError, GrowthConfig
+from verl_atpo.config import ConfigError, GrowthConfig
 from verl_atpo.failure import EngineOutage, brief, pause_s
-from verl_atpo.rollout.grower import TreeGrower
-from verl_atpo.rollout.grown import AnswerCosts, Answers, GrownTree
+from verl_atpo.schemes.a2tgpo.settings import PLACE
 from verl_atpo.tree.recording import BEGIN, Generation
 from verl_atpo.tree.tree import TurnTree
 
@@ -26,9 +25,40 @@ CACHED = "num_cached_tokens"
 """verl's extra fields of an answer of the engine."""
 
 
+@dataclasses.dataclass
+class AnswerCosts:
+    """What asking for the gold answers of a tree cost.
+
+    Attributes:
+        requests: to the engine, repeated ones too.
+        tokens: in these requests.
+        cached: those of them that met the engine's prefix cache.
+        unknown: contexts of which the engine could not say how likely the answer is, for want of room or of a number.
+    """
+
+    requests: int = 0
+    tokens: int = 0
+    cached: int = 0
+    unknown: int = 0
+
+
 @dataclasses.dataclass(frozen=True)
-class SaidAnswer:
-    """What stands behind a context.
+class Answers:
+    """How likely the gold answer was in the contexts of a tree.
+
+    Attributes:
+        log_probs: by node index, mean log-prob of its tokens in the context that the turn was sampled in, nats/token;
+            ``None`` where it is not known, and for the root.
+        costs: of asking.
+    """
+
+    log_probs: list[float | None]
+    costs: AnswerCosts
+
+
+@dataclasses.dataclass(frozen=True)
+class PromptedAnswer:
+    """The tokens that follow a context: the prompt's words and the gold answer.
 
     Attributes:
         token_ids: of the words before the answer, and of the answer itself, to its last token.
@@ -39,14 +69,14 @@ class SaidAnswer:
     answer: int
 
     @classmethod
-    def of(cls, tokenizer: Any, prompt: str, answer: str) -> SaidAnswer:
+    def of(cls, tokenizer: Any, prompt: str, answer: str) -> PromptedAnswer:
         """Put an answer into its place in a prompt.
 
-        The text is made into tokens as a whole, the words behind the answer included, as the model would write it. A
+        The text is made into tokens as a whole, the words after the answer included, as the model would write it. A
         token that the answer shares with the words around it counts as the answer's.
 
         Args:
-            tokenizer: the model's; it has to tell where tokens stand in a text.
+            tokenizer: the model's; it has to give the places of tokens in a text.
             prompt: a text with ``{answer}`` in it once.
             answer: the gold answer, not empty.
         """
@@ -64,7 +94,7 @@ class GoldAnswers:
     Args:
         client: verl's ``LLMServerClient``, or any object with its ``generate``.
         request_id: sticky routing id of the tree, so that a context meets its warm prefix cache.
-        said: the gold answer.
+        answer: the gold answer in its prompt.
         growth: how often and when a request is made again after an outage.
         longest: tokens of the longest prompt that the engine takes.
 
@@ -73,9 +103,9 @@ class GoldAnswers:
     """
 
     def __init__(
-        self, client: Any, request_id: str, said: SaidAnswer, growth: GrowthConfig, longest: float = math.inf
+        self, client: Any, request_id: str, answer: PromptedAnswer, growth: GrowthConfig, longest: float = math.inf
     ) -> None:
-        self._client, self._request_id, self._said = client, request_id, said
+        self._client, self._request_id, self._answer = client, request_id, answer
         self._growth, self._longest = growth, longest
         self._asked: dict[tuple[int, ...], asyncio.Task[float | None]] = {}
         self.costs = AnswerCosts()
@@ -87,7 +117,7 @@ class GoldAnswers:
             self._asked[key] = asyncio.create_task(self._log_prob(list(context)))
 
     async def settle(self, tree: TurnTree) -> Answers:
-        """Wait until all that was asked is answered, and say it of a grown tree.
+        """Wait until all that was asked is answered; log-probs by node of a grown tree.
 
         Raises:
             EngineOutage: the engine did not answer, the new tries included.
@@ -121,8 +151,8 @@ class GoldAnswers:
 
     async def _log_prob(self, context: list[int]) -> float | None:
         """Mean log-prob of the answer's tokens, nats/token; ``None`` where there is no room for them."""
-        prompt = context + self._said.token_ids
-        first = len(context) + self._said.answer
+        prompt = context + self._answer.token_ids
+        first = len(context) + self._answer.answer
         if len(prompt) > self._longest:
             self.costs.unknown += 1
             return None
@@ -162,18 +192,3 @@ class GoldAnswers:
                 )
             return output
         raise AssertionError  # the last try has returned or raised
-
-
-async def grow(grower: TreeGrower, answers: GoldAnswers | None) -> GrownTree:
-    """Grow a tree and, where its turns' information is wanted, wait for what its branches asked.
-
-    Raises what :meth:`TreeGrower.grow` and :meth:`GoldAnswers.settle` do; nothing asks any more by then.
-    """
-    if answers is None:
-        return await grower.grow()
-    try:
-        grown = await grower.grow()
-        grown.answers = await answers.settle(grown.tree)
-        return grown
-    finally:
-        await answers.cancel()
