@@ -74,6 +74,8 @@ def test_paper_is_the_authors_script():
             "weights": "per_leaf",
             "tool_rewards": 0.0,
             "contexts": "separate",
+            "mute_above": None,
+            "baseline_weights": False,
             "scheme": None,
         },
         "growth": {"max_regrows": 3, "regrow_delay_s": 1.0},
