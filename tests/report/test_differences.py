@@ -73,6 +73,9 @@ def test_nothing_is_said_of_a_credit_that_is_another() -> None:
     credit = credit_of(tree(), config)
     other = dataclasses.replace(credit, advantages=[None, *(0.7 for _ in credit.advantages[1:])])
     assert differences_of(tree(), other, config) == [None] * 6
+    shrunk = settings(advantage=AdvantageMode.DIFF_CONTEXT)  # and not only where a term says so itself
+    moved = dataclasses.replace(credit_of(tree(), shrunk), advantages=[None, 0.1, 0.2, 0.3, 0.4, 0.5])
+    assert differences_of(tree(), moved, shrunk) == [None] * 6
     split = settings(weights="split", advantage="diff_global")
     assert contexts_of(tree(), config) == [-1, 0, 1, 1, 0, 4]
     assert len(differences_of(tree(), credit_of(tree(), split), split)) == 6

@@ -48,7 +48,7 @@ def explain(record: Mapping[str, Any], node: Mapping[str, Any], numbers: Mapping
 
 
 def amount(term: Mapping[str, Any]) -> float:
-    """What a term adds to the advantage."""
+    """Compute what a term adds to the advantage."""
     difference = term.get("value", 0.0) - term.get("baseline", 0.0)
     return float(term.get("weight", 1.0) * term.get("scale", 1.0) * difference)
 

@@ -73,7 +73,7 @@ def branch_of(record: Mapping[str, Any], leaf: int) -> Mapping[str, Any]:
 def segments(record: Mapping[str, Any], leaf: int) -> list[Segment]:
     """Put the row of ``leaf`` together: prompt, then turns and observations in order.
 
-    What comes after the response's last token was cut off, and is in no segment.
+    Text after the response's last token was cut off, and is in no segment.
     """
     nodes = {node["index"]: node for node in record["nodes"]}
     branch = branch_of(record, leaf)

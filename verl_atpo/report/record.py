@@ -47,9 +47,9 @@ class Difference(TypedDict, total=False):
     """One term of an advantage, ``weight * scale * (value - baseline)``; a turn's terms add up to its advantage."""
 
     value: Number
-    """What the turn is credited with, on the scale of the rewards."""
+    """Value of the turn, on the scale of the rewards."""
     baseline: Number
-    """What it is compared with, on the same scale."""
+    """Value that it is compared with, on the same scale."""
     baseline_from: str
     """Where the baseline comes from: ``prompt`` (the root's value), ``parent`` (the value of the turn before),
     ``before`` (the baseline of the turn before), ``siblings`` (turns sampled after the same node), ``context`` (turns
@@ -58,7 +58,7 @@ class Difference(TypedDict, total=False):
     samples: Count
     """Number of turns or trajectories that the baseline is an average of; missing where it is none."""
     prior: Number
-    """What the baseline was shrunk to; missing where it is a plain average."""
+    """Value that the baseline was shrunk to; missing where it is a plain average."""
     prior_from: str
     """Where ``prior`` comes from, in the words of ``baseline_from``."""
     prior_share: Number
@@ -74,7 +74,7 @@ class ToolUse(TypedDict, total=False):
 
     name: str
     error: str | None
-    """What it raised, shown to the model as its observation; ``None``: it answered."""
+    """The exception, shown to the model as its observation; ``None``: the tool answered."""
     made: bool
     """False: refused because of ``tools.max_calls``, or answered by the agent loop."""
 
@@ -110,9 +110,9 @@ class Node(TypedDict, total=False):
     value: Number | None
     """On the scale of the reward; with rewards of tools, the return to go."""
     tool_reward: Number
-    """What tools gave for the calls after it; missing where such rewards are ignored."""
+    """Reward of tools for the calls after it; missing where such rewards are ignored."""
     advantage: Number | None
-    """What the estimator gives the turn's tokens; with information gains the mean over the rows that hold it."""
+    """Advantage that the estimator gives the turn's tokens; with information gains the mean over its rows."""
     differences: list[Difference]
     """The terms that the advantage is the sum of; missing where the credit is no sum of differences."""
     information_gain: Number | None

@@ -1,6 +1,6 @@
 """The check of records that somebody else wrote: types, ranges, and turns that make a tree.
 
-What passes has every field of :data:`NODE`, :data:`BRANCH` and :data:`RECORD`, so that a reader asks for them directly.
+A record that passes has every field of :data:`NODE`, :data:`BRANCH` and :data:`RECORD`, so that a reader asks for them directly.
 """
 
 from __future__ import annotations

@@ -21,6 +21,7 @@ MOST_SERIES = 8
 PALETTE = ["#0f766e", "#d9480f", "#2563eb", "#a16207", "#7c3aed", "#64748b"]
 GREY = "#8493a8"
 """Colour of axes and labels, to be read on white and on dark pages."""
+FAINT = "#8493a833"
 
 
 def members(series: Series, group: str) -> list[str]:
@@ -52,8 +53,9 @@ def options(title: str, series: Series, names: Sequence[str]) -> dict[str, Any]:
         }
         for name in names
     ]  # fmt: skip
-    axis = {"type": "value", "minInterval": 1, "min": "dataMin", "max": "dataMax", "splitLine": {"show": False}}
-    return {**_frame(title, bool(lines)), "xAxis": {**axis, **_labels()}, "series": lines}
+    axis = {"type": "value", "minInterval": 1, "min": "dataMin", "max": "dataMax"}
+    x_axis = {**axis, **_labels(), "splitLine": {"show": False}}
+    return {**_frame(title, bool(lines)), "xAxis": x_axis, "series": lines}
 
 
 def bar_options(title: str, bars: Sequence[tuple[str, float, str]]) -> dict[str, Any]:
@@ -88,4 +90,4 @@ def _frame(title: str, anything: bool) -> dict[str, Any]:
 
 
 def _labels() -> dict[str, Any]:
-    return {"axisLabel": {"fontSize": 11, "color": GREY}}
+    return {"axisLabel": {"fontSize": 11, "color": GREY}, "splitLine": {"lineStyle": {"color": FAINT}}}

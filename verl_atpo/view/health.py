@@ -37,7 +37,7 @@ class Figure:
         metric: it is read from.
         value: the last one, as text.
         points: course over the last steps.
-        state: fine, or what is wrong with it.
+        state: fine, or odd, or bad.
         words: what the figure says, and why it is in that state.
     """
 
@@ -101,7 +101,7 @@ def _state(name: str, points: Sequence[tuple[int, float]]) -> tuple[State, str]:
 
 
 def alarms(series: Series, idle_s: float | None) -> list[str]:
-    """What is wrong with a run, a sentence each; nothing where all is well.
+    """Name what is wrong with a run, a sentence each; nothing where all is well.
 
     Args:
         series: metrics by name.

@@ -20,7 +20,7 @@ Series = dict[str, list[tuple[int, float]]]
 class MetricFiles:
     """Metrics that verl's logger ``file`` wrote, one file for each start of the run; read again when they change.
 
-    What two starts logged of a step counts as the later one logged it. Lines that are no step are skipped.
+    Of a step that two starts logged, the later file counts. Lines that are no step are skipped.
 
     Args:
         folder: the run's; the files are found by their first line.
