@@ -51,7 +51,7 @@ class Difference(TypedDict, total=False):
     baseline: Number
     """Value that it is compared with, on the same scale."""
     baseline_from: str
-    """Where the baseline comes from: ``prompt`` (the root's value), ``parent`` (the value of the turn before),
+    """Origin of the baseline: ``prompt`` (the root's value), ``parent`` (the value of the turn before),
     ``before`` (the baseline of the turn before), ``siblings`` (turns sampled after the same node), ``context`` (turns
     sampled in an equal context, whichever node they follow), ``chains`` (the other independent trajectories),
     ``leaves`` (the mean reward of the tree), or empty for a constant."""
@@ -60,7 +60,7 @@ class Difference(TypedDict, total=False):
     prior: Number
     """Value that the baseline was shrunk to; missing where it is a plain average."""
     prior_from: str
-    """Where ``prior`` comes from, in the words of ``baseline_from``."""
+    """Origin of ``prior``, in the words of ``baseline_from``."""
     prior_share: Number
     """Weight of ``prior`` in the baseline, 0 to 1."""
     scale: Number
@@ -162,7 +162,7 @@ class Summary(TypedDict, total=False):
     uid: str
     step: Count
     start: str | None
-    """Which start of which run the tree is of (``Record.start``)."""
+    """Name of the run's start (``Record.start``)."""
     prompt: str
     prompt_key: str
     """Short name of the task (:func:`task_key`)."""

@@ -1,6 +1,7 @@
 """The check of records that somebody else wrote: types, ranges, and turns that make a tree.
 
-A record that passes has every field of :data:`NODE`, :data:`BRANCH` and :data:`RECORD`, so that a reader asks for them directly.
+A record that passes has every field of :data:`NODE`, :data:`BRANCH` and :data:`RECORD`; a reader need not ask whether
+they are there.
 """
 
 from __future__ import annotations

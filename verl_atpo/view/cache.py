@@ -1,4 +1,4 @@
-"""Where indexes are kept: in the user's cache, or for this time only."""
+"""The folder of indexes: in the user's cache, or a temporary one."""
 
 from __future__ import annotations
 

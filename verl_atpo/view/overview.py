@@ -88,7 +88,7 @@ class Overview:
             self._more = ui.echart({}).style("height: 320px")
 
     def _selections(self) -> None:
-        """Where the turns that were selected for re-sampling are, of the trees that pass the filters; on demand."""
+        """Add a panel that counts the turns selected for re-sampling, of the trees that pass the filters."""
         with (
             ui.element("div").classes("panel q-py-none"),
             ui.expansion("where turns were selected for re-sampling").props("dense data-part=selections")
