@@ -24,6 +24,7 @@ from verl_atpo.config import (
     Schedule,
     SharedTurns,
     ToolConfig,
+    WatchConfig,
 )
 from verl_atpo.method.scheme import settings_groups
 
@@ -60,7 +61,7 @@ def test_every_setting_is_read():
             "baseline_weights": True,
             "scheme": None,
         },
-        "growth": {"max_regrows": 0, "regrow_delay_s": 2},
+        "growth": {"max_regrows": 0, "regrow_delay_s": 2, "max_bugs": 1},
         "tools": {
             "timeout_s": 5,
             "retries": 0,
@@ -78,6 +79,7 @@ def test_every_setting_is_read():
         "dump_every": 10,
         "dump_max": 4,
         "log_trees": 2,
+        "watch": {"warn_s": 5, "limit_s": None, "engine_s": 60},
     }
     config = AtpoConfig.from_mapping(settings)
     assert config == AtpoConfig(
@@ -94,12 +96,13 @@ def test_every_setting_is_read():
             mute_above=2.0,
             baseline_weights=True,
         ),
-        GrowthConfig(0, 2.0),
+        GrowthConfig(0, 2.0, 1),
         ToolConfig(5.0, 0, 1.0, 4, None, 100, ObservationCut.MIDDLE, OnOutage.OBSERVE, Memoize.TREE, 10, 3),
         "trees",
         10,
         4,
         2,
+        WatchConfig(5.0, None, 60.0),
     )
     assert config.expansion.leaves == 22  # 10 + 2 * 6
     of_schemes = {name: dataclasses.asdict(kind()) for name, kind in settings_groups().items()}

@@ -53,7 +53,8 @@ def test_registration_is_light():
     # hydra parses with antlr4; verl's rollout imports pydantic as well; the rest is the standard library
     pydantic = {"pydantic", "pydantic_core", "annotated_types", "typing_inspection"}
     allowed = {"verl_atpo", "hydra", "antlr4", *pydantic, *sys.stdlib_module_names}
-    assert {name.split(".")[0] for name in added} <= allowed
+    rewards = {"verl.trainer.ppo.reward", "verl.utils.reward_score"}  # of verl itself, and light
+    assert {name.split(".")[0] for name in added - rewards} <= allowed
 
 
 def test_import_verl_alone_registers_everything_and_doing_it_again_changes_nothing():

@@ -24,7 +24,19 @@ from verl_atpo.choices import Penalty as Penalty
 from verl_atpo.choices import Schedule as Schedule
 from verl_atpo.choices import SharedTurns as SharedTurns
 from verl_atpo.choices import Weights as Weights
-from verl_atpo.settings import Amount, Count, Pause, Positive, Share, Tries, not_a_setting, plain, read, settings
+from verl_atpo.settings import (
+    Amount,
+    Count,
+    Pause,
+    Positive,
+    PositiveAmount,
+    Share,
+    Tries,
+    not_a_setting,
+    plain,
+    read,
+    settings,
+)
 from verl_atpo.settings import ConfigError as ConfigError
 
 ROOT_KEY = "algorithm.atpo"
@@ -150,6 +162,9 @@ class GrowthConfig:
     """Times one branch is grown again before its whole tree fails."""
     regrow_delay_s: Pause = 1.0
     """Seconds before the first new try; doubles with every further one, to a minute at most."""
+    max_bugs: Positive = 3
+    """Trees that may fail of errors in the agent loop, a tool or the reward before the run ends, of one step's number
+    of trees; 1 ends it at the first."""
 
 
 @settings
@@ -181,6 +196,19 @@ class ToolConfig:
 
 
 @settings
+class WatchConfig:
+    """Watchdog of the rollout workers: what stands still is logged with its stack, and after a limit the run ends."""
+
+    warn_s: PositiveAmount = 60.0
+    """Seconds after which the log says what stands still and where."""
+    limit_s: PositiveAmount | None = 1800.0
+    """Seconds that an agent loop may do nothing between its calls, a reward may take or the event loop may be blocked
+    before the run ends; null waits for ever."""
+    engine_s: PositiveAmount | None = 3600.0
+    """Seconds that the engine may take for one generation, null for no limit; after them it counts as an outage."""
+
+
+@settings
 class AtpoConfig:
     """All of ``algorithm.atpo``."""
 
@@ -200,6 +228,8 @@ class AtpoConfig:
     """Trees dumped of a step, the first of its batch; null for all."""
     log_trees: Count = 0
     """Trees of a step that verl's loggers wandb and TensorBoard show."""
+    watch: WatchConfig = dataclasses.field(default_factory=WatchConfig)
+    """What may stand still, and how long."""
     of_schemes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     """Groups of settings that credit schemes brought, by name, where they are not the defaults."""
 

@@ -40,6 +40,20 @@ class BranchBug(RuntimeError):
     """A bug of the loop, a tool or the reward, said with its remedy."""
 
 
+class ExitError(RuntimeError):
+    """User code raised what would have ended the process or its event loop: ``sys.exit()``, say."""
+
+    @classmethod
+    def of(cls, error: BaseException) -> ExitError:
+        """The error with the type and words of what was raised."""
+        words = f": {error}" if str(error) else ""
+        return cls(f"{type(error).__name__}{words}")
+
+
+class StrayCancellation(ConnectionError):
+    """A ``CancelledError`` that nobody asked for: a client's connection was closed under it. It may pass."""
+
+
 class NothingSampledError(RuntimeError):
     """The agent loop ended without asking the model: most likely its environment did not come up."""
 
@@ -121,6 +135,24 @@ def _named_passes(name: str, words: str) -> bool:
 
 
 _ERROR_LINE = re.compile(r"(?P<name>[A-Za-z_][\w.]*)(?:: (?P<words>.*))?$")
+
+
+def died_while_made(error: BaseException) -> bool:
+    """Whether an actor of Ray died in its constructor: it would again, so it is no outage."""
+    seen: set[int] = set()
+    cause: BaseException | None = error
+    while cause is not None and id(cause) not in seen:
+        if getattr(cause, "actor_init_failed", False):
+            return True
+        seen.add(id(cause))
+        cause = cause.__cause__
+    return False
+
+
+def last_words(error: BaseException) -> str:
+    """The last line of an error's words: where Ray repeats a traceback, what was raised."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1][:LONGEST_REASON].rstrip(".") if lines else type(error).__name__
 
 
 def pause_s(first: float, failed: int) -> float:

@@ -2,8 +2,8 @@
 
 verl imports it at the end of ``import verl``, in the driver and in every Ray worker. It registers the advantage
 estimator and the policy loss ``atpo``, those that credit schemes bring, Hydra's preset groups, the check of every
-config before Ray starts and, where ``VERL_PLATFORM=cpu`` asks for it, the CPU platform. verl hides an exception raised
-here, so a failure is logged as an error first.
+config before Ray starts, the containment of reward functions and, where ``VERL_PLATFORM=cpu`` asks for it, the CPU
+platform. verl hides an exception raised here, so a failure is logged as an error first.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from verl_atpo.method.estimator import estimator_named
 from verl_atpo.method.loss import compute_policy_loss_atpo
 from verl_atpo.method.scheme import known_schemes
 from verl_atpo.platforms import activate_if_requested
+from verl_atpo.rollout.health.reward_worker import contain_reward_functions
 from verl_atpo.seams.check import require
 from verl_atpo.seams.versions import tested_versions
 from verl_atpo.startup.driver import check_every_config
@@ -44,6 +45,7 @@ def register() -> None:
         register_policy_loss(name)(loss)
     register_presets()
     check_every_config()
+    contain_reward_functions()
     activate_if_requested()
 
 

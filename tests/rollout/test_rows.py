@@ -114,14 +114,14 @@ async def test_a_row_that_the_response_limit_cut_off_has_all_the_credit_of_its_t
     for branch in grown.branches:
         branch.output.response_ids = branch.output.response_ids[:limit]
         branch.output.response_mask = branch.output.response_mask[:limit]
-        branch.output.response_logprobs = [-0.5] * limit
+        branch.output.response_logprobs = [-0.5] * len(branch.output.response_ids)
     assert any(branch.starts[branch.replayed] > limit for branch in grown.branches)  # a turn is one generation here
     credit = CreditConfig(shared_turns=SharedTurns.ONCE)
     check_rows(grown, credit)
     for output, branch in zip(outputs_of(grown, credit), grown.branches, strict=True):
         assert len(output.response_mask) == len(output.response_ids) == len(output.token_rewards)
         assert len(output.response_logprobs) == len(output.response_ids) and not any(output.response_mask[limit:])
-        assert output.response_ids[:limit] == branch.output.response_ids
+        assert output.response_ids[: len(branch.output.response_ids)] == branch.output.response_ids
         assert sum(output.token_rewards) == pytest.approx(branch.reward, abs=1e-6)
         assert is_marked(output.token_rewards)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,6 +21,7 @@ class Worker(RunScopedWorker):
 
     def __init__(self) -> None:
         self.llm_client, self.tools, self.guard = "engine", [], guard()
+        self.rollout_config = SimpleNamespace(response_length=None)
 
 
 @pytest.fixture
@@ -40,6 +42,8 @@ def worker(monkeypatch: pytest.MonkeyPatch) -> Worker:
     async def publish(self: Worker, output: Any, validate: bool, **kwargs: Any) -> str:
         return f"published {kwargs['name']}"
 
+    for check in ("check_tree_rows", "check_chain_rows"):  # there are no rows here
+        monkeypatch.setattr(scope, check, lambda *args: None)
     monkeypatch.setattr(scope._AgentLoopWorker, "_run_agent_loop", run)
     monkeypatch.setattr(scope._AgentLoopWorker, "_agent_loop_postprocess", publish)
     return Worker()
@@ -70,6 +74,8 @@ async def test_what_an_outage_hit_is_not_published(worker: Worker, monkeypatch: 
     async def publish(self: Worker, *args: Any, **kwargs: Any) -> None:
         pytest.fail("published")
 
+    for check in ("check_tree_rows", "check_chain_rows"):  # there are no rows here
+        monkeypatch.setattr(scope, check, lambda *args: None)
     monkeypatch.setattr(scope._AgentLoopWorker, "_run_agent_loop", run)
     monkeypatch.setattr(scope._AgentLoopWorker, "_agent_loop_postprocess", publish)
     with pytest.raises(ToolOutage, match="gone"):

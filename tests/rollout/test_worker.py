@@ -66,7 +66,7 @@ async def test_a_bug_of_the_loop_stops_the_run(model, queue, loop, words):
     assert queue.status == {"p1": "failure"} and not queue.rows
     for word in [*words, "prompt p1", "'index': 7"]:
         assert word in failures.bug
-    assert len(failures.bug) < 1200
+    assert failures.bugs == 1 and len(failures.bug) < 1200
 
 
 NOT_SAMPLED = {
@@ -131,9 +131,13 @@ def refuses():
 @pytest.mark.parametrize(
     ("score", "words"),
     [
-        (lambda: float("nan"), ["reward is nan", "finite"]),
-        (lambda: float("inf"), ["reward is inf", "finite"]),
-        (lambda: None, ["No reward is there"]),
+        (lambda: float("nan"), ["reward function returned nan", "finite"]),
+        (lambda: float("inf"), ["reward function returned inf", "finite"]),
+        (lambda: 1e39, ["reward function returned 1e+39", "too large for float32"]),
+        (lambda: None, ["reward function returned None", "expected a finite number"]),
+        (lambda: "0.5", ["reward function returned '0.5'", "str is no number"]),
+        (lambda: [0.5], ["reward function returned [0.5]", "list is no number"]),
+        (lambda: (0.5, {"why": "x"}), ["reward function returned (0.5, {'why': 'x'})", "tuple is no number"]),
         (refuses, ["reward function raised KeyError: 'no such answer'", "mend it"]),
     ],
 )

@@ -17,6 +17,9 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from async_timeout import timeout
+
+from verl_atpo.deadlines.activity import Activity
 from verl_atpo.failure import BranchBug, EngineOutage, brief
 from verl_atpo.tree.conversations import Conversations, context_key
 from verl_atpo.tree.media import has_media, media_digests
@@ -40,11 +43,13 @@ class BranchSession:
             complete.
         on_sampled: called with the number of tokens of every live generation.
         on_context: called with the prompt ids of every live turn, before it is sampled.
+        engine_s: seconds that the engine may take for a generation; ``None`` for no limit.
 
     Attributes:
         live: the generations of this run that were sampled, in the order in which they were answered.
         replaying: whether the latest generation was a replayed one, so that the tool calls after it are on record.
         latest: the latest generation.
+        activity: the run, for the watchdog: it does not count what has bounds of its own.
         failure: the outage or bug that ended the run; raised at the loop's next generation and at its end.
         closed: the loop has returned; nothing is sampled any more.
     """
@@ -57,6 +62,7 @@ class BranchSession:
         on_turn: Callable[[BranchSession], None] | None = None,
         on_sampled: Callable[[int], None] | None = None,
         on_context: Callable[[list[int]], None] | None = None,
+        engine_s: float | None = None,
     ) -> None:
         self._client = client
         self._request_id = request_id
@@ -75,6 +81,8 @@ class BranchSession:
         self.missed: list[list[int]] = []
         self.replaying = False
         self.latest: Generation | None = None
+        self._engine_s = engine_s
+        self.activity = Activity("The agent loop", watched=True)
         self.failure: Exception | None = None
         self.closed = False
 
@@ -116,8 +124,12 @@ class BranchSession:
         self._refuse_after_end()
         self.raise_failure()
         asked = list(prompt_ids)
+        with self.activity.pause():
+            return await self._answer(request_id, asked, kwargs)
+
+    async def _answer(self, request_id: str, asked: list[int], arguments: dict) -> Any:
         # Large pictures take milliseconds, in which other trajectories go on.
-        media = await asyncio.to_thread(media_digests, kwargs) if has_media(kwargs) else ()
+        media = await asyncio.to_thread(media_digests, arguments) if has_media(arguments) else ()
         recorded = self._recorded(asked, media)
         if recorded is not None:
             return _own_copy(recorded.output)
@@ -128,14 +140,17 @@ class BranchSession:
             self._on_context(asked)
         self._continuing += continues
         try:
-            return await self._sample(request_id, asked, media, kwargs)
+            return await self._sample(request_id, asked, media, arguments)
         finally:
             self._continuing -= continues
 
     async def _sample(self, request_id: str, asked: list[int], media: tuple[str, ...], arguments: dict) -> Any:
         started = time.monotonic()
         try:
-            output = await self._client.generate(self._request_id or request_id, prompt_ids=list(asked), **arguments)
+            async with timeout(self._engine_s):
+                output = await self._client.generate(
+                    self._request_id or request_id, prompt_ids=list(asked), **arguments
+                )
         except TypeError:
             raise  # the loop's own arguments
         except Exception as error:

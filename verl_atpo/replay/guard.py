@@ -1,4 +1,4 @@
-"""What stands around every live tool call: time-out, retries, a limit on how many run at once, a memo, bounded text."""
+"""The guard of live tool calls: time-out, retries, a limit on how many run at once, a memo, bounded text."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from async_lru import alru_cache
-from async_timeout import timeout
 from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, wait_exponential_jitter
 from transformers import PreTrainedTokenizerBase
 
 from verl_atpo.config import ObservationCut, ToolConfig
+from verl_atpo.deadlines.activity import Activity
+from verl_atpo.deadlines.within import within
 from verl_atpo.failure import ToolOutage, TransientToolError, is_transient
 from verl_atpo.tools.answer import answer_of, compact, fixed
 from verl_atpo.tools.text import ControlTokens
@@ -25,6 +26,8 @@ from verl_atpo.tools.text import ControlTokens
 logger = logging.getLogger(__name__)
 
 LONGEST_RETRY_DELAY_S = 30.0
+HOUSEKEEPING_S = 120.0
+"""Bound on ``snapshot`` and ``close``, which no call of the model waits for, where ``tools.timeout_s`` is null."""
 Live = Callable[[], Awaitable[Any]]
 
 
@@ -167,8 +170,27 @@ class ToolGuard:
 
     async def _one_try(self, tool: str, live: Live) -> Any:
         slot = contextlib.nullcontext() if self._slots is None else self._slots[tool]
-        async with slot, timeout(self.config.timeout_s):  # wait_for of Python 3.10 and 3.11 can lose a cancellation
-            return await live()
+        async with slot:
+            return await self.bounded(f"Tool {tool!r}", live)
+
+    async def bounded(self, name: str, live: Live, at_most_s: float | None = None) -> Any:
+        """Await code of a tool for ``tools.timeout_s`` at most, whatever it does with its cancellation.
+
+        Args:
+            name: what runs, for people.
+            live: starts it.
+            at_most_s: bound where ``tools.timeout_s`` is null.
+
+        Raises:
+            TimeoutError: it took longer.
+            Exception: what it raised; see :func:`verl_atpo.deadlines.within.within`.
+        """
+
+        async def start() -> Any:
+            return await live()  # what is raised before there is anything to await is the tool's too
+
+        seconds = at_most_s if self.config.timeout_s is None else self.config.timeout_s
+        return await within(seconds, Activity(name), start())
 
     def observation(self, result: Any) -> Any:
         """What a loop gets of a tool's answer: its text made harmless and short enough.

@@ -1,4 +1,4 @@
-"""One run of an agent loop, whoever wrote it: with a client of its own, with tools of its own, released at its end."""
+"""Run an agent loop, whoever wrote it, with an LLM client and tools of its own that are released at its end."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
+from verl_atpo.deadlines.within import within
 from verl_atpo.replay.client import BranchSession
 from verl_atpo.replay.guard import CallMemo, ToolGuard
 from verl_atpo.replay.tools import ToolSession
@@ -18,7 +19,7 @@ Loop = Callable[[BranchSession, list[Any]], Awaitable[Any]]
 
 @dataclasses.dataclass(frozen=True)
 class Branch:
-    """A finished run of the agent loop.
+    """A finished run of the agent loop, a trajectory of a tree.
 
     Attributes:
         outputs: what the agent loop returned, the last one scored: verl's ``AgentLoopOutput``, or objects with its
@@ -76,12 +77,12 @@ class Branch:
 
 @dataclasses.dataclass(frozen=True)
 class Start:
-    """Where a branch starts.
+    """Where a trajectory starts.
 
     Attributes:
         number: of its leaf.
         prefix: generations that are replayed.
-        snapshots: whether forking tools have to leave snapshots, because later branches may start at its turns.
+        snapshots: whether forking tools have to leave snapshots, because later expansions may start at its turns.
         on_turn, on_sampled: of its :class:`BranchSession`.
     """
 
@@ -105,6 +106,8 @@ class LoopRunner:
         memo: for calls of stateless tools, or None.
         on_context: of each :class:`BranchSession`.
         response_length: tokens at which a response is cut off; ``None`` if it never is.
+        engine_s: of each :class:`BranchSession`.
+        name: the loop's, for people.
     """
 
     client: Any
@@ -115,27 +118,30 @@ class LoopRunner:
     memo: CallMemo | None = None
     on_context: Callable[[list[int]], None] | None = None
     response_length: int | None = None
+    engine_s: float | None = None
+    name: str = ""
 
     async def run(self, start: Start) -> tuple[BranchSession, Any]:
-        """One run.
+        """Run the loop once.
 
         Returns:
             Its client, and what the loop returned.
 
         Raises:
-            Exception: whatever the loop or the client raised; a tool's outage, if that is what ended the run.
+            Exception: whatever the loop or the client raised; a tool's outage, if that is what ended the run. What the
+                loop raised that is no ``Exception`` is one (:func:`verl_atpo.deadlines.within.within`).
         """
-        session = BranchSession(
-            self.client, self.request_id, start.prefix, start.on_turn, start.on_sampled, self.on_context
-        )
+        callbacks = (start.on_turn, start.on_sampled, self.on_context)
+        session = BranchSession(self.client, self.request_id, start.prefix, *callbacks, self.engine_s)
+        session.activity.name = f"Agent loop {self.name!r}"
         async with ToolSession(session, self.guard, self.memo, start.snapshots) as tools:
             try:
-                output = await self.loop(session, tools.wrap(self.tools))
+                output = await within(None, session.activity, self.loop(session, tools.wrap(self.tools)))
             finally:
                 session.close()
             session.raise_failure()
         return session, output
 
     async def branch(self, start: Start) -> Branch:
-        """One run as a branch of a tree; raises what :meth:`run` does."""
+        """Run the loop as a trajectory of a tree; raises what :meth:`run` and :meth:`Branch.of` do."""
         return Branch.of(*await self.run(start), self.response_length)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import functools
 import inspect
 import logging
 from collections.abc import Coroutine
 from typing import Any
 
 from verl_atpo.failure import BranchBug, brief, is_outage
-from verl_atpo.replay.guard import CallCounts
+from verl_atpo.replay.guard import HOUSEKEEPING_S, CallCounts, ToolGuard
 from verl_atpo.tools.stateful import StatefulTool, method_of, owner_of, run
 
 logger = logging.getLogger(__name__)
@@ -77,21 +78,22 @@ class States:
         task.add_done_callback(self._pending.discard)
         return await asyncio.shield(task)
 
-    async def close(self, patience_s: float | None) -> None:
+    async def close(self, guard: ToolGuard) -> None:
         """Release every state, once, whatever becomes of the others; a failed release is logged.
 
         Args:
-            patience_s: seconds to wait for threads that still work on a state; ``None`` for no limit.
+            guard: bounds the wait for threads that still work on a state, and each release.
         """
         if self._pending:
-            _, late = await asyncio.wait(self._pending, timeout=patience_s)
+            _, late = await asyncio.wait(self._pending, timeout=guard.config.timeout_s or HOUSEKEEPING_S)
             for task in late:
                 logger.error("A tool's thread still runs after its time-out; its state cannot be released: %r", task)
         states, self._states = self._states, {}
         for name, state in states.items():
             if state.opened:
                 try:
-                    await run(state.tool.close, state.value)
+                    close = functools.partial(run, state.tool.close, state.value)
+                    await guard.bounded(f"Tool {name!r}, close", close, HOUSEKEEPING_S)
                     self._counts.states_closed += 1
                 except Exception:
                     logger.exception("Tool %r could not release a state", name)

@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import dataclasses
+import functools
 import logging
 import time
 from collections.abc import Sequence
@@ -23,9 +24,10 @@ from verl.tools.function_tool import FunctionTool
 from verl.tools.schemas import ToolResponse
 
 from verl_atpo.config import OnOutage
+from verl_atpo.deadlines.threads import in_thread
 from verl_atpo.failure import BranchBug, ToolOutage
 from verl_atpo.replay.client import BranchSession
-from verl_atpo.replay.guard import CallCounts, CallMemo, Live, ToolGuard
+from verl_atpo.replay.guard import HOUSEKEEPING_S, CallCounts, CallMemo, Live, ToolGuard
 from verl_atpo.replay.states import State, States, call_hook
 from verl_atpo.tools.answer import answer_of, fixed
 from verl_atpo.tools.contract import Branching, branching_of
@@ -79,7 +81,7 @@ class ToolSession:
 
     async def close(self) -> None:
         """Release the states and hand over what was counted."""
-        await self._states.close(self._guard.config.timeout_s)
+        await self._states.close(self._guard)
         self._guard.totals.add(self.counts)
 
     def asked(self, malformed: bool) -> None:
@@ -102,7 +104,8 @@ class ToolSession:
 
     def _function(self, tool: FunctionTool) -> FunctionTool:
         async def call(**arguments: Any) -> Any:
-            return await self._call(tool, arguments, lambda: tool.call(arguments))
+            live = tool.fn if tool.is_async else functools.partial(in_thread, tool.fn)
+            return await self._call(tool, arguments, lambda: live(**arguments))
 
         return dataclasses.replace(tool, fn=call, is_async=True)
 
@@ -146,6 +149,8 @@ class ToolSession:
 
     async def _call(self, tool: Any, arguments: dict[str, Any], live: Live, state: State | None = None) -> Any:
         """Answer a call from the recording, or make it and record it."""
+        if self._session.closed:
+            raise BranchBug(f"A task that the agent loop left running called {tool.name!r} after the loop's end.")
         if (reached := REACHED.get()) is not None:
             reached.tool = True
         branching = branching_of(tool)
@@ -187,7 +192,9 @@ class ToolSession:
         call = ToolCall(tool.name, arguments)
         started = time.monotonic()
         try:
-            call.result = self._guard.observation(await self._remembered(tool.name, arguments, live, branching))
+            with self._session.activity.pause():
+                result = await self._remembered(tool.name, arguments, live, branching)
+            call.result = self._guard.observation(result)
         except ToolOutage as outage:
             self.counts.outages += 1
             logger.warning("%s", outage)
@@ -236,7 +243,9 @@ class ToolSession:
             return
         if state is not None and state.opened and branching is Branching.FORK and self._snapshots:
             try:
-                call.snapshot = await call_hook("snapshot", state, state.value)
+                name = f"Tool {tool.name!r}, snapshot"
+                copy_state = functools.partial(call_hook, "snapshot", state, state.value)
+                call.snapshot = await self._guard.bounded(name, copy_state, HOUSEKEEPING_S)
             except Exception as error:  # the call itself was carried out: no error of the model's
                 self._session.failure = error
         latest.tool_calls.append(call)

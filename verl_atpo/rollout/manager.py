@@ -1,7 +1,9 @@
-"""verl's seam for replacing the sampler: ``actor_rollout_ref.rollout.agent.agent_loop_manager_class``."""
+"""The manager that replaces verl's sampler, by ``actor_rollout_ref.rollout.agent.agent_loop_manager_class``."""
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import ray
@@ -15,8 +17,8 @@ from verl_atpo.report.metrics import WorkerStats, add_to_tracking, step_metrics
 from verl_atpo.report.record import Record
 from verl_atpo.rollout.health.alarm import UselessSteps
 from verl_atpo.rollout.health.dead_workers import WorkerWatch
-from verl_atpo.rollout.health.stop import StopRule, check_while_polling
-from verl_atpo.rollout.worker import TreeAgentLoopWorker
+from verl_atpo.rollout.health.stop import RunStopped, StopRule, check_while_polling
+from verl_atpo.rollout.worker import HEALTH, TreeAgentLoopWorker
 from verl_atpo.startup.checks import check_agent_names, check_config, scheme_of
 
 
@@ -30,9 +32,10 @@ class TreeAgentLoopManager(AgentLoopManagerTQ):
     def __init__(self, config: DictConfig, *args: Any, **kwargs: Any) -> None:
         self._atpo, self._scheme = check_config(config), scheme_of(config)
         super().__init__(config, *args, **kwargs)
-        self.agent_loop_workers_class = ray.remote(TreeAgentLoopWorker)
-        self._watch = WorkerWatch()
-        self._stop_rule = StopRule(config.data.train_batch_size)
+        remote: Any = ray.remote  # Ray's stubs leave concurrency groups out
+        self.agent_loop_workers_class = remote(concurrency_groups={HEALTH: 2})(TreeAgentLoopWorker)
+        self._watch = WorkerWatch(self._atpo.watch.limit_s)
+        self._stop_rule = StopRule(config.data.train_batch_size, self._atpo.growth.max_bugs)
         self._choice = DumpChoice(self._atpo.dump_every, self._atpo.dump_max)
         self._records: list[Record] = []
         self._useless = UselessSteps()
@@ -43,7 +46,7 @@ class TreeAgentLoopManager(AgentLoopManagerTQ):
         """Hand a batch of prompts to the workers without waiting for its trees.
 
         Raises:
-            RunStopped: the trees before met a bug, or outages only.
+            RunStopped: the trees before met bugs or outages only, or a worker stands still.
         """
         self.check_failures()
         default = self.rollout_config.agent.default_agent_loop
@@ -52,23 +55,38 @@ class TreeAgentLoopManager(AgentLoopManagerTQ):
         workers: list[Any] = self.agent_loop_workers
         for worker, chunk in zip(workers, prompts.chunk(len(workers)), strict=False):  # as verl deals them out
             self._watch.hold(worker, chunk["uid"])
-        super().generate_sequences(prompts)
+        with self._names_what_stood_still():
+            super().generate_sequences(prompts)
 
     def check_failures(self) -> None:
         """Ask the workers what failed.
 
         Raises:
-            RunStopped: a bug, or a whole step of trees that failed of outages.
+            RunStopped: the run has to end (:class:`StopRule`), or a worker stands still.
         """
+        if self._watch.stuck is not None:
+            raise RunStopped(self._watch.stuck)
         workers: list[Any] = self.agent_loop_workers
-        self._stop_rule.check(ray.get([worker.failures.remote() for worker in workers]))
+        with self._names_what_stood_still():
+            self._stop_rule.check(ray.get([worker.failures.remote() for worker in workers]))
+
+    @contextlib.contextmanager
+    def _names_what_stood_still(self) -> Iterator[None]:
+        """Replace Ray's error for a worker that the watch had to end by the reason."""
+        try:
+            yield
+        except ray.exceptions.RayActorError:
+            if self._watch.stuck is None:
+                raise
+            raise RunStopped(self._watch.stuck) from None
 
     def take_metrics(self) -> dict[str, float]:
         """Metrics of the trees that finished since the last call."""
         workers: list[Any] = self.agent_loop_workers
         stats = WorkerStats()
-        for taken in ray.get([worker.take_stats.remote() for worker in workers]):
-            stats.add(taken)
+        with self._names_what_stood_still():
+            for taken in ray.get([worker.take_stats.remote() for worker in workers]):
+                stats.add(taken)
         self._records = stats.records
         self._useless.look(stats)
         return step_metrics(stats, self._scheme)

@@ -50,10 +50,12 @@ class RunScopedWorker(_AgentLoopWorker):
 
     Attributes:
         guard: around live tool calls; set by the subclass.
+        engine_s: seconds that the engine may take for a generation; ``None`` for no limit.
         has_sampled: whether any run of a loop has asked the model so far.
     """
 
     guard: ToolGuard
+    engine_s: float | None = None
     has_sampled: bool = False
 
     @property
@@ -104,8 +106,18 @@ class RunScopedWorker(_AgentLoopWorker):
             finally:
                 _RUN.reset(token)
 
-        limit = self.rollout_config.response_length
-        return LoopRunner(self._llm_client, self.guard, loop, self._tools, request_id, memo, on_context, limit)
+        return LoopRunner(
+            self._llm_client,
+            self.guard,
+            loop,
+            self._tools,
+            request_id,
+            memo,
+            on_context,
+            self.rollout_config.response_length,
+            self.engine_s,
+            str(kwargs.get("agent_name")),
+        )
 
     async def _agent_loop_postprocess(self, output: Any, validate: bool, **kwargs: Any) -> Any:
         """Hand on what the loop of the current run returned; nothing is sampled for it any more.
@@ -122,6 +134,10 @@ class RunScopedWorker(_AgentLoopWorker):
         run.client.raise_failure()
         if run.client.diverged:
             logger.warning("%s", describe_divergence(run.client, self.tokenizer.decode))
+        with run.client.activity.pause():
+            return await self._finish(run, output, validate, kwargs)
+
+    async def _finish(self, run: _Run, output: Any, validate: bool, kwargs: dict[str, Any]) -> Any:
         outputs = output if isinstance(output, list) else [output]
         record, limit = run.client.generations, self.rollout_config.response_length
         self.has_sampled |= bool(record)

@@ -4,25 +4,31 @@ Everything that is not overridden here, from building the loop to writing rows, 
 
 - ``_run_prompt``: train prompts grow a tree under verl's status protocol; validation and greedy prompts go on to verl;
 - ``_run_agent_loop``: every run gets tools of its own (``scope.py``);
-- ``_compute_score``: the reward function learns which words are the policy's.
+- ``_compute_score``: the reward function learns which words are the policy's, and what it returns is checked.
 """
 
 from __future__ import annotations
 
 import asyncio
 import dataclasses
+import functools
 import logging
 import math
 import random
 import time
 from typing import Any
 
+import ray
 import transfer_queue as tq
 from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt
 from verl.experimental.agent_loop import AgentLoopOutput
 
 from verl_atpo.config import ConfigError, Memoize
-from verl_atpo.failure import BranchBug, NothingSampledError, brief, is_outage, pause_s
+from verl_atpo.deadlines.activity import Activity
+from verl_atpo.deadlines.containment import contain_tasks
+from verl_atpo.deadlines.threads import in_thread
+from verl_atpo.deadlines.within import within
+from verl_atpo.failure import BranchBug, NothingSampledError, brief, died_while_made, is_outage, pause_s
 from verl_atpo.method.scheme import Credit
 from verl_atpo.method.undecided import Undecided
 from verl_atpo.replay.guard import CallMemo, ToolGuard
@@ -34,6 +40,8 @@ from verl_atpo.rollout.budget import Spares
 from verl_atpo.rollout.grower import TreeGrower, grow_and_ask
 from verl_atpo.rollout.grown import GrownTree
 from verl_atpo.rollout.health.stop import Failures, describe_bug
+from verl_atpo.rollout.health.watchdog import Watchdog
+from verl_atpo.rollout.reward import blamed, check_reward
 from verl_atpo.rollout.rows import policy_text, trajectory_rows
 from verl_atpo.rollout.scope import RunScopedWorker
 from verl_atpo.startup.checks import check_config, scheme_of
@@ -42,6 +50,9 @@ from verl_atpo.tools.stateful import names_in_rows
 
 logger = logging.getLogger(__name__)
 
+HEALTH = "health"
+"""Ray's concurrency group of :meth:`TreeAgentLoopWorker.failures`: a thread and an event loop of its own."""
+
 
 class TreeAgentLoopWorker(RunScopedWorker):
     """Grows one tree per train prompt; constructor arguments are those of verl's ``AgentLoopWorkerTQ``."""
@@ -49,6 +60,7 @@ class TreeAgentLoopWorker(RunScopedWorker):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.atpo = check_config(self.config)
+        self.engine_s = self.atpo.watch.engine_s
         self.guard = ToolGuard(self.atpo.tools, self.tokenizer)
         self._memo = CallMemo(self.atpo.tools.memo_size) if self.atpo.tools.memoize is Memoize.RUN else None
         self._dump = TreeDump(self.atpo.dump_dir)
@@ -56,21 +68,36 @@ class TreeAgentLoopWorker(RunScopedWorker):
         self._describer = TreeDescriber(self.tokenizer, self.atpo)
         self._stats = WorkerStats()
         self._failures = Failures()
+        self._failed_chains: set[str] = set()
+        self._watchdog: Watchdog | None = None
+        self._at_work = 0
         self._spares = Spares()
         self._undecided = Undecided()
 
+    @ray.method(concurrency_group=HEALTH)
     async def failures(self) -> Failures:
-        """What failed since the start; the manager decides whether it stops the run."""
-        return self._failures
+        """What failed since the start; answered on an event loop of its own, also while the worker's is blocked."""
+        watchdog = self._watchdog
+        stuck = None if watchdog is None else watchdog.stuck
+        return self._failures if stuck is None else dataclasses.replace(self._failures, fatal=stuck, stuck=True)
 
-    def _note(self, error: Exception, prompt: dict) -> None:
-        """Keep what a prompt failed of; of bugs the first."""
+    def _note(self, error: BaseException, prompt: dict) -> None:
+        """Keep what a prompt failed of, and log it: of bugs the first with its traceback."""
         noted = self._failures
+        uid = prompt.get("uid")
+        if isinstance(error, ConfigError) or died_while_made(error):
+            self._failures = dataclasses.replace(noted, fatal=noted.fatal or describe_bug(error, prompt))
         # A loop that has never asked the model will hardly do so after an outage.
-        if is_outage(error) and (self.has_sampled or not isinstance(error, NothingSampledError)):
+        elif is_outage(error) and (self.has_sampled or not isinstance(error, NothingSampledError)):
             self._failures = dataclasses.replace(noted, failed=noted.failed + 1, outage=brief(error))
-        elif noted.bug is None:
-            self._failures = dataclasses.replace(noted, bug=describe_bug(error, prompt))
+            logger.error("Prompt %s failed as a group, of an outage: %s", uid, brief(error))
+            return
+        else:
+            self._failures = dataclasses.replace(
+                noted, bugs=noted.bugs + 1, bug=noted.bug or describe_bug(error, prompt)
+            )
+        first = noted.bug is None and noted.fatal is None
+        logger.error("Prompt %s failed as a group: %s", uid, brief(error), exc_info=error if first else None)
 
     async def take_stats(self) -> WorkerStats:
         """What happened since the last call."""
@@ -92,23 +119,57 @@ class TreeAgentLoopWorker(RunScopedWorker):
         self._spares = Spares()  # of this batch's trees, so that a step never has more rows than fixed budgets give it
         await super().generate_sequences(prompts)
 
+    def _watch(self) -> None:
+        """Contain the tasks of the current event loop, and watch it; may be called again."""
+        loop = asyncio.get_running_loop()
+        if self._watchdog is None or self._watchdog.loop is not loop:
+            contain_tasks(loop)
+            self._watchdog = Watchdog(self.atpo.watch, loop, lambda: self._at_work > 0)
+            self._watchdog.start()
+
     async def _run_prompt(self, prompt: dict, sampling_params: dict, trajectory: dict, trace: bool = False) -> None:
+        self._watch()
         chosen = self._dump.takes(prompt)
-        if trajectory["validate"] or not prompt.get("__do_sample__", True):
-            await super()._run_prompt(prompt, sampling_params, trajectory=trajectory, trace=trace)
-            return
+        run = self._run_chains
+        if not trajectory["validate"] and prompt.get("__do_sample__", True):
+            run = functools.partial(self._run_tree, chosen=chosen)
+        self._at_work += 1
+        try:
+            await run(prompt, sampling_params, trajectory, trace)
+        finally:
+            self._at_work -= 1
+
+    async def _run_chains(self, prompt: dict, sampling_params: dict, trajectory: dict, trace: bool) -> None:
+        """Run a prompt as verl does; it gets a terminal status whatever its loops raise."""
         uid = prompt["uid"]
+        try:
+            await super()._run_prompt(prompt, sampling_params, trajectory=trajectory, trace=trace)
+        except BaseException:  # verl publishes a status after an Exception only
+            partition = "val" if trajectory["validate"] else "train"
+            await tq.async_kv_put(key=uid, partition_id=partition, tag={"status": "failure"})
+            raise
+        if uid in self._failed_chains:
+            self._failed_chains.remove(uid)
+        else:
+            self._failures = dataclasses.replace(self._failures, finished=self._failures.finished + 1)
+
+    async def _run_tree(
+        self, prompt: dict, sampling_params: dict, trajectory: dict, trace: bool, *, chosen: bool
+    ) -> None:
+        """Grow a prompt's tree and publish it; it gets a terminal status whatever its loops raise."""
+        uid, status = prompt["uid"], "failure"
         await tq.async_kv_put(key=uid, partition_id="train", tag={"status": "running"})
         try:
             await self._grow_and_publish(prompt, sampling_params, trajectory, trace, chosen)
             self._failures = dataclasses.replace(self._failures, finished=self._failures.finished + 1)
             status = "finished"
-        except Exception as error:
-            logger.exception("The tree of prompt %s failed as a group", uid)
+        except BaseException as error:
             self._stats.failed += 1
             self._note(error, prompt)  # before the trainer can see the status
-            status = "failure"
-        await tq.async_kv_put(key=uid, partition_id="train", tag={"status": status})
+            if not isinstance(error, Exception):
+                raise
+        finally:
+            await tq.async_kv_put(key=uid, partition_id="train", tag={"status": status})
 
     async def _grow_and_publish(
         self, prompt: dict, sampling_params: dict, trajectory: dict, trace: bool, chosen: bool
@@ -173,7 +234,7 @@ class TreeAgentLoopWorker(RunScopedWorker):
             self._stats.keep(record, self.atpo.log_trees)
 
     async def _run_agent_loop(self, sampling_params: dict, trajectory: dict, **kwargs: Any) -> None:
-        """A chain, as verl runs it, but with tools of its own, and run again after an outage."""
+        """Run a chain as verl does, but with tools of its own, and again after an outage."""
         growth = self.atpo.growth
         runner = self.runner(sampling_params, trajectory, kwargs, self._memo)
         tries = AsyncRetrying(
@@ -187,9 +248,18 @@ class TreeAgentLoopWorker(RunScopedWorker):
                 with attempt:
                     await runner.run(Start())
         except Exception as error:
-            if not is_outage(error) or isinstance(error, NothingSampledError):
-                self._note(error, kwargs)
+            uid = kwargs["uid"]
+            if uid not in self._failed_chains:
+                self._failed_chains.add(uid)
+                self._note_chain(error, kwargs)
             raise  # verl fails the prompt
+
+    def _note_chain(self, error: Exception, prompt: dict) -> None:
+        """Keep the first error of a prompt's chains; an outage is only logged, for the others may be trained on."""
+        if is_outage(error) and not died_while_made(error) and not isinstance(error, NothingSampledError):
+            logger.error("A trajectory of prompt %s failed, of an outage: %s", prompt["uid"], brief(error))
+        else:
+            self._note(error, prompt)
 
     async def _score_leaf(
         self, output: AgentLoopOutput | list[AgentLoopOutput], validate: bool, **kwargs: Any
@@ -215,26 +285,21 @@ class TreeAgentLoopWorker(RunScopedWorker):
         verl hands it the decoded response, observations included, in which nothing says for certain who wrote what.
 
         Raises:
-            BranchBug: the reward function raised, or its reward is not finite.
+            ConfigError: verl has no reward for the data source, or its reward worker died while it was made.
+            BranchBug: the reward function raised, or returned what is no finite number.
+            Exception: an outage.
         """
         fields = outputs[-1].extra_fields
-        fields["policy_text"] = await asyncio.to_thread(policy_text, outputs, self.tokenizer)
+        fields["policy_text"] = await in_thread(policy_text, outputs, self.tokenizer)
+        computed = outputs[-1].reward_score is None and self.reward_loop_worker_handles is not None
+        watched = Activity("The reward function, which runs in verl's RewardLoopWorker,", watched=True)
         try:
-            await super()._compute_score(outputs, kwargs)
-        except NotImplementedError as error:  # verl's own rewards know some data sources only
-            raise ConfigError(
-                f"There is no reward for data_source={kwargs.get('data_source')!r} ({error}); set "
-                "reward.custom_reward_function.path and name, or +score=qa_paper for question answering."
-            ) from error
+            await within(None, watched, super()._compute_score(outputs, kwargs))
         except Exception as error:
-            if is_outage(error):
+            named = blamed(error, kwargs.get("data_source"))
+            if named is error:
                 raise
-            raise BranchBug(
-                f"The reward function raised {brief(error)}. An answer without a reward cannot be trained on, so the "
-                "run stops. Remedy: mend it, and let it return what such an answer deserves."
-            ) from error
+            raise named from error
         finally:
             del fields["policy_text"]
-        reward = outputs[-1].reward_score
-        if reward is not None and not math.isfinite(reward):
-            raise BranchBug(f"The reward is {reward!r}: expected a finite number. Remedy: mend the reward function.")
+        check_reward(outputs[-1], computed)

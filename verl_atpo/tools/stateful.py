@@ -20,6 +20,7 @@ from verl.tools import function_tool as verls
 from verl.tools.base_tool import BaseTool
 from verl.tools.schemas import OpenAIFunctionToolSchema, ToolResponse
 
+from verl_atpo.deadlines.threads import in_thread
 from verl_atpo.tools.answer import Answer, answer_of
 from verl_atpo.tools.contract import Branching
 from verl_atpo.tools.row import without_nulls
@@ -218,7 +219,7 @@ async def run(function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any
     """Call a plain function in a thread, or await an ``async`` one."""
     if inspect.iscoroutinefunction(function):
         return await function(*args, **kwargs)
-    return await asyncio.to_thread(function, *args, **kwargs)
+    return await in_thread(function, *args, **kwargs)
 
 
 def described(method: Callable[..., Any], name: str) -> OpenAIFunctionToolSchema:

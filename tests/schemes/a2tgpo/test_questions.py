@@ -248,7 +248,7 @@ async def test_a_row_without_a_gold_answer_stops_the_run(model, monkeypatch, tru
     worker = make_worker(model, "words", *A2TGPO, client=ScoringClient(), scorer=Scorer(lambda: 0.5))
     fields = prompt("p1", "words", reward_model={"ground_truth": truth})
     await worker._run_prompt(fields, {"temperature": 1.0}, trajectory=TRAIN)
-    bug = (await worker.failures()).bug
+    bug = (await worker.failures()).fatal
     assert "information_gain.answer=reward_model.ground_truth cannot work" in bug and "first one is taken" in bug
 
 

@@ -1,8 +1,9 @@
-"""Rollout workers that die must not leave the trainer waiting: the prompts they held fail, by verl's own protocol.
+"""Rollout workers that die or stand still must not leave the trainer waiting: the prompts they hold fail.
 
 verl's trainer hands prompts to the workers without waiting and then looks for prompts that have ended. Those of a
-worker that died (out of memory, a lost node) would never end. A thread of the trainer's process notices the death and
-marks them as failed; verl then goes on without them, and ends with Ray's error when it needs that worker again.
+worker that died (out of memory, a lost node) or whose event loop is blocked would never end. A thread of the trainer's
+process notices it, ends a worker that stands still, and marks its prompts as failed by verl's own protocol; whatever
+the trainer waits for then ends, and the run with the reason.
 """
 
 from __future__ import annotations
@@ -16,9 +17,13 @@ from typing import Any
 import ray
 import transfer_queue as tq
 
+from verl_atpo.rollout.health.stop import Failures
+
 logger = logging.getLogger(__name__)
 
 INTERVAL_S = 5.0
+ANSWER_S = 5.0
+"""Seconds that a worker may take to say how it is, before the next one is asked."""
 UNFINISHED = ("pending", "running")
 
 
@@ -26,12 +31,20 @@ class WorkerWatch:
     """Watches the workers of one manager.
 
     Args:
+        limit_s: seconds that a worker may say nothing (a function that holds Python's global lock, a process that was
+            stopped); ``None`` for no limit.
         interval_s: seconds between looks.
+
+    Attributes:
+        stuck: why a worker had to be ended; ``None`` while all are well.
     """
 
-    def __init__(self, interval_s: float = INTERVAL_S) -> None:
+    def __init__(self, limit_s: float | None = None, interval_s: float = INTERVAL_S) -> None:
+        self.stuck: str | None = None
+        self._limit_s = limit_s
         self._interval_s = interval_s
         self._held: dict[Any, set[str]] = defaultdict(set)
+        self._silent_s: dict[Any, float] = {}  # of those that have answered once: making a worker takes its time
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
 
@@ -47,22 +60,50 @@ class WorkerWatch:
         pause = threading.Event()
         while not pause.wait(self._interval_s):
             for worker in list(self._held):
-                if error := death_of(worker):
-                    with self._lock:
-                        uids = self._held.pop(worker)
-                    given_up = fail_unfinished(uids)
-                    logger.error("A rollout worker died; %d prompts it held have failed: %s", len(given_up), error)
+                self._look_at(worker)
+
+    def _look_at(self, worker: Any) -> None:
+        failures, error = health_of(worker)
+        if failures is not None:
+            self._silent_s[worker] = 0.0
+        elif worker in self._silent_s:
+            self._silent_s[worker] += self._interval_s + ANSWER_S
+        if error is None:
+            self.stuck = self._stuck(worker, failures)
+            if self.stuck is None:
+                return
+            ray.kill(worker)
+        with self._lock:
+            uids = self._held.pop(worker)
+        given_up = fail_unfinished(uids)
+        logger.error(
+            "A rollout worker %s; %d prompts it held have failed: %s",
+            "stood still and was ended" if error is None else "died",
+            len(given_up),
+            error or self.stuck,
+        )
+
+    def _stuck(self, worker: Any, failures: Failures | None) -> str | None:
+        if failures is not None:
+            return failures.fatal if failures.stuck else None
+        silent_s = self._silent_s.get(worker, 0.0)
+        if self._limit_s is None or silent_s < self._limit_s:
+            return None
+        return (
+            f"A rollout worker has not answered for {silent_s:.0f} s: a function in it holds Python's global lock, or "
+            "its process was stopped. Remedy: run such code in a process of its own, or raise "
+            f"algorithm.atpo.watch.limit_s={self._limit_s:g}."
+        )
 
 
-def death_of(worker: Any) -> Exception | None:
-    """Why the actor is dead, or None while it is alive, busy or out of reach for the moment."""
+def health_of(worker: Any) -> tuple[Failures | None, Exception | None]:
+    """Ask a worker how it is: its answer, or why it is dead; neither while it is out of reach for the moment."""
     try:
-        ray.get(worker.__ray_ready__.remote(), timeout=1.0)
+        return ray.get(worker.failures.remote(), timeout=ANSWER_S), None
     except (ray.exceptions.ActorUnavailableError, ray.exceptions.GetTimeoutError):
-        return None
+        return None, None
     except ray.exceptions.RayError as error:  # ActorDiedError, but OutOfMemoryError too, which is no RayActorError
-        return error
-    return None
+        return None, error
 
 
 def fail_unfinished(uids: Iterable[str]) -> Sequence[str]:

@@ -1,14 +1,14 @@
-"""How a bug that a rollout worker met, or an outage without an end, stops the training run with its reason.
+"""Decide when failures of trees end the training run, and end it with the reason.
 
 verl's trainer hands prompts out and polls its replay buffer for the ones that have ended; it does not learn why one
-failed. :func:`check_while_polling` wraps the buffer's look at the queue, once, in the trainer's process, so that a look
-that finds failed prompts asks the workers first.
+failed. :func:`check_while_polling` wraps the buffer's look at the queue, once, in the trainer's process.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
+import time
 import traceback
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -16,11 +16,16 @@ from typing import Any
 from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer
 
 from verl_atpo.config import ConfigError
-from verl_atpo.failure import LONGEST_REASON, BranchBug, NothingSampledError, brief
+from verl_atpo.failure import BranchBug, NothingSampledError, brief
+
+LOOK_S = 10.0
+"""Seconds between two looks at the workers while no prompt has failed."""
+LONGEST_ROW = 200
+"""Characters of a data row that a message repeats."""
 
 
 class RunStopped(RuntimeError):
-    """Every further tree would fail the same way. Says where, why, and what to do."""
+    """Training cannot go on. Says why, what to do, and on which data row."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,28 +33,39 @@ class Failures:
     """What one worker knows of its prompts since its start.
 
     Attributes:
-        finished: trees that were published.
-        failed: trees that failed of outages.
+        finished: prompts that were published whole.
+        failed: prompts that failed of outages.
         outage: why the last of them failed.
-        bug: what has to stop the run, of train or validation prompts.
+        bugs: prompts that failed of errors in a loop, a tool or the reward.
+        bug: why the first of them failed.
+        fatal: what ends the run at once: a setting that cannot work, or a worker that stands still.
+        stuck: whether the worker stands still, so that none of its prompts will end.
     """
 
     finished: int = 0
     failed: int = 0
     outage: str | None = None
+    bugs: int = 0
     bug: str | None = None
+    fatal: str | None = None
+    stuck: bool = False
 
 
 class StopRule:
-    """Decides when failures stop the run: at the first bug, or when a whole step of trees failed and none finished.
+    """Decides when failures end the run.
+
+    That is when a setting cannot work, when ``max_bugs`` prompts failed of errors while as many finished as a step has,
+    and when a whole step of prompts failed and none finished.
 
     Args:
         prompts: of one training step.
+        max_bugs: ``algorithm.atpo.growth.max_bugs``.
     """
 
-    def __init__(self, prompts: int) -> None:
-        self._prompts = prompts
+    def __init__(self, prompts: int, max_bugs: int = 3) -> None:
+        self._prompts, self._max_bugs = prompts, max_bugs
         self._finished = self._failed = 0
+        self._window = self._window_bugs = 0
 
     def check(self, workers: Iterable[Failures]) -> None:
         """Look at what all workers know.
@@ -58,60 +74,74 @@ class StopRule:
             RunStopped: the run has to end.
         """
         workers = list(workers)
-        for worker in workers:
-            if worker.bug is not None:
-                raise RunStopped(worker.bug)
-        finished, failed = sum(worker.finished for worker in workers), sum(worker.failed for worker in workers)
+        if fatal := next((worker.fatal for worker in workers if worker.fatal is not None), None):
+            raise RunStopped(fatal)
+        finished, outages, bugs = (sum(getattr(worker, each) for worker in workers) for each in _COUNTED)
         if finished > self._finished:
-            self._finished, self._failed = finished, failed
-        if failed - self._failed >= self._prompts:
+            self._finished, self._failed = finished, outages + bugs
+        if finished - self._window >= self._prompts:
+            self._window, self._window_bugs = finished, bugs
+        failed = outages + bugs - self._failed
+        bug = next((worker.bug for worker in workers if worker.bug is not None), None)
+        if bug is not None and (bugs - self._window_bugs >= self._max_bugs or failed >= self._prompts):
+            raise RunStopped(bug)
+        if failed >= self._prompts:
             reason = next((worker.outage for worker in reversed(workers) if worker.outage), "unknown")
             raise RunStopped(
-                f"The last {failed - self._failed} trees failed of outages and none finished, so there is nothing to "
-                f"train on. The last one: {reason}. Remedy: bring the engine, tool or server back and start again "
-                "from the last checkpoint, or raise algorithm.atpo.growth.max_regrows and regrow_delay_s to wait "
-                "longer."
+                f"{reason}. The last {failed} trees failed of outages like this one and none finished, so there is "
+                "nothing to train on. Remedy: bring the engine, tool or server back and start again from the last "
+                "checkpoint, or raise algorithm.atpo.growth.max_regrows and regrow_delay_s to wait longer."
             )
 
 
+_COUNTED = ("finished", "failed", "bugs")
+
+
 def describe_bug(error: BaseException, prompt: Mapping[str, Any]) -> str:
-    """One message for a bug: what was raised where, on which prompt, and the remedy.
+    """Describe a bug in one message: what was raised where, the remedy, and on which data row.
 
     Args:
         error: what a run of the agent loop raised.
         prompt: verl's fields of the prompt.
     """
-    row = f"data_source={prompt.get('data_source')!r}, extra_info={prompt.get('extra_info')}"[:LONGEST_REASON]
-    where = f"prompt {prompt.get('uid')} ({row})"
+    row = f"data_source={prompt.get('data_source')!r}, extra_info={prompt.get('extra_info')}"[:LONGEST_ROW]
+    met = f"It was met on prompt {prompt.get('uid')} ({row})."
     if isinstance(error, ConfigError | BranchBug | NothingSampledError):
-        return f"{error} It was met on {where}."
+        return f"{error} {met}"
     return (
-        f"The agent loop {prompt.get('agent_name')!r} raised {brief(error)} at {_place(error)}, on {where}. A bug "
-        "comes again on every tree, so the run stops. Remedy: mend it; for trouble that passes raise "
-        "verl_atpo.tools.ToolOutage, ConnectionError or TimeoutError, and the branch is grown again."
+        f"The agent loop {prompt.get('agent_name')!r} raised {brief(error)} at {_place(error)}. Remedy: mend it; for "
+        "trouble that passes raise verl_atpo.tools.ToolOutage, ConnectionError or TimeoutError, and the trajectory is "
+        f"run again. {met}"
     )
 
 
 def _place(error: BaseException) -> str:
+    """The line that raised an error; where we made one of what was raised, the line that raised that."""
+    while isinstance(error.__cause__, BaseException) and not isinstance(error.__cause__, Exception):
+        error = error.__cause__
     frames = traceback.extract_tb(error.__traceback__)
     return f"{frames[-1].filename}:{frames[-1].lineno} in {frames[-1].name}" if frames else "an unknown place"
 
 
-def check_while_polling(check: Callable[[], None]) -> Callable[[], None]:
-    """Let verl's trainer call ``check`` whenever its replay buffer sees a prompt that failed.
+def check_while_polling(check: Callable[[], None], every_s: float = LOOK_S) -> Callable[[], None]:
+    """Let verl's trainer call ``check`` when its replay buffer sees a prompt that failed, and every few seconds.
 
     Args:
         check: raises what has to end the run.
+        every_s: seconds between two calls while no prompt has failed.
 
     Returns:
         Function that undoes it.
     """
     original = ReplayBuffer._sync_metadata_from_transfer_queue
+    last = time.monotonic()
 
     @functools.wraps(original)
     def look(self: ReplayBuffer) -> None:
+        nonlocal last
         original(self)
-        if any(self.failure_keys.values()):
+        if any(self.failure_keys.values()) or time.monotonic() - last >= every_s:
+            last = time.monotonic()
             check()
 
     def undo() -> None:

@@ -1,0 +1,189 @@
+"""What a reward function may return, and whose fault it is that there is none."""
+
+from __future__ import annotations
+
+import asyncio
+import decimal
+import fractions
+import logging
+import time
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import ray.exceptions
+import torch
+
+from verl_atpo.config import ConfigError, WatchConfig
+from verl_atpo.failure import BranchBug, ExitError, StrayCancellation, is_outage
+from verl_atpo.rollout import reward
+from verl_atpo.rollout.health.reward_worker import contain_reward_functions, contained
+from verl_atpo.rollout.reward import blamed, check_result, check_reward, number
+
+NUMBERS = [0, -1, 0.5, True, np.float32(0.5), np.int64(3), np.array(0.5), torch.tensor(0.5), np.bool_(True)]
+NUMBERS += [fractions.Fraction(1, 2), decimal.Decimal("0.5"), -3.4e38]
+NO_NUMBERS = {
+    "(0.5, {})": ((0.5, {}), "tuple is no number"),
+    "[0.5]": ([0.5], "list is no number"),
+    "array": (np.array([0.5]), "ndarray is no number"),
+    "tensor": (torch.tensor([0.5]), "Tensor is no number"),
+    "text": ("0.5", "str is no number"),
+    "bytes": (b"1", "bytes is no number"),
+    "None": (None, "NoneType is no number"),
+    "set": ({0.5}, "set is no number"),
+    "complex": (1j, "complex is no number"),
+    "score None": ({"score": None}, "NoneType is no number"),
+    "score text": ({"score": "1"}, "str is no number"),
+    "no score": ({"reward": 1.0}, "no key 'score'"),
+    "empty": ({}, "no key 'score'"),
+    "nan": (float("nan"), "not finite"),
+    "inf": (np.float64("-inf"), "not finite"),
+    "nan score": ({"score": float("nan"), "acc": 1}, "not finite"),
+    "large": (1e39, "too large for float32"),
+    "larger": (10**400, "int is no number"),
+    "an exception": (ValueError("x"), "ValueError is no number"),
+}
+
+
+@pytest.mark.parametrize("value", NUMBERS, ids=repr)
+def test_numbers_of_every_kind_are_rewards(value):
+    check_result(value)
+    check_result({"score": value, "acc": 1.0})
+    assert number(value) == pytest.approx(float(value))
+
+
+@pytest.mark.parametrize(("value", "words"), NO_NUMBERS.values(), ids=NO_NUMBERS)
+def test_everything_else_is_refused_with_what_was_returned(value, words):
+    with pytest.raises(BranchBug, match=f"^The reward function returned .*{words}.*Remedy: mend the reward function"):
+        check_result(value)
+
+
+def test_a_long_value_is_cut():
+    with pytest.raises(BranchBug) as refused:
+        check_result(["word"] * 1000)
+    assert len(str(refused.value)) < 500
+
+
+def output(reward_score, **extra) -> SimpleNamespace:
+    return SimpleNamespace(reward_score=reward_score, extra_fields={"reward_extra_info": extra})
+
+
+def test_a_reward_becomes_a_float():
+    scored = output(torch.tensor(0.5))
+    check_reward(scored, computed=True)
+    assert type(scored.reward_score) is float and scored.reward_score == 0.5
+
+
+def test_a_loop_may_set_the_reward_or_leave_it_but_not_to_anything():
+    scored = output(None)
+    check_reward(scored, computed=False)
+    assert scored.reward_score is None
+    with pytest.raises(BranchBug, match=r"^The agent loop returned reward_score=\[1\]: expected a finite number"):
+        check_reward(output([1]), computed=False)
+    with pytest.raises(BranchBug, match=r"^The reward function returned None"):
+        check_reward(output(None), computed=True)
+
+
+def test_a_key_that_verl_uses_itself_is_renamed_and_said_once(monkeypatch, caplog):
+    monkeypatch.setattr(reward, "_renamed", False)
+    for _ in range(2):
+        scored = output(1.0, score=1.0, reward=0.3, acc=1.0)
+        check_reward(scored, computed=True)
+        assert scored.extra_fields["reward_extra_info"] == {"score": 1.0, "function_reward": 0.3, "acc": 1.0}
+    assert caplog.text.count("under which verl's validation keeps the score") == 1
+
+
+def remote(error: Exception) -> Exception:
+    """As Ray hands on what a reward function raised."""
+    return ray.exceptions.RayTaskError("compute_score", "trace", error).as_instanceof_cause()
+
+
+def test_an_outage_of_a_judge_stays_one():
+    for error in (ConnectionError("judge"), remote(TimeoutError("judge")), StrayCancellation("client")):
+        assert blamed(error, "qa") is error and is_outage(error)
+
+
+@pytest.mark.parametrize("wrap", [lambda error: error, remote], ids=["here", "Ray"])
+def test_a_bug_names_the_reward_function(wrap):
+    named = blamed(wrap(KeyError("answer")), "qa")
+    assert isinstance(named, BranchBug) and str(named).startswith("The reward function raised KeyError: 'answer'.")
+    named = blamed(wrap(BranchBug("The reward function returned None")), "qa")
+    assert isinstance(named, BranchBug) and str(named) == "The reward function returned None"
+    named = blamed(wrap(NotImplementedError("no such source")), "qa")
+    assert isinstance(named, ConfigError) and "data_source='qa'" in str(named)
+
+
+def test_a_reward_worker_that_died_while_it_was_made_ends_the_run_with_the_cause():
+    error = ray.exceptions.RayTaskError(
+        "__init__", "Traceback:\n  File x\nSyntaxError: bad (reward.py, line 3)", Exception()
+    )
+    error._actor_id = "1"
+    named = blamed(ray.exceptions.ActorDiedError(error), "qa")
+    assert isinstance(named, ConfigError) and "SyntaxError: bad (reward.py, line 3)" in str(named)
+    assert "reward.custom_reward_function.path" in str(named)
+
+
+async def judge(kind: str) -> object:
+    match kind:
+        case "exit":
+            raise SystemExit(3)
+        case "cancelled":
+            raise asyncio.CancelledError
+        case "stop":
+            raise StopIteration
+        case "tuple":
+            return (1.0, {})
+    return 1.0
+
+
+def plain_judge(kind: str) -> object:
+    if kind == "stop":
+        return next(iter(()))
+    try:
+        return judge(kind).send(None)
+    except StopIteration as returned:
+        return returned.value
+
+
+CASES = {"exit": ExitError, "cancelled": StrayCancellation, "stop": RuntimeError, "tuple": BranchBug}
+
+
+@pytest.mark.parametrize(("kind", "error"), CASES.items())
+async def test_a_contained_reward_function_raises_errors_only(kind, error):
+    config = WatchConfig()
+    with pytest.raises(error):
+        await contained(judge, config)(kind)
+    with pytest.raises(error):
+        await asyncio.to_thread(contained(plain_judge, config), kind)
+    assert await contained(judge, config)("fine") == contained(plain_judge, config)("fine") == 1.0
+
+
+def test_the_log_says_where_a_reward_function_stands(caplog):
+    def slow() -> float:
+        time.sleep(0.5)
+        return 1.0
+
+    with caplog.at_level(logging.WARNING):
+        assert contained(slow, WatchConfig(warn_s=0.1))() == 1.0
+    assert "The reward function has stood still for" in caplog.text and "time.sleep(0.5)" in caplog.text
+
+
+def test_verl_loads_the_users_function_contained(tmp_path):
+    from verl.trainer.ppo import reward as verls
+
+    file = tmp_path / "reward.py"
+    file.write_text("def compute_score(factor, **kwargs):\n    return (factor, {})\n")
+    config = SimpleNamespace(
+        reward={"custom_reward_function": {"path": str(file), "name": "compute_score", "reward_kwargs": {"factor": 2}}},
+        get=lambda name: None,
+    )
+    undo = contain_reward_functions()
+    undo_again = contain_reward_functions()
+    try:
+        with pytest.raises(BranchBug, match=r"returned \(2, {}\)"):
+            verls.get_custom_reward_fn(config)(data_source="x")
+        config.reward = {}
+        assert verls.get_custom_reward_fn(config) is None
+    finally:
+        undo_again()
+        undo()

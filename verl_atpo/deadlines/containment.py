@@ -1,0 +1,62 @@
+"""Turn what foreign code raises beyond ``Exception`` into errors that the event loop survives, and all other runs."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any
+
+from verl_atpo.failure import ExitError, StrayCancellation
+
+
+async def contained(work: Awaitable[Any]) -> Any:
+    """Await foreign code.
+
+    Raises:
+        ExitError: it raised ``SystemExit``, ``KeyboardInterrupt``, ``GeneratorExit`` or a ``BaseException`` of its own.
+        BaseException: its errors, and ``asyncio.CancelledError``.
+    """
+    try:
+        return await work
+    except (Exception, asyncio.CancelledError):
+        raise
+    except BaseException as error:
+        raise ExitError.of(error) from error
+
+
+def called(function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+    """Call a plain foreign function.
+
+    Raises:
+        ExitError: it raised what :func:`contained` names, or ``StopIteration``, which a future does not take.
+        StrayCancellation: it raised ``CancelledError``, which nobody asked a plain function for.
+        Exception: its errors.
+    """
+    try:
+        return function(*args, **kwargs)
+    except asyncio.CancelledError as error:
+        raise StrayCancellation(f"{_name(function)} let a CancelledError of its own client escape") from error
+    except StopIteration as error:
+        raise ExitError.of(error) from error
+    except Exception:
+        raise
+    except BaseException as error:
+        raise ExitError.of(error) from error
+
+
+def contain_tasks(loop: asyncio.AbstractEventLoop) -> None:
+    """Contain every task that is made in an event loop from now on, those of foreign code included.
+
+    A task that ends with ``SystemExit`` or ``KeyboardInterrupt`` would end the loop, and all other runs would wait.
+    """
+
+    def make(loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, Any], **kwargs: Any) -> asyncio.Task[Any]:
+        task = asyncio.Task(contained(work), loop=loop, **kwargs)
+        task.add_done_callback(lambda _: work.close())  # of a task that was cancelled before it began
+        return task
+
+    loop.set_task_factory(make)  # type: ignore[arg-type]  # of typeshed, with a generic parameter
+
+
+def _name(function: Callable[..., Any]) -> str:
+    return str(getattr(function, "__qualname__", function))

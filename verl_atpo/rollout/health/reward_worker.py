@@ -1,0 +1,70 @@
+"""verl's reward workers survive what a reward function raises, and say where one stands that takes its time.
+
+They are processes of their own: ``sys.exit()`` in a reward function ends one, and every later reward with it.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from verl_atpo.algorithm import read_algorithm
+from verl_atpo.config import WatchConfig
+from verl_atpo.deadlines.activity import Activity, begin, end
+from verl_atpo.deadlines.containment import called
+from verl_atpo.deadlines.within import within
+from verl_atpo.rollout.health.watchdog import Watchdog
+from verl_atpo.rollout.reward import check_result
+
+NAME = "The reward function"
+
+
+def contain_reward_functions() -> Callable[[], None]:
+    """Let verl load the user's reward function contained, in every process of this package; returns what undoes it."""
+    from verl.trainer.ppo import reward
+
+    if hasattr(reward.get_custom_reward_fn, "__wrapped__"):
+        return lambda: None
+    original = reward.get_custom_reward_fn
+
+    @functools.wraps(original)
+    def load(config: Any) -> Any:
+        function = original(config)
+        return None if function is None else contained(function, read_algorithm(config.get("algorithm") or {}).watch)
+
+    def undo() -> None:
+        reward.get_custom_reward_fn = original
+
+    reward.get_custom_reward_fn = load
+    return undo
+
+
+def contained(function: Callable[..., Any], config: WatchConfig) -> Callable[..., Any]:
+    """Wrap a reward function: what it raises is an ``Exception``, what it returns is checked, and it is watched.
+
+    Args:
+        function: plain or ``async``; the wrapper is what it is.
+        config: when the log says where it stands. It only does: the rollout worker that waits for the reward gives up.
+    """
+    Watchdog(WatchConfig(warn_s=config.warn_s, limit_s=None)).start()
+
+    async def awaited(*args: Any, **kwargs: Any) -> Any:
+        result = await within(None, Activity(NAME, watched=True), function(*args, **kwargs))
+        check_result(result)
+        return result
+
+    def plain(*args: Any, **kwargs: Any) -> Any:
+        activity = Activity(NAME, watched=True, thread=threading.get_ident())
+        begin(activity)
+        try:
+            result = called(function, *args, **kwargs)
+        finally:
+            activity.thread = None
+            end(activity)
+        check_result(result)
+        return result
+
+    return awaited if inspect.iscoroutinefunction(function) else plain

@@ -1,0 +1,129 @@
+"""Rewards: what a reward function may return, and whose fault it is that there is none."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from verl_atpo.config import ConfigError
+from verl_atpo.failure import BranchBug, brief, died_while_made, is_outage, last_words
+
+logger = logging.getLogger(__name__)
+
+LARGEST = 3.4028234663852886e38
+"""Of float32, in which verl keeps rewards."""
+LONGEST_VALUE = 100
+VERLS_KEY = "reward"
+"""Key of a reward's extra information under which verl's validation keeps the reward itself."""
+FUNCTION = "reward.custom_reward_function.path"
+
+_renamed = False
+
+
+def number(value: Any) -> float | None:
+    """A reward as a float; ``None`` for what is no single number, text that reads like one included."""
+    if isinstance(value, str | bytes | bytearray) or getattr(value, "ndim", 0) != 0:
+        return None
+    try:
+        return float(value)
+    except (TypeError, ValueError, OverflowError):
+        return None
+
+
+def check_result(result: Any) -> None:
+    """Check what a reward function returned.
+
+    Raises:
+        BranchBug: neither a finite number nor a mapping with one under ``score``.
+    """
+    score = result
+    if isinstance(result, Mapping):
+        if "score" not in result:
+            raise BranchBug(_returned(result, "the mapping has no key 'score'"))
+        score = result["score"]
+    found = number(score)
+    if found is None:
+        raise BranchBug(_returned(result, f"{type(score).__name__} is no number"))
+    if not math.isfinite(found):
+        raise BranchBug(_returned(result, "the reward is not finite"))
+    if abs(found) > LARGEST:
+        raise BranchBug(_returned(result, "the reward is too large for float32"))
+
+
+def check_reward(output: Any, computed: bool) -> None:
+    """Check the reward of a trajectory and make it a float; extra information under a name of verl's is renamed.
+
+    Args:
+        output: verl's ``AgentLoopOutput``, scored.
+        computed: whether a reward function was asked; else the agent loop may have set the reward, or nobody has yet.
+
+    Raises:
+        BranchBug: it is no finite number.
+    """
+    score = output.reward_score
+    if score is None and not computed:
+        return
+    try:
+        check_result(score)
+    except BranchBug as error:
+        if computed:
+            raise
+        raise BranchBug(
+            f"The agent loop returned reward_score={_short(score)}: expected a finite number, or None for the reward "
+            "function to be asked."
+        ) from error
+    output.reward_score = number(score)
+    extra = output.extra_fields.get("reward_extra_info")
+    if isinstance(extra, Mapping) and VERLS_KEY in extra:
+        output.extra_fields["reward_extra_info"] = _without_verls_key(extra)
+
+
+def blamed(error: Exception, data_source: Any) -> Exception:
+    """What to raise for an error in the way of a reward: an outage stays one, anything else names the remedy."""
+    raised = getattr(error, "cause", None) or error  # Ray wraps what a remote function raised
+    if died_while_made(error):
+        return ConfigError(
+            f"{last_words(error)}. verl's reward worker died of it while it was made. Remedy: mend {FUNCTION}, or what "
+            "else it loads."
+        )
+    if isinstance(raised, NotImplementedError):  # verl's own rewards know some data sources only
+        return ConfigError(
+            f"There is no reward for data_source={data_source!r} ({raised}); set {FUNCTION} and name, or "
+            "+score=qa_paper for question answering."
+        )
+    if isinstance(raised, BranchBug):
+        return BranchBug(str(raised))
+    if is_outage(error):
+        return error
+    return BranchBug(
+        f"The reward function raised {brief(error)}. A trajectory without a reward cannot be trained on. Remedy: mend "
+        "it, and let it return what such a response deserves."
+    )
+
+
+def _without_verls_key(extra: Mapping[str, Any]) -> dict[str, Any]:
+    global _renamed
+    name = f"function_{VERLS_KEY}"
+    if not _renamed:
+        _renamed = True
+        logger.warning(
+            "The reward function returned a mapping with the key %r, under which verl's validation keeps the score "
+            "itself: it is called %r in metrics.",
+            VERLS_KEY,
+            name,
+        )
+    return {name if key == VERLS_KEY else key: value for key, value in extra.items()}
+
+
+def _returned(result: Any, why: str) -> str:
+    return (
+        f"The reward function returned {_short(result)}: expected a finite number, or a mapping with one under "
+        f"'score'; {why}. Remedy: mend the reward function ({FUNCTION})."
+    )
+
+
+def _short(value: Any) -> str:
+    words = repr(value)
+    return words if len(words) <= LONGEST_VALUE else f"{words[:LONGEST_VALUE]}..."
