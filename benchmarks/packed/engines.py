@@ -20,6 +20,7 @@ ENGINES = {"verl": FSDPEngineWithLMHead, "packed": PackedEngine}
 def make_engine(
     name: str, model: Path, *, dtype: str = "fp32", checkpointing: bool = False, lora_rank: int = 0,
     remove_padding: bool = False, attention: str = "sdpa", lr: float = 1e-3, reference: bool = False,
+    fused_kernels: bool = False,
 ) -> Any:  # fmt: skip
     """An engine, with its optimizer; a process group must be there.
 
@@ -36,6 +37,7 @@ def make_engine(
         attention: verl's attention.
         lr: learning rate.
         reference: an engine of the reference model, whose weights verl offloads, without an optimizer.
+        fused_kernels: verl's fused kernels.
     """
     torch.manual_seed(1)
     precision = {"param_dtype": dtype, "reduce_dtype": "fp32", "buffer_dtype": "fp32"}
@@ -47,6 +49,8 @@ def make_engine(
             override_config={"attn_implementation": attention},
             enable_gradient_checkpointing=checkpointing,
             lora_rank=lora_rank,
+            use_fused_kernels=fused_kernels,
+            fused_kernel_options={"impl_backend": "torch"} if fused_kernels else {},
         ),
         FSDPEngineConfig(
             strategy="fsdp2",
