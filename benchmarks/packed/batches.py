@@ -22,12 +22,18 @@ class Shape:
         rounds: how often turns are sampled again.
         branches: turns sampled again in a round.
         prompt: its tokens.
+        turns: fewest and most of a trajectory.
+        sampled: fewest and most tokens of a turn.
+        observed: fewest and most tokens between two turns.
     """
 
     chains: int
     rounds: int
     branches: int
     prompt: int = 500
+    turns: tuple[int, int] = (2, 5)
+    sampled: tuple[int, int] = (100, 200)
+    observed: tuple[int, int] = (200, 400)
 
 
 BATCHES = {
@@ -42,8 +48,7 @@ BATCHES = {
 def make_batch(shape: Shape, seed: int, vocabulary: int, scale: float = 1.0) -> Rows:
     """Random tokens in rows of the shape.
 
-    A trajectory has 2 to 5 turns of 100 to 200 sampled tokens, with observations of 200 to 400 between them. A turn of
-    the tree that is sampled again is drawn evenly from all of them, and what follows it is new.
+    A turn of the tree that is sampled again is drawn evenly from all of them, and what follows it is new.
 
     Args:
         shape: of the batch.
@@ -58,8 +63,9 @@ def make_batch(shape: Shape, seed: int, vocabulary: int, scale: float = 1.0) -> 
 
     def grown(turns: list[Turn]) -> list[Turn]:
         """A trajectory, its first turns given."""
-        total = max(len(turns), int(random.integers(2, 6)))
-        return turns + [(draw(200, 400) if number else [], draw(100, 200)) for number in range(len(turns), total)]
+        total = max(len(turns), int(random.integers(shape.turns[0], shape.turns[1] + 1)))
+        numbers = range(len(turns), total)
+        return turns + [(draw(*shape.observed) if number else [], draw(*shape.sampled)) for number in numbers]
 
     prompt = draw(shape.prompt, shape.prompt)
     trajectories = [grown([]) for _ in range(shape.chains)]
@@ -68,7 +74,7 @@ def make_batch(shape: Shape, seed: int, vocabulary: int, scale: float = 1.0) -> 
         for choice in random.integers(len(nodes), size=shape.branches):
             turns, place = list(nodes.values())[choice]
             observation, _ = turns[place]
-            trajectories.append(grown([*turns[:place], (observation, draw(100, 200))]))
+            trajectories.append(grown([*turns[:place], (observation, draw(*shape.sampled))]))
     return Rows(
         prompts=[prompt] * len(trajectories),
         responses=[[token for turn in turns for part in turn for token in part] for turns in trajectories],

@@ -26,7 +26,7 @@ from benchmarks.packed.rows import Rows, batch_of, counted
 from tests.assets.random_rows import random_trees, rows_by_hand
 from tests.assets.tiny_model import write_model
 from verl_atpo.packed import head
-from verl_atpo.packed.trainer import place
+from verl_atpo.packed.trainer import arrange
 
 Tensors = dict[str, torch.Tensor]
 LONGEST = 5 + 8 + 3 * 4 * 6  # no random row is longer
@@ -190,7 +190,7 @@ def compare(case: Case, folder: Path) -> dict[str, float]:
     whole = rows.whole()
     offsets = np.cumsum([0, *map(len, whole)])
     keys = [f"{uid}_{row}_0" for row, uid in enumerate(rows.uids)]
-    placed = place(keys, np.concatenate(whole), offsets, ranks * case.mini_batches)
+    placed, _ = arrange(keys, np.concatenate(whole), offsets, ranks, case.mini_batches, case.token_budget)
     size = count // (ranks * case.mini_batches)
     bins = [placed[begin : begin + size] for begin in range(0, count, size)]
     mine = bins[dist.get_rank() * case.mini_batches :][: case.mini_batches]

@@ -122,10 +122,12 @@ def test_metrics_equal_those_of_unpacked_rows(plain_run, packed_run):
         assert packed["packed/row_tokens_over_distinct"] > 1.2
         assert packed["actor/packed/packs"] == 1
         assert packed["atpo/trees"] == PROMPTS
-        # Each tree on one rank: no more tokens than in the trees one by one, and fewer where prompts begin alike.
+        # Shared prefixes on one rank, but for what ranks exchange so that they end together.
         in_rows, in_trees = recorded_tokens(plain_run.folder / "recorded" / f"{unpacked_step['step']}.pt")
         assert packed["packed/row_tokens"] == in_rows
-        assert packed["packed/distinct_tokens"] <= in_trees < in_rows
+        assert packed["packed/distinct_tokens"] <= 1.3 * in_trees < in_rows
+        assert 1 <= packed["packed/slowest_rank_over_mean"] < 1.3
+        assert packed["packed/rows_flops_over_slowest_rank"] > 1
         assert packed["actor/packed/run_tokens"] * 2 == packed["packed/distinct_tokens"]  # averaged over ranks
     assert packed["actor/kl_loss"] > 1e-4  # after a step the policy has left the reference
 

@@ -1,4 +1,4 @@
-"""How much a rank computes for rows: the FLOPs of their distinct tokens, in verl's own measure.
+"""FLOPs that ranks compute for rows, counted over distinct tokens, in verl's own measure.
 
 verl counts ``24576 * length + length**2`` for a row (`verl.utils.seqlen_balancing.calculate_workload`): layers without
 attention, and attention, of a model of 7 B parameters. A row that shares its first tokens costs the difference.
@@ -6,9 +6,12 @@ attention, and attention, of a model of 7 B parameters. A row that shares its fi
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 
+from verl_atpo.packed.packs import plan_packs
 from verl_atpo.packed.trie import Ints, SortedRows
 
 LINEAR = 24576
@@ -51,7 +54,38 @@ def bin_cost(places: Ints, rows: SortedRows, prefixes: SharedPrefixes) -> float:
         rows: all sorted rows.
         prefixes: of ``rows``.
     """
-    if not len(places):
-        return 0.0
-    shared = np.concatenate([[0], prefixes(places[:-1], places[1:])]) if len(places) > 1 else 0
-    return float(row_cost(rows.length_R[places], shared).sum())
+    part = rows_at(places, rows, prefixes)
+    return float(row_cost(part.length_R, part.shared_R).sum())
+
+
+def rows_at(places: Ints, rows: SortedRows, prefixes: SharedPrefixes) -> SortedRows:
+    """Some of the sorted rows, ascending, as sorted rows by themselves."""
+    shared = np.zeros(len(places), dtype=np.int64)
+    if len(places) > 1:
+        shared[1:] = prefixes(places[:-1], places[1:])
+    return SortedRows(order_R=rows.order_R[places], shared_R=shared, length_R=rows.length_R[places])
+
+
+def step_cost(
+    bins: Sequence[Ints], rows: SortedRows, prefixes: SharedPrefixes, ranks: int, budget: int | None
+) -> tuple[float, float]:
+    """Cost of an update in packs: of the slowest rank of each mini-batch, and on average over ranks.
+
+    Args:
+        bins: the sorted rows of each rank's mini-batches, rank after rank, each ascending.
+        rows: all sorted rows.
+        prefixes: of ``rows``.
+        ranks: how many.
+        budget: distinct tokens of a pack; None for no limit.
+    """
+    parts = [rows_at(places, rows, prefixes) for places in bins]
+    limit = max(int(rows.length_R.max()), budget or int(rows.length_R.sum()))
+    count = np.array([len(plan_packs(part, limit)) for part in parts]).reshape(ranks, -1)
+    most = np.broadcast_to(count.max(0), count.shape).reshape(-1)  # sharded layers are gathered by all ranks together
+    costs = []
+    for part, number in zip(parts, most.tolist(), strict=True):
+        shared = part.shared_R.copy()
+        shared[[begin for begin, _ in plan_packs(part, limit, at_least=min(number, len(part.order_R)))]] = 0
+        costs.append(row_cost(part.length_R, shared).sum())
+    table = np.array(costs).reshape(ranks, -1)
+    return float(table.max(0).sum()), float(table.sum() / ranks)

@@ -131,7 +131,8 @@ def _stretches(places: Ints, length: int, rows: SortedRows, prefixes: SharedPref
     follows = (stop < len(places)) & (begin > 0)
     extra = np.zeros(len(begin))
     extra[follows] = row_cost(
-        shared[stop[follows]], np.minimum(prefixes(places[begin[follows] - 1], places[stop[follows]]), shared[stop[follows]])
+        shared[stop[follows]],
+        np.minimum(prefixes(places[begin[follows] - 1], places[stop[follows]]), shared[stop[follows]]),
     )
     first = (stop < len(places)) & (begin == 0)
     extra[first] = row_cost(shared[stop[first]])
