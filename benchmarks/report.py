@@ -22,7 +22,7 @@ from benchmarks.lab import agreement, decided, frontier, gradient, profiles, unc
 from benchmarks.lab import report as lab
 from benchmarks.learning import report as learning
 from benchmarks.learning import wall_clock
-from benchmarks.packed import goals
+from benchmarks.packed import families, goals
 
 ROOT = Path(__file__).parents[1]
 _OTHERS = (
@@ -140,6 +140,16 @@ TABLES = {
             "waiting": "awake, all trajectories wait for tools",
         },
     ),
+    "packed-ranks": (
+        ("packed_ranks.json", "rows"),
+        {
+            "rows": "rows of a prompt",
+            "ranks": "ranks",
+            "mini-batches": "mini-batches",
+            "cheaper": "verl's FLOPs / packed FLOPs, slowest rank",
+            "ideal": "if all ranks ended together",
+        },
+    ),
     "packed-runs": (
         ("packed_runs.json", "rows"),
         {
@@ -237,7 +247,13 @@ def lab_uncertainty() -> str:
     return uncertainty.table(RESULTS / "lab_uncertainty.json")
 
 
+def packed_families() -> str:
+    """Families of models on packs."""
+    return markdown.table(families.table(read_rows("packed_families.json", "rows")))
+
+
 BLOCKS: dict[str, Callable[[], str]] = {
+    "packed-families": packed_families,
     "bias": bias,
     "credit-bias": credit_bias.arm_table,
     "credit-bias-worst": credit_bias.worst,

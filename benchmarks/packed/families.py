@@ -259,6 +259,20 @@ def judge(kind: str, more: dict[str, Any], seed: int = 0) -> dict[str, Any]:
     }
 
 
+def table(rows: list[dict[str, Any]]) -> list[dict[str, str]]:
+    """The rows of a result file as the docs show them."""
+    made = []
+    for row in rows:
+        reason = str(row.get("reason", "")).partition("packed rows: ")[2].removesuffix("; leave out +train=packed.")
+        kinds = ("log_probs", "entropy", "gradient")
+        differences = ", ".join(f"{row[name]:.0e}" for name in kinds) if "log_probs" in row else reason
+        made.append(
+            {"family": row["family"], "`model_type`": row["model_type"], "packed rows": row["verdict"],
+             "differences (log-probs, entropies, gradients) or the reason": differences}
+        )  # fmt: skip
+    return made
+
+
 def every_family() -> Iterator[tuple[str, tuple[str, dict[str, Any]]]]:
     """All causal language models of the installed transformers, with whatever of the tiny settings they have."""
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
@@ -292,7 +306,8 @@ def main() -> None:
         print(name, json.dumps(found[name]), flush=True)
         if options.out:
             settings = {"transformers": transformers.__version__, "torch": torch.__version__, "seed": options.seed}
-            options.out.write_text(json.dumps({"settings": settings, "families": found}, indent=1) + "\n")
+            rows = [{"family": each, **line} for each, line in found.items()]
+            options.out.write_text(json.dumps({"settings": settings, "rows": rows}, indent=1) + "\n")
     print(tabulate([{"family": name, **line} for name, line in found.items()], headers="keys", tablefmt="github"))
 
 

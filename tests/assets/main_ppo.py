@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import pickle
@@ -24,6 +25,8 @@ PROMPTS, LEAVES = 4, 8
 LONGEST_RUN_S = 1500
 
 
+FLASH_ATTENTION = importlib.util.find_spec("flash_attn") is not None
+NO_FLASH_ATTENTION = [] if FLASH_ATTENTION else ["+actor_rollout_ref.model.override_config.attn_implementation=sdpa"]
 DEVICES = {
     "cpu": ["+platform=cpu"],
     "cuda": [
@@ -32,17 +35,14 @@ DEVICES = {
         "ray_kwargs.ray_init.num_cpus=16",
         "data.dataloader_num_workers=0",
         "reward.num_workers=1",
-        "actor_rollout_ref.model.use_remove_padding=False",
-        "+actor_rollout_ref.model.override_config.attn_implementation=sdpa",
-        "actor_rollout_ref.actor.use_torch_compile=False",
+        *NO_FLASH_ATTENTION,
         "actor_rollout_ref.rollout.name=vllm",
         "actor_rollout_ref.rollout.tensor_model_parallel_size=1",
-        "actor_rollout_ref.rollout.enforce_eager=True",
         "actor_rollout_ref.rollout.gpu_memory_utilization=0.3",
         "actor_rollout_ref.rollout.agent.num_workers=1",
     ],
 }
-"""What a run on the device is told."""
+"""Overrides for a device; on CUDA the rest is as GPU users run it: no padding, CUDA graphs, sleep mode."""
 PLATFORMS = {"cpu": "cpu", "cuda": "nvidia"}
 """What verl calls the device's platform."""
 

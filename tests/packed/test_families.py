@@ -19,7 +19,7 @@ from verl_atpo.packed.models import check_model
 from verl_atpo.packed.probe import probe
 from verl_atpo.settings import ConfigError
 
-TABLE = json.loads(RESULT.read_text())["families"]
+TABLE = {row["family"]: row for row in json.loads(RESULT.read_text())["rows"]}
 
 
 @pytest.mark.parametrize("name", FAMILIES)
