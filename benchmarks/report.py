@@ -33,6 +33,7 @@ _OTHERS = (
     "docs/limits.md",
     "README.md",
     "docs/results.md",
+    "docs/packed.md",
 )
 _QUESTIONS = ("tree", "parts", "rollout", "packed", "loss", "language_model", "archive")
 PAGES = tuple(ROOT / page for page in (*_OTHERS, *(f"docs/results/{name}.md" for name in _QUESTIONS)))

@@ -67,6 +67,17 @@ def test_no_more_logits_than_a_chunk_are_in_memory(monkeypatch):
     assert seen == [4, 4, 2]
 
 
+def test_the_head_is_called_once_whatever_the_number_of_chunks(monkeypatch):
+    monkeypatch.setattr(head, "CHUNK", 97 * 4)
+    model = AutoModelForCausalLM.from_config(CONFIGS["plain"])
+    calls = []
+    model.lm_head.register_forward_hook(lambda *_: calls.append(1))  # where FSDP gathers the weights, on all ranks
+    label = torch.zeros(10, dtype=torch.int64)
+    found = score(model, torch.zeros(10, 32), Scoring(label, label))
+    found["log_probs"].sum().backward()
+    assert len(calls) == 1
+
+
 def test_the_models_own_decoder_is_back_after_scoring():
     model = AutoModelForCausalLM.from_config(CONFIGS["plain"])
     label = torch.tensor([3])

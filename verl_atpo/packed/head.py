@@ -8,6 +8,7 @@ of a whole pack are ever in memory, and whatever a model does to its logits (sca
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from torch.utils.checkpoint import checkpoint
 CHUNK = 2**26
 """Logits that may be in memory at once: 256 MB in float32."""
 Scores = dict[str, torch.Tensor]
+Logits = Callable[[torch.Tensor], torch.Tensor]
 
 
 @dataclasses.dataclass
@@ -62,6 +64,9 @@ def score_through_own_head(model: Any) -> None:
 def score(model: Any, hidden_KH: torch.Tensor, scoring: Scoring) -> Scores:
     """Score tokens from the hidden states of their parents.
 
+    All chunks run inside one call of the model's head, since FSDP gathers its weights for a call: ranks have different
+    numbers of chunks, but must gather together.
+
     Args:
         model: of transformers.
         hidden_KH: (K, hidden size) the decoder's outputs.
@@ -70,11 +75,22 @@ def score(model: Any, hidden_KH: torch.Tensor, scoring: Scoring) -> Scores:
     Returns:
         float32 of shape (K): ``log_probs``, and ``entropy`` and ``sum_pi_squared`` where wanted.
     """
+    head = model.get_output_embeddings()
+    plain: Logits = getattr(head, "plain_forward", None) or head.forward
+
+    def forward(hidden: torch.Tensor, *, scoring: Scoring | None = None) -> Any:
+        return plain(hidden) if scoring is None else _score_chunks(model, plain, hidden, scoring)
+
+    head.plain_forward, head.forward = plain, forward
+    return head(hidden_KH, scoring=scoring)
+
+
+def _score_chunks(model: Any, plain: Logits, hidden_KH: torch.Tensor, scoring: Scoring) -> Scores:
     size = max(1, CHUNK // int(model.get_output_embeddings().weight.shape[0]))
     count = len(hidden_KH)
     chunks = []
     for begin in range(0, count, size):
-        arguments = model, hidden_KH[begin : begin + size], scoring.label_K[begin : begin + size], scoring
+        arguments = model, plain, hidden_KH[begin : begin + size], scoring.label_K[begin : begin + size], scoring
         if count > size and torch.is_grad_enabled():
             chunks.append(checkpoint(_score_chunk, *arguments, use_reentrant=False))
         else:
@@ -82,8 +98,8 @@ def score(model: Any, hidden_KH: torch.Tensor, scoring: Scoring) -> Scores:
     return {name: torch.cat([chunk[name] for chunk in chunks]) for name in chunks[0]}
 
 
-def _score_chunk(model: Any, hidden: torch.Tensor, label: torch.Tensor, scoring: Scoring) -> Scores:
-    logits = head_logits(model, hidden, label).float()
+def _score_chunk(model: Any, plain: Logits, hidden: torch.Tensor, label: torch.Tensor, scoring: Scoring) -> Scores:
+    logits = head_logits(model, plain, hidden, label).float()
     if scoring.temperature != 1.0:
         logits = logits / max(scoring.temperature, 1e-8)
     log_p = logits.log_softmax(-1)
@@ -106,11 +122,24 @@ class _Decoded(dict[Any, Any]):
         return None
 
 
-def head_logits(model: Any, hidden: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
+class _PlainHead(torch.nn.Module):
+    """The head without FSDP's hooks, inside a call of the head that has them."""
+
+    def __init__(self, plain: Logits) -> None:
+        super().__init__()
+        self.plain = plain
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Logits."""
+        return self.plain(hidden)
+
+
+def head_logits(model: Any, plain: Logits, hidden: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
     """Run the part of the model's forward pass that follows its decoder.
 
     Args:
         model: of transformers; its ``base_model`` is its decoder, or holds it.
+        plain: what its head computes.
         hidden: (tokens, hidden size).
         label: (tokens) any token ids, which only have to be there.
 
@@ -118,9 +147,11 @@ def head_logits(model: Any, hidden: torch.Tensor, label: torch.Tensor) -> torch.
         (tokens, vocabulary).
     """
     base = model.base_model if model.base_model is not model else model.model
-    output = _Decoded(hidden[None])
+    head, output = model.get_output_embeddings(), _Decoded(hidden[None])
     base.forward = lambda *args, **kwargs: output
+    model.set_output_embeddings(_PlainHead(plain))
     try:
         return type(model).forward(model, input_ids=label[None], use_cache=False).logits[0]
     finally:
+        model.set_output_embeddings(head)
         del base.forward
