@@ -64,7 +64,7 @@ def test_what_is_not_installed(capsys, monkeypatch):
     assert code == 1
     assert "NO TREES: the rollout: no engine is installed" in said
     assert "NO TREES: verl's V1 trainer: it needs TransferQueue" in said
-    assert "will not work: view: it needs nicegui" in said and "pip install 'verl-atpo[view]'" in said
+    assert "will not work: view: it needs nicegui" in said and "pip install 'verl-atpo[view] @ git+URL'" in said
 
 
 def test_a_plugin_that_is_left_out(capsys, monkeypatch):

@@ -162,7 +162,8 @@ def extra_troubles() -> Iterator[Trouble]:
             got is None or not requirement.specifier.contains(got, prereleases=True)
         ):
             yield Trouble(
-                extra[1], f"it needs {requirement.name}{requirement.specifier}: pip install 'verl-atpo[{extra[1]}]'"
+                extra[1],
+                f"it needs {requirement.name}{requirement.specifier}: pip install 'verl-atpo[{extra[1]}] @ git+URL'",
             )
 
 

@@ -53,6 +53,16 @@ def test_the_page_has_a_line_for_each_kind_of_machine() -> None:
     assert not [line for line in LINES if "git+$REPO" not in line]  # the names are on no index
 
 
+def test_nothing_is_installed_by_a_name_that_no_index_has() -> None:
+    files = [
+        ROOT / name for name in repository_files() if name.startswith(("docs/", "verl_atpo/", "README", "examples/"))
+    ]
+    texts = {file: file.read_text() for file in files if file.suffix in (".md", ".py", ".sh")}
+    lines = [(file, line) for file, text in texts.items() for line in text.splitlines() if "verl-atpo[" in line]
+    assert len(lines) >= 4
+    assert [(file, line) for file, line in lines if "pip install" in line and "git+" not in line] == []
+
+
 @pytest.fixture(scope="module")
 def alone(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An empty environment into which the page's line for a laptop was run."""
