@@ -1,4 +1,4 @@
-"""Follow a verl run from outside: a line a step, as it comes.
+"""Follow a verl run from outside: a line a step as it comes, with alarms, the time left and how it ended.
 
 python -m verl_atpo.watch outputs/run               # a folder, or the file of verl's logger `file`; Ctrl+C ends it
 python -m verl_atpo.watch outputs/run --pid 4711    # until that process has ended
@@ -17,32 +17,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import psutil
-
-from verl_atpo.report.metrics_file import find_metrics, mean_accuracy, read_steps
+from verl_atpo.report.metrics_file import Steps, find_metrics, read_steps
+from verl_atpo.report.run_file import RunFile, find_run, lives
+from verl_atpo.report.step_line import step_line
 
 PATIENCE_MIN = 0.25
-"""Between signs of life before the first step."""
-
-
-def line(step: int, data: dict[str, Any], minutes: float) -> str:
-    """What one step comes to, for people."""
-    parts = [f"{minutes:5.1f} min  step {step:3d}"]
-    if "critic/score/mean" in data:
-        parts.append(f"train reward {data['critic/score/mean']:.2f}")
-    if "atpo/leaves_per_tree" in data:
-        parts.append(
-            f"{data['atpo/trees']:.0f} trees of {data['atpo/leaves_per_tree']:.0f} leaves, "
-            f"{data['atpo/shared_tokens_share']:.0%} tokens shared"
-        )
-    if data.get("atpo/trees_failed"):
-        parts.append(f"{data['atpo/trees_failed']:.0f} failed")
-    if "timing_s/step" in data:
-        parts.append(f"{data['timing_s/step']:.1f} s")
-    accuracy = mean_accuracy(data)
-    if accuracy is not None:
-        parts.append(f"validation accuracy {accuracy:.1%}")
-    return "  ".join(parts)
+"""Minutes between signs of life before the first step."""
+LATEST = 5
+"""Steps whose time says how long the rest will take."""
 
 
 def watch(run: Path, goes_on: Callable[[], bool], every_s: float = 1.0) -> int:
@@ -50,32 +32,56 @@ def watch(run: Path, goes_on: Callable[[], bool], every_s: float = 1.0) -> int:
 
     Args:
         run: its folder, or the file of verl's logger.
-        goes_on: whether there may be more to come.
+        goes_on: whether there may be more to come; a run that ended or died ends it as well.
         every_s: seconds between looks.
 
     Returns:
         How many steps were shown.
     """
-    started, shown, told = time.monotonic(), 0, 0.0
+    started, shown, said = time.monotonic(), 0, 0.0
     running = True
     while running:
-        running = goes_on()
+        start = find_run(run if run.is_dir() else run.parent)
+        running = goes_on() and (start is None or start.lives is not False)
         steps = read_steps(*(find_metrics(run) if run.is_dir() else [run]))
         minutes = (time.monotonic() - started) / 60
-        for step, data in steps[shown:]:
-            print(line(step, data, minutes), flush=True)
+        for number in range(shown, len(steps)):
+            print(_latest(steps[: number + 1], start, minutes), flush=True)
         shown = len(steps)
-        if running and not shown and minutes - told > PATIENCE_MIN:
-            told = minutes
+        if running and not shown and minutes - said > PATIENCE_MIN:
+            said = minutes
             print(f"{minutes:5.1f} min  starting: Ray, the trainer and the engine ...", flush=True)
         if running:
             time.sleep(every_s)
+        elif start is not None and start.lives is False:
+            print(f"the run has ended: {start.state}{_after(steps)}", flush=True)
     return shown
 
 
-def lives(pid: int) -> bool:
-    """Whether a process is there and has not ended."""
-    return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+def line(step: int, data: dict[str, Any], minutes: float, total: int | None = None, left_s: float | None = None) -> str:
+    """Describe one step for people.
+
+    Args:
+        step: its number.
+        data: its metrics.
+        minutes: since the run was first looked at.
+        total: steps of the run.
+        left_s: seconds that the rest will take.
+    """
+    return f"{minutes:5.1f} min  {step_line(step, data, total, left_s)}"
+
+
+def _latest(steps: Steps, start: RunFile | None, minutes: float) -> str:
+    """The latest step, with the time that the rest takes where the run said how many steps it has."""
+    step, data = steps[-1]
+    total = start.steps if start is not None else None
+    seconds = [each["timing_s/step"] for _, each in steps[-LATEST:] if "timing_s/step" in each]
+    left = (total - step) * sum(seconds) / len(seconds) if total is not None and seconds else None
+    return line(step, data, minutes, total, left)
+
+
+def _after(steps: Steps) -> str:
+    return f", after step {steps[-1][0]}" if steps else ", before the first step; its log says why"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

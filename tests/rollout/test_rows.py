@@ -28,7 +28,7 @@ from verl_atpo.config import (
 )
 from verl_atpo.method.channel import is_marked
 from verl_atpo.method.estimator import compute_atpo_advantage
-from verl_atpo.report.metrics import add_to_tracking
+from verl_atpo.report.tracking import add_to_tracking
 from verl_atpo.rollout.grower import TreeGrower
 from verl_atpo.rollout.grown import GrownTree
 from verl_atpo.rollout.rows import policy_text

@@ -1,4 +1,4 @@
-"""What stands before a word of ours on the command line gives way to it; what stands behind it wins, or is refused."""
+"""Overrides before one of our presets yield to it; overrides after it win, or are refused."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import sys
 import pytest
 import verl  # noqa: F401 (main_ppo imports it before Hydra reads the command line)
 from hydra import compose, initialize_config_dir, initialize_config_module
+from hydra.errors import ConfigCompositionException
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -148,40 +149,38 @@ def test_a_setting_holds_unless_a_word_behind_it_sets_the_same(line, length):
         words = (line[later].lstrip("+").split("=") for later in range(place + 1, length) if decides(later))
         return any(key(place) in {group, *settings_of(PRESETS[group][name])} for group, name in words)
 
-    held, gave_way = split(line)
+    held, replaced = split(line)
     assert held == [line[place] for place in range(length) if not gives_way(place)]
-    assert [each.line for each in gave_way] == [line[place] for place in range(length) if gives_way(place)]
+    assert [each.line for each in replaced] == [line[place] for place in range(length) if gives_way(place)]
 
 
 def test_the_banner_has_a_line_for_each_setting_that_gave_way(caplog):
     text = said(caplog, *RECIPE, f"{ROLLOUT}.temperature=0.9", "+atpo=paper", "+atpo=tree", "+agent=search")
     for words in (
-        f"{ESTIMATOR}=grpo gives way to +atpo=tree: it is atpo now",
-        f"{ACTOR}.policy_loss.loss_mode=gspo gives way to +atpo=tree: it is atpo now",
-        f"{ACTOR}.loss_agg_mode=token-mean gives way to +atpo=tree: it is seq-mean-token-mean now",
-        f"{LOW}=0.2 gives way to +atpo=tree: it is 0.003 now",
-        f"{HIGH}=0.28 gives way to +atpo=tree: it is 0.004 now",
-        f"{N}=5 gives way to +atpo=tree: it is 12 now",
-        f"{ROLLOUT}.calculate_log_probs=False gives way to +atpo=tree: it is True now",
-        f"agent_loop_manager_class=their.Manager gives way to +atpo=tree: it is {MANAGER} now",
-        "+atpo=paper gives way to +atpo=tree",
+        f"{ESTIMATOR}=grpo yields to +atpo=tree: it is atpo",
+        f"{ACTOR}.policy_loss.loss_mode=gspo yields to +atpo=tree: it is atpo",
+        f"{ACTOR}.loss_agg_mode=token-mean yields to +atpo=tree: it is seq-mean-token-mean",
+        f"{LOW}=0.2 yields to +atpo=tree: it is 0.003",
+        f"{HIGH}=0.28 yields to +atpo=tree: it is 0.004",
+        f"{N}=5 yields to +atpo=tree: it is 12",
+        f"{ROLLOUT}.calculate_log_probs=False yields to +atpo=tree: it is True",
+        f"agent_loop_manager_class=their.Manager yields to +atpo=tree: it is {MANAGER}",
+        "+atpo=paper yields to +atpo=tree",
     ):
         assert words in text
-    assert text.count("gives way") == 9 and "WARNING" not in text
+    assert text.count("yields to") == 9 and "WARNING" not in text
 
 
 def test_what_says_the_same_needs_no_line(caplog):
     same = f"{ROLLOUT}.calculate_log_probs=true", f"{ESTIMATOR}=atpo"
-    assert "gives way" not in said(caplog, *same, "+atpo=tree", "+agent=search")
+    assert "yields to" not in said(caplog, *same, "+atpo=tree", "+agent=search")
 
 
 def test_what_stands_behind_and_takes_a_presets_place_is_warned_of(caplog):
     text = said(caplog, *RECIPE, "+atpo=tree", "+agent=search", f"{ESTIMATOR}=grpo", f"{HIGH}=0.28", "trainer.nnodes=2")
     assert text.count("WARNING") == 2  # nothing of credit that the estimator does not read: it is said already
-    assert (
-        f"{ESTIMATOR}=grpo behind +atpo=tree takes the place of its atpo: turns get no advantage of their own" in text
-    )
-    assert f"{HIGH}=0.28 behind +atpo=tree takes the place of its 0.004" in text
+    assert f"{ESTIMATOR}=grpo after +atpo=tree replaces its atpo: turns get no advantage of their own" in text
+    assert f"{HIGH}=0.28 after +atpo=tree replaces its 0.004" in text
 
 
 def test_what_a_config_file_says_is_left_to_hydra_and_warned_of(tmp_path, caplog):
@@ -194,7 +193,7 @@ def test_what_a_config_file_says_is_left_to_hydra_and_warned_of(tmp_path, caplog
         config = compose("mine", overrides=["data.train_batch_size=8"], return_hydra_config=True)
     assert config.algorithm.adv_estimator == "grpo"
     CheckConfig().on_job_start(config)
-    assert f"{ESTIMATOR}=grpo of a config file takes the place of its atpo" in caplog.text
+    assert f"{ESTIMATOR}=grpo of a config file replaces its atpo" in caplog.text
 
 
 SCRIPT = f"""
@@ -216,3 +215,27 @@ def test_a_recipe_script_that_ends_in_its_arguments_needs_one_word_more(tmp_path
         f"agent_loop_manager_class: {MANAGER}",
     ):
         assert line in run.stdout
+
+
+@pytest.mark.parametrize(
+    ("override", "hint"),
+    [
+        (f"{ROLLOUT}.temperatur=1.0", f"Did you mean {ROLLOUT}.temperature?"),
+        ("trainer.total_step=3", "Did you mean trainer.total_"),
+        ("actor_rollout_ref.temperature=1.0", "Did you mean actor_rollout_ref"),
+        (
+            "algorithm.atpo.dump_dir=trees",
+            "+atpo=tree or +atpo=chain; without one write +algorithm.atpo.dump_dir=...",
+        ),
+        ("zzz=1", "write +zzz=..."),
+    ],
+)
+def test_a_key_that_verl_does_not_have_is_answered_with_the_nearest(override, hint):
+    with pytest.raises(ConfigCompositionException) as refused:
+        composed(override, "trainer.nnodes=2")
+    assert hint in str(refused.value) and override.partition("=")[0] in str(refused.value)
+
+
+def test_a_baseline_owns_our_settings():
+    config = composed("algorithm.atpo.dump_dir=trees", "+atpo=chain")
+    assert config.algorithm.atpo.dump_dir == "trees" and config.algorithm.adv_estimator == "grpo"

@@ -1,18 +1,11 @@
-"""Tree metrics, and the one place where they enter verl's logger.
-
-verl's V1 trainer has no hook for metrics of a rollout, so :func:`add_to_tracking` wraps ``Tracking.log``, once, in the
-trainer's process: what is logged for a training step gets the metrics of the trees that finished since the step before.
-"""
+"""Metrics of a training step, from the trees that finished in it and the tool calls that they made."""
 
 from __future__ import annotations
 
 import dataclasses
-import functools
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
-from verl.utils.tracking import Tracking
 
 from verl_atpo.method.scheme import Credit, Scheme
 from verl_atpo.replay.guard import CallCounts
@@ -24,8 +17,6 @@ from verl_atpo.tree.recording import Generation, context_lengths
 from verl_atpo.tree.tree import ROOT
 
 PREFIX = "atpo"
-STEP_METRIC = "training/global_step"
-"""verl logs this with every training step, and with nothing else."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -219,33 +210,3 @@ def _tree_metrics(trees: Sequence[TreeStats]) -> dict[str, float]:
     if (worth := branch_worth([branch for tree in trees for branch in tree.branches], of_chains, a_chain)) is not None:
         metrics["branch_worth"] = worth
     return {**metrics, **context_metrics([tree.contexts for tree in trees if tree.contexts is not None])}
-
-
-def add_to_tracking(
-    take: Callable[[], dict[str, float]], show: Callable[[dict[str, Any], int], None] | None = None
-) -> Callable[[], None]:
-    """Let verl's logger log ``take()`` with every training step, on all its backends.
-
-    Args:
-        take: gives the metrics since its last call.
-        show: gets the backends by name, and the step, after they have been logged.
-
-    Returns:
-        Function that undoes it.
-    """
-    original = Tracking.log
-
-    @functools.wraps(original)
-    def log(self: Tracking, data: dict[str, Any], step: int, *args: Any, **kwargs: Any) -> Any:
-        if STEP_METRIC not in data:
-            return original(self, data, step, *args, **kwargs)
-        logged = original(self, {**data, **take()}, step, *args, **kwargs)
-        if show is not None:
-            show(self.logger, step)
-        return logged
-
-    def undo() -> None:
-        Tracking.log = original  # type: ignore[method-assign]
-
-    Tracking.log = log  # type: ignore[method-assign]
-    return undo

@@ -11,15 +11,22 @@ from omegaconf import DictConfig
 from tensordict import TensorDict
 from verl.trainer.ppo.v1 import AgentLoopManagerTQ
 
+from verl_atpo.report.console import Console
 from verl_atpo.report.dump_choice import DumpChoice
 from verl_atpo.report.loggers import log_trees
-from verl_atpo.report.metrics import WorkerStats, add_to_tracking, step_metrics
+from verl_atpo.report.metrics import WorkerStats, step_metrics
 from verl_atpo.report.record import Record
+from verl_atpo.report.tracking import add_to_tracking, keep_metrics_files
 from verl_atpo.rollout.health.alarm import UselessSteps
 from verl_atpo.rollout.health.dead_workers import WorkerWatch
 from verl_atpo.rollout.health.stop import RunStopped, StopRule, check_while_polling
 from verl_atpo.rollout.worker import HEALTH, TreeAgentLoopWorker
 from verl_atpo.startup.checks import check_agent_names, check_config, scheme_of
+from verl_atpo.startup.opening import closing_lines, opening_lines
+from verl_atpo.startup.resume import resumed_step, total_steps
+
+USELESS = "atpo/useless_steps"
+"""Metric: training steps in a row that taught nothing."""
 
 
 class TreeAgentLoopManager(AgentLoopManagerTQ):
@@ -39,7 +46,11 @@ class TreeAgentLoopManager(AgentLoopManagerTQ):
         self._choice = DumpChoice(self._atpo.dump_every, self._atpo.dump_max)
         self._records: list[Record] = []
         self._useless = UselessSteps()
-        add_to_tracking(self.take_metrics, self._show_trees if self._atpo.log_trees else None)
+        opening, closing = opening_lines(config, self._atpo), closing_lines(config, self._atpo)
+        self._console = Console(lambda: total_steps(config), opening, closing)
+        show = self._show_trees if self._atpo.log_trees else None
+        add_to_tracking(self.take_metrics, show, self._console.follow)
+        keep_metrics_files(resumes=resumed_step(config) is not None)
         check_while_polling(self.check_failures)
 
     def generate_sequences(self, prompts: TensorDict) -> None:
@@ -52,6 +63,8 @@ class TreeAgentLoopManager(AgentLoopManagerTQ):
         default = self.rollout_config.agent.default_agent_loop
         check_agent_names(set(prompts["agent_name"]) if "agent_name" in prompts else {default})
         self._choice.mark(prompts)
+        if "validate" not in prompts:
+            self._console.open()
         workers: list[Any] = self.agent_loop_workers
         for worker, chunk in zip(workers, prompts.chunk(len(workers)), strict=False):  # as verl deals them out
             self._watch.hold(worker, chunk["uid"])
@@ -88,8 +101,7 @@ class TreeAgentLoopManager(AgentLoopManagerTQ):
             for taken in ray.get([worker.take_stats.remote() for worker in workers]):
                 stats.add(taken)
         self._records = stats.records
-        self._useless.look(stats)
-        return step_metrics(stats, self._scheme)
+        return {**step_metrics(stats, self._scheme), USELESS: float(self._useless.look(stats))}
 
     def _show_trees(self, backends: dict[str, Any], step: int) -> None:
         """The most telling trees of the step, in the loggers that can show any."""

@@ -52,7 +52,7 @@ SEAMS: dict[Feature, tuple[Seam, ...]] = {
         ),
         _seam(
             "hydra._internal.config_loader_impl:ConfigLoaderImpl.load_configuration",
-            "what stands before a word gives way to it",
+            "overrides before a preset yield to it",
             "config_name overrides",
         ),
         _seam("hydra.experimental.callback:Callback.on_job_start", "the config is checked before Ray starts", "config"),

@@ -1,4 +1,4 @@
-"""What a run says of itself at its start: what it uses, and which settings took a preset's place."""
+"""The banner of a run: what it uses, and which settings replaced those of a preset."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ WATCHED = {
     f"{ACTOR}.clip_ratio_high": "the clip range is not the one for ratios per turn",
     f"{AGENT}.agent_loop_manager_class": "no trees are grown",
 }
-"""What a preset sets -> what is lost when another setting takes its place."""
+"""What a preset sets -> what is lost when an override replaces it."""
 
 
 def banner(config: DictConfig, atpo: AtpoConfig) -> str:
@@ -49,7 +49,7 @@ def banner(config: DictConfig, atpo: AtpoConfig) -> str:
     else:
         lines["trees"] = "none: verl's own sampler"
     said = ["verl_atpo runs with", *(f"  {name}: {text}" for name, text in lines.items())]
-    return "\n".join([*said, *(f"  {line}" for line in gave_way(config))])
+    return "\n".join([*said, *(f"  {line}" for line in yielded(config))])
 
 
 def _tools(config: DictConfig) -> Iterator[str]:
@@ -64,29 +64,29 @@ def _tools(config: DictConfig) -> Iterator[str]:
         yield f"functions of {path} (stateless when a turn branches)"
 
 
-def gave_way(config: DictConfig) -> Iterator[str]:
-    """A line for each setting that stands before one of our words on the command line and is changed by it."""
+def yielded(config: DictConfig) -> Iterator[str]:
+    """A line for each override that stands before one of our presets on the command line and yields to it."""
     _, replaced = split(_command_line(config))
     for each in replaced:
         value = get(config, each.key)
         if each.key in PRESETS:
-            yield f"{each.line} gives way to {each.word}"
+            yield f"{each.line} yields to {each.preset}"
         elif value != each.value:
-            yield f"{each.line} gives way to {each.word}: it is {value} now"
+            yield f"{each.line} yields to {each.preset}: it is {value}"
 
 
 def overridden(config: DictConfig) -> Iterator[str]:
-    """Warnings for settings behind ``+atpo=...``, or of a config file, that take the place of what it sets."""
+    """Warnings for overrides after ``+atpo=...``, or of a config file, that replace what it sets."""
     choice = get(config, "hydra.runtime.choices.atpo")
     if choice is None:
         return
     settings = settings_of(ATPO_PRESETS[choice])
-    behind = {line.lstrip("+").partition("=")[0]: line for line in split(_command_line(config))[0]}
+    after = {line.lstrip("+").partition("=")[0]: line for line in split(_command_line(config))[0]}
     for key in WATCHED.keys() & settings.keys():
         value, wanted = get(config, key), settings[key]
         if value != wanted and not str(wanted).startswith("${"):
-            where = f"{behind[key]} behind +atpo={choice}" if key in behind else f"{key}={value} of a config file"
-            yield f"{where} takes the place of its {wanted}: {WATCHED[key]}. Delete it if that is not meant."
+            where = f"{after[key]} after +atpo={choice}" if key in after else f"{key}={value} of a config file"
+            yield f"{where} replaces its {wanted}: {WATCHED[key]}. Delete it if that is not meant."
 
 
 def _command_line(config: DictConfig) -> list[str]:

@@ -6,36 +6,50 @@ it needs no preset; a config without anything of this package passes unseen.
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
+import pprint
+import sys
 import traceback
 from collections.abc import Mapping
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
+from hydra.core.utils import JobReturn, JobStatus
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
 from verl_atpo.config import ConfigError
+from verl_atpo.report.run_file import this_start
 from verl_atpo.seams.check import SeamMissing, require
 from verl_atpo.seams.features import asked_for
 from verl_atpo.startup.banner import banner, overridden
 from verl_atpo.startup.checks import is_used, obey_rules
+from verl_atpo.startup.driver_end import DriverEnd
+from verl_atpo.startup.opening import resume_warnings
 from verl_atpo.startup.order import obey_order
+from verl_atpo.startup.resume import changed_settings, remember_settings, resumed_step, total_steps
 from verl_atpo.startup.rules.rule import Run, Stage
+from verl_atpo.startup.verl_config import get
 
 logger = logging.getLogger(__name__)
 
 REHEARSAL_ENV = "VERL_ATPO_REHEARSAL"
 """Environment variable; ``off`` leaves the dress rehearsal out."""
+ENTRY = "verl.trainer.main_ppo"
 CALLBACK = {"_target_": f"{__name__}.CheckConfig"}
 LONGEST = 1000
 """Characters of a message."""
 
 
 class CheckConfig(Callback):
-    """Refuses a config that cannot work, in the driver, before Ray starts."""
+    """Refuses a config that cannot work, in the driver, before Ray starts; and says how the run ends."""
+
+    def __init__(self) -> None:
+        self._end: DriverEnd | None = None
 
     def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Check verl's whole config, and say what the run uses.
@@ -55,10 +69,53 @@ class CheckConfig(Callback):
             if rehearses(run):
                 obey_rules(run, Stage.REHEARSAL, logger.warning)
             logger.info(banner(config, run.atpo))
+            self._begin(config, run)
         except (ConfigError, SeamMissing) as error:
             raise SystemExit(_cut(f"verl_atpo: {error}")) from error
         except Exception as error:
             raise SystemExit(_unforeseen(error)) from error
+
+    def _begin(self, config: DictConfig, run: Run) -> None:
+        """Say where a resumed run goes on, and write down that it runs."""
+        for line in resume_warnings(config, changed_settings(config)):
+            logger.warning(line)
+        remember_settings(config)
+        folder = get(config, "hydra.runtime.output_dir")
+        if folder is None:  # composed, not run
+            return
+        _keep_config_out_of_the_log(Path(folder) / "verl_config.txt")
+        start = this_start(sys.argv, total_steps(config), resumed_step(config), run.atpo.dump_dir)
+        self._end = DriverEnd(config, start, Path(folder))
+        self._end.watch()
+
+    def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
+        """Write down how the run ended."""
+        if self._end is not None:
+            failed = job_return.status is JobStatus.FAILED
+            error = job_return._return_value
+            self._end.ended(f"failed: {type(error).__name__}" if failed else "completed")
+
+
+def write_config(file: Path, content: Any) -> None:
+    """Stand in for ``pprint`` in verl's task runner: the whole config goes into a file, not into the log.
+
+    Args:
+        file: of the config.
+        content: what is to be printed.
+    """
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(pprint.pformat(content))
+        print(f"the whole config: {file}")
+    except OSError:
+        pprint.pprint(content)
+
+
+def _keep_config_out_of_the_log(file: Path) -> None:
+    """Have verl's task runner, which is handed to Ray by value, write its config into a file."""
+    main = sys.modules.get("__main__")
+    if getattr(getattr(main, "__spec__", None), "name", None) == ENTRY and hasattr(main, "pprint"):
+        main.pprint = functools.partial(write_config, file)  # type: ignore[union-attr]
 
 
 def rehearses(run: Run) -> bool:

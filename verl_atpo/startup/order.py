@@ -1,58 +1,61 @@
-"""The order of the command line: what stands before a word of ours gives way to it, what stands behind it wins.
+"""The order of the command line: overrides before one of our presets yield to it, overrides after it win.
 
 Hydra applies every ``key=value`` after all groups, wherever it stands, so a recipe that ends in ``"$@"`` would override
-the word that its user appends: ``algorithm.adv_estimator=grpo ... +atpo=tree`` would train GRPO. Hence, before Hydra
+the preset that its user appends: ``algorithm.adv_estimator=grpo ... +atpo=tree`` would train GRPO. Hence, before Hydra
 composes, :func:`split` takes out of the command line
 
-- settings before a word that the word's preset sets too, except those under ``algorithm.atpo``, which no recipe of
-  verl's has: whoever writes them means them;
-- all words of a group but the last.
+- overrides before a preset that the preset sets too, except those under ``algorithm.atpo``, which no recipe of verl's
+  has;
+- all presets of a group but the last.
 
-What the user's own config files say is none of the command line, and stays as Hydra composes it.
+Config files of the user's are not part of the command line, and are composed as Hydra does. Where Hydra refuses an
+override because there is no such key, the nearest key is named.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, OverrideType
-from hydra.errors import HydraException
-from omegaconf import DictConfig
+from hydra.errors import ConfigCompositionException, HydraException
+from omegaconf import DictConfig, OmegaConf
 
 from verl_atpo.config import ROOT_KEY
+from verl_atpo.settings import did_you_mean
 from verl_atpo.startup.presets import PRESETS
 
 
 @dataclass(frozen=True)
-class GaveWay:
-    """A setting of the command line that a word behind it replaced.
+class Replaced:
+    """An override that yielded to a preset after it.
 
     Attributes:
         key: dotted name of the setting.
         value: what it was set to.
-        line: the setting as it was written.
-        word: what replaced it, e.g. ``+atpo=tree``.
+        line: the override as it was written.
+        preset: what replaced it, e.g. ``+atpo=tree``.
     """
 
     key: str
     value: Any
     line: str
-    word: str
+    preset: str
 
 
-def split(overrides: Sequence[str]) -> tuple[list[str], list[GaveWay]]:
-    """Divide a command line's overrides into those that hold and those that give way.
+def split(overrides: Sequence[str]) -> tuple[list[str], list[Replaced]]:
+    """Divide a command line's overrides into those that hold and those that yield to a preset.
 
     Args:
         overrides: in the order in which they were written.
 
     Returns:
-        What holds, in the same order, and what gave way. Where Hydra cannot read the overrides, all hold: it says why.
+        What holds, in the same order, and what yielded. Where Hydra cannot read the overrides, all hold: it says why.
 
     Example:
         >>> split(["algorithm.adv_estimator=grpo", "trainer.nnodes=2", "+atpo=tree"])[0]
@@ -63,17 +66,17 @@ def split(overrides: Sequence[str]) -> tuple[list[str], list[GaveWay]]:
     except HydraException:
         return list(overrides), []
     held: list[str] = []
-    gave_way: list[GaveWay] = []
-    words: dict[str, str] = {}  # setting or group -> the word behind that decides
+    replaced: list[Replaced] = []
+    deciding: dict[str, str] = {}  # setting or group -> the later preset that decides
     for override in reversed(parsed):
         line, key = str(override.input_line), override.key_or_group
-        if key in words:
-            gave_way.append(GaveWay(key, override.value(), line, words[key]))
+        if key in deciding:
+            replaced.append(Replaced(key, override.value(), line, deciding[key]))
             continue
         held.append(line)
         if (preset := _preset(override)) is not None:
-            words |= dict.fromkeys((key, *settings_of(preset)), line)
-    return held[::-1], gave_way[::-1]
+            deciding |= dict.fromkeys((key, *settings_of(preset)), line)
+    return held[::-1], replaced[::-1]
 
 
 def settings_of(preset: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -95,6 +98,46 @@ def _preset(override: Override) -> Mapping[str, Any] | None:
     return PRESETS.get(override.key_or_group, {}).get(str(override.value()))
 
 
+def _hint(message: str, composed: Callable[[list[str]], DictConfig], held: Sequence[str]) -> str | None:
+    """What to write instead of an override whose key is not in verl's config; None for any other error.
+
+    Args:
+        message: of Hydra.
+        composed: composes other overrides.
+        held: the overrides that were composed.
+    """
+    found = re.search(r"Could not override '([\w.@/]+)'", message)
+    if found is None:
+        return None
+    key = found[1]
+    kept = [line for line in held if line.lstrip("+~").partition("=")[0] != key]
+    try:
+        keys = _keys(composed(kept))
+    except HydraException:
+        return None
+    if key == ROOT_KEY or key.startswith(f"{ROOT_KEY}."):
+        return f"verl_atpo: {key} is there with a preset, e.g. +atpo=tree or +atpo=chain; without one write +{key}=..."
+    near = did_you_mean(key, keys) or _same_name(key, keys)
+    return f"verl_atpo: {key} is no setting of verl's.{near or f' If it is new, write +{key}=...'}"
+
+
+def _keys(node: Any, prefix: str = "") -> list[str]:
+    """Dotted names of all settings."""
+    keys = []
+    for name in node:
+        keys.append(f"{prefix}{name}")
+        child = None if OmegaConf.is_missing(node, name) else node._get_node(name)
+        if isinstance(child, DictConfig) and not child._is_none() and not child._is_interpolation():
+            keys += _keys(child, f"{prefix}{name}.")
+    return keys
+
+
+def _same_name(key: str, keys: Sequence[str]) -> str:
+    """A sentence that names a setting of the same last name, which stands elsewhere."""
+    last = key.rpartition(".")[2]
+    return next((f" Did you mean {each}?" for each in keys if each.rpartition(".")[2] == last), "")
+
+
 def obey_order() -> None:
     """Have Hydra compose what :func:`split` lets through; may be called again.
 
@@ -108,9 +151,16 @@ def obey_order() -> None:
     def in_order(
         self: ConfigLoaderImpl, config_name: str | None, overrides: list[str], *args: Any, **kwargs: Any
     ) -> DictConfig:
-        held, gave_way = split(overrides)
-        config = compose(self, config_name, held, *args, **kwargs)
-        if gave_way:
+        held, replaced = split(overrides)
+        try:
+            config = compose(self, config_name, held, *args, **kwargs)
+        except ConfigCompositionException as error:
+            if (
+                hint := _hint(str(error), lambda kept: compose(self, config_name, kept, *args, **kwargs), held)
+            ) is None:
+                raise
+            raise ConfigCompositionException(f"{error}\n{hint}") from error
+        if replaced:
             hydra = set(config.hydra.overrides.hydra)
             config.hydra.overrides.task = [line for line in overrides if line not in hydra]
         return config

@@ -99,7 +99,10 @@ ATPO_PRESETS: dict[str, dict[str, Any]] = {
         for kind in known_schemes().values()
         for name, (atpo, actor) in kind.presets().items()
     },
-    "chain": {"algorithm": {"adv_estimator": "grpo"}, "actor_rollout_ref": {"actor": LOSS}},
+    "chain": {
+        "algorithm": {"adv_estimator": "grpo", "atpo": AtpoConfig().to_mapping()},
+        "actor_rollout_ref": {"actor": LOSS},
+    },
 }
 
 TRAIN_PRESETS: dict[str, dict[str, Any]] = {

@@ -18,15 +18,20 @@ class UselessSteps:
     def __init__(self) -> None:
         self._streak = 0
 
-    def look(self, stats: WorkerStats) -> None:
-        """Look at a step; every third useless one in a row is an error in the log."""
+    def look(self, stats: WorkerStats) -> int:
+        """Look at a step; every third useless one in a row is an error in the log.
+
+        Returns:
+            How many steps in a row have taught nothing, this one included.
+        """
         if not stats.trees:
-            return
+            return self._streak
         cause = cause_of(stats)
         self._streak = self._streak + 1 if cause else 0
         if cause and self._streak % PATIENCE == 0:
             first = f" The first error of a tool:\n{stats.tools.first_error}" if stats.tools.first_error else ""
             logger.error("The last %d steps taught nothing: %s.%s", self._streak, cause, first)
+        return self._streak
 
 
 def cause_of(stats: WorkerStats) -> str | None:
