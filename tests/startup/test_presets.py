@@ -9,7 +9,7 @@ from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
 from verl.utils.import_utils import load_extern_object
 
-from verl_atpo.config import AtpoConfig, ConfigError, ToolConfig
+from verl_atpo.config import AtpoConfig, ConfigError
 from verl_atpo.method.scheme import settings_groups
 from verl_atpo.startup.checks import check_agent_names, check_config
 
@@ -51,7 +51,9 @@ def test_paper_is_the_authors_script():
     assert (config.algorithm.adv_estimator, rollout.n) == ("atpo", 22)
     settings = OmegaConf.to_container(config.algorithm.atpo)
     schemes = {name: kind().__dict__ for name, kind in settings_groups().items()}
+    defaults = AtpoConfig().to_mapping()
     assert settings == {
+        **defaults,
         "expansion": {
             "initial_chains": 10,
             "branches_per_round": 6,
@@ -78,13 +80,7 @@ def test_paper_is_the_authors_script():
             "baseline_weights": False,
             "scheme": None,
         },
-        "growth": {"max_regrows": 3, "regrow_delay_s": 1.0},
-        "tools": ToolConfig().__dict__ | {"observation_cut": "tail", "on_outage": "regrow", "memoize": "never"},
         **schemes,
-        "dump_dir": None,
-        "dump_every": 1,
-        "dump_max": None,
-        "log_trees": 0,
     }
 
 
