@@ -65,3 +65,30 @@ def test_the_pure_core_loads_nothing_heavy():
     loaded = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=60)
     modules = set(loaded.stdout.split())
     assert wanted <= modules and not modules & HEAVY
+
+
+CORE = ("tree", "method", "replay", "rollout", "packed")
+EXTENSIONS = ("schemes", "gateway", "view", "render", "search_qa", "platforms", "tools.python")
+
+
+def all_imports(file: Path) -> set[str]:
+    """Modules that a file imports, inside functions too."""
+    found = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return found
+
+
+def test_the_core_knows_no_extension():
+    core = [file for file in FILES if file.relative_to(ROOT / "verl_atpo").parts[0] in CORE]
+    assert len(core) > 50
+    for file in core:
+        for name in all_imports(file):
+            known = [room for room in EXTENSIONS if f"{name}.".startswith(f"verl_atpo.{room}.")]
+            assert not known, f"{module(file)} imports {name}"
+    registered = ROOT / "verl_atpo" / "schemes" / "a2tgpo" / "scheme.py"
+    if registered.exists():  # the other way round there are arrows
+        assert any(name.startswith("verl_atpo.method.") for name in all_imports(registered))

@@ -172,3 +172,18 @@ def test_noise_samples_a_fresh_chain_where_no_expansion_pays():
 
 def test_noise_with_a_single_chain_starts_where_it_can():
     assert select(chains(1, (4, 4), repeated=False, undecided=(1.0,)), 2, strategy="noise") == [0, 1]
+
+
+def test_ties_go_by_depth_as_the_authors_walk_the_tree():
+    """Chain 1 -> 2 -> 3 (leaf), chain 4 -> 5 (leaf), all of one NLL: 1 and 4 come before 2, which has a lower index."""
+    tree = TurnTree()
+    first = tree.add_turn(ROOT, mean_nll=1.0).index
+    second = tree.add_turn(first, mean_nll=1.0).index
+    tree.add_turn(second, mean_nll=1.0, is_leaf=True, reward=0.0)
+    fourth = tree.add_turn(ROOT, mean_nll=1.0).index
+    tree.add_turn(fourth, mean_nll=1.0, is_leaf=True, reward=0.0)
+    assert tree.breadth_first == [ROOT, 1, 4, 2, 5, 3]
+    config = ExpansionConfig(penalty=0.0)
+    selected = select_turns(tree, 4, config, random.Random(0))
+    assert selected == [1, 4, 2, ROOT]
+    assert [pick.rank for pick in explain(tree, selected, config)] == [1, 2, 3, 4]

@@ -12,7 +12,7 @@ import pytest
 from tests.assets.trees import even_rows, random_tree
 from verl_atpo.config import AtpoConfig, ConfigError, Contexts, CreditConfig
 from verl_atpo.method.estimator import compute_atpo_advantage
-from verl_atpo.method.scheme import SCHEMES, find_scheme, known_schemes, register_scheme
+from verl_atpo.method.scheme import SCHEMES, find_scheme, known_schemes, own_estimators, register_scheme
 from verl_atpo.startup.presets import TREE, UNBIASED
 from verl_atpo.tree.tree import ROOT, TurnTree
 
@@ -37,7 +37,7 @@ def class_of_the_docs() -> str:
         (AtpoConfig(credit=CreditConfig(tool_rewards=1.0)), "atpo", "returns"),
         (AtpoConfig(credit=CreditConfig(tool_rewards=1.0, contexts=Contexts.MERGED)), None, "returns"),
         (AtpoConfig(credit=CreditConfig(scheme="paper")), "atpo", "paper"),
-        (AtpoConfig(), "a2tgpo", "a2tgpo"),
+        *((AtpoConfig(), kind.estimator, kind.name) for kind in known_schemes().values() if kind.estimator != "atpo"),
     ],
 )
 def test_settings_name_the_scheme(atpo, estimator, name):
@@ -91,7 +91,7 @@ def test_a_name_is_taken_once():
     assert SCHEMES["paper"] is paper
 
 
-@pytest.mark.parametrize("estimator", ["atpo", "a2tgpo"])
+@pytest.mark.parametrize("estimator", own_estimators())
 def test_a_tree_without_a_known_outcome_has_no_credit(estimator):
     tree = random_tree(1)
     for leaf in tree.leaves:

@@ -29,6 +29,7 @@ from verl_atpo.report.dump import TreeDump
 from verl_atpo.report.dump_choice import DUMPED, DumpChoice, start_name, take_mark
 from verl_atpo.report.dump_file import DumpFile
 from verl_atpo.report.dump_reader import read_trees
+from verl_atpo.report.metrics import WorkerStats, step_metrics, tree_stats
 from verl_atpo.report.record import Record
 from verl_atpo.rollout.grower import TreeGrower
 from verl_atpo.rollout.grown import GrownTree
@@ -280,3 +281,18 @@ async def test_records_are_made_without_a_folder_too() -> None:
         lambda: TreeDescriber(Words(), config()).record(grown, credit_of(grown), PROMPT, seconds=1.0)
     )
     assert record is not None and json.dumps(record["summary"])
+
+
+async def test_dump_and_metrics_say_the_same_of_saved_tokens() -> None:
+    """With tries that failed, whose tokens count; 1 - sampled / (leaves x mean of the initial chains)."""
+    grown = await grow(stop=0.1)
+    grown.limbs[1].sampled_tokens += 7  # a try that died
+    summary = (await described(grown))["summary"]
+    stats = tree_stats(grown, 1.0)
+    metrics = step_metrics(WorkerStats([stats]))
+    assert summary["sampled_tokens"] == stats.sampled_tokens == metrics["atpo/sampled_tokens"]
+    assert summary["saved"] == pytest.approx(metrics["atpo/saved_tokens_share"])
+    chains = [sum(len(turn.token_ids) for turn in limb.branch.turns) for limb in grown.limbs if limb.pick is None]
+    assert summary["saved"] == pytest.approx(
+        1 - stats.sampled_tokens / (len(grown.branches) * sum(chains) / len(chains))
+    )

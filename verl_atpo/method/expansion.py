@@ -1,7 +1,7 @@
-"""Which turns of a tree to re-sample (paper: entropy-guided tree expansion). Pure Python.
+"""Selection of turns to re-sample (paper: entropy-guided tree expansion). Pure Python.
 
-Candidates are the non-leaf nodes, the root included. Picking a turn re-samples it from the context it was
-sampled from, which adds a sibling; picking the root starts a fresh chain.
+Candidates are the non-leaf nodes, the root included, in breadth-first order. Selecting a turn re-samples it from the
+context it was sampled from, which adds a sibling; selecting the root starts a fresh chain.
 
 A strategy orders the candidates, best first. A new one is a function under a name::
 
@@ -85,18 +85,21 @@ def select_turns(
 
 
 def _candidates(tree: TurnTree, least_depth: int) -> list[int]:
-    inner = [node.index for node in tree.nodes if not node.is_leaf and tree.depth(node.index) >= least_depth]
+    """Nodes that may be selected, in the order in which the authors' code walks the tree."""
+    inner = [
+        index for index in tree.breadth_first if not tree.nodes[index].is_leaf and tree.depth(index) >= least_depth
+    ]
     return inner or _candidates(tree, least_depth - 1)
 
 
 @dataclasses.dataclass(frozen=True)
 class Pick:
-    """Why a turn was chosen to be sampled again.
+    """Why a turn was selected for re-sampling.
 
     Attributes:
         node: the turn; :data:`~verl_atpo.tree.tree.ROOT` stands for a fresh chain.
-        score: :func:`uncertainty_score` at the time of the choice, nats/token.
-        penalty: what was taken off for it, nats/token.
+        score: :func:`uncertainty_score` at the time of the selection, nats/token.
+        penalty: subtracted for it, nats/token.
         rank: place among the candidates by score, from 1.
         candidates: how many there were.
     """
@@ -109,12 +112,13 @@ class Pick:
 
 
 def explain(tree: TurnTree, selected: Sequence[int], config: ExpansionConfig, *, least_depth: int = 0) -> list[Pick]:
-    """What spoke for turns that :func:`select_turns` chose of this very tree."""
+    """Scores and ranks of turns that :func:`select_turns` selected from this very tree."""
     scores = {index: uncertainty_score(tree, index, config) for index in _candidates(tree, least_depth)}
     picks = []
-    for index in selected:  # a strategy may have chosen one that is no candidate
-        score = uncertainty_score(tree, index, config)
-        rank = 1 + sum(scores[other] > score or (scores[other] == score and other < index) for other in scores)
+    order = {index: place for place, index in enumerate(scores)}
+    for index in selected:  # a strategy may have selected one that is no candidate
+        score, place = uncertainty_score(tree, index, config), order.get(index, len(order))
+        rank = 1 + sum(scores[other] > score or (scores[other] == score and order[other] < place) for other in scores)
         picks.append(Pick(index, score, (tree.nodes[index].mean_nll or 0.0) - score, rank, len(scores)))
     return picks
 
@@ -123,7 +127,7 @@ def explain(tree: TurnTree, selected: Sequence[int], config: ExpansionConfig, *,
 def most_uncertain_first(
     tree: TurnTree, candidates: list[int], config: ExpansionConfig, rng: random.Random
 ) -> list[int]:
-    """The paper's: highest :func:`uncertainty_score` first; ties keep index order."""
+    """The paper's: highest :func:`uncertainty_score` first; ties keep the order of a breadth-first walk."""
     return sorted(candidates, key=lambda index: -uncertainty_score(tree, index, config))
 
 

@@ -14,6 +14,7 @@ from verl_atpo.method.scheme import Credit
 from verl_atpo.replay.runner import Branch as Run
 from verl_atpo.report.differences import contexts_of, differences_of
 from verl_atpo.report.record import FORMAT, Branch, Node, Pick, Record, ToolUse, summarize
+from verl_atpo.report.tokens import token_counts
 from verl_atpo.rollout.grown import GrownTree, Limb
 from verl_atpo.tree.recording import Turn
 from verl_atpo.tree.tree import ROOT, TurnNode
@@ -74,6 +75,10 @@ class TreeDescriber:
         )
         if first is not None:
             body["prompt_tokens"] = len(first.observed_ids)
+        tokens = token_counts(grown)
+        body["sampled_tokens"] = tokens.sampled
+        if tokens.chains is not None:
+            body["chain_tokens"] = tokens.chains
         return Record(summary=summarize(body), **body)
 
     def _nodes(self, grown: GrownTree, credit: Credit) -> list[Node]:

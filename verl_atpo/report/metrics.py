@@ -13,7 +13,8 @@ from verl_atpo.replay.guard import CallCounts
 from verl_atpo.report.branch_worth import BranchStats, branch_stats, branch_worth, variance
 from verl_atpo.report.context_metrics import ContextStats, context_metrics, context_stats
 from verl_atpo.report.record import Record
-from verl_atpo.rollout.grown import GrownTree, Limb
+from verl_atpo.report.tokens import token_counts
+from verl_atpo.rollout.grown import GrownTree
 from verl_atpo.tree.recording import Generation, context_lengths
 from verl_atpo.tree.tree import ROOT
 
@@ -78,7 +79,7 @@ def tree_stats(grown: GrownTree, seconds: float, credit: Credit | None = None) -
     """Statistics of one finished tree, with what its credit adds to them."""
     tree = grown.tree
     live: list[Generation] = []
-    prompt_tokens = 0
+    prompt_tokens, tokens = 0, token_counts(grown)
     tool_rewards = [sum(tree.nodes[node].tool_reward for node in tree.path(leaf)) for leaf in grown.leaves]
     for branch in grown.branches:
         live += branch.generations[branch.replayed :]
@@ -92,9 +93,9 @@ def tree_stats(grown: GrownTree, seconds: float, credit: Credit | None = None) -
         branched_turn=[0 if node == ROOT else tree.depth(node) for node in grown.picked],
         chain_variance=variance([limb.branch.reward for limb in grown.limbs if limb.pick is None and limb.branch]),
         branches=branch_stats(grown),
-        sampled_tokens=sum(limb.sampled_tokens for limb in grown.limbs),
+        sampled_tokens=tokens.sampled,
         tree_tokens=sum(len(tree.turn(node.index).token_ids) for node in tree.nodes[1:]),
-        chain_tokens=len(grown.branches) * float(np.mean([_tokens(limb) for limb in grown.limbs if limb.pick is None])),
+        chain_tokens=tokens.chains or 0.0,
         trained_tokens=sum(len(turn.token_ids) for branch in grown.branches for turn in branch.turns),
         prompt_tokens=prompt_tokens,
         cached_tokens=sum(generation.output.extra_fields.get("num_cached_tokens") or 0 for generation in live),
@@ -107,11 +108,6 @@ def tree_stats(grown: GrownTree, seconds: float, credit: Credit | None = None) -
         teaches=credit is None or any(credit.advantages[1:]),
         of_scheme=None if credit is None else credit.stats,
     )
-
-
-def _tokens(limb: Limb) -> int:
-    """Sampled tokens of a whole trajectory."""
-    return sum(len(turn.token_ids) for turn in limb.branch.turns) if limb.branch is not None else 0
 
 
 @dataclasses.dataclass

@@ -213,6 +213,10 @@ class Record(TypedDict, total=False):
     regrown: Count
     outages: Count
     seconds: Seconds
+    sampled_tokens: Count
+    """Tokens that the engine sampled for the tree, those of failed tries included."""
+    chain_tokens: Number
+    """Tokens that as many independent chains sample: trajectories times the mean of the initial chains."""
     nodes: list[Node]
     branches: list[Branch]
 
@@ -256,8 +260,8 @@ def summarize(record: Mapping[str, Any]) -> Summary:
         leaves=sum(bool(node["is_leaf"]) for node in nodes),
         nodes=len(nodes),
         depth=max((node["turn"] for node in nodes), default=0),
-        sampled_tokens=sum(node["tokens"] for node in nodes),
-        saved=_saved(nodes),
+        sampled_tokens=record.get("sampled_tokens", sum(node["tokens"] for node in nodes)),
+        saved=_saved(record, nodes),
         tool_calls=len(calls),
         tool_errors=sum(call.get("error") is not None for call in calls),
         outages=record.get("outages"),
@@ -273,8 +277,10 @@ def _outcome(record: Mapping[str, Any], rewards: list[float]) -> Outcome:
     return "mixed" if len(set(rewards)) > 1 else "equal"
 
 
-def _saved(nodes: list[dict[str, Any]]) -> float | None:
-    """1 - sampled tokens / (leaves x mean of the initial chains); the chains of round 0 are independent ones."""
+def _saved(record: Mapping[str, Any], nodes: list[dict[str, Any]]) -> float | None:
+    """1 - sampled tokens / (leaves x mean of the initial chains); of an old dump without what failed tries sampled."""
+    if chain_tokens := record.get("chain_tokens"):
+        return 1.0 - record["sampled_tokens"] / chain_tokens
     leaves = sum(bool(node["is_leaf"]) for node in nodes)
     chains = sum(bool(node["is_leaf"]) for node in nodes if node["round"] == 0)
     initial = sum(node["tokens"] for node in nodes if node["round"] == 0)

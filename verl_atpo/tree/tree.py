@@ -117,6 +117,14 @@ class TurnTree:
         return node
 
     @property
+    def breadth_first(self) -> list[int]:
+        """Indices of all nodes: the root, first turns, second turns, ..., those of one depth as their parents are."""
+        order = [ROOT]
+        for index in order:
+            order += self.nodes[index].children
+        return order
+
+    @property
     def leaves(self) -> list[int]:
         """Indices of the leaves, in order of addition."""
         return [node.index for node in self.nodes if node.is_leaf]
