@@ -21,12 +21,18 @@ from verl_atpo.tools.contract import ToolOutage
 from verl_atpo.tools.python.config import Isolation, PythonConfig
 from verl_atpo.tools.python.isolation import READY, WORKING_FOLDER, Sandbox
 from verl_atpo.tools.python.process import Process
-from verl_atpo.tools.python.watched import WatchedProcess
+from verl_atpo.tools.python.watched import WatchedProcess, missing_names
 from verl_atpo.tools.python.worker import Output
 
 logger = logging.getLogger(__name__)
 
 POLL_S = 0.1
+PAGE_TABLES_MB = 16
+"""In use at most while an address space of 8 GiB is full; further tables are those of scattered mappings."""
+MISSING_NAMES = 100_000
+"""Files that do not exist which a call may ask for: the kernel remembers each, with its name, in about half a KiB."""
+LEAST_S_PER_NAME = 1e-6
+"""CPU that asking for one takes at least, to tell a call that asks from others on the machine."""
 REPLY_BYTES_PER_BYTE = 6
 """A byte of output takes at most this much in JSON, as an escaped control character."""
 REPLY_FRAME_BYTES = 1000
@@ -152,7 +158,7 @@ class Interpreter:
         """The reply, unless the interpreter takes too long for it."""
         reply = self._reply = asyncio.ensure_future(self._read_reply(nonce))
         limits = self._config
-        started, cpu_before = time.monotonic(), self._worker.cpu_s()
+        started, cpu_before, names_before = time.monotonic(), self._worker.cpu_s(), missing_names()
         try:
             while True:
                 left = started + limits.wall_s - time.monotonic()
@@ -162,7 +168,9 @@ class Interpreter:
                 if left <= 0:
                     raise InterpreterLost(f"The code ran longer than {limits.wall_s:g} s and was stopped.")
                 self._check_files()
-                if self._worker.cpu_s() - cpu_before > limits.cpu_s:
+                cpu_s = self._worker.cpu_s() - cpu_before
+                self._check_kernel_memory(cpu_s, names_before)
+                if cpu_s > limits.cpu_s:
                     raise InterpreterLost(f"The code used more than {limits.cpu_s:g} s of CPU time and was stopped.")
         finally:
             reply.cancel()
@@ -197,6 +205,18 @@ class Interpreter:
         with contextlib.suppress(ValueError):
             return f"The interpreter crashed ({signal.Signals(number).name})."
         return f"The interpreter ended with exit code {code}."
+
+    def _check_kernel_memory(self, cpu_s: float, names_before: int | None) -> None:
+        """Stop code that makes the kernel hold memory which no limit of a process counts."""
+        if self._worker.page_tables_kb() > PAGE_TABLES_MB << 10:
+            raise InterpreterLost("The code scattered its memory over too many places and was stopped.")
+        if names_before is None or cpu_s < MISSING_NAMES * LEAST_S_PER_NAME:
+            return
+        asked = (missing_names() or 0) - names_before
+        if MISSING_NAMES < asked < cpu_s / LEAST_S_PER_NAME:
+            raise InterpreterLost(
+                f"The code asked for more than {MISSING_NAMES} files that do not exist and was stopped."
+            )
 
     def _check_files(self) -> None:
         """Small files fill memory that the folder's size does not count."""

@@ -27,7 +27,7 @@ _WAITING = (
     "restart_syscall"
 )
 _MEMORY_AND_SIGNALS = (
-    "mmap mprotect munmap mremap brk futex futex_waitv set_robust_list get_robust_list set_tid_address rseq "
+    "mprotect munmap mremap brk futex futex_waitv set_robust_list get_robust_list set_tid_address rseq "
     "rt_sigaction rt_sigprocmask rt_sigreturn rt_sigpending rt_sigsuspend rt_sigtimedwait sigaltstack exit exit_group"
 )
 _ASKING = (
@@ -46,6 +46,8 @@ _IOCTL = (0x5401, 0x541B, 0x5421, 0x5450, 0x5451)
 """TCGETS (isatty), FIONREAD, FIONBIO, FIONCLEX, FIOCLEX."""
 _MADVISE = (0, 1, 2, 3, 4, 8, 14, 15, 16, 17)
 """NORMAL to DONTNEED, FREE, HUGEPAGE, NOHUGEPAGE, DONTDUMP, DODUMP; not those that push libraries out of memory."""
+_PAGE = 4096
+_MAP_TYPE, _MAP_SHARED, _MAP_PRIVATE, _MAP_ANONYMOUS = 0xF, 1, 2, 0x20
 _SOCKET_TYPE = 0xF
 """The bits of a socket's type besides SOCK_NONBLOCK and SOCK_CLOEXEC."""
 _MESSAGE_FLAGS = socket.MSG_PEEK | socket.MSG_DONTWAIT | socket.MSG_WAITALL | socket.MSG_NOSIGNAL
@@ -72,6 +74,7 @@ def compiled_filter() -> bytes:
             rules.add_rule(pyseccomp.ALLOW if name in ALLOWED else pyseccomp.ERRNO(0), name)
     for name, place, values in (("fcntl", 1, _FCNTL), ("ioctl", 1, _IOCTL), ("madvise", 2, _MADVISE)):
         _allow_values(rules, name, place, values)
+    _allow_mappings(rules)
     _allow_sockets(rules)
     # Reading one's own limits, not setting them.
     own, reading = pyseccomp.Arg(0, pyseccomp.EQ, 0), pyseccomp.Arg(2, pyseccomp.EQ, 0)
@@ -88,6 +91,20 @@ def _allow_values(rules: Any, name: str, place: int, values: Sequence[int]) -> N
 
     for value in values:
         rules.add_rule(pyseccomp.ALLOW, name, pyseccomp.Arg(place, pyseccomp.EQ, value))
+
+
+def _allow_mappings(rules: Any) -> None:
+    """Private memory, and files as they are; memory to share one page at a time.
+
+    The pages of shared memory stay when all but one are unmapped, while the address space that is limited shrinks.
+    """
+    import pyseccomp
+
+    of_type = pyseccomp.Arg(3, pyseccomp.MASKED_EQ, _MAP_TYPE, _MAP_PRIVATE)
+    of_file = pyseccomp.Arg(3, pyseccomp.MASKED_EQ, _MAP_TYPE | _MAP_ANONYMOUS, _MAP_SHARED)
+    of_a_page = pyseccomp.Arg(1, pyseccomp.LE, _PAGE)
+    for rule in (of_type, of_file, of_a_page):
+        rules.add_rule(pyseccomp.ALLOW, "mmap", rule)
 
 
 def _allow_sockets(rules: Any) -> None:

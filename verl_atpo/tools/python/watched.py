@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import time
 from pathlib import Path
@@ -15,9 +16,23 @@ from pathlib import Path
 OOM_SCORE = 1000
 """The most there is: where memory is short, the system kills model-written code before anything of the trainer's."""
 
+_PAGE_TABLES = re.compile(rb"^VmPTE:\s+(\d+) kB", re.MULTILINE)
+_STATUS_BYTES = 8192
+_DENTRIES = Path("/proc/sys/fs/dentry-state")
+_NEGATIVE = 4
+"""Place of the number of names that do not exist in what the kernel says of its cache of names."""
+
+
+def missing_names() -> int | None:
+    """Names of files that do not exist which the kernel remembers, of the whole machine; None where it does not say."""
+    try:
+        return int(_DENTRIES.read_text().split()[_NEGATIVE])
+    except (OSError, ValueError, IndexError):
+        return None
+
 
 class WatchedProcess:
-    """A process that is not trusted.
+    """A process that is not trusted, and what it makes the kernel hold.
 
     Args:
         pid: of a process that has not been reaped.
@@ -29,6 +44,11 @@ class WatchedProcess:
     def __init__(self, pid: int) -> None:
         self.pid = pid
         self._descriptor = os.pidfd_open(pid)
+        try:
+            self._status = os.open(f"/proc/{pid}/status", os.O_RDONLY | os.O_CLOEXEC)
+        except BaseException:
+            os.close(self._descriptor)
+            raise
 
     def send(self, number: signal.Signals) -> None:
         """Send a signal.
@@ -50,6 +70,15 @@ class WatchedProcess:
             return time.clock_gettime(clock)
         return 0.0
 
+    def page_tables_kb(self) -> int:
+        """KiB of memory in its page tables, which no limit of a process counts; 0 when it has ended."""
+        try:
+            status = os.pread(self._status, _STATUS_BYTES, 0)
+        except ProcessLookupError:
+            return 0
+        found = _PAGE_TABLES.search(status)
+        return int(found[1]) if found else 0
+
     def stand_back(self, niceness: int) -> None:
         """Let the system kill it first when memory is short, and give its session that niceness too.
 
@@ -65,5 +94,6 @@ class WatchedProcess:
             (folder / "autogroup").write_text(str(niceness))
 
     def close(self) -> None:
-        """Give the descriptor back; nothing can be done with it after that."""
+        """Give the descriptors back; nothing can be done with it after that."""
         os.close(self._descriptor)
+        os.close(self._status)
