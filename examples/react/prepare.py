@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from transformers import PreTrainedTokenizerFast
 
 from examples.react.house import ROOMS, THINGS
 from verl_atpo.tiny import ChatFormat, Demo, TrainSettings, Transcript, build_model, imitate, save
+from verl_atpo.tiny.tokenizer import word_tokenizer
 
 END = "<|im_end|>"
 OPENINGS = {"where": 'Action: where {"thing": "', "go": 'Action: go {"room": "', "take": 'Action: take {"thing": "'}
@@ -24,7 +26,11 @@ MOST_TURNS = 6
 class ReActChat(ChatFormat):
     """Conversations of this example, every word and every opening of an action one token."""
 
-    fixed = (*OPENINGS.values(), '"}')
+    @classmethod
+    def tokenizer_of(cls, lines: Sequence[str]) -> PreTrainedTokenizerFast:
+        """Trains the tokenizer; what follows an opening is decoded without a space, as tools want it."""
+        openings = tuple(OPENINGS.values())
+        return word_tokenizer(lines, ("\n", *openings, '"}'), opening=openings)
 
     def act(self, tool: str, value: str) -> list[int]:
         """Ids the model samples for one action, the end token included."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import re
+import shlex
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -100,7 +102,8 @@ async def test_the_context_is_the_one_of_the_demonstrations(folder, monkeypatch)
             turns.append([*(turns.pop() if turns and turns[-1][-1:] != [chat.encode("<|im_end|>")[0]] else []), token])
 
     class Repeated:
-        asked: list[list[int]] = []
+        def __init__(self) -> None:
+            self.asked: list[list[int]] = []
 
         async def generate(self, request_id: str, *, prompt_ids: list[int], **kwargs: Any) -> TokenOutput:
             self.asked.append(list(prompt_ids))
@@ -113,7 +116,9 @@ async def test_the_context_is_the_one_of_the_demonstrations(folder, monkeypatch)
     from examples.react.loop import ReActLoop
 
     monkeypatch.chdir(ROOT)
-    worker = make_worker(folder / "model", "react", "actor_rollout_ref.rollout.multi_turn.max_assistant_turns=6")
+    Queue(monkeypatch)
+    loops = "actor_rollout_ref.rollout.agent.agent_loop_config_path=examples/react/loop.yaml"
+    worker = make_worker(folder / "model", "react", loops, "actor_rollout_ref.rollout.multi_turn.max_assistant_turns=6")
     engine = Repeated()
     loop = ReActLoop(
         DictConfigWrap(worker.config),
@@ -127,10 +132,10 @@ async def test_the_context_is_the_one_of_the_demonstrations(folder, monkeypatch)
     asked = [{"role": "user", "content": prepare.question(task["wanted"])}]
     row = {"raw_prompt": asked, "tools_kwargs": {"house": {"create_kwargs": task}}}
     output = await loop.run({}, **row)
-    assert demo.ids[: len(output.prompt_ids)] == output.prompt_ids
+    assert list(demo.ids[: len(output.prompt_ids)]) == output.prompt_ids
     assert len(engine.asked) == len(turns) > 2
     for context in engine.asked:
-        assert demo.ids[: len(context)] == context
+        assert list(demo.ids[: len(context)]) == context
 
 
 def test_the_reward_counts_under_any_sampler() -> None:
@@ -142,6 +147,8 @@ def test_the_reward_counts_under_any_sampler() -> None:
         "acc": 1.0,
         "asked": 2.0,
     }
+    ours = {"tool_rewards": [0.0, 1.0], "policy_text": f"{call}\n{call}"}
+    assert reward.compute_score("react", call, "lamp", ours) == {"score": 1.0, "acc": 1.0, "asked": 2.0}
     assert reward.compute_score("react", call, "lamp", {}) == {"score": 0.0, "acc": 0.0, "asked": 1.0}
 
 
@@ -155,6 +162,21 @@ def test_the_tools_are_rehearsed_on_a_row_of_the_data(folder, capsys, monkeypatc
     said = capsys.readouterr().out
     assert code == 0 and "branches by fork: 4 calls" in said and "no such room" in said
     assert "The tool ended the episode." in said
+
+
+def test_its_command_composes(folder, monkeypatch) -> None:
+    from hydra import compose, initialize_config_module
+
+    from verl_atpo.startup.checks import check_config
+
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setenv("VERL_PLATFORM", "cpu")
+    (command,) = re.findall(r"main_ppo (.*?)```", (EXAMPLE / "README.md").read_text(), re.DOTALL)
+    words = shlex.split(command.replace("\\\n", " ").replace("$OUT", str(folder)))
+    with initialize_config_module("verl.trainer.config", version_base=None):
+        config = compose("ppo_trainer", overrides=words)
+    check_config(config)
+    assert Path(config.reward.custom_reward_function.path).is_file()
 
 
 def test_its_files_name_what_is_there() -> None:
