@@ -127,6 +127,7 @@ async def test_the_context_is_the_one_of_the_demonstrations(folder, monkeypatch)
         None,
         RLHFDataset,
         DictConfigWrap(worker.config.data),
+        hf_model_type=worker.hf_model_type,
         tools=ToolListWrap(make_tools(str(EXAMPLE / "tools.yaml"), None)),
     )
     asked = [{"role": "user", "content": prepare.question(task["wanted"])}]
