@@ -66,7 +66,7 @@ def _curves(run: Run, left: RunFacts, right: RunFacts) -> None:
         for column, title in COLUMNS.items():
             _chart(title, {"A": run.index.means(left.name, column), "B": run.index.means(right.name, column)})
         one, other = metrics_of(run, left), metrics_of(run, right)
-        if one is other:  # two starts that share a file: what it says of one cannot be told from the other
+        if one is other:  # two starts share a file, which does not say whose a line is
             return
         for name in [name for name in sorted({*one, *other}) if name.startswith(METRICS)][:MOST_CHARTS]:
             _chart(charts.short(name), {"A": one.get(name, []), "B": other.get(name, [])})
