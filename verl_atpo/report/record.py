@@ -224,8 +224,8 @@ class Record(TypedDict, total=False):
 def task_key(record: Mapping[str, Any]) -> str:
     """Short name of a record's task, the same at every step at which the task comes up.
 
-    Two rows of the data with one prompt text are two tasks: distinguished by ``extra_info.index``, or, without one, by the
-    arguments of their tools and the right answer.
+    Two rows of the data with one prompt text are two tasks. ``extra_info.index`` distinguishes them, or, without one,
+    the arguments of their tools and the right answer.
     """
     extra = plain(record.get("extra_info")) or {}
     split = [record.get("data_source"), extra.get("split")]
