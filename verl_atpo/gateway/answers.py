@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+from array import array
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -123,7 +124,7 @@ def answer_name(context: Sequence[int], sampled: Sequence[int]) -> str:
     """A name for an answer in its context, the same in every process."""
     digest = hashlib.blake2b(digest_size=9)
     for ids in (context, sampled):
-        digest.update(b"|" + ",".join(map(str, ids)).encode())
+        digest.update(len(ids).to_bytes(8, "little") + array("q", ids).tobytes())
     return digest.hexdigest()
 
 
