@@ -17,7 +17,7 @@ QUOTED = {"smollm2_trees.md"}
 OTHERS_TABLES = {"reproducing.md"}
 """Pages with a table of the authors."""
 NOT_YET = {
-    "docs/a2tgpo.md", "docs/contexts.md", "docs/method.md", "docs/metrics.md",
+    "docs/contexts.md",
     "docs/my_agent_loop.md", "docs/my_reward.md", "docs/packed.md", "docs/recipes.md",
     "docs/retriever.md", "docs/sandbox.md", "docs/scaling.md", "docs/settings.md", "docs/tools.md",
     "docs/trouble.md", "docs/unbiased.md",
