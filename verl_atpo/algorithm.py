@@ -1,4 +1,4 @@
-"""Our settings as they stand in verl's group ``algorithm``, beside verl's own."""
+"""Settings under ``algorithm.atpo``, read from verl's group ``algorithm``."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ def read_algorithm(algorithm: Any) -> AtpoConfig:
     Raises:
         ConfigError: unknown key or impossible value.
     """
-    settings = of_verl(algorithm, NAME)
+    settings = entry(algorithm, NAME)
     if OmegaConf.is_config(settings):
         settings = OmegaConf.to_container(settings, resolve=True)
     if settings is not None and not isinstance(settings, Mapping | AtpoConfig):
         raise ConfigError(f"{ROOT_KEY}={settings!r} cannot work: expected a group of settings.")
     atpo = settings if isinstance(settings, AtpoConfig) else AtpoConfig.from_mapping(settings)
     scaled = atpo.credit.normalize in (Normalize.ZSCORE, Normalize.ZSCORE_SAMPLE)
-    if scaled and of_verl(algorithm, "norm_adv_by_std_in_grpo") is False:
+    if scaled and entry(algorithm, "norm_adv_by_std_in_grpo") is False:
         return dataclasses.replace(atpo, credit=dataclasses.replace(atpo.credit, normalize=Normalize.CENTER))
     return atpo
 
 
-def of_verl(group: Any, name: str) -> Any:
+def entry(group: Any, name: str) -> Any:
     """An entry of one of verl's groups of settings, whatever holds it; None where there is none."""
     if isinstance(group, Mapping) or hasattr(group, "get"):
         return group.get(name)

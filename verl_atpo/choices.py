@@ -15,25 +15,25 @@ class Penalty(str, enum.Enum):
 
 
 class Schedule(str, enum.Enum):
-    """When branches start."""
+    """When expansions start."""
 
     ROUNDS = "rounds"
-    """K at a time, each time all branches have ended (the paper)."""
+    """K at a time, each time all trajectories have ended (the paper)."""
     CONTINUOUS = "continuous"
-    """As chains end, at the best of the turns known by then, those of running branches included."""
+    """As chains end, at the best of the turns known by then, those of running trajectories included."""
 
 
 class Budget(str, enum.Enum):
-    """How many branches a tree grows."""
+    """How many expansions a tree grows."""
 
     FIXED = "fixed"
     """Always L * K (the paper)."""
     ADAPTIVE = "adaptive"
-    """None while every trajectory of the tree has succeeded, for their equal outcomes teach nothing."""
+    """None while every trajectory of the tree has succeeded: equal outcomes teach nothing."""
 
 
 class Backup(str, enum.Enum):
-    """How the value of an inner node is made from what lies below it (turn-wise credit assignment)."""
+    """How the value of an inner node is made from those below it (turn-wise credit assignment)."""
 
     CHILD_SOFTMAX = "child_softmax"
     CHILD_MEAN = "child_mean"
@@ -87,9 +87,9 @@ class Contexts(str, enum.Enum):
     SEPARATE = "separate"
     """Children of one node (the paper)."""
     MERGED = "merged"
-    """Those in contexts of equal token ids, whichever branches they are in."""
+    """Turns in contexts of equal token ids, whichever trajectories they are in."""
     STATES = "states"
-    """Those behind observations of equal token ids, whatever came before (GiGPO's anchor states); baselines only."""
+    """Turns after observations of equal token ids, whatever came before (GiGPO's anchor states); baselines only."""
 
 
 class OnOutage(str, enum.Enum):

@@ -59,13 +59,13 @@ class ExpansionConfig:
     strategy: str = "entropy"
     """Name of a registered selection strategy (``entropy``, ``random``, ``other_chains``)."""
     schedule: Schedule = Schedule.CONTINUOUS
-    """When the L * K branches start."""
+    """When the L * K expansions start."""
     start_after: Share = 0.5
-    """Share of the chains that have ended when the first branch starts; of ``schedule=continuous``."""
+    """Share of the chains that have ended when the first expansion starts; of ``schedule=continuous``."""
     in_flight: Positive | None = None
     """Branches of one tree that run at a time, null for no limit; of ``schedule=continuous``."""
     budget: Budget = Budget.FIXED
-    """Whether a tree always grows its L * K branches."""
+    """Whether a tree always grows its L * K expansions."""
     success: Annotated[float, Field(allow_inf_nan=False, strict=True)] = 1.0
     """Outcome from which a trajectory has succeeded; of ``budget=adaptive``."""
     spares: Annotated[int, Field(ge=0, le=1024, strict=True)] = 0
@@ -156,10 +156,10 @@ class CreditConfig:
 
 @settings
 class GrowthConfig:
-    """What happens to a branch that dies of infrastructure (engine gone, tool outage), never of the model."""
+    """What happens to a trajectory that infrastructure ended (engine gone, tool outage)."""
 
     max_regrows: Tries = 3
-    """Times one branch is grown again before its whole tree fails."""
+    """Times one trajectory is grown again before its whole tree fails."""
     regrow_delay_s: Pause = 1.0
     """Seconds before the first new try; doubles with every further one, to a minute at most."""
     max_bugs: Positive = 3
@@ -217,7 +217,7 @@ class AtpoConfig:
     credit: CreditConfig = dataclasses.field(default_factory=CreditConfig)
     """How outcome rewards become turn advantages."""
     growth: GrowthConfig = dataclasses.field(default_factory=GrowthConfig)
-    """What happens to branches that fail."""
+    """What happens to trajectories that fail."""
     tools: ToolConfig = dataclasses.field(default_factory=ToolConfig)
     """What stands around tool calls."""
     dump_dir: str | None = None

@@ -47,7 +47,7 @@ def settings(cls: type[_Class]) -> type[_Class]:
 
 
 def read(cls: type[_Class], values: Mapping[str, Any], path: str) -> _Class:
-    """Make a ``cls`` of ``values``, which stand at ``path`` in the whole config; keys left out take their defaults.
+    """Make a ``cls`` of ``values``, found at ``path`` in the whole config; keys left out take their defaults.
 
     Enums are given by value, ints are good floats.
 
@@ -84,7 +84,7 @@ def show(value: object) -> str:
 
 
 def _explain(cls: Any, error: Any, path: str) -> str:
-    """What pydantic found, in our words."""
+    """An error of pydantic as a message with setting, value and remedy."""
     field, parent = None, cls
     for name in error["loc"]:
         path = f"{path}.{name}"

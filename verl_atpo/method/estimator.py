@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from verl_atpo.algorithm import of_verl, read_algorithm
+from verl_atpo.algorithm import entry, read_algorithm
 from verl_atpo.config import ConfigError
 from verl_atpo.method.channel import read_rows
 from verl_atpo.method.credit import Outcomes, normalization
@@ -109,7 +109,7 @@ def _outcomes(outcome_R: torch.Tensor, counts_R: torch.Tensor, group_R: torch.Te
 
 
 def _scheme(config: Any, name: str) -> Scheme:
-    if of_verl(config, "use_kl_in_reward"):
+    if entry(config, "use_kl_in_reward"):
         raise ConfigError(
             f"algorithm.use_kl_in_reward=True cannot work with algorithm.adv_estimator={name}: expected False, because "
             "a penalty on every token's reward would overwrite the credit of turns. Remedy: "

@@ -64,11 +64,11 @@ def strategy_named(name: str) -> Strategy:
 def select_turns(
     tree: TurnTree, k: int, config: ExpansionConfig, rng: random.Random, *, least_depth: int = 0
 ) -> list[int]:
-    """The ``k`` nodes whose turns branches that start together re-sample, best first.
+    """Select the ``k`` turns that expansions which start together re-sample, best first.
 
     Args:
-        tree: the tree as it stands; turns of branches that still run are candidates too.
-        k: number of branches to start. With fewer candidates than ``k`` the list is gone through again from the top.
+        tree: the tree as it stands; turns of trajectories that still run are candidates too.
+        k: number of expansions to start. With fewer candidates than ``k`` the list is gone through again from the top.
         config: names the strategy and its settings.
         rng: source of randomness of strategies that need one.
         least_depth: turns up to a candidate, itself included, where there are any such: 1 leaves out the root, 2 the
@@ -145,7 +145,7 @@ def where_other_chains_are_uncertain(
 
     The initial chains but the last take turns in being branched, each time at the next of its :func:`target_depths`.
     A chain that ended earlier, or that has no such depth, is not branched: a fresh chain is grown instead. Why this
-    leaves the gradient unbiased is said in :mod:`verl_atpo.schemes.split`.
+    leaves the gradient unbiased is explained in :mod:`verl_atpo.schemes.split`.
     """
     chains = [tree.path(node.index) for node in tree.nodes if node.is_leaf and node.round == 0][:-1]
     if not chains:
@@ -218,7 +218,7 @@ def _depths(tree: TurnTree) -> list[tuple[float, float]]:
 
 
 def target_depths(tree: TurnTree, others: list[list[int]], count: int, penalty: float) -> list[int]:
-    """Where a chain is branched, first branch first, by what other chains sampled and by nothing else.
+    """Depths at which a chain is expanded, first one first, by what other chains sampled and by nothing else.
 
     Always at the depth from 2 on with the highest mean NLL of the others there (their share that came so far counts
     in: the sum is divided by all of them), minus the penalty per earlier target at this depth.
@@ -245,9 +245,9 @@ def target_depths(tree: TurnTree, others: list[list[int]], count: int, penalty: 
 
 
 def uncertainty_score(tree: TurnTree, index: int, config: ExpansionConfig) -> float:
-    """Mean NLL of the turn minus ``config.penalty`` per branch that its context already has, nats/token.
+    """Mean NLL of the turn minus ``config.penalty`` per expansion that its context already has, nats/token.
 
-    The root's mean NLL counts as 0, and its branches are its own children. A branch counts from its start.
+    The root's mean NLL counts as 0, and its expansions are its own children. An expansion counts from its start.
     """
     return (tree.nodes[index].mean_nll or 0.0) - config.penalty * _branches(tree, index, config.penalty_counts)
 

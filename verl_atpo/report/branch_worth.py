@@ -1,6 +1,6 @@
-"""What a branch's tokens tell of outcomes, over what a fresh chain's do.
+"""How informative an expansion is per sampled token, relative to a fresh chain (metric ``branch_worth``).
 
-A branch can tell as much as outcomes vary from its context on, a chain as much as they vary from the prompt on.
+An expansion informs as much as outcomes vary after its context, a chain as much as they vary after the prompt.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from verl_atpo.rollout.grown import GrownTree
 
 @dataclasses.dataclass(frozen=True)
 class BranchStats:
-    """What a branch tells that its context does not say yet, and what it costs.
+    """Variance and cost of one expansion.
 
     Attributes:
-        variance: of the outcomes of the context's two trajectories, the one whose turn was picked and the branch.
-        tokens: sampled for the branch, shared ones left out.
+        variance: of the outcomes of the context's two trajectories, the one whose turn was selected and the expansion.
+        tokens: sampled for the expansion, without shared ones.
     """
 
     variance: float
@@ -27,7 +27,7 @@ class BranchStats:
 
 
 def branch_stats(grown: GrownTree) -> list[BranchStats]:
-    """Of every branch from a re-sampled turn whose first sampler has ended."""
+    """Statistics of every expansion whose selected turn is of a trajectory that has ended."""
     found = []
     for limb in grown.limbs:
         if limb.pick is None or limb.branch is None or limb.resampled is None:
@@ -41,20 +41,20 @@ def branch_stats(grown: GrownTree) -> list[BranchStats]:
 
 
 def variance(outcomes: Sequence[float]) -> float | None:
-    """Of the distribution that they were drawn from, without bias."""
+    """Unbiased variance of the distribution of the outcomes; ``None`` of fewer than two."""
     return float(np.var(outcomes, ddof=1)) if len(outcomes) > 1 else None
 
 
 def branch_worth(branches: Sequence[BranchStats], of_chains: Sequence[float], a_chain: float) -> float | None:
-    """Above 1 branches tell more for their tokens than further chains would, below 1 less.
+    """Ratio of variance per token: above 1 expansions inform more than further chains would, below 1 less than those.
 
     Args:
-        branches: of some trees.
+        branches: expansions of some trees.
         of_chains: variance of the outcomes of each tree's initial chains.
         a_chain: mean tokens of a chain.
 
     Returns:
-        ``None`` where there are no branches, or no tree whose chains differ.
+        ``None`` where there are no expansions, or no tree whose chains differ.
     """
     if not branches or not any(of_chains):
         return None

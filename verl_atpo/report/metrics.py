@@ -29,12 +29,12 @@ class TreeStats:
         leaves: trajectories.
         nodes: turns in the tree, the root excluded; with continuous growth also those of tries that died.
         depths: turns of each trajectory.
-        branched_nll: mean NLL of each re-sampled turn, nats/token (root picks have none). They were picked for being
-            high, so part of that is chance: ``resampled_nll`` is what such a context is worth.
+        branched_nll: mean NLL of each turn selected for re-sampling, nats/token (the root has none). They were
+            selected for being high, so part of that is chance: ``resampled_nll`` is an unbiased estimate.
         resampled_nll: mean NLL of each turn sampled in their place.
         branched_turn: number of each re-sampled turn in its trajectory, from 1 (0: a fresh chain).
         chain_variance: of the initial chains' outcomes; ``None`` for a single chain.
-        branches: what each branch from a re-sampled turn tells, and costs.
+        branches: variance and cost of each expansion.
         sampled_tokens: tokens the engine sampled for the tree, those of failed tries too.
         tree_tokens: tokens of the tree's turns, each once.
         chain_tokens: leaves times the mean tokens of the initial chains: what as many independent chains sample.
@@ -43,9 +43,9 @@ class TreeStats:
         cached_tokens: those of them that met the engine's prefix cache.
         distinct_rewards: number of different rewards, those of tools counted in.
         tool_rewards: what tools gave on the way of each trajectory; zeros where such rewards are left out.
-        diverged: branches whose replay met other prompt ids than were recorded.
-        regrown: branches grown again after a failure.
-        seconds: wall-clock time from the first chain's start to the last branch's end.
+        diverged: trajectories whose replay met other prompt ids than were recorded.
+        regrown: trajectories grown again after a failure.
+        seconds: wall-clock time from the first chain's start to the last trajectory's end.
         contexts: how often contexts repeat, and what is undecided in them.
         teaches: whether a turn has an advantage other than 0.
         of_scheme: what the credit scheme reports.
@@ -117,7 +117,7 @@ class WorkerStats:
     Attributes:
         trees: those that finished.
         failed: number of those that failed.
-        tools: all tool calls, those of failed branches and of validation too.
+        tools: all tool calls, those of failed trajectories and of validation too.
         records: trees for the loggers that show some.
         dump_seconds: CPU time that writing trees down took, beside the event loop.
     """

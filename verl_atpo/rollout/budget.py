@@ -1,7 +1,7 @@
-"""How many leaves a tree gets: M + L * K, or with ``budget=adaptive`` as many as its outcomes are worth.
+"""Budget of a tree's leaves: M + L * K, or with ``budget=adaptive`` as its outcomes suggest.
 
-A tree all of whose trajectories have succeeded grows no branch: equal outcomes give every turn the advantage 0, and
-most likely its branches would succeed too. What it did without is spare, and a tree beside it with a failure may grow
+A tree all of whose trajectories have succeeded grows no expansion: equal outcomes give every turn the advantage 0, and
+most likely its expansions would succeed too. What it did not use is spare, and another tree with a failure may grow
 it. The trees of a worker's batch share one :class:`Spares`, so together they never have more leaves than fixed budgets
 give. Nobody waits for anybody: a tree takes what is there when its own budget is spent.
 """
@@ -16,7 +16,7 @@ from verl_atpo.config import Budget, ExpansionConfig, Schedule
 
 @dataclasses.dataclass
 class Spares:
-    """Branches that trees did without and that others may grow.
+    """Expansions that trees did not use and that others may grow.
 
     Attributes:
         left: how many nobody has taken yet.
@@ -36,7 +36,7 @@ class TreeBudget:
 
     Args:
         expansion: M, K, L and what the budget is.
-        spares: what it shares with the trees beside it.
+        spares: what it shares with other trees of its batch.
 
     Attributes:
         most: leaves that it may have by now.

@@ -1,4 +1,4 @@
-"""A tree that grows or has grown, and the branches it is made of."""
+"""A growing or finished tree and the trajectories it is made of."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from verl_atpo.tree.tree import ROOT, TurnTree
 
 @dataclasses.dataclass
 class Limb:
-    """One of a tree's M + L * K branches, from its start on.
+    """One of a tree's M + L * K trajectories, from its start on.
 
     Attributes:
         number: of its leaf, in order of start.
-        round: branches that start together have the same; 0 for the initial chains.
+        round: the same for expansions that start together; 0 for the initial chains.
         pick: the turn it samples again; ``None`` for an initial chain.
         context: nodes whose turns it shares.
         started_s, ended_s: seconds since the tree's start; ``None`` until it has ended.
@@ -42,7 +42,7 @@ class Limb:
 
     @property
     def resampled(self) -> Turn | None:
-        """The turn that it sampled in the place of the picked one; None for a fresh chain, and until it has ended."""
+        """The turn that it sampled in place of the selected one; None for a fresh chain, and until it has ended."""
         if self.pick is None or self.pick.node == ROOT or self.branch is None:
             return None
         return self.branch.turns[min(len(self.context), len(self.branch.turns) - 1)]
@@ -54,12 +54,12 @@ class Limb:
 
 @dataclasses.dataclass
 class GrownTree:
-    """A tree and the branches it was made of.
+    """A tree and the trajectories it is made of.
 
     Attributes:
         tree: structure, turns, mean NLLs and rewards. Turns of a try that died stay where they had joined it: without
             a leaf below they have no value.
-        limbs: its branches by leaf number; each sampled the nodes that carry its number.
+        limbs: its trajectories by leaf number; each sampled the nodes that carry its number.
         answers: of the engine to the questions of the credit scheme; ``None`` where it asks nothing.
     """
 
@@ -74,12 +74,12 @@ class GrownTree:
 
     @property
     def outcomes(self) -> list[float]:
-        """Their outcome rewards."""
+        """Outcomes of the finished runs, by leaf number."""
         return [branch.reward for branch in self.branches]
 
     @property
     def leaves(self) -> list[int]:
-        """The node that each of them ended with."""
+        """Last node of each finished run."""
         return [limb.tip for limb in self.limbs if limb.branch is not None]
 
     @property
@@ -88,7 +88,7 @@ class GrownTree:
         return [self.tree.path(leaf) for leaf in self.leaves if leaf != ROOT]
 
     def shared_turns(self, limb: Limb) -> int:
-        """Turns of an ended branch that others sampled."""
+        """Turns of an ended trajectory that others sampled."""
         return sum(self.tree.nodes[node].branch != limb.number for node in self.tree.path(limb.tip))
 
     @property

@@ -1,4 +1,4 @@
-"""Equal contexts: which turns of a tree were sampled in one and the same, though in different branches. Pure Python.
+"""Grouping of turns that were sampled from identical contexts in different trajectories. Pure Python.
 
 A turn's *context* is what the policy saw when it sampled it: the prompt, the turns before with their observations, and
 the observation that opened it. Chains often begin with the same words and read the same answer; their second turns were

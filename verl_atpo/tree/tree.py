@@ -29,10 +29,10 @@ class TurnNode:
         mean_nll: mean negative log-likelihood of the turn's sampled tokens, nats/token; ``None`` for the root.
         is_leaf: the turn ended its trajectory.
         reward: outcome reward of the trajectory that a leaf ends; ``None`` means not known, which is not 0.
-        tool_reward: what tools gave for the calls behind the turn.
+        tool_reward: what tools gave for the calls after the turn.
         round: 0 for a turn of an initial chain, r >= 1 for a turn grown in expansion round r.
-        branch: number of the branch (and of the leaf) whose run sampled it; -1 if nobody asks.
-        pending: branches on their way to a first turn after this one.
+        branch: number of the trajectory (and of its leaf) that sampled it; -1 where it does not matter.
+        pending: expansions that have started after this node and have no turn of their own yet.
         turn: its tokens and the observation that opened it; ``None`` for the root, and where only numbers matter.
         children: indices of the turns sampled after this one, in order of addition.
     """
@@ -89,9 +89,9 @@ class TurnTree:
             is_leaf: the turn ended its trajectory.
             reward: outcome reward, for leaves only; ``None`` if not known (yet).
             round: expansion round that grew the turn, 0 for the initial chains.
-            branch: number of the branch whose run sampled it.
+            branch: number of the trajectory that sampled it.
             turn: its tokens and the observation that opened it.
-            tool_reward: what tools gave for the calls behind it.
+            tool_reward: what tools gave for the calls after it.
 
         Returns:
             The new node.
