@@ -67,7 +67,18 @@ BAD = [
     ((f"{C}.contexts=states", "algorithm.adv_estimator=grpo"), f"{C}.contexts=states"),
     ((f"{C}.contexts=merged", f"{R}.agent.agent_loop_manager_class=null"), f"{C}.contexts=merged"),
     (f"{C}=[1,2]", f"{C}=[1, 2]"),
-    # growth, tools, dump
+    # machines without GPU
+    (("trainer.device=cpu", "actor_rollout_ref.model.lora_rank=8"), "actor_rollout_ref.model.lora_rank=8"),
+    (
+        ("trainer.device=cpu", "actor_rollout_ref.model.lora_adapter_path=/adapter"),
+        "actor_rollout_ref.model.lora_adapter_path=/adapter",
+    ),
+    # growth, watch, tools, dump
+    (f"{G}.max_bugs=0", f"{G}.max_bugs=0"),
+    ("algorithm.atpo.watch.limit_s=0", "algorithm.atpo.watch.limit_s=0"),
+    ("algorithm.atpo.watch.warn_s=null", "algorithm.atpo.watch.warn_s=None"),
+    ("algorithm.atpo.watch.engine_s=-1", "algorithm.atpo.watch.engine_s=-1"),
+    ("algorithm.atpo.watch.limit=5", "algorithm.atpo.watch.limit"),
     (f"{G}.max_regrows=-1", f"{G}.max_regrows=-1"),
     (f"{G}.max_regrows=1000000", f"{G}.max_regrows=1000000"),
     (f"{G}.regrow_delay_s=-1", f"{G}.regrow_delay_s=-1"),

@@ -10,6 +10,7 @@ from verl_atpo.method.scheme import known_schemes
 from verl_atpo.packed.checks import check_packed, is_packed
 from verl_atpo.startup.rules import (
     batch_sizes,
+    cpu,
     data,
     environment,
     learning,
@@ -43,6 +44,7 @@ _BUILT_IN: tuple[Rule, ...] = (
     *loops.RULES,
     Rule("gateway", GATEWAY, lambda run: check_gateway(run.config)),
     *batch_sizes.RULES,
+    *cpu.RULES,
     *environment.RULES,
     *model.RULES,
     *reward.RULES[:2],
