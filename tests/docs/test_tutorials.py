@@ -62,6 +62,22 @@ def test_the_tool_of_the_tools_page_is_rehearsed_by_its_command(written, capsys)
     assert "'' is not in list" in capsys.readouterr().out  # the model reads it
 
 
+def test_the_actions_of_the_tools_page_are_played(tmp_path, monkeypatch, capsys):
+    """Its second block, as a file."""
+    body = re.findall(
+        r"```python\n(from verl_atpo.tools import StatefulTool, action.*?)```",
+        (DOCS / "tools.md").read_text(),
+        re.DOTALL,
+    )
+    (tmp_path / "desk.py").write_text(body[0])
+    monkeypatch.syspath_prepend(tmp_path)
+    calls = ["take", "pull drawer=1", "pull drawer=3", "take", "take"]
+    code = try_tool.main(["desk.Desk", *(part for call in calls for part in ("--call", call))])
+    said = capsys.readouterr().out
+    assert code == 0 and "desk branches by replay: 4 calls" in said and "The tool ended the episode." in said
+    sys.modules.pop("desk")
+
+
 def test_the_reward_of_the_reward_page_counts_what_the_policy_wrote(written):
     assert written("my_reward.md") == ["reward.py"]
     from reward import compute_score  # type: ignore[import-not-found]
