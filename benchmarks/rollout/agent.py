@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import json
 import math
 import random
 from collections.abc import Awaitable, Callable
@@ -125,6 +126,7 @@ async def run(
         if workload.ends(turn, output.token_ids[-1]):
             break
         seen = await tool.call({"at": output.token_ids[-1]})
+        seen = json.loads(seen) if isinstance(seen, str) else seen  # a guard makes text of what a tool returns
         await pause()
         context = context + seen
         mask += [0] * len(seen)

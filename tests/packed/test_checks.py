@@ -22,6 +22,7 @@ from tests.startup.test_presets import changed_by, composed
 from verl_atpo.doctor import main as doctor
 from verl_atpo.packed.checks import is_packed
 from verl_atpo.packed.models import check_layers, check_model
+from verl_atpo.packed.trainer import mini_batches, pack_budget
 from verl_atpo.settings import ConfigError
 from verl_atpo.startup.checks import check_config
 
@@ -41,6 +42,12 @@ def test_goes_with_every_recipe(recipe):
     config = composed(recipe, "+train=packed")
     assert is_packed(config)
     check_config(config)
+
+
+def test_budget_and_mini_batches_are_read_from_verls_config():
+    config = composed("+atpo=tree", "+train=packed", f"{ACTOR}.use_dynamic_bsz=True", f"{ACTOR}.ppo_mini_batch_size=4")
+    assert pack_budget(config) == 16384 == config.actor_rollout_ref.actor.ppo_max_token_len_per_gpu
+    assert mini_batches(config, 8 * config.actor_rollout_ref.rollout.n) == 2
 
 
 def test_goes_with_the_users_own_library():

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import itertools
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
+from verl.trainer.ppo.v1.trainer_base import PPOTrainer
 
 from benchmarks.packed.ranks import SHAPES, Batch, verls_cost
 from tests.assets.random_rows import row_lists
 from tests.assets.tries import flat
-from verl_atpo.packed import placement
+from verl_atpo.packed import placement, trainer
 from verl_atpo.packed.cost import LINEAR, SharedPrefixes, bin_cost, row_cost, step_cost
 from verl_atpo.packed.placement import place_rows
 from verl_atpo.packed.trainer import arrange, mini_batches, pack_budget
@@ -172,3 +174,35 @@ def test_the_budget_is_the_recipes():
     assert pack_budget(config) == 5000
     config.actor_rollout_ref.actor.use_dynamic_bsz = False
     assert pack_budget(config) is None
+
+
+class Rows(list):
+    """What verl's trainer holds of a batch: keys, and an order."""
+
+    keys = property(list)
+
+    def reorder(self, order):
+        self[:] = [self[place] for place in order]
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_verls_trainer_deals_rows_by_it_and_logs_what_is_saved(monkeypatch, ranks):
+    rows = {"a_0_0": [1, 2, 3, 4], "b_0_0": [9, 8, 7], "a_1_0": [1, 2, 3, 5], "b_1_0": [9, 8, 6]}
+    monkeypatch.setattr(PPOTrainer, "_balance_batch", lambda self, batch, metrics: batch)
+    monkeypatch.setattr(trainer, "_tokens", lambda batch: flat([rows[key] for key in batch]))
+    trainer.keep_trees_together()
+    wrapped = PPOTrainer._balance_batch
+    trainer.keep_trees_together()
+    assert PPOTrainer._balance_batch is wrapped  # once
+    actor = {"ppo_mini_batch_size": 4, "use_dynamic_bsz": True, "ppo_max_token_len_per_gpu": 100}
+    config = OmegaConf.create({"actor_rollout_ref": {"actor": actor, "rollout": {"n": 1}}})
+    dispatch = {"actor": list(range(ranks))}
+    itself = SimpleNamespace(config=config, actor_rollout_wg=SimpleNamespace(_dispatch_info=dispatch))
+    batch, metrics = Rows(rows), {}
+    assert wrapped(itself, batch, metrics) is batch
+    assert metrics["packed/row_tokens"] == 14 and metrics["packed/distinct_tokens"] == 5 + 4
+    if ranks == 1:
+        assert batch == list(rows)
+    else:
+        assert [{key[0] for key in batch[:2]}, {key[0] for key in batch[2:]}] in ([{"a"}, {"b"}], [{"b"}, {"a"}])
+        assert metrics["global_seqlen/balanced_max"] == 8
