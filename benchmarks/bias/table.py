@@ -66,12 +66,12 @@ def _title(shape: str, credit: str, aggregation: str) -> str:
 
 
 def worst() -> str:
-    """The cell in which shrunk baselines are furthest behind the trajectory's credit on the same trees."""
+    """The cell in which shrunk baselines are furthest below trajectory credit on the same trees."""
     rows = [row for row in json.loads(RESULT.read_text())["rows"] if row["credit"] == "shrunk"]
     rows = [row for row in rows if row.get("over_error") and row["aggregation"] == "token-mean"]
     worst = min(rows, key=lambda row: row["over_trajectory"] / row["over_error"])
     return (
-        f"Shrunk baselines minus trajectory credit on the same trees, {len(rows)} cells: the worst difference of "
-        f"cosines, in its standard errors, is {worst['over_trajectory']:+.4f} ± {worst['over_error']:.4f} "
+        f"Shrunk baselines minus trajectory credit on the same trees, {len(rows)} cells. The worst difference of "
+        f"cosines, in its standard errors,\nis {worst['over_trajectory']:+.4f} ± {worst['over_error']:.4f} "
         f"({worst['shape']}, {worst['kind']}, contexts repeat by {worst['repeats']:.0%})."
     )

@@ -114,7 +114,7 @@ STATES = {
     "tree_6_states": Arm("AT²PO, tree", TURN + SIX + MERGED),
     "tree_6_means": Arm("AT²PO, tree, mean backup", (*TURN, *SIX, *MERGED, "algorithm.atpo.credit.backup=child_mean")),
     "tree_6_token": Arm("AT²PO, tree, token-level loss", TOKEN + SIX + MERGED),
-    "tree_6_random": Arm("AT²PO, tree, random expansion", RANDOM + TURN + SIX + MERGED),
+    "tree_6_random": Arm("AT²PO, tree, random expansion", TURN + SIX + MERGED + RANDOM),
     "chains_12_states": Arm(
         "12 chains, turn-level loss, baselines of merged contexts", CHAINS + TURN + _leaves(12, 4, 0) + MERGED
     ),

@@ -19,14 +19,20 @@ def _loss(mode: str, aggregate: str, low: float, high: float) -> tuple[str, ...]
     )
 
 
+ENTROPY = ("algorithm.atpo.expansion.strategy=entropy",)
 EIGHT_CHAINS = (
+    *ENTROPY,
     "algorithm.atpo.expansion.initial_chains=8",
     "algorithm.atpo.expansion.branches_per_round=4",
     "algorithm.atpo.expansion.rounds=2",
     "algorithm.atpo.expansion.schedule=rounds",
 )
 """The trees of all arms, unless an arm says otherwise."""
-SEPARATE = ("algorithm.atpo.credit.contexts=separate", "algorithm.atpo.credit.advantage=value")
+SEPARATE = (
+    "algorithm.atpo.credit.contexts=separate",
+    "algorithm.atpo.credit.advantage=value",
+    "algorithm.atpo.credit.scheme=null",
+)
 """The paper's credit."""
 CHAINS = ("algorithm.atpo.expansion.initial_chains=16", "algorithm.atpo.expansion.rounds=0")
 RANDOM_TREES = ("algorithm.atpo.expansion.strategy=random",)
@@ -102,6 +108,7 @@ CLIPS = {
 ARMS = {**BASELINES, **ATPO, **ABLATIONS, **SETTINGS, **CLIPS}
 
 FOUR_CHAINS = (
+    *ENTROPY,
     "algorithm.atpo.expansion.initial_chains=4",
     "algorithm.atpo.expansion.branches_per_round=4",
     "algorithm.atpo.expansion.rounds=3",
@@ -109,13 +116,18 @@ FOUR_CHAINS = (
 )
 """The trees that `+atpo=tree` grew when the runs on the clock were made."""
 SIX_CHAINS = (
+    *ENTROPY,
     "algorithm.atpo.expansion.initial_chains=6",
     "algorithm.atpo.expansion.branches_per_round=3",
     "algorithm.atpo.expansion.rounds=2",
     "algorithm.atpo.expansion.schedule=continuous",
 )
-MERGED = ("algorithm.atpo.credit.contexts=merged", "algorithm.atpo.credit.advantage=diff_localglobal")
-"""With these trees, what `+atpo=tree` recommends."""
+MERGED = (
+    "algorithm.atpo.credit.contexts=merged",
+    "algorithm.atpo.credit.advantage=diff_localglobal",
+    "algorithm.atpo.credit.scheme=null",
+)
+"""With these trees, what `+atpo=tree` was when the stored runs were made."""
 PACKED = "+train=packed"
 _OFTEN = ("trainer.test_freq=5",)
 _GRPO = (*CHAINS, *OUTCOME, *_loss("vanilla", "seq-mean-token-mean", 0.2, 0.2), *_OFTEN)

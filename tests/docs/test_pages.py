@@ -102,7 +102,7 @@ def test_by_hand_is_what_the_preset_sets():
     by_hand = OmegaConf.from_dotlist([line.strip().lstrip("+") for line in text.split("\n\n")[1].splitlines()])
     preset = OmegaConf.create(ATPO_PRESETS["tree"])
     told = dict(leaves(OmegaConf.to_container(by_hand)))
-    assert len(told) == 7
+    assert len(told) == 8
     for key, value in told.items():
         expected = AtpoConfig().expansion.leaves if key.endswith("rollout.n") else OmegaConf.select(preset, key)
         assert value == expected, key

@@ -54,8 +54,8 @@ def test_the_banner_says_what_a_run_uses(caplog):
         "estimator: atpo",
         "loss: atpo, seq-mean-token-mean",
         "importance ratio between 1 - 0.003 and 1 + 0.004",
-        "M=6, K=3, L=2: 12 leaves, branched by entropy",
-        "backup=child_softmax, advantage=diff_context, normalize=zscore",
+        "M=6, K=3, L=2: 12 leaves, branched by noise",
+        "contexts=merged, baseline_weights=False, scheme=shrunk",
         "agent loop: tool_agent",
         "SearchTool (stateless when a turn branches)",
     ):
@@ -87,7 +87,7 @@ def test_credit_that_an_estimator_of_verls_does_not_read_is_warned_of(caplog):
     CheckConfig().on_job_start(config_with("algorithm.adv_estimator=grpo", preset="paper"))
     assert "changes nothing" not in caplog.text
     CheckConfig().on_job_start(config_with("algorithm.adv_estimator=grpo"))
-    said = "algorithm.atpo.credit with advantage=diff_context, contexts=merged changes nothing"
+    said = "algorithm.atpo.credit with contexts=merged, scheme=shrunk changes nothing"
     assert "algorithm.adv_estimator=grpo" in caplog.text and said in caplog.text
 
 

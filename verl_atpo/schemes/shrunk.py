@@ -17,7 +17,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from verl_atpo.config import AtpoConfig, ConfigError, Contexts, Normalize
+from verl_atpo.config import AdvantageMode, AtpoConfig, Backup, ConfigError, Contexts, Normalize
 from verl_atpo.method.credit import Number, Outcomes, leaf_returns, normalization
 from verl_atpo.method.posterior import ContextTree, Messages
 from verl_atpo.method.scheme import Credit, Known, Scheme, register_scheme
@@ -36,7 +36,7 @@ class Shrunk(Scheme):
         precision         1 / U_k of an outcome for its turn's context, 1 / (D_k + 1 / sum of precisions) of other turns
         baseline          precision-weighted mean of the other turns of the context and of what is known from before it
 
-    ``credit.contexts`` says what one context is. ``credit.advantage``, ``backup`` and ``weights`` are not read. A
+    ``credit.contexts`` says what one context is; ``credit.advantage`` and ``backup`` have to be their defaults. A
     z-score divides by the deviation of leave-one-out differences, so that chains get GRPO's advantages; with
     ``normalize=center`` they get RLOO's.
     """
@@ -50,6 +50,13 @@ class Shrunk(Scheme):
                 "algorithm.atpo.credit.contexts=states cannot work with credit.scheme=shrunk: equal observations after "
                 "different turns are not one context. Set credit.contexts=merged, or separate."
             )
+        for name, default in (("advantage", AdvantageMode.VALUE), ("backup", Backup.CHILD_SOFTMAX)):
+            given = getattr(self.config, name)
+            if given is not default:
+                raise ConfigError(
+                    f"algorithm.atpo.credit.{name}={given.value} cannot work with credit.scheme=shrunk, which has "
+                    f"values and baselines of its own. Set credit.scheme=null, or credit.{name}={default.value}."
+                )
 
     def evaluate(self, tree: TurnTree, zero: float) -> tuple[Known, Known]:
         outcome, gain = centred_returns(tree, self.config.tool_rewards)

@@ -4,7 +4,7 @@ Each preset sets only what it must, and everything it sets can be overridden on 
 
 | preset | what it is |
 |---|---|
-| ``tree`` | recommended: 6 chains, 6 branches without rounds; turns are also compared with others of an equal context |
+| ``tree`` | recommended: 6 chains, 6 expansions without rounds, where noise falls most; one shrunk baseline per turn |
 | ``paper`` | the authors' script: M=10, K=6, L=2, so 22 leaves; the penalty counts siblings |
 | ``unbiased`` | 8 chains and 2 rounds of 4; weights and picks make the gradient that of chains (``docs/unbiased.md``) |
 | ``chain`` | no tree: the ATPO loss with verl's own GRPO estimator and sampler, for any loop, single-turn ones too |
@@ -54,8 +54,11 @@ LOSS = {
 }
 
 
-TREE = AtpoConfig(credit=CreditConfig(contexts=Contexts.MERGED, advantage=AdvantageMode.DIFF_CONTEXT))
-"""What the evidence recommends (``docs/results.md``): a turn is compared with all that were sampled in its context."""
+TREE = AtpoConfig(
+    expansion=ExpansionConfig(strategy="noise"),
+    credit=CreditConfig(contexts=Contexts.MERGED, scheme="shrunk"),
+)
+"""What the evidence recommends where turns do not repeat (``docs/credit.md``)."""
 UNBIASED = AtpoConfig(
     expansion=ExpansionConfig(
         initial_chains=8, branches_per_round=4, rounds=2, strategy="other_chains", schedule=Schedule.ROUNDS

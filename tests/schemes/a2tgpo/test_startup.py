@@ -69,10 +69,11 @@ def test_the_preset_grows_the_trees_of_tree():
     assert (actor.policy_loss.loss_mode, actor.loss_agg_mode) == ("a2tgpo", "seq-mean-token-mean")
     assert (config.algorithm.adv_estimator, config.actor_rollout_ref.rollout.n) == ("a2tgpo", 12)
     assert check_config(config).expansion == AtpoConfig().expansion
-    assert config.algorithm.atpo.expansion == tree.algorithm.atpo.expansion
-    assert {key for key, value in config.algorithm.atpo.credit.items() if tree.algorithm.atpo.credit[key] != value} == {
-        "advantage",
+    expansion, credit = tree.algorithm.atpo.expansion, tree.algorithm.atpo.credit
+    assert {key for key, value in config.algorithm.atpo.expansion.items() if expansion[key] != value} == {"strategy"}
+    assert {key for key, value in config.algorithm.atpo.credit.items() if credit[key] != value} == {
         "contexts",
+        "scheme",
         "backup",
     }
     assert config.actor_rollout_ref.rollout == tree.actor_rollout_ref.rollout

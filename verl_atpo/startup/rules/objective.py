@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import enum
+
 from verl_atpo.config import ROOT_KEY, ConfigError, CreditConfig
 from verl_atpo.method.scheme import own_estimators
 from verl_atpo.startup.rules.rule import Rule, Run, choice_rule, never
@@ -25,7 +27,7 @@ SUMMING = (
 
 AGGREGATIONS = ("token-mean", "token-sum", "seq-mean-token-sum", "seq-mean-token-sum-norm", "seq-mean-token-mean")
 FULL_PRECISION = ("float32", "fp32", "32", "float")
-UNREAD = ("backup", "advantage", "normalize", "weights", "contexts")
+UNREAD = ("backup", "advantage", "normalize", "weights", "contexts", "scheme")
 """Settings of credit that leave the sum of a row as it is."""
 
 MISMATCH = (
@@ -109,7 +111,7 @@ def _unread_credit(run: Run) -> str | None:
     """Credit that was set by hand beside an estimator of verl's that only sums rows."""
     estimator, unset, credit = run.get(ESTIMATOR), CreditConfig(), run.atpo.credit
     unread = [
-        f"{name}={getattr(credit, name).value}" for name in UNREAD if getattr(credit, name) != getattr(unset, name)
+        f"{name}={_shown(getattr(credit, name))}" for name in UNREAD if getattr(credit, name) != getattr(unset, name)
     ]
     if not unread:
         return None
@@ -152,3 +154,7 @@ RULES = (
     Rule(SUBJECT, f"{CORRECTION}.bypass_mode", _bypass, _our_loss, warns=True),
     Rule(SUBJECT, ESTIMATOR, _unread_credit, _estimator_of_verl_by_hand, warns=True),
 )
+
+
+def _shown(value: object) -> object:
+    return value.value if isinstance(value, enum.Enum) else value
