@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import importlib.util
 import subprocess
 import sys
 
@@ -80,3 +81,14 @@ def test_another_verl(capsys, tmp_path):
     assert code == 1 and "NO TREES" in said and "installed" not in said.splitlines()[0]
     with pytest.raises(SystemExit, match="2"):
         doctor.main(["--verl", str(tmp_path / "nothing")])
+
+
+def test_attention_that_is_not_installed_is_named_where_there_is_a_device(capsys, monkeypatch):
+    found = importlib.util.find_spec
+    without = lambda name, *rest: None if name == "flash_attn" else found(name, *rest)  # noqa: E731
+    monkeypatch.setattr(importlib.util, "find_spec", without)
+    monkeypatch.setattr(doctor, "cuda_devices", lambda: ["a device"])
+    code, said = examined(capsys)
+    assert code == 0 and "flash_attention_2" in said and "attn_implementation=sdpa" in said
+    monkeypatch.setattr(doctor, "cuda_devices", list)
+    assert "flash_attention_2" not in examined(capsys)[1]

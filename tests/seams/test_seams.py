@@ -162,10 +162,10 @@ def test_a_feature_without_its_seams_is_refused(monkeypatch):
     ("overrides", "features"),
     [
         (["algorithm.adv_estimator=atpo"], set()),
-        (["+atpo=chain"], {Feature.WORDS}),
-        (["+atpo=tree"], {Feature.WORDS, Feature.TREES}),
-        (["+atpo=chain", "+train=packed"], {Feature.WORDS, Feature.PACKED}),
-        (["+atpo=tree", "+agent=search_tags"], {Feature.WORDS, Feature.TREES, Feature.TAGS}),
+        (["+atpo=chain"], {Feature.PRESETS}),
+        (["+atpo=tree"], {Feature.PRESETS, Feature.TREES}),
+        (["+atpo=chain", "+train=packed"], {Feature.PRESETS, Feature.PACKED}),
+        (["+atpo=tree", "+agent=search_tags"], {Feature.PRESETS, Feature.TREES, Feature.TAGS}),
         (["+platform=cpu", "+sampler=quick"], {Feature.CPU, Feature.QUICK}),
         (["+platform=cpu", "trainer.v1.trainer_mode=separate_async"], {Feature.CPU, Feature.GLOO}),
     ],
@@ -177,4 +177,4 @@ def test_a_config_asks_for_what_it_switches_on(overrides, features):
     assert set(asked_for(config)) == features
     with open_dict(config):  # as Ray's workers see it
         del config["hydra"]
-    assert set(asked_for(config)) == features - {Feature.WORDS, Feature.CPU, Feature.QUICK, Feature.GLOO}
+    assert set(asked_for(config)) == features - {Feature.PRESETS, Feature.CPU, Feature.QUICK, Feature.GLOO}

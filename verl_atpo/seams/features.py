@@ -18,7 +18,7 @@ def asked_for(config: DictConfig) -> Iterator[Feature]:
     chosen = get(config, "hydra.runtime.choices") or {}
     cpu = chosen.get("platform") == "cpu"
     asked = {
-        Feature.WORDS: chosen.get("atpo") is not None,
+        Feature.PRESETS: chosen.get("atpo") is not None,
         Feature.TREES: grows_trees(config),
         Feature.SCHEMES: bool(scheme_of(config).seams()),
         Feature.PACKED: is_packed(config),

@@ -10,7 +10,7 @@ class Feature(Enum):
     """What a user can ask for; the value is how he does."""
 
     METHOD = "adv_estimator=atpo, loss_mode=atpo"
-    WORDS = "+atpo=..."
+    PRESETS = "+atpo=..."
     TREES = "+atpo=tree"
     SCHEMES = "credit schemes that need more of verl"
     PACKED = "+train=packed"

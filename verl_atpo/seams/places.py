@@ -46,7 +46,7 @@ SEAMS: dict[Feature, tuple[Seam, ...]] = {
         _seam("config:actor_rollout_ref.actor.policy_loss.loss_mode", "chooses the loss"),
         _seam("config:actor_rollout_ref.actor.loss_agg_mode", "chooses how rows are added up"),
     ),
-    Feature.WORDS: (
+    Feature.PRESETS: (
         _seam(
             "verl.trainer.main_ppo:main", "Hydra composes the config, callbacks run first", mentions="hydra main config"
         ),
@@ -140,7 +140,7 @@ SEAMS: dict[Feature, tuple[Seam, ...]] = {
             "model_type backend device vendor",
         ),
         _seam("verl.workers.engine.base:EngineRegistry.get_engine_cls", "it is chosen", mentions="VERL_ENGINE_VENDOR"),
-        _seam(f"{_FSDP}:FSDPEngine._build_module", "the model's attention is set", "self", "model_config.hf_config"),
+        _seam(f"{_FSDP}:FSDPEngine._build_module", "the model's attention is set", "self", "model_config hf_config"),
         _seam(f"{_FSDP}:FSDPEngine.initialize", "the model is probed", "self"),
         _seam(f"{_FSDP}:FSDPEngine._gradient_sync_context", "gradients are reduced once", "is_last_micro_batch"),
         _seam(f"{_FSDP}:FSDPEngineWithLMHead.prepare_model_inputs", "packs go in", "micro_batch"),
