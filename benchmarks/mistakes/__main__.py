@@ -10,21 +10,21 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
+import resource
 import sys
 import tempfile
-import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import verl  # noqa: F401  (it loads the plugin, which registers the presets)
-from tabulate import tabulate
 
-from benchmarks.mistakes.project import make
 from benchmarks.mistakes.table import COMMAND_LINE, MISTAKES, Mistake
 from benchmarks.mistakes.trying import ROOT, try_apart, try_here
 
 PAGE = ROOT / "docs" / "trouble.md"
 BEGIN, END = "<!-- mistakes: written by python -m benchmarks.mistakes -->\n", "<!-- end of mistakes -->\n"
-LONGEST = 220
+LONGEST = 96
 """Characters of a message in the table."""
 GOOD = Mistake("none", "")
 
@@ -41,29 +41,41 @@ def main() -> None:
             noticed = (try_apart if mistake in COMMAND_LINE else try_here)(mistake, Path(folder, "project"))
         if noticed.stops is mistake.warns or mistake.names not in noticed.line:
             wrong.append(mistake.what)
-        rows.append((mistake.what, f"{noticed.seconds:.1f}", noticed.line[:LONGEST].replace("|", "\\|")))
+        rows.append((mistake.what, f"{noticed.seconds:.1f}", shortened(noticed.line)))
         print(f"{noticed.seconds:5.1f} s  {mistake.what}: {noticed.line}", flush=True)
     if wrong:
         sys.exit(f"not noticed, or not by name: {', '.join(wrong)}")
     if not word:
-        write(tabulate(rows, headers=("mistake", "seconds", "what is said"), tablefmt="github"), whole_check_s())
+        write(table_of(rows), *whole_check())
 
 
-def whole_check_s() -> float:
-    """Seconds of ``python -m verl_atpo.check`` for a project without a mistake."""
+def table_of(rows: Sequence[tuple[str, str, str]]) -> str:
+    """The rows in Markdown, without padding."""
+    return "\n".join(f"| {' | '.join(row)} |" for row in (("mistake", "s", "what is said"), ("---",) * 3, *rows))
+
+
+def shortened(line: str) -> str:
+    """The beginning of a message, for a cell of the table."""
+    cut = line if len(line) <= LONGEST else line[: LONGEST - 4] + " ..."
+    return cut.replace("|", "\\|")
+
+
+def whole_check() -> tuple[float, float]:
+    """Seconds, and seconds of CPU, of ``python -m verl_atpo.check`` for a project without a mistake."""
     with tempfile.TemporaryDirectory() as folder:
-        make(Path(folder, "warm"))
-        started = time.monotonic()
-        try_apart(GOOD, Path(folder, "project"))
-        return time.monotonic() - started
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        seconds = try_apart(GOOD, Path(folder, "project")).seconds
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return seconds, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
-def write(table: str, whole_s: float) -> None:
+def write(table: str, whole_s: float, cpu_s: float) -> None:
     """Put the table between its marks in the page."""
     before, rest = PAGE.read_text().split(BEGIN)
     said = (
-        "Seconds are those of composing and checking the config, on 2 shared cores; the whole command took "
-        f"{whole_s:.0f} s there, most of them the import of verl. Rows that Hydra refuses show the whole command."
+        "Seconds are those of composing and checking the config, on 2 shared cores. The whole command took "
+        f"{whole_s:.0f} s there at a load of {os.getloadavg()[0]:.0f}, {cpu_s:.0f} s of CPU, most of them the import of "
+        "verl. The first four rows, which Hydra refuses, show the whole command."
     )
     PAGE.write_text(f"{before}{BEGIN}\n{said}\n\n{table}\n\n{END}{rest.split(END)[1]}")
 
