@@ -74,7 +74,7 @@ def write(table: str, whole_s: float, cpu_s: float) -> None:
     before, rest = PAGE.read_text().split(BEGIN)
     said = (
         "Seconds are those of composing and checking the config, on 2 shared cores. The whole command took "
-        f"{whole_s:.0f} s there at a load of {os.getloadavg()[0]:.0f}, {cpu_s:.0f} s of CPU, most of them the import of "
+        f"{whole_s:.0f} s there at a load of {os.getloadavg()[0]:.0f}, {cpu_s:.0f} s of CPU, mostly the import of "
         "verl. The first four rows, which Hydra refuses, show the whole command."
     )
     PAGE.write_text(f"{before}{BEGIN}\n{said}\n\n{table}\n\n{END}{rest.split(END)[1]}")
