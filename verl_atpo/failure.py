@@ -1,4 +1,4 @@
-"""What a run of an agent loop can die of: an outage passes and is tried again, a bug ends the training run.
+"""Failures of a run of an agent loop: an outage passes and is tried again, a bug fails the tree and may end the run.
 
 Outages are named here and, for errors of any client, in :mod:`verl_atpo.transient`. Whatever else a user's loop, a
 tool's contract or a reward raises is a bug, and would only come again. Pure Python.
@@ -45,7 +45,7 @@ class ExitError(RuntimeError):
 
     @classmethod
     def of(cls, error: BaseException) -> ExitError:
-        """The error with the type and words of what was raised."""
+        """Make the error from the type and message of what was raised."""
         words = f": {error}" if str(error) else ""
         return cls(f"{type(error).__name__}{words}")
 
@@ -69,7 +69,7 @@ class RowMismatchError(BranchBug):
 OUTAGES = (ToolOutage, EngineOutage, EmptyTurnError, ReplayEndedError, NothingSampledError)
 RAY_ERROR, RAY_TASK_ERROR = "ray.exceptions.RayError", "ray.exceptions.RayTaskError"
 _UNREADABLE = ("ray.exceptions.UnserializableException", "ray.exceptions.RayError")
-"""What Ray hands on in place of an error that it cannot pickle: the traceback as text."""
+"""Errors that Ray sends in place of one that it cannot pickle: the traceback as text."""
 
 
 def is_transient(error: BaseException) -> bool:
@@ -150,7 +150,7 @@ def died_while_made(error: BaseException) -> bool:
 
 
 def last_words(error: BaseException) -> str:
-    """The last line of an error's words: where Ray repeats a traceback, what was raised."""
+    """The last line of an error's message: what was raised, where Ray repeats a traceback."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1][:LONGEST_REASON].rstrip(".") if lines else type(error).__name__
 

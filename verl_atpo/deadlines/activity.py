@@ -1,4 +1,4 @@
-"""What foreign code runs in this process, and where each of it stands; a watchdog on another thread reads it."""
+"""Registry of the foreign code that runs in this process, with its stacks; a watchdog on another thread reads it."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Activity:
         return self.thread is None and (self.task is None or self.task.done())
 
     def stack(self) -> str:
-        """Where it stands: in its thread, else in what its task awaits."""
+        """Format the stack of its thread, else that of the coroutines its task awaits."""
         if self.thread is not None:
             return stack_of_thread(self.thread)
         return "".join(_awaited(self.task)[-SHOWN_FRAMES:]) if self.task is not None else ""
@@ -89,7 +89,7 @@ def running() -> list[Activity]:
 
 
 def stack_of_thread(thread: int) -> str:
-    """Where a thread stands, innermost call last; empty if it has ended."""
+    """Format a thread's stack, innermost call last; empty if it has ended."""
     frame = sys._current_frames().get(thread)
     return "" if frame is None else "".join(traceback.format_stack(frame, None)[-SHOWN_FRAMES:])
 

@@ -1,6 +1,6 @@
 """Machines verl does not know: a CPU platform for verl and vLLM, switched on by ``VERL_PLATFORM=cpu`` alone.
 
-What changes at run time, all of it only in processes whose environment says ``VERL_PLATFORM=cpu``:
+Changes at run time, made only in processes whose environment says ``VERL_PLATFORM=cpu``:
 
 Extension points that are used, no code of verl or vLLM replaced:
 

@@ -1,7 +1,7 @@
 """The platform ``cpu`` of verl: a machine without an accelerator, whose cores play one or more logical devices.
 
 verl creates the platform named by ``VERL_PLATFORM`` and asks it for everything that depends on the device. Ray counts
-logical devices as its resource ``GPU`` (``ray_kwargs.ray_init.num_gpus``), which needs no hardware behind it.
+logical devices as its resource ``GPU`` (``ray_kwargs.ray_init.num_gpus``), which needs no such hardware.
 """
 
 import os

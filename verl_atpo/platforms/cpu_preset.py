@@ -119,7 +119,7 @@ class ShareCores(Callback):
     """Hydra callback of the preset: the cores of this machine, shared out among the logical devices.
 
     Ray gives an actor one thread unless ``OMP_NUM_THREADS`` says otherwise, and the workers of a cluster that
-    ``main_ppo`` starts inherit the driver's environment. A value set by the user stands.
+    ``main_ppo`` starts inherit the driver's environment. A value set by the user is kept.
     """
 
     def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:

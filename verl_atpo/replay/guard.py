@@ -36,7 +36,7 @@ _LONGEST_TRACEBACK = 2000
 
 @dataclasses.dataclass
 class CallCounts:
-    """What happened to tool calls.
+    """Counts of tool calls by their outcome.
 
     Attributes:
         calls: calls made; those answered from a recording or a memo are not.
@@ -91,7 +91,7 @@ class _Call:
 
 
 class CallMemo:
-    """Results of stateless calls; equal calls at the same time wait for one answer, errors are not kept."""
+    """Memo of stateless calls; equal calls at the same time wait for one answer, errors are not remembered."""
 
     def __init__(self, size: int) -> None:
         self._call = alru_cache(maxsize=size)(self._make)
@@ -193,7 +193,7 @@ class ToolGuard:
         return await within(seconds, Activity(name), start())
 
     def observation(self, result: Any) -> Any:
-        """What a loop gets of a tool's answer: its text made harmless and short enough.
+        """Make the text of a tool's answer harmless and short enough for the loop.
 
         Args:
             result: what :func:`verl_atpo.tools.answer.answer_of` takes.

@@ -112,7 +112,7 @@ class Rehearsal:
         """The game again, its first ``turn`` turns shared and the same calls made from there on.
 
         Returns:
-            What was seen, shared turns included.
+            The calls with their answers, shared turns included.
         """
         start = Start(prefix=self._generations[:turn], snapshots=True)
         return (await self._run(start, each([(call.name, call.arguments) for call in game]), lambda _: None))[1]
@@ -145,7 +145,7 @@ class Rehearsal:
 
 
 async def first_difference(rehearsal: Rehearsal, branching: Branching, game: Sequence[Call]) -> str | None:
-    """What a branch of a game saw otherwise than it, with the remedy; None if all saw the same."""
+    """Describe the first difference between a game and its expansions, with the remedy; None if all saw the same."""
     if branching is Branching.STATELESS:
         backwards = (await rehearsal.play_anew([(call.name, call.arguments) for call in reversed(game)]))[::-1]
         otherwise = _otherwise(game, backwards)
@@ -182,7 +182,7 @@ def _otherwise(game: Sequence[Call], branch: Sequence[Call]) -> str | None:
 
 
 class _Agent:
-    """What verl's tool agent needs to make a call, without a model."""
+    """The fields of verl's tool agent that a call needs, without a model."""
 
     max_tool_response_length, tool_response_truncate_side = UNCUT, "middle"
 

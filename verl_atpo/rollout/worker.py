@@ -76,7 +76,7 @@ class TreeAgentLoopWorker(RunScopedWorker):
 
     @ray.method(concurrency_group=HEALTH)
     async def failures(self) -> Failures:
-        """What failed since the start; answered on an event loop of its own, also while the worker's is blocked."""
+        """Report what failed since the start, on an event loop of its own, also while the worker's is blocked."""
         watchdog = self._watchdog
         stuck = None if watchdog is None else watchdog.stuck
         return self._failures if stuck is None else dataclasses.replace(self._failures, fatal=stuck, stuck=True)
@@ -100,7 +100,7 @@ class TreeAgentLoopWorker(RunScopedWorker):
         logger.error("Prompt %s failed as a group: %s", uid, brief(error), exc_info=error if first else None)
 
     async def take_stats(self) -> WorkerStats:
-        """What happened since the last call."""
+        """Hand over the statistics since the last call."""
         taken, self._stats = self._stats, WorkerStats()
         taken.tools = self.guard.take_totals()
         taken.dump_seconds, self._dump.seconds = self._dump.seconds, 0.0

@@ -1,4 +1,4 @@
-"""What one run of an agent loop leaves: the engine's answers, the tool calls between them, and the turns they make.
+"""The record of one run of an agent loop: the engine's answers, the tool calls between them, and their turns.
 
 Invariant: a generation holds only what it adds to an earlier one, so a record grows with the tokens and not with their
 contexts. Putting the generations of a record together gives back exactly the ids the loop asked with
@@ -43,7 +43,7 @@ class ToolCall:
 
     @property
     def reward(self) -> float:
-        """What the tool gave for the call: the second of the things it returned; 0 where there is none, as in verl.
+        """Reward that the tool gave for the call, the second item it returned; 0 where there is none, as in verl.
 
         Raises:
             BranchBug: it is no finite number.
@@ -64,7 +64,7 @@ class ToolCall:
 
 @dataclasses.dataclass
 class Generation:
-    """What one request to the engine added to the context, and the tool calls that followed it.
+    """Tokens that one request to the engine added to the context, and the tool calls that followed it.
 
     Attributes:
         dropped: tokens at the end of the context before that the loop took away; 0 for one that only appends. The
@@ -192,7 +192,7 @@ class Turn:
 
     @property
     def tool_reward(self) -> float:
-        """What tools gave for the calls behind it; raises what :attr:`ToolCall.reward` does."""
+        """Sum of the rewards that tools gave for the calls after it; raises what :attr:`ToolCall.reward` does."""
         return math.fsum(call.reward for generation in self.generations for call in generation.tool_calls)
 
     @property

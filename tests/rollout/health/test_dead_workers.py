@@ -81,6 +81,14 @@ def test_a_worker_that_says_it_stands_still_is_ended_and_its_prompts_fail(watche
     assert watch.stuck == "Tool 'x' has stood still" and failed == ["p1", "p2"] and worker.killed
 
 
+def test_a_healthy_worker_does_not_hide_one_that_stood_still(watched):
+    watch, _ = watched(Worker(Failures(fatal="blocked", stuck=True)), looks=1)
+    healthy = Worker(Failures())
+    watch.hold(healthy, ["p3"])
+    watch._look_at(healthy)
+    assert watch.stuck == "blocked" and not healthy.killed
+
+
 def test_a_setting_that_cannot_work_is_no_reason_to_end_a_worker(watched):
     worker = Worker(Failures(fatal="no reward for this source"))
     assert watched(worker, looks=3)[0].stuck is None and not worker.killed

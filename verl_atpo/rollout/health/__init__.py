@@ -1,1 +1,1 @@
-"""What ends a run that cannot go on: dead workers, bugs in user code, alarms."""
+"""The end of runs that cannot go on: workers that died or stand still, bugs in user code, useless steps."""

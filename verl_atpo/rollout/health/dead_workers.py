@@ -69,9 +69,10 @@ class WorkerWatch:
         elif worker in self._silent_s:
             self._silent_s[worker] += self._interval_s + ANSWER_S
         if error is None:
-            self.stuck = self._stuck(worker, failures)
-            if self.stuck is None:
+            stuck = self._stuck(worker, failures)
+            if stuck is None:
                 return
+            self.stuck = stuck
             ray.kill(worker)
         with self._lock:
             uids = self._held.pop(worker)

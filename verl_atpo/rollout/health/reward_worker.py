@@ -1,4 +1,4 @@
-"""verl's reward workers survive what a reward function raises, and say where one stands that takes its time.
+"""Containment of reward functions in verl's reward workers, with a log line for one that takes long.
 
 They are processes of their own: ``sys.exit()`` in a reward function ends one, and every later reward with it.
 """

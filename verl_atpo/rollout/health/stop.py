@@ -30,7 +30,7 @@ class RunStopped(RuntimeError):
 
 @dataclasses.dataclass(frozen=True)
 class Failures:
-    """What one worker knows of its prompts since its start.
+    """Failures of one worker's prompts since its start.
 
     Attributes:
         finished: prompts that were published whole.
@@ -38,7 +38,7 @@ class Failures:
         outage: why the last of them failed.
         bugs: prompts that failed of errors in a loop, a tool or the reward.
         bug: why the first of them failed.
-        fatal: what ends the run at once: a setting that cannot work, or a worker that stands still.
+        fatal: a reason to end the run at once: a setting that cannot work, or a worker that stands still.
         stuck: whether the worker stands still, so that none of its prompts will end.
     """
 
