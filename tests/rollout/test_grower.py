@@ -11,10 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.assets.fakes import FakeEngine, FakeLoop, contexts, run_branch_with
+from tests.assets.fakes import FakeEngine, FakeLoop, contexts, guard, run_branch_with
 from verl_atpo.config import AtpoConfig, ConfigError, ExpansionConfig, GrowthConfig, Schedule
+from verl_atpo.deadlines import within
 from verl_atpo.failure import EngineOutage, pause_s
 from verl_atpo.replay.guard import CallCounts
+from verl_atpo.replay.runner import LoopRunner
 from verl_atpo.report.metrics import WorkerStats, step_metrics, tree_stats
 from verl_atpo.rollout.grower import TreeGrower
 from verl_atpo.rollout.grown import GrownTree
@@ -230,3 +232,27 @@ async def test_stats_count_sampled_and_saved_tokens():
     failed = step_metrics(WorkerStats(failed=3, tools=CallCounts(calls=4, outages=3, seconds=2.0)))
     assert failed["atpo/trees_failed"] == failed["atpo/tool_outages"] == 3.0
     assert failed["atpo/tool_seconds/mean"] == 0.5 and "atpo/trees" not in failed
+
+
+async def test_a_bug_is_reported_though_the_trajectory_beside_it_swallows_its_cancellation(monkeypatch):
+    monkeypatch.setattr(within, "GRACE_S", 0.05)
+    over = asyncio.Event()
+    started = []
+
+    async def loop(session, tools):
+        started.append(session)
+        if len(started) == 1:
+            await asyncio.sleep(0.05)
+            raise KeyError("a bug")
+        while not over.is_set():
+            try:
+                await asyncio.sleep(0.01)
+            except asyncio.CancelledError:
+                continue
+
+    run_branch = LoopRunner(FakeEngine(), guard(), loop).branch
+    with pytest.raises(KeyError, match="a bug"):
+        await asyncio.wait_for(TreeGrower(_config(2, 1, 0), run_branch, random.Random(0)).grow(), 5)
+    assert len(started) == 2
+    over.set()
+    await asyncio.sleep(0.03)
