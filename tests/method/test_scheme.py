@@ -12,7 +12,7 @@ import pytest
 from tests.assets.trees import even_rows, random_tree
 from verl_atpo.config import AtpoConfig, ConfigError, Contexts, CreditConfig
 from verl_atpo.method.estimator import compute_atpo_advantage
-from verl_atpo.method.scheme import SCHEMES, find_scheme, known_schemes, own_estimators, register_scheme
+from verl_atpo.method.scheme import SCHEMES, Scheme, find_scheme, known_schemes, own_estimators, register_scheme
 from verl_atpo.startup.presets import TREE, UNBIASED
 from verl_atpo.tree.tree import ROOT, TurnTree
 
@@ -99,3 +99,31 @@ def test_a_tree_without_a_known_outcome_has_no_credit(estimator):
     credit = find_scheme(AtpoConfig(), estimator).credit(tree, [])
     assert credit.values == credit.advantages == [None] * len(tree.nodes)
     assert credit.rows == credit.outcomes == []
+
+
+@pytest.mark.parametrize(
+    ("advantages", "message"),
+    [
+        (lambda tree: [0.0] * (len(tree.nodes) - 1), r"scheme=odd cannot work: it gave \d+ values and \d+ advantages"),
+        (lambda tree: [None] * len(tree.nodes), r"it gave the advantage None to node \d+, a turn of a trajectory"),
+        (lambda tree: [float("nan")] * len(tree.nodes), r"it gave the advantage nan to node \d+.*finite number"),
+    ],
+)
+def test_numbers_that_no_row_can_carry_are_refused(advantages, message):
+    class Odd(Scheme):
+        name = "odd"
+
+        def evaluate(self, tree, zero):
+            return [0.0] * len(tree.nodes), advantages(tree)
+
+    with pytest.raises(ConfigError, match=message):
+        Odd(AtpoConfig()).credit(random_tree(3))
+
+
+def test_an_estimator_and_a_scheme_that_belong_to_two_are_refused():
+    for kind in known_schemes().values():
+        if kind.estimator != "atpo":
+            with pytest.raises(ConfigError, match=f"adv_estimator={kind.estimator} always uses scheme={kind.name}"):
+                find_scheme(AtpoConfig(credit=CreditConfig(scheme="paper")), kind.estimator)
+            with pytest.raises(ConfigError, match=f"set algorithm.adv_estimator={kind.estimator}"):
+                find_scheme(AtpoConfig(credit=CreditConfig(scheme=kind.name)), "atpo")

@@ -26,6 +26,7 @@ import dataclasses
 import functools
 import importlib
 import importlib.metadata
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Protocol, TypeVar
 
@@ -120,6 +121,9 @@ class Scheme(abc.ABC):
             tree: finished, or what there is of a tree that failed.
             paths: nodes of every trajectory; by default of all whose reward is known.
             answers: what the engine answered to the scheme's questions.
+
+        Raises:
+            ConfigError: the scheme's numbers are not one per node, or a turn of a trajectory has none.
         """
         returns = leaf_returns(tree, self.config.tool_rewards)
         if paths is None:
@@ -130,6 +134,7 @@ class Scheme(abc.ABC):
             return Credit(unknown, unknown, [], [])
         zero, factor = normalization(Outcomes.of(known), self.config.normalize)
         values, raw = self.evaluate(tree, zero)
+        self._check(tree, paths, values, raw)
         if self.config.mute_above is not None:
             factors = muting(tree, self.config.mute_above)
             raw = [None if each is None else each * less for each, less in zip(raw, factors, strict=True)]
@@ -139,6 +144,23 @@ class Scheme(abc.ABC):
             [[TurnCredit(each) for node in path if (each := raw[node]) is not None] for path in paths],
             [each for path in paths if (each := returns[path[-1]]) is not None],
         )
+
+    def _check(self, tree: TurnTree, paths: Sequence[Sequence[int]], values: Known, advantages: Known) -> None:
+        """Refuse numbers of :meth:`evaluate` that no row can carry."""
+        found = (len(values), len(advantages))
+        if found != (len(tree.nodes),) * 2:
+            problem = (
+                f"it gave {found[0]} values and {found[1]} advantages for {len(tree.nodes)} nodes; return one each"
+            )
+        else:
+            odd = [node for path in paths for node in path if not _is_finite(advantages[node])]
+            if not odd:
+                return
+            problem = (
+                f"it gave the advantage {advantages[odd[0]]} to node {odd[0]}, a turn of a trajectory with an outcome; "
+                "return a finite number"
+            )
+        raise ConfigError(f"{ROOT_KEY}.credit.scheme={self.name} cannot work: {problem}.")
 
     def chain(self, outcome: Number, mean: Number, zero: Number, first: Number) -> Number:
         """Advantage before scaling of the turns of plain chains, which verl's own sampler wrote.
@@ -206,6 +228,10 @@ class Scheme(abc.ABC):
     def policy_loss(cls) -> Callable[..., Any] | None:
         """The function of the policy loss that :attr:`loss` names, with the signature of verl's policy losses."""
         return None
+
+
+def _is_finite(number: float | None) -> bool:
+    return number is not None and math.isfinite(number)
 
 
 SCHEMES: dict[str, type[Scheme]] = {}
@@ -289,8 +315,19 @@ def find_scheme(atpo: AtpoConfig, estimator: object = None) -> Scheme:
         ConfigError: the settings name a scheme that does not exist, or two different ones.
     """
     kinds = known_schemes().values()
-    named = next((kind for kind in kinds if kind.estimator == estimator != ATPO), None)
-    return (named or scheme_named(atpo.credit.scheme_name))(atpo)
+    by_estimator = next((kind for kind in kinds if kind.estimator == estimator != ATPO), None)
+    kind = by_estimator or scheme_named(atpo.credit.scheme_name)
+    if by_estimator is not None and atpo.credit.scheme not in (None, kind.name):
+        raise ConfigError(
+            f"{ROOT_KEY}.credit.scheme={atpo.credit.scheme} cannot work: algorithm.adv_estimator={estimator} always "
+            f"uses scheme={kind.name}. Set credit.scheme=null, or algorithm.adv_estimator={ATPO}."
+        )
+    if estimator == ATPO != kind.estimator:
+        raise ConfigError(
+            f"algorithm.adv_estimator={ATPO} cannot work with {ROOT_KEY}.credit.scheme={kind.name}: set "
+            f"algorithm.adv_estimator={kind.estimator}, or another scheme."
+        )
+    return kind(atpo)
 
 
 def own_estimators() -> list[str]:
