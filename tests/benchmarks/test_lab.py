@@ -17,7 +17,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from benchmarks.lab import __main__ as command
 from benchmarks.lab import hopqa, text_world
-from benchmarks.lab.arms import ARMS, TUNING, settings
+from benchmarks.lab.arms import ARMS, AT_ROW_MEAN, AT_TOKEN_MEAN, TUNING, settings
 from benchmarks.lab.copies import repeats
 from benchmarks.lab.engine import Engine
 from benchmarks.lab.episodes import Task, converse
@@ -28,7 +28,7 @@ from benchmarks.lab.tasks import TASKS
 from benchmarks.lab.update import Batch, advantages, response_log_probs, trie_of
 from examples.text_world.player import CAREFUL, play
 from tests.tree.test_contexts import example as contexts_by_hand
-from verl_atpo.config import AtpoConfig
+from verl_atpo.config import AdvantageMode, AtpoConfig, Contexts, CreditConfig
 from verl_atpo.schemes.a2tgpo import A2TGPO
 from verl_atpo.startup.presets import ATPO_PRESETS
 
@@ -288,13 +288,24 @@ def test_arms_mean_what_verl_makes_of_them() -> None:
     assert paper.atpo.expansion.penalty_counts.value == "siblings"
     assert (verl.clip, verl.loss, verl.aggregation) == ((0.003, 0.004), "atpo", "seq-mean-token-mean")
     own = {name: settings(arm.overrides) for name, arm in ARMS.items() if not name.startswith("verl_")}
-    assert {each.aggregation for each in own.values()} == {"seq-mean-token-mean"}
+    rows = {name: each for name, each in own.items() if name not in AT_TOKEN_MEAN}
+    assert {each.aggregation for each in rows.values()} == {"seq-mean-token-mean"}
+    assert {own[name].aggregation for name in AT_TOKEN_MEAN} == {"token-mean"}
+    assert own["shrunk_6_tm"] == dataclasses.replace(own["shrunk_6"], aggregation="token-mean")
     untuned = {name: each for name, each in own.items() if name not in TUNING}
     assert {each.learning_rate for each in untuned.values()} == {grpo.learning_rate}
-    assert own["tree_6_states"].atpo == AtpoConfig.from_mapping(ATPO_PRESETS["tree"]["algorithm"]["atpo"])
+    assert own["shrunk_6"].atpo == AtpoConfig.from_mapping(ATPO_PRESETS["tree"]["algorithm"]["atpo"])
+    earlier = CreditConfig(contexts=Contexts.MERGED, advantage=AdvantageMode.DIFF_LOCALGLOBAL)
+    assert own["tree_6_states"].atpo == AtpoConfig(credit=earlier)
     assert own["tree_6_states_lr0.001"] == dataclasses.replace(own["tree_6_states"], learning_rate=1e-3)
     assert own["gspo_clip0.13"] == dataclasses.replace(own["gspo"], clip=(0.1, 0.13))
-    assert {name: each.atpo.expansion.leaves for name, each in untuned.items() if each.atpo.expansion.leaves != 16} == {
+    assert {name for name, each in own.items() if each.atpo.credit.scheme == "shrunk"} == {
+        "shrunk_6", "shrunk_6_muted", "shrunk_6_tm", "shrunk_6_muted_tm", "shrunk_6_entropy_tm", "shrunk_12_tm",
+        "grpo_12_muted_tm",
+    }  # fmt: skip
+    added = {*AT_TOKEN_MEAN, *AT_ROW_MEAN}
+    leaves = {name: each.atpo.expansion.leaves for name, each in untuned.items() if name not in added}
+    assert {name: count for name, count in leaves.items() if count != 16} == {
         "grpo_8": 8, "grpo_12": 12, "tree_6": 12, "tree_8": 8, "grpo_32": 32, "tree_32": 32,
         "tree_6_states": 12, "tree_6_random": 12, "tree_6_means": 12, "tree_6_token": 12, "chains_12_states": 12
     }  # fmt: skip
