@@ -355,3 +355,27 @@ def raising(error: Exception):
         raise error
 
     return method
+
+
+@pytest.mark.parametrize("kind", [Counter, ForkingCounter])
+async def test_a_tool_may_return_its_living_state(kind):
+    """Text is made when the call is made: what a state becomes later changes no record."""
+
+    class Showing(kind):
+        def call(self, state: list[int], add: int) -> list[int]:
+            """Adds.
+
+            Args:
+                add: The number.
+            """
+            state[0] += add
+            return state
+
+    tool = Showing()
+    first = Run(tool)
+    assert await first(1, 2, 4) == ["[1]", "[3]", "[7]"]
+    assert [generation.tool_calls[0].result for generation in first.session.generations] == ["[1]", "[3]", "[7]"]
+    for shared in range(1, 4):
+        branch = Run(tool, first.session.generations[:shared])
+        assert await branch(1, 2, 4) == ["[1]", "[3]", "[7]"]
+        assert branch.session.replayed == shared and not branch.session.diverged
