@@ -157,6 +157,12 @@ REWARDS = (
         change=_write("reward.py", REWARD.replace("return float", "extra_info['solution']\n    return float")),
     ),
     Mistake("no reward for the data", FILE, without=(FILE,)),
+    Mistake(
+        "policy_text read in a baseline",
+        FUNCTION,
+        ("+atpo=chain",),
+        change=_write("reward.py", REWARD.replace("return float", "extra_info['policy_text']\n    return float")),
+    ),
 )
 
 DATA = (

@@ -126,3 +126,11 @@ def test_the_check_is_imported_without_verl():
     """verl imports the plugin, which imports the check: the other way round there would be two of each."""
     code = "import sys, verl_atpo.startup.driver, verl_atpo.check; assert 'verl' not in sys.modules"
     subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True, timeout=120)
+
+
+def test_a_baseline_that_asks_for_a_dump_is_warned_that_there_are_no_trees(caplog):
+    CheckConfig().on_job_start(config_with("algorithm.atpo.dump_dir=trees", preset="chain"))
+    assert "algorithm.atpo.dump_dir=trees cannot work: verl's own sampler grows no trees" in caplog.text
+    caplog.clear()
+    CheckConfig().on_job_start(config_with("algorithm.atpo.dump_dir=trees"))
+    assert "grows no trees" not in caplog.text

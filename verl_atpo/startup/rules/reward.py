@@ -117,16 +117,21 @@ def _trials(run: Run) -> list[_Trial]:
         for name, row in rows.names():
             source = str(row.get("data_source"))
             if source not in done and isinstance(row.get("reward_model"), Mapping):
-                done[source] = _Trial(name, row.get("data_source"), _score(function, run.once(reward_arguments), row))
+                score = _score(function, run.once(reward_arguments), row, run.grows_trees)
+                done[source] = _Trial(name, row.get("data_source"), score)
     return list(done.values())
 
 
-def _score(function: Callable[..., Any] | None, arguments: Mapping[str, Any], row: Mapping[str, Any]) -> Outcome:
+def _score(
+    function: Callable[..., Any] | None, arguments: Mapping[str, Any], row: Mapping[str, Any], trees: bool
+) -> Outcome:
     from verl.utils.reward_score import default_compute_score
 
     truth = row["reward_model"].get("ground_truth")
     text = truth if isinstance(truth, str) else str(truth)
-    extra = {**(row.get("extra_info") or {}), "policy_text": text, "num_turns": 2, "rollout_reward_scores": {}}
+    extra = {**(row.get("extra_info") or {}), "num_turns": 2, "rollout_reward_scores": {}}
+    if trees:  # the tree rollout alone hands it on; verl_atpo.policy_text serves every sampler
+        extra["policy_text"] = text
     passed = {"data_source": row.get("data_source"), "solution_str": text, "ground_truth": truth, "extra_info": extra}
     return attempt(lambda: (function or default_compute_score)(**{**passed, **arguments}), PATIENCE_S)
 
@@ -148,6 +153,8 @@ def _works(run: Run) -> None:
         raised = trial.outcome.raised
         if raised is not None and not is_outage(raised):
             why = f"with the gold answer of {trial.name} as response it raised {brief(raised)}. Correct it, or the row"
+            if "policy_text" in str(raised):
+                why = f"it raised {brief(raised)}, which verl's own sampler does not pass. Use verl_atpo.policy_text"
             raise ConfigError(refusal(REWARD_NAME, name, why)) from raised
         returns = raised is None and not trial.outcome.late
         if returns and (problem := reward_problem(trial.outcome.returned)):

@@ -43,6 +43,16 @@ def _dump_folder(run: Run) -> str | None:
     return problem and f"{problem}, or null for none"
 
 
+def _undumped(run: Run) -> str | None:
+    """Trees are asked for, and verl's own sampler grows none."""
+    if not run.atpo.dump_dir:
+        return None
+    return (
+        "verl's own sampler grows no trees, so nothing is dumped. For chains in the viewer use +atpo=tree with "
+        f"{ROOT_KEY}.expansion.rounds=0, whose tree rollout samples chains only"
+    )
+
+
 def _drawing(run: Run) -> str | None:
     missing = [name for name in ("jinja2", "resvg_py") if importlib.util.find_spec(name) is None]
     if not run.atpo.log_trees or not missing:
@@ -73,5 +83,6 @@ RULES = (
     Rule(SUBJECT, CONTEXTS, _unwritten_contexts, lambda run: not run.grows_trees),
     Rule(SUBJECT, CONTEXTS, _unread_contexts, lambda run: run.grows_trees),
     Rule(SUBJECT, f"{ROOT_KEY}.log_trees", _drawing),
+    Rule(SUBJECT, f"{ROOT_KEY}.dump_dir", _undumped, lambda run: not run.grows_trees, warns=True),
     Rule(SUBJECT, f"{ROOT_KEY}.dump_dir", _dump_folder),
 )
