@@ -40,7 +40,7 @@ def batch_of(rows: Rows, chosen: list[int], seed: int, **settings: object) -> Te
         rows: all rows.
         chosen: which of them, in which order.
         seed: of the old and the reference model's log-probabilities, drawn for each row by itself.
-        settings: what verl tells its engines along with the rows.
+        settings: what verl gives its engines with the rows.
     """
     draws = [np.random.default_rng((seed, row)).random((2, len(rows.responses[row]))) for row in chosen]
     whole = rows.whole()

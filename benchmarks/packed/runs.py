@@ -4,7 +4,7 @@
 
 A task's own run script says how `main_ppo` is called (`DRY_RUN=1`); it runs once as it is and once with
 `+train=packed`, both from the same weights and seeds. What a run samples still depends on which requests meet in the
-engine, so rewards agree within noise only, and the times are told with the tokens they are for. A run whose metrics are
+engine, so rewards agree within noise only, and times are listed with the tokens they are for. A run whose metrics are
 complete in FOLDER is not run again. Writes `benchmarks/results/packed_runs.json`.
 """
 

@@ -96,7 +96,7 @@ CASES = [
 
 
 def write_two_layers(folder: Path) -> None:
-    """A tiny model with more layers, float32, and weights large enough that tokens hear of one another."""
+    """A tiny model with more layers, float32, and weights large enough that every token changes those after it."""
     write_model(folder)
     config = Qwen3Config.from_pretrained(folder)
     config.num_hidden_layers, config.layer_types = 3, ["full_attention"] * 3

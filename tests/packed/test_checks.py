@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 from transformers import (
     BertConfig,
+    BltConfig,
     Gemma2Config,
     GPT2Config,
+    GPTJConfig,
     JambaConfig,
     Llama4TextConfig,
     LlamaConfig,
@@ -101,6 +103,8 @@ def capped(**more):
         (BertConfig(is_encoder_decoder=True), "it has an encoder"),
         (JambaConfig(), "its layers are mamba"),
         (MiniMaxConfig(), "not those of a known gated delta net"),
+        (GPTJConfig(), "know no attention but their own"),
+        (BltConfig(), "does not say how many layers it has"),
     ],
 )
 def test_other_models_are_refused(config, why):

@@ -18,15 +18,15 @@ CPU = torch.device("cpu")
 
 def expected(rows):
     """For every place of the rows, the context and the token whose log-prob stands there, None where none is."""
-    told = []
+    wanted = []
     for prompt, response, mask in zip(rows.prompts, rows.responses, rows.masks, strict=True):
         whole, counted = prompt + response, [0] * len(prompt) + mask
-        told += [(*whole[: at + 1],) if at < len(whole) and counted[at] else None for at in range(1, len(whole) + 1)]
-    return told
+        wanted += [(*whole[: at + 1],) if at < len(whole) and counted[at] else None for at in range(1, len(whole) + 1)]
+    return wanted
 
 
 def found(pack):
-    """The same by the pack: the path to the token whose logits are read, and what they foretell."""
+    """The same by the pack: the path to the token whose logits are read, and what they predict."""
     tokens, positions = pack.input_ids[0].tolist(), pack.position_ids[0].tolist()
     paths: list[tuple[int, ...]] = []
     for token, position in zip(tokens, positions, strict=True):  # depth-first: the path so far, up to here
@@ -48,7 +48,7 @@ def test_rows_by_hand():
     rows = rows_by_hand()
     pack = pack_inputs(batch_of(rows, list(range(8)), 0), CPU)
     assert found(pack) == expected(rows)
-    # One pack of both prompts. Prompts: 4 tokens and 8 behind them. The whole row has 10, the diverged one leaves it
+    # One pack of both prompts. Prompts: 4 tokens and 8 after them. The whole row has 10, the diverged one leaves it
     # after 4 and has 6 of its own; the cut ones and the single token have none. The second prompt's rows: 2 and 2.
     assert pack.distinct == 4 + 10 + 6 + 1 + 2 + 2
     # Counted: 3 + 4 of the whole row, 4 of the diverged one, 4 of the second prompt's rows.
@@ -87,11 +87,11 @@ def test_packs_hold_every_row_once(seed, groups, rows_each):
     data = batch_of(rows, list(range(len(rows.uids))), 0)
     ordered = sort_rows(*row_tokens(data))
     longest = int(ordered.length_R.max())
-    told = []
+    held = []
     for begin, end in plan_packs(ordered, 2 * longest):
         index = ordered.order_R[begin:end].tolist()
         pack = pack_inputs(batch_of(rows, index, 0), CPU)
         assert pack.distinct <= 2 * longest
         parts = torch.tensor(pack.place_T.tolist()).split(pack.offsets.diff().tolist())
-        told += list(zip(index, map(len, parts), strict=True))
-    assert sorted(told) == [(row, len(whole)) for row, whole in enumerate(rows.whole())]
+        held += list(zip(index, map(len, parts), strict=True))
+    assert sorted(held) == [(row, len(whole)) for row, whole in enumerate(rows.whole())]

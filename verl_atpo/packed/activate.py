@@ -1,6 +1,6 @@
-"""Imported by verl where `actor_rollout_ref.model.external_lib` names it: in the trainer and in each of its workers.
+"""Register the packed engine and the placement of rows when verl imports `actor_rollout_ref.model.external_lib`.
 
-Registers the packed engine, lets verl's registry choose it, and keeps trees together in the trainer.
+verl does so in the trainer and in each of its workers.
 """
 
 import os

@@ -26,7 +26,7 @@ from verl_atpo.packed import VENDOR
 from verl_atpo.packed.attention import NAME, RUNNING
 from verl_atpo.packed.delta import run_over_tries
 from verl_atpo.packed.head import Scoring, score_through_own_head
-from verl_atpo.packed.models import check_layers, check_model
+from verl_atpo.packed.models import check_layers, check_model, refusal
 from verl_atpo.packed.packs import Pack, pack_tokens, plan_packs
 from verl_atpo.packed.probe import probe
 from verl_atpo.packed.rows import PackInputs, pack_inputs, row_tokens
@@ -59,6 +59,10 @@ class PackedEngine(FSDPEngineWithLMHead):
         self.model_config, self.use_remove_padding = _without_fused_kernels(self.model_config), False
         try:
             module = super()._build_module()
+        except KeyError as error:
+            if NAME not in error.args:
+                raise
+            raise refusal(config, "its layers know no attention but their own") from error
         finally:
             self.model_config, self.use_remove_padding = verls
         run_over_tries(module)

@@ -1,4 +1,4 @@
-"""Which models can run on packs, by their configuration and by what their layers do."""
+"""Decide which models can run on packs, by their configuration and by what their layers do."""
 
 from __future__ import annotations
 
@@ -30,6 +30,8 @@ OWN_MIXING = {
 """Settings of configurations that, where they are set, let tokens meet in a way that packs do not have."""
 OWN_MASK = frozenset({"doge"})
 """Models whose layers make masks of their own from what they attend to."""
+OWN_ATTENTION = frozenset({"diffllama", "gptj"})
+"""Models whose layers know no attention but their own."""
 NOT_CAUSAL = {
     "is_encoder_decoder": "it has an encoder",
     "use_bidirectional_attention": "its attention is not causal",
@@ -55,10 +57,15 @@ def check_model(config: Any) -> None:
 def obstacles(config: Any) -> Iterator[str]:
     """List what in a configuration keeps a model from being packed."""
     text = config.get_text_config()
+    if not isinstance(getattr(text, "num_hidden_layers", None), int):
+        yield "its configuration does not say how many layers it has"
+        return
     if text is not config and config.model_type not in MULTIMODAL:
         yield "it reads images or audio, and its text part was not tried"
     if config.model_type in OWN_MASK:
         yield "its layers make masks of their own"
+    if config.model_type in OWN_ATTENTION:
+        yield "its layers know no attention but their own"
     for name, why in (OWN_MIXING | NOT_CAUSAL).items():
         if getattr(text, name, None):
             yield why
@@ -110,10 +117,10 @@ def check_layers(calls: Mapping[str, int], config: Any) -> None:
     expected = {"full": kinds.count(FULL), "window": kinds.count(WINDOW), "state": kinds.count(STATE)}
     if dict(calls) != expected:
         names = {"full": "full attention", "window": "a window", "state": "a state"}
-        told = [
+        listed = [
             f"{calls[key]} of {expected[key]} layers with {names[key]}" for key in names if calls[key] != expected[key]
         ]
-        raise refusal(config, f"{', '.join(told)} use transformers' interfaces")
+        raise refusal(config, f"{', '.join(listed)} use transformers' interfaces")
 
 
 def refusal(config: Any, why: str) -> ConfigError:

@@ -1,4 +1,4 @@
-"""Which rows run together: packs of sorted rows within a budget of distinct tokens, cut where the least is repeated.
+"""Cut sorted rows into packs within a budget of distinct tokens, where the fewest tokens are repeated.
 
 A pack is a stretch of the sorted rows (:mod:`verl_atpo.packed.trie`): its distinct tokens are its first row and what
 each further row adds. Cutting before a row repeats the tokens that it shares with the row before it; between two trees
@@ -38,7 +38,7 @@ def plan_packs(rows: SortedRows, budget: int, at_least: int = 1) -> list[Pack]:
 
 
 def _cheapest(lengths: Ints, shared: Ints, budget: int) -> list[Pack]:
-    """Dynamic programming over the last cut: ``repeated[b]`` is the least that packs of the first b rows repeat."""
+    """Find the cheapest cuts: ``repeated[b]`` is the least that packs of the first b rows repeat."""
     count = len(lengths)
     grown = np.concatenate([[0], np.cumsum(lengths - shared)])
     cost = shared * (count + 1) + 1  # a repeated token outweighs any number of packs

@@ -1,4 +1,4 @@
-"""Which rows go to which rank and mini-batch: shared prefixes stay together, and all ranks end at the same time.
+"""Deal rows to ranks and mini-batches: shared prefixes stay together, and all ranks end at the same time.
 
 verl cuts a batch into equal numbers of rows, one stretch a rank, and that into mini-batches. A bin is one of these
 pieces. Whole groups are dealt to bins, the most expensive first, each to the cheapest bin that has room for it; a group

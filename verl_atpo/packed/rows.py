@@ -1,7 +1,7 @@
 """From verl's rows to the inputs of one pack, and from the pack's results back into verl's rows.
 
-What is asked of the model is one log-probability for each distinct token that some row counts (``response_mask``).
-Nobody reads the others, prompts and observations, so no logits are made for them, and their places in the rows hold 0.
+The model gives one log-probability for each distinct token that some row counts (``response_mask``). The others,
+prompts and observations, are not read: no logits are made for them, and their places in the rows hold 0.
 
 Suffixes: ``_T`` tokens of all rows, ``_K`` counted distinct tokens, ``_N`` tokens of the pack.
 """

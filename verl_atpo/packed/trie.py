@@ -1,4 +1,4 @@
-"""Rows as a trie: every token that follows the same prefix once.
+"""Build a trie from rows: every token that follows the same prefix is there once.
 
 The rows of a tree repeat their prefixes, and the rows of plain chains repeat the prompt. A causal model gives a token
 the same hidden state wherever its prefix is the same, so the distinct tokens are all that has to be computed:
@@ -96,7 +96,7 @@ def _shared(one: npt.NDArray[np.uint32], other: npt.NDArray[np.uint32]) -> int:
 
 
 def build_trie(token_T: Ints, offsets: Ints) -> Trie:
-    """The trie of some rows; arguments as those of :func:`sort_rows`.
+    """Build the trie of some rows; arguments as those of :func:`sort_rows`.
 
     The sorted rows are walked once: each adds what it does not share with the row before it.
     """
@@ -128,7 +128,7 @@ def _ends(rows: SortedRows, begin_R: Ints, total: int) -> Ints:
 
 
 def segments(trie: Trie) -> Ints:
-    """Longest stretches without a branch.
+    """List the longest stretches without a fork.
 
     Returns:
         Begin, end of the stretch and end of its subtree, one line a stretch. Within one, attention is plainly causal;
@@ -143,7 +143,7 @@ def segments(trie: Trie) -> Ints:
 
 
 def levels(trie: Trie) -> list[tuple[Ints, Ints, Ints]]:
-    """Stretches without a fork by nesting: those of a level go on from stretches of earlier levels.
+    """List stretches without a fork by nesting: those of a level go on from stretches of earlier levels.
 
     Returns:
         For each level begin, end and origin of its stretches. The origin is the stretch that a stretch goes on from,

@@ -1,4 +1,4 @@
-"""Which tokens of a pack see which, in the forms that attention and layers with a state need.
+"""Describe which tokens of a pack see which, in the forms that attention and layers with a state need.
 
 A token sees itself and its ancestors; with a sliding window only those less than a window away in depth. Each form is
 made once per pack and window, on first use.
