@@ -73,8 +73,8 @@ async def killed(trajectories: int, at_once: int, share: float, folder: Path) ->
     async def one(number: int) -> None:
         nonlocal crashed, silent
         engine = ScriptedEngine(_answer, latency_s=0.05)
-        kill = f"import signal, threading; threading.Timer({rng.uniform(0.05, 0.6)}, os.kill, (os.getpid(), 9)).start()"
-        body = f"import os\n{kill}\n{CLIENT}" if rng.random() < share else CLIENT
+        kill = f"import signal, threading; threading.Timer({rng.uniform(0.0, 0.4)}, os.kill, (os.getpid(), 9)).start()"
+        body = CLIENT.replace("for _ in", f"{kill}\nfor _ in") if rng.random() < share else CLIENT
         own = folder / f"agent_{number}.py"
         own.write_text(body)
         async with slots:

@@ -13,7 +13,7 @@ from transformers import Qwen3Config
 from verl.workers.rollout.replica import TokenOutput
 
 from tests.assets.gateway import SEARCH, _named, call_text, tokenizer
-from tests.assets.worker import Queue, prompt
+from tests.assets.worker import Queue, Scorer, prompt
 from verl_atpo.gateway.service import service_of
 from verl_atpo.rollout.scope import _AgentLoopWorker
 from verl_atpo.rollout.worker import TreeAgentLoopWorker
@@ -244,3 +244,31 @@ async def test_validation_takes_several_rows(model, queue):
     await grow(make_worker(model, delegating, engine), {**TRAIN, "validate": True}, uid="v1")
     assert queue.status == {"v1": "finished"}
     assert sorted(trained(queue)) == sorted(engine.sampled)
+
+
+async def moody(task, base_url, api_key):
+    """Crashes, is slow, or ends early, as the model says."""
+    async with openai.AsyncOpenAI(base_url=base_url, api_key=api_key) as client:
+        messages = list(task.messages)
+        for _ in range(4):
+            answered = await client.chat.completions.create(model="m", messages=messages)
+            message = answered.choices[0].message
+            if "crash" in message.content:
+                raise KeyError("weather")
+            if "slow" in message.content:
+                await asyncio.sleep(0.05)
+            if "end" in message.content:
+                return
+            messages += [message.model_dump(exclude_none=True), {"role": "user", "content": "Go on."}]
+
+
+async def test_agents_that_crash_are_scored_for_what_they_did(model, queue):
+    engine = Engine("I crash.", "I am slow.", "I end.", "I go on.", latency_s=0.005)
+    share = "actor_rollout_ref.rollout.custom.gateway.max_crash_share=1.0"
+    worker = make_worker(model, moody, engine, share, scorer=Scorer(lambda: 0.5))
+    failures = await grow(worker)
+    assert failures.bug is None
+    check_published(queue, engine)
+    crashed = [fields["extra_fields"]["agent_crash"] for fields in queue.fields.values()]
+    assert any(crash and "KeyError: 'weather'" in crash for crash in crashed)
+    assert all(fields["rm_scores"].sum().item() == pytest.approx(0.5) for fields in queue.fields.values())
