@@ -100,6 +100,10 @@ def test_an_advantage_in_words() -> None:
     assert explain({"nodes": []}, {"advantage": 0.5, "differences": [shrunk]})[1:] == [
         "The dump does not explain the remaining +0.62."
     ]
+    alone = {"value": 1.0, "baseline": 0.5, "baseline_from": "chains", "samples": 0}
+    assert explain({"nodes": []}, {"advantage": 0.5, "differences": [alone]}) == [
+        "+0.50 = 0.50 (1.00 over 0.50, the other chains)"
+    ]
     zero = {"value": 0.3, "baseline": 0.3001, "baseline_from": "leaves"}
     assert explain({"nodes": []}, {"advantage": -0.0001, "differences": [zero]}) == [
         "0.00 = 0.00 (0.30 over 0.30, the mean reward of the tree)"

@@ -76,7 +76,7 @@ def _baseline(term: Mapping[str, Any]) -> str:
 
 def _source(kind: str, value: float, samples: int | None) -> str:
     number = decimal(value)
-    turns, chains = count(samples, "turn"), count(samples, "other chain")
+    turns, chains = count(samples or None, "turn"), count(samples or None, "other chain")
     return {
         "prompt": f"the prompt's {number}",
         "parent": f"{number}, the value of the turn before",
