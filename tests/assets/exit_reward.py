@@ -1,4 +1,4 @@
-"""The words reward, which ends its process at the first response."""
+"""The words reward, which ends its process at the first response of a model."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ _seen: list[str] = []
 
 
 def compute_score(**kwargs: Any) -> float:
-    """Score all responses but the first."""
-    if not _seen:
+    """Score all responses but the first; the gold answer, which the check before Ray scores, is empty here."""
+    if not _seen and kwargs["solution_str"]:
         _seen.append(kwargs["solution_str"])
         sys.exit(3)
     return words_score(**kwargs)
