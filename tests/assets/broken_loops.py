@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import sys
-import time
 from typing import Any
 
 from verl.experimental.agent_loop import AgentLoopOutput
@@ -175,31 +173,3 @@ class SometimesAsks(NeverAsks):
     async def run(self, sampling_params: dict[str, Any], **kwargs: Any) -> AgentLoopOutput:
         SometimesAsks.up = not SometimesAsks.up
         return await super().run(sampling_params, **kwargs)
-
-
-class Exits(WordsLoop):
-    """Calls a tool that ends its process, and leaves a task that does."""
-
-    def __init__(self, *args: Any, tools: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        (self.tool,) = tools.tools
-
-    async def observe(self, sampled: list[int]) -> list[int]:
-        self.left = asyncio.create_task(self._leave())
-        try:
-            text = await self.tool.call({"at": sampled[0]})
-        except Exception:
-            text = "w1 w2"
-        return self.tokenizer.encode(f"tool {text}", add_special_tokens=False)
-
-    async def _leave(self) -> None:
-        await asyncio.sleep(0.01)
-        sys.exit(3)
-
-
-class Blocks(WordsLoop):
-    """Calls what blocks from an async function."""
-
-    async def observe(self, sampled: list[int]) -> list[int]:
-        time.sleep(3600)
-        return []

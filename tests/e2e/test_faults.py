@@ -15,7 +15,7 @@ import yaml
 from verl.tools.tool_registry import load_all_tools
 
 from tests.assets.faulty_retriever import FAULTS, GIVEN_UP
-from tests.assets.main_ppo import ASSETS, LEAVES, PROMPTS, Run, check_rewards, free_port
+from tests.assets.main_ppo import LEAVES, PROMPTS, Run, check_rewards, free_port
 from tests.assets.python_path import ROOT
 from tests.assets.searcher_loop import TURNS
 from verl_atpo.search_qa.search_tool import SearchTool
@@ -129,43 +129,3 @@ def test_a_bug_of_the_loop_ends_the_run_with_the_remedy_last(tmp_path):
     for word in ["replaced its context", "an output for every stretch", "on prompt "]:
         assert word in run.log[-2000:]
     assert [record["step"] for record in run.steps()] == [0]
-
-
-@pytest.mark.e2e
-def test_training_goes_on_whatever_user_code_raises(tmp_path):
-    """Tools that exit, stop an iteration and leak a cancellation, tasks that exit, a reward that exits."""
-    run = Run(
-        tmp_path,
-        "broken_loops",
-        "actor_rollout_ref.rollout.agent.default_agent_loop=exits",
-        f"actor_rollout_ref.rollout.multi_turn.function_tool_path={ASSETS}/exit_tools.py",
-        f"reward.custom_reward_function.path={ASSETS}/exit_reward.py",
-        "trainer.total_training_steps=2",
-        "trainer.val_before_train=False",
-        "trainer.test_freq=-1",
-        "algorithm.atpo.tools.retries=0",
-        "algorithm.atpo.growth.regrow_delay_s=0.1",
-    )
-    assert run.wait() == 0, run.log[-5000:]
-    assert run.left_over() == []
-    first, second = [record["data"] for record in run.steps()]
-    assert first["atpo/trees_failed"] == 1 and "The reward function raised ExitError: SystemExit: 3" in run.log
-    assert (second["atpo/trees"], second["atpo/trees_failed"]) == (PROMPTS, 0)
-    assert first["atpo/tool_errors"] > 0 and second["atpo/tool_errors"] > 0
-    assert first["atpo/tool_outages"] == 3  # what leaked a cancellation
-
-
-@pytest.mark.e2e
-def test_a_loop_that_blocks_its_worker_ends_the_run_with_the_place(tmp_path):
-    run = Run(
-        tmp_path,
-        "broken_loops",
-        "actor_rollout_ref.rollout.agent.default_agent_loop=blocks",
-        "trainer.val_before_train=False",
-        "algorithm.atpo.watch.warn_s=2.0",
-        "algorithm.atpo.watch.limit_s=6.0",
-    )
-    assert run.wait(300) != 0
-    for word in ["RunStopped", "has been blocked for", "broken_loops.py", "time.sleep(3600)"]:
-        assert word in run.log[-4000:]
-    assert run.left_over() == []
