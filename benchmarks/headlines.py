@@ -26,7 +26,7 @@ def read_rows(file: str, key: str) -> list[dict[str, Any]]:
 
 def figure() -> str:
     """The README's one figure, in a sentence."""
-    cost = lab.relative_cost(lab.counted(RESULTS / "lab", "hopqa"), RECOMMENDED, _target("hopqa"))
+    cost = lab.relative_cost(lab.counted(RESULTS / "lab.jsonl", "hopqa"), RECOMMENDED, _target("hopqa"))
     assert cost is not None, "the recommended tree has been run"
     return (
         f"**{100 * (1 - cost.ratio):.0f} % fewer sampled tokens** than GRPO with 16 trajectories to reach "
@@ -39,7 +39,7 @@ def chosen() -> str:
     """Costs of the recommended tree, and of GRPO with fewer trajectories beside it, on both tasks."""
     rows = []
     for task, arms in (("hopqa", (RECOMMENDED, "grpo_12", "grpo_8")), ("text_world", (RECOMMENDED, "grpo_12"))):
-        curves, asked = lab.counted(RESULTS / "lab", task), lab.TASKS[task]
+        curves, asked = lab.counted(RESULTS / "lab.jsonl", task), lab.TASKS[task]
         for arm in arms:
             tokens = lab.relative_cost(curves, arm, _target(task))
             steps = lab.relative_cost(curves, arm, _target(task), "step")
@@ -69,7 +69,7 @@ def claims() -> str:
 
 def _learning() -> Iterator[Row]:
     for task in ("hopqa", "text_world"):
-        curves, asked = lab.counted(RESULTS / "lab", task), lab.TASKS[task]
+        curves, asked = lab.counted(RESULTS / "lab.jsonl", task), lab.TASKS[task]
         aim = f"{asked.short}, to {_target(task):.0%}{asked.of}"
         for arm, other in ((RECOMMENDED, "grpo"), (RECOMMENDED, "grpo_12"), (RECOMMENDED, "chains_12_states")):
             for cost, name in ((lab.SAMPLED, "sampled tokens"), ("step", "steps")):
@@ -94,7 +94,7 @@ def _claim(curves: Sequence[Curve], what: str, arm: str, other: str, cost: str) 
 
 
 def _wall_clock() -> Iterator[Row]:
-    asked = (RESULTS / "learning_merged", wall_clock.PACKED_GRPO, "clock_merged_packed")
+    asked = (RESULTS / "learning_merged.jsonl", wall_clock.PACKED_GRPO, "clock_merged_packed")
     for when, (mean, error, p, seeds) in zip(
         ("equal wall clock", "equal steps"), wall_clock.over_baseline(*asked), strict=True
     ):

@@ -172,22 +172,22 @@ TABLES = {
 
 def learning_tables() -> str:
     """The learning comparison."""
-    return learning.tables(RESULTS / "learning")
+    return learning.tables(RESULTS / "learning.jsonl")
 
 
 def learning_clock() -> str:
     """Packed trees of 4 + 12 beside GRPO at equal wall clock."""
-    return wall_clock.table(RESULTS / "learning")
+    return wall_clock.table(RESULTS / "learning.jsonl")
 
 
 def learning_clock_packed() -> str:
     """Packed trees of 4 + 12 beside packed GRPO at equal wall clock."""
-    return wall_clock.table(RESULTS / "learning_packed", wall_clock.PACKED_GRPO)
+    return wall_clock.table(RESULTS / "learning_packed.jsonl", wall_clock.PACKED_GRPO)
 
 
 def learning_clock_merged() -> str:
     """Packed trees of 6 + 6 beside packed GRPO at equal wall clock."""
-    return wall_clock.table(RESULTS / "learning_merged", wall_clock.PACKED_GRPO)
+    return wall_clock.table(RESULTS / "learning_merged.jsonl", wall_clock.PACKED_GRPO)
 
 
 def _table(source: tuple[str, str], columns: dict[str, str]) -> str:
@@ -215,12 +215,12 @@ def bias() -> str:
 
 def lab_clock() -> str:
     """Simulated rollout time to reach an accuracy."""
-    return lab.clock(RESULTS / "lab_clock.json", RESULTS / "lab")
+    return lab.clock(RESULTS / "lab_clock.json", RESULTS / "lab.jsonl")
 
 
 def lab_agreement() -> str:
     """The laboratory against verl."""
-    return agreement.table(RESULTS / "lab", RESULTS / "learning")
+    return agreement.table(RESULTS / "lab.jsonl", RESULTS / "learning.jsonl")
 
 
 def lab_gradient() -> str:
@@ -263,7 +263,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "figure": headlines.figure,
     "claims": headlines.claims,
     **{
-        f"{name}-{task.replace('_', '-')}": functools.partial(made, RESULTS / "lab", task)
+        f"{name}-{task.replace('_', '-')}": functools.partial(made, RESULTS / "lab.jsonl", task)
         for task in lab.TASKS
         for name, made in (
             ("costs", lab.costs),
@@ -273,7 +273,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
             ("parts", lab.part_table),
         )
     },
-    "tuning": functools.partial(lab.tried, RESULTS / "lab", "hopqa"),
+    "tuning": functools.partial(lab.tried, RESULTS / "lab.jsonl", "hopqa"),
     "lab-agreement": lab_agreement,
     "lab-clock": lab_clock,
     "lab-decided": lab_decided,
@@ -310,9 +310,9 @@ def main() -> None:
         elif filled(text) != text:
             raise SystemExit(f"{page.name} differs from benchmarks/results: run python -m benchmarks.report")
     if not options.check:
-        learning.draw(RESULTS / "learning", PLOTS / "learning.png")
-        profiles.draw(RESULTS / "lab", PLOTS / "lab.png")
-        frontier.draw(RESULTS / "lab", PLOTS / "lab_frontier.png")
+        learning.draw(RESULTS / "learning.jsonl", PLOTS / "learning.png")
+        profiles.draw(RESULTS / "lab.jsonl", PLOTS / "lab.png")
+        frontier.draw(RESULTS / "lab.jsonl", PLOTS / "lab_frontier.png")
 
 
 def _cell(value: Any) -> str:

@@ -1,6 +1,6 @@
 """The laboratory: `python -m benchmarks.lab --arms grpo tree --worlds 0 1 --seeds 0 1 2 --task hopqa`.
 
-Runs what has no file in the folder of results yet, one after the other, in one thread at the lowest priority. It may be
+Runs what is not in the table of results yet, one after the other, in one thread at the lowest priority. It may be
 stopped at any time (Ctrl-C, TERM, KILL) and started again: a run goes on from its last validation. Several commands
 with other worlds or seeds may run side by side. `--status` says what is done.
 """
@@ -14,12 +14,13 @@ from pathlib import Path
 
 import torch
 
+from benchmarks import runs
 from benchmarks.lab.arms import ARMS, BASELINES, TREES
 from benchmarks.lab.run import Plan, complete
 from benchmarks.lab.tasks import TASKS
 
 ROOT = Path(__file__).parents[2]
-RESULTS = ROOT / "benchmarks" / "results" / "lab"
+RESULTS = ROOT / "benchmarks" / "results" / "lab.jsonl"
 
 
 def plans(options: argparse.Namespace) -> list[Plan]:
@@ -43,12 +44,13 @@ def main() -> None:
     parser.add_argument("--task", choices=TASKS, default="hopqa")
     parser.add_argument("--steps", type=int, default=Plan.steps, help="of training, 8 prompts each")
     parser.add_argument("--test-every", type=int, default=Plan.test_every, help="steps between validations")
-    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of result files")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="table of finished runs")
     parser.add_argument("--work", type=Path, default=ROOT / "outputs" / "lab", help="folder of checkpoints")
     parser.add_argument("--status", action="store_true", help="say what is done, run nothing")
     options = parser.parse_args()
     every = plans(options)
-    left = [plan for plan in every if not (options.out / f"{plan.name}.json").exists()]
+    done = {runs.key(run) for run in runs.read(options.out)}
+    left = [plan for plan in every if (plan.task, plan.arm, plan.world, plan.seed) not in done]
     print(f"{len(every) - len(left)} of {len(every)} runs are done", flush=True)
     if options.status:
         return

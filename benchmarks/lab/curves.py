@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from scipy.stats import trim_mean, wilcoxon
 from statsmodels.stats.multitest import multipletests
+
+from benchmarks import runs
 
 COSTS = ("step", "sampled_tokens", "trained_tokens_in_rows", "trained_tokens_distinct")
 """What a point of a curve may have cost, all of it since the start."""
@@ -37,9 +39,8 @@ class Curve:
     scale: tuple[float, float] = (0.0, 1.0)
 
     @classmethod
-    def read(cls, file: Path) -> Curve:
-        """Reads a result file."""
-        record = json.loads(file.read_text())
+    def of(cls, record: Mapping[str, Any]) -> Curve:
+        """Read the curve of a run's record."""
         points = record["curve"]
         return cls(
             *(record[name] for name in ("task", "arm", "world", "seed")),
@@ -95,9 +96,9 @@ class Interval:
         return f"{estimate:.2f} [{low:.2f}, {high:.2f}]"
 
 
-def read_curves(folder: Path) -> list[Curve]:
-    """All result files of a folder, by their names."""
-    return [Curve.read(file) for file in sorted(folder.glob("*.json"))]
+def read_curves(table: Path) -> list[Curve]:
+    """Read the curves of a table of runs."""
+    return [Curve.of(run) for run in runs.read(table)]
 
 
 def over_gain(curves: Sequence[Curve], baseline: str) -> list[Curve]:

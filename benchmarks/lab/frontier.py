@@ -46,14 +46,14 @@ def target(curves: Sequence[Curve], targets: Sequence[float]) -> float:
     return [*targets[:1], *reached][-1]
 
 
-def draw(folder: Path, out: Path) -> None:
+def draw(results: Path, out: Path) -> None:
     """Steps over sampled tokens to the highest accuracy that GRPO always comes to, both over GRPO's, as a PNG."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    there = {task: curves for task in TASKS if (curves := counted(folder, task))}
+    there = {task: curves for task in TASKS if (curves := counted(results, task))}
     figure, axes = plt.subplots(1, len(there), figsize=(6 * len(there), 4.5), layout="constrained", squeeze=False)
     for axis, (task, curves) in zip(axes[0], there.items(), strict=True):
         aim = target(curves, TASKS[task].targets)

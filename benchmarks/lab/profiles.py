@@ -24,14 +24,14 @@ DRAWN = (
 )
 
 
-def draw(folder: Path, out: Path) -> None:
+def draw(results: Path, out: Path) -> None:
     """Performance profiles: the share of runs that came to a task's highest target, over tokens and steps, as a PNG."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    curves = {task: own for task in TASKS if (own := counted(folder, task))}
+    curves = {task: own for task in TASKS if (own := counted(results, task))}
     figure, axes = plt.subplots(len(curves), 2, figsize=(12, 4 * len(curves)), layout="constrained", squeeze=False)
     for row, (task, runs) in zip(axes, curves.items(), strict=True):
         title, top = TASKS[task].title, TASKS[task].targets[-1]

@@ -110,33 +110,33 @@ TASKS = {
 }
 
 
-def costs(folder: Path, task: str, columns: Callable[[float, str], tuple[Ratio, ...]] = to_reach) -> str:
+def costs(results: Path, task: str, columns: Callable[[float, str], tuple[Ratio, ...]] = to_reach) -> str:
     """Costs of every arm to reach a task's highest target, relative to the baseline's in the same world and seed."""
-    asked, runs = TASKS[task], counted(folder, task)
+    asked, runs = TASKS[task], counted(results, task)
     return ratios(runs, columns(asked.targets[-1], asked.of)) if runs else NONE_YET
 
 
-def earlier_targets(folder: Path, task: str) -> str:
+def earlier_targets(results: Path, task: str) -> str:
     """Sampled tokens of every arm to a task's lower targets."""
-    asked, runs = TASKS[task], counted(folder, task)
+    asked, runs = TASKS[task], counted(results, task)
     return ratios(runs, [to_reach(target, asked.of)[0] for target in asked.targets[:-1]]) if runs else NONE_YET
 
 
-def accuracies(folder: Path, task: str) -> str:
+def accuracies(results: Path, task: str) -> str:
     """Accuracies of every arm on the way and at the end, and how many of its runs reached the highest target."""
-    asked, runs = TASKS[task], counted(folder, task)
+    asked, runs = TASKS[task], counted(results, task)
     return levels(runs, asked.targets[-1], asked.of) if runs else NONE_YET
 
 
-def part_table(folder: Path, task: str) -> str:
+def part_table(results: Path, task: str) -> str:
     """Costs of each part of the tree: with it, relative to without it, in the same world and seed."""
-    asked, runs = TASKS[task], counted(folder, task)
+    asked, runs = TASKS[task], counted(results, task)
     return parts.table(runs, asked.targets[-1], asked.of) if runs else NONE_YET
 
 
-def tried(folder: Path, task: str) -> str:
+def tried(results: Path, task: str) -> str:
     """Learning rates and clip ranges, in worlds that nothing else is concluded from."""
-    pilots = _runs(folder, task)[1]
+    pilots = _runs(results, task)[1]
     return tuning_table(pilots) if any(curve.arm in TUNING for curve in pilots) else NONE_YET
 
 
@@ -221,14 +221,14 @@ def levels(curves: Sequence[Curve], target: float, of: str = "") -> str:
     return table(rows)
 
 
-def clock(file: Path, folder: Path, task: str = "hopqa") -> str:
+def clock(file: Path, results: Path, task: str = "hopqa") -> str:
     """Rollout seconds of a step (`benchmarks.lab.clock`) times the steps to 80 %, relative to GRPO's, for each arm.
 
     The interval is that of the steps: the simulation's ratio, a median over seeds, counts as known.
     """
     if not file.exists():
         return "The simulation has not run yet."
-    curves = counted(folder, task)
+    curves = counted(results, task)
     rows, steps_to_top = [], to_reach(TASKS[task].targets[-1])[-1]
     result = json.loads(file.read_text())
     settings, seeds = result["settings"], {run["seed"] for run in result["runs"]}
@@ -245,14 +245,14 @@ def clock(file: Path, folder: Path, task: str = "hopqa") -> str:
     return f"{of}; medians over {len(seeds)} seeds.\n\n{table(rows)}"
 
 
-def counted(folder: Path, task: str) -> list[Curve]:
+def counted(results: Path, task: str) -> list[Curve]:
     """The task's runs, without those in pilot worlds."""
-    return _runs(folder, task)[0]
+    return _runs(results, task)[0]
 
 
-def _runs(folder: Path, task: str) -> tuple[list[Curve], list[Curve]]:
+def _runs(results: Path, task: str) -> tuple[list[Curve], list[Curve]]:
     """The task's runs that count, and those in pilot worlds."""
-    runs, pilots = [curve for curve in read_curves(folder) if curve.task == task], PILOTS.get(task, ())
+    runs, pilots = [curve for curve in read_curves(results) if curve.task == task], PILOTS.get(task, ())
     if TASKS[task].of_gain:
         runs = over_gain(runs, BASELINE)
     return [each for each in runs if each.world not in pilots], [each for each in runs if each.world in pilots]

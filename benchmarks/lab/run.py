@@ -1,4 +1,4 @@
-"""One run: an arm in a world with a seed, from the warm start to its last validation, and the file that stays of it."""
+"""One run: an arm in a world with a seed, from the warm start to its last validation and its record."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from typing import Any
 
 import torch
 
+from benchmarks import runs
 from benchmarks.lab.arms import ARMS, settings
 from benchmarks.lab.engine import Engine
 from benchmarks.lab.episodes import Episode, Task
 from benchmarks.lab.rollout import Row, accuracy, grow
 from benchmarks.lab.update import Learner
-from benchmarks.learning.results import write
 from verl_atpo.method.undecided import Undecided
 from verl_atpo.rollout.budget import Spares
 
@@ -45,7 +45,7 @@ class Plan:
 
     @property
     def name(self) -> str:
-        """Of its file."""
+        """Name of its checkpoint."""
         return f"{self.task}_{self.arm}_w{self.world}_s{self.seed}"
 
 
@@ -192,12 +192,12 @@ def _differ(group: list[Row]) -> bool:
 
 
 def complete(plan: Plan, task: Task, results: Path, work: Path, say: Callable[[str], None]) -> dict[str, Any]:
-    """Run it, or what is left of it, and keep its file.
+    """Run it, or the rest of it, and append it to the table.
 
     Args:
         plan: which run.
         task: its task.
-        results: folder of result files.
+        results: table of finished runs.
         work: folder of checkpoints; one is written with every validation and removed at the end.
         say: gets a line for every validation.
     """
@@ -215,7 +215,7 @@ def complete(plan: Plan, task: Task, results: Path, work: Path, say: Callable[[s
             torch.save(run.state(), unfinished)
             unfinished.replace(checkpoint)
     record = run.record()
-    write(record, results / f"{plan.name}.json")
+    runs.append(results, record)
     checkpoint.unlink(missing_ok=True)
     return record
 

@@ -1,6 +1,6 @@
 """The learning comparison: `VERL_PLATFORM=cpu python -m benchmarks.learning` (without the variable: on a GPU).
 
-Runs every arm and seed that has no file in `benchmarks/results/learning/` yet, the runs of a seed in one session, two
+Runs every arm and seed that is not in `benchmarks/results/learning.jsonl` yet, the runs of a seed in one session, two
 sessions at a time on a CPU. It may be stopped (Ctrl-C or TERM) and started again. `--status` says what is done.
 """
 
@@ -13,8 +13,9 @@ import sys
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
+from benchmarks import runs
 from benchmarks.learning.arms import ALL, MAIN, PACKED
-from benchmarks.learning.results import RESULTS, result_file
+from benchmarks.learning.results import RESULTS
 from benchmarks.learning.task import keep_warm_start, preparation
 from benchmarks.process import ONE_THREAD, ROOT, call
 from verl_atpo.platforms import cpu_platform_requested
@@ -53,7 +54,8 @@ async def run_all(sessions: list[tuple[int, list[str]]], options: argparse.Names
 
     async def placed(seed: int, arms: list[str]) -> None:
         async with places:
-            arms = [arm for arm in arms if not result_file(options.results, arm, seed).exists()]
+            done = _done(options.results)
+            arms = [arm for arm in arms if (arm, seed) not in done]
             if not arms:
                 return
             print(f"seed {seed}: {', '.join(arms)}", flush=True)
@@ -78,8 +80,12 @@ async def watch(options: argparse.Namespace) -> None:
 def status(options: argparse.Namespace) -> str:
     """How many of all runs are done."""
     sessions = plan(options.arms, options.seeds)
-    files = [result_file(options.results, arm, seed) for seed, arms in sessions for arm in arms]
-    return f"{sum(file.exists() for file in files)} of {len(files)} runs are done"
+    asked, done = [(arm, seed) for seed, arms in sessions for arm in arms], _done(options.results)
+    return f"{sum(run in done for run in asked)} of {len(asked)} runs are done"
+
+
+def _done(results: Path) -> set[tuple[str, int]]:
+    return {(run["arm"], run["seed"]) for run in runs.read(results)}
 
 
 async def stoppable(sessions: list[tuple[int, list[str]]], options: argparse.Namespace) -> list[Exception]:
@@ -102,7 +108,7 @@ def main() -> None:
         "machine would meet on verl's weight-transfer socket",
     )
     parser.add_argument("--work", type=Path, default=ROOT / "outputs" / "learning", help="folder of models and logs")
-    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of result files")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="table of finished runs")
     parser.add_argument("--status", action="store_true", help="say what is done, run nothing")
     options = parser.parse_args()
     options.work = options.work.absolute()

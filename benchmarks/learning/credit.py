@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks import runs
 from benchmarks.learning.results import RESULTS, write
 from benchmarks.learning.task import ROOT
 from verl_atpo.report.dump_reader import read_trees
@@ -82,17 +83,17 @@ def main() -> None:
     options = parser.parse_args()
     rows = {row["run"]: row for row in json.loads(RESULT.read_text())["rows"]} if RESULT.exists() else {}
     for run in {file.parents[1] for file in options.runs.glob("*/trees/trees-*.jsonl")}:
-        if trains_on_values(RESULTS / f"{run.name}.json") and (figures := compare(read_trees(run / "trees"))):
+        if trains_on_values(RESULTS, run.name) and (figures := compare(read_trees(run / "trees"))):
             rows[run.name] = {"run": run.name, **figures}
     write({"rows": [rows[name] for name in sorted(rows)]}, RESULT)
     print(json.dumps(rows, indent=2))
 
 
-def trains_on_values(result: Path) -> bool:
-    """Whether a run is finished, and has a turn's value for its advantage."""
-    if not result.exists():
-        return False
-    return not any("credit.advantage" in override for override in json.loads(result.read_text())["overrides"])
+def trains_on_values(results: Path, name: str) -> bool:
+    """Return whether a run, named by arm and seed, is finished and has a turn's value for its advantage."""
+    arm, _, seed = name.rpartition("_")
+    run = runs.find(results, arm=arm, seed=int(seed))
+    return run is not None and not any("credit.advantage" in override for override in run["overrides"])
 
 
 if __name__ == "__main__":

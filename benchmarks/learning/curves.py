@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from scipy.stats import ttest_rel
 
+from benchmarks import runs as table_of_runs
+
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """One result file.
+    """One finished run.
 
     Attributes:
         arm, seed: which run.
@@ -40,9 +42,8 @@ class Run:
     means: Mapping[str, float]
 
     @classmethod
-    def read(cls, file: Path) -> Run:
-        """Reads a result file."""
-        record = json.loads(file.read_text())
+    def of(cls, record: Mapping[str, Any]) -> Run:
+        """Read the curves of a run's record."""
         kept, validation = record["steps"], record["validation"]
         total, clock = (np.cumsum([0, *kept[name]]) for name in ("sampled_tokens", "seconds"))
         return cls(
@@ -91,9 +92,9 @@ class Difference:
     p: float | None
 
 
-def read_runs(folder: Path) -> list[Run]:
-    """All result files of a folder, by arm and seed."""
-    return sorted(map(Run.read, folder.glob("*.json")), key=lambda run: (run.arm, run.seed))
+def read_runs(table: Path) -> list[Run]:
+    """Read a table of runs, by arm and seed."""
+    return sorted(map(Run.of, table_of_runs.read(table)), key=lambda run: (run.arm, run.seed))
 
 
 def common_tokens(runs: Iterable[Run]) -> dict[int, float]:

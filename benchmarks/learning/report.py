@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from benchmarks import markdown
-from benchmarks.learning.arms import ABLATIONS, ARMS, ATPO, BASELINES, CLIPS, MAIN, PARTS, SETTINGS
+from benchmarks.learning.arms import ABLATIONS, ARMS, ATPO, BASELINES, CLIPS, PARTS, SETTINGS
 from benchmarks.learning.curves import Run, common_tokens, last_accuracy, paired, points, read_runs, share
 
 (OURS,) = ATPO
@@ -16,9 +16,9 @@ Curve = tuple[Sequence[float], Sequence[float]]
 Figure = Callable[[Run], float]
 
 
-def tables(folder: Path) -> str:
+def tables(results: Path) -> str:
     """All tables, in Markdown."""
-    runs = _runs(folder)
+    runs = _runs(results)
     if not runs:
         return "No run is done yet."
     budgets = common_tokens(runs)
@@ -37,21 +37,6 @@ def tables(folder: Path) -> str:
         diagnostics(runs),
     ]
     return "\n\n".join(parts)
-
-
-def headlines(folder: Path) -> dict[str, str]:
-    """AT²PO, with its own and with a wider clip range, minus main arms, in percentage points, by what it is called."""
-    runs = _runs(folder)
-    of_wider = _compared_with_wider(runs)
-    groups = ((OURS, [arm for arm in MAIN if arm != OURS], runs), (WIDER, WIDER_AGAINST, of_wider))
-    found = {}
-    for ours, others, group in groups:
-        _, at_equal_tokens = _figures(common_tokens(group))
-        for arm in others:
-            for when, figure in (("at equal tokens", at_equal_tokens), ("after equal steps", last_accuracy)):
-                name = f"HopQA, accuracy {when}, points: {ARMS[ours].title} minus {ARMS[arm].title}"
-                found[name] = points(paired(group, ours, arm, figure))
-    return found
 
 
 def with_wider_clip(runs: Sequence[Run]) -> list[str]:
@@ -152,14 +137,14 @@ DRAWN = {"grpo": "C0", "gspo": "C1", "gspo_clip0.04": "C1--", "tree_grpo": "C2",
 """Arm -> how its curve looks."""
 
 
-def draw(folder: Path, out: Path) -> None:
+def draw(results: Path, out: Path) -> None:
     """Validation accuracy over sampled tokens and over steps, and training reward over tokens, as a PNG."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    runs = read_runs(folder)
+    runs = read_runs(results)
     figure, axes = plt.subplots(1, 3, figsize=(15, 4.5), layout="constrained")
     panels: tuple[tuple[str, str, Callable[[Run], Curve]], ...] = (
         ("sampled tokens, M", "validation accuracy", lambda run: (_millions(run.tokens), run.accuracy)),
@@ -192,9 +177,9 @@ def _millions(tokens: Sequence[float]) -> Sequence[float]:
     return [each / 1e6 for each in tokens]
 
 
-def _runs(folder: Path) -> list[Run]:
+def _runs(results: Path) -> list[Run]:
     """Finished runs of the arms that there are."""
-    return [run for run in read_runs(folder) if run.arm in ARMS]
+    return [run for run in read_runs(results) if run.arm in ARMS]
 
 
 def _figures(budgets: Mapping[int, float]) -> tuple[Figure, Figure]:

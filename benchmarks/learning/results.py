@@ -1,4 +1,4 @@
-"""The small file that stays of a run."""
+"""The record that stays of a run."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from benchmarks.learning.task import ROOT
 from verl_atpo.report.metrics_file import Steps, accuracies
 
-RESULTS = ROOT / "benchmarks" / "results" / "learning"
+RESULTS = ROOT / "benchmarks" / "results" / "learning.jsonl"
 
 KEPT = {
     "sampled_tokens": "atpo/sampled_tokens",
@@ -26,11 +26,6 @@ KEPT = {
     "seconds": "timing_s/step",
 }
 """Name in the result file -> verl's metric; one value a step, null where an arm has none."""
-
-
-def result_file(results: Path, arm: str, seed: int) -> Path:
-    """Where the result of a run is."""
-    return results.absolute() / f"{arm}_{seed}.json"
 
 
 def record(arm: str, seed: int, overrides: Sequence[str], steps: Steps, seconds: float) -> dict[str, Any]:

@@ -26,9 +26,10 @@ from verl.utils.config import omega_conf_to_dataclass, validate_config
 from verl.utils.tracking import Tracking
 from verl.workers.utils.losses import ppo_loss
 
+from benchmarks import runs as table_of_runs
 from benchmarks.budget.recipes import compose_arguments
 from benchmarks.learning.arms import ALL
-from benchmarks.learning.results import record, result_file, write
+from benchmarks.learning.results import record
 from benchmarks.learning.task import fingerprint, shared_overrides
 from verl_atpo.report.metrics_file import read_steps
 from verl_atpo.startup.checks import check_config
@@ -45,14 +46,14 @@ class ComposedRun:
         arm, seed: which run.
         config: verl's whole config.
         metrics: file for verl's metrics.
-        result: file for what stays.
+        results: table that its record is appended to.
     """
 
     arm: str
     seed: int
     config: DictConfig
     metrics: Path
-    result: Path
+    results: Path
 
 
 class Session(TaskRunner):
@@ -98,7 +99,7 @@ class Session(TaskRunner):
                 ray.kill(worker)
         content = record(run.arm, run.seed, ALL[run.arm].overrides, read_steps(run.metrics), time.monotonic() - began)
         content["warm_start"] = fingerprint(Path(run.config.actor_rollout_ref.model.path) / "model.safetensors")
-        write(content, run.result)
+        table_of_runs.append(run.results, content)
 
     def _reset(self, config: DictConfig, start: str) -> None:
         """The state in which `main_ppo` would begin with this config."""
@@ -124,7 +125,7 @@ def composed(arm: str, seed: int, work: Path, results: Path) -> ComposedRun:
     check_config(config)
     config.transfer_queue.enable = True
     OmegaConf.resolve(config)
-    return ComposedRun(arm, seed, config, out / "metrics.jsonl", result_file(results, arm, seed))
+    return ComposedRun(arm, seed, config, out / "metrics.jsonl", results.absolute())
 
 
 def main() -> None:
@@ -133,7 +134,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, required=True)
     parser.add_argument("--arms", nargs="+", required=True, choices=ALL, metavar="ARM")
     parser.add_argument("--work", type=Path, required=True, help="folder of models and logs")
-    parser.add_argument("--results", type=Path, required=True, help="folder of result files")
+    parser.add_argument("--results", type=Path, required=True, help="table of finished runs")
     options = parser.parse_args()
     runs = [composed(arm, options.seed, options.work.absolute(), options.results) for arm in options.arms]
     # run_ppo makes its runner by `.remote()`, without arguments.

@@ -15,17 +15,17 @@ from benchmarks.learning.curves import Run, last_accuracy, paired, points, read_
 GRPO, PACKED_GRPO = "clock_grpo", "clock_grpo_packed"
 
 
-def table(folder: Path, baseline: str = GRPO) -> str:
+def table(results: Path, baseline: str = GRPO) -> str:
     """One row an arm, compared with a baseline seed by seed, in Markdown."""
-    runs = [run for run in read_runs(folder) if run.arm in WALL_CLOCK]
+    runs = [run for run in read_runs(results) if run.arm in WALL_CLOCK]
     return markdown.table([_row(arm, runs, baseline) for arm in WALL_CLOCK if any(run.arm == arm for run in runs)])
 
 
 def over_baseline(
-    folder: Path, baseline: str = GRPO, arm: str = "clock_tree_packed"
+    results: Path, baseline: str = GRPO, arm: str = "clock_tree_packed"
 ) -> tuple[tuple[float, float, float, int], ...]:
     """Points over a baseline, at equal wall clock and after equal steps: mean, standard error, p, number of seeds."""
-    runs = [run for run in read_runs(folder) if run.arm in WALL_CLOCK]
+    runs = [run for run in read_runs(results) if run.arm in WALL_CLOCK]
     found = []
     for figure in (_at_equal_clock(runs), last_accuracy):
         difference = paired(runs, arm, baseline, figure)

@@ -6,7 +6,6 @@ import asyncio
 import dataclasses
 import functools
 import itertools
-import json
 import math
 import random
 import sys
@@ -15,6 +14,7 @@ import pytest
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
+from benchmarks import runs
 from benchmarks.lab import __main__ as command
 from benchmarks.lab import hopqa, text_world
 from benchmarks.lab.arms import ARMS, AT_ROW_MEAN, AT_TOKEN_MEAN, TUNING, settings
@@ -263,16 +263,16 @@ def test_a_run_taken_up_again_is_the_run(tmp_path) -> None:
             raise Stopped
 
     plan = Plan("hopqa", "tree", 2, 0, steps=3, test_every=1)
-    whole = complete(plan, small_task(), tmp_path / "whole", tmp_path, print)
+    whole = complete(plan, small_task(), tmp_path / "whole.jsonl", tmp_path, print)
     with pytest.raises(Stopped):
-        complete(plan, small_task(), tmp_path / "parts", tmp_path, stop_at_2)
-    assert not (tmp_path / "parts").exists()
-    again = complete(plan, small_task(), tmp_path / "parts", tmp_path, print)
+        complete(plan, small_task(), tmp_path / "parts.jsonl", tmp_path, stop_at_2)
+    assert not (tmp_path / "parts.jsonl").exists()
+    again = complete(plan, small_task(), tmp_path / "parts.jsonl", tmp_path, print)
     for record in (whole, again):
         for point in record["curve"]:
             del point["seconds"]
     assert again == whole
-    kept = json.loads((tmp_path / "parts" / "hopqa_tree_w2_s0.json").read_text())
+    (kept,) = runs.read(tmp_path / "parts.jsonl")
     assert [point["step"] for point in kept["curve"]] == [0, 1, 2, 3]
     assert {"arm", "task", "world", "seed", "curve"} <= set(kept)
 
@@ -313,8 +313,8 @@ def test_arms_mean_what_verl_makes_of_them() -> None:
 
 def test_filtered_groups_hold_signal(tmp_path) -> None:
     plan = Plan("hopqa", "dapo", 2, 0, steps=1, test_every=1)
-    record = complete(plan, small_task(), tmp_path, tmp_path, print)
-    plain = complete(dataclasses.replace(plan, arm="grpo"), small_task(), tmp_path, tmp_path, print)
+    record = complete(plan, small_task(), tmp_path / "runs.jsonl", tmp_path, print)
+    plain = complete(dataclasses.replace(plan, arm="grpo"), small_task(), tmp_path / "runs.jsonl", tmp_path, print)
     assert record["curve"][1]["sampled_tokens"] > plain["curve"][1]["sampled_tokens"]
 
 
@@ -322,11 +322,13 @@ def test_command_runs_what_is_missing(tmp_path, monkeypatch, capsys) -> None:
     monkeypatch.setitem(TASKS, "hopqa", lambda world: small_task())
     monkeypatch.setattr(command.os, "nice", lambda by: by)
     arguments = ["lab", "--arms", "grpo", "tree", "--worlds", "2", "--seeds", "0", "--steps", "1", "--test-every", "1"]
-    monkeypatch.setattr(sys, "argv", [*arguments, "--out", str(tmp_path / "out"), "--work", str(tmp_path / "work")])
+    monkeypatch.setattr(
+        sys, "argv", [*arguments, "--out", str(tmp_path / "out.jsonl"), "--work", str(tmp_path / "work")]
+    )
     command.main()
-    files = sorted(file.name for file in (tmp_path / "out").iterdir())
-    assert files == ["hopqa_grpo_w2_s0.json", "hopqa_tree_w2_s0.json"]
-    (tmp_path / "out" / files[0]).unlink()
+    table = tmp_path / "out.jsonl"
+    assert [run["arm"] for run in runs.read(table)] == ["grpo", "tree"]
+    table.write_text(table.read_text().splitlines(keepends=True)[1])
     capsys.readouterr()
     command.main()
     said = capsys.readouterr().out

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import markdown
+from benchmarks import markdown, runs
 from benchmarks.lab import frontier, parts
 from benchmarks.lab.agreement import table
 from benchmarks.lab.arms import ARMS, settings
@@ -119,15 +119,15 @@ def test_holm_corrects_for_the_number_of_tests() -> None:
     assert p_values({"a": one, "b": {0: [0.0, 0.0]}}) == {"a": pytest.approx(4 / 64), "b": 1.0}
 
 
-def write_runs(folder: Path) -> None:
-    """SLOW and FAST as result files; rows hold ten times the tokens."""
+def write_runs(table: Path) -> None:
+    """SLOW and FAST as a table of runs; rows hold ten times the tokens."""
     for each in (SLOW, FAST):
         points = [
             {"accuracy": accuracy, **dict.fromkeys(COSTS, cost), "trained_tokens_in_rows": 10 * cost}
             for accuracy, cost in zip(each.accuracy, each.cost["step"], strict=True)
         ]
         record = {"task": "hopqa", "arm": each.arm, "world": each.world, "seed": 0, "curve": points}
-        (folder / f"{each.arm}.json").write_text(json.dumps(record))
+        runs.append(table, record)
 
 
 def cells(said: str) -> dict[str, dict[str, str]]:
@@ -137,6 +137,7 @@ def cells(said: str) -> dict[str, dict[str, str]]:
 
 
 def test_tables_are_made_of_files(tmp_path) -> None:
+    tmp_path /= "runs.jsonl"
     write_runs(tmp_path)
     # FAST reaches 0.8 at 80 + 2 / 3 * 70 = 126.67, SLOW at 200: 0.63; SLOW's rows hold 2000 then.
     table = cells(costs(tmp_path, "hopqa"))
@@ -165,9 +166,9 @@ def test_a_table_wider_than_a_page_is_refused() -> None:
 
 
 def test_a_part_is_compared_with_the_same_arm_without_it() -> None:
-    runs = [dataclasses.replace(each, world=world) for each in (SLOW, FAST) for world in (1, 2)]
-    runs = [dataclasses.replace(each, arm="tree_random") if each.arm == "grpo" else each for each in runs]
-    (part,) = cells(parts.table(runs, 0.8)).values()
+    curves = [dataclasses.replace(each, world=world) for each in (SLOW, FAST) for world in (1, 2)]
+    curves = [dataclasses.replace(each, arm="tree_random") if each.arm == "grpo" else each for each in curves]
+    (part,) = cells(parts.table(curves, 0.8)).values()
     assert (part["with"], part["without"], part["paired runs"]) == (
         "AT²PO, 4 + 12 trajectories",
         "tree, random expansion",
@@ -177,10 +178,12 @@ def test_a_part_is_compared_with_the_same_arm_without_it() -> None:
 
 
 def test_pilot_worlds_count_for_learning_rates_only(tmp_path) -> None:
+    tmp_path /= "runs.jsonl"
     write_runs(tmp_path)
-    for number, (arm, world) in enumerate([("gspo", 4), ("gspo_lr0.001", 4), ("gspo_lr0.001", 1)]):
-        record = json.loads((tmp_path / "tree.json").read_text()) | {"arm": arm, "world": world}
-        (tmp_path / f"pilot{number}.json").write_text(json.dumps(record))
+    for arm, world in (("gspo", 4), ("gspo_lr0.001", 4), ("gspo_lr0.001", 1)):
+        tree = runs.find(tmp_path, task="hopqa", arm="tree", world=1, seed=0)
+        assert tree is not None
+        runs.append(tmp_path, tree | {"arm": arm, "world": world})
     found = cells(tried(tmp_path, "hopqa"))
     assert {arm: row["runs"] for arm, row in found.items()} == {
         "GSPO": "1", "GSPO, learning rate 0.001": "1"
@@ -189,21 +192,22 @@ def test_pilot_worlds_count_for_learning_rates_only(tmp_path) -> None:
 
 
 def test_rollout_time_is_that_of_a_step_times_the_steps(tmp_path) -> None:
-    write_runs(tmp_path)
-    runs = [
+    table_of_runs = tmp_path / "runs.jsonl"
+    write_runs(table_of_runs)
+    timed = [
         {"arm": arm, "seed": seed, "seconds": seconds}
         for arm, each in (("grpo", (10, 20, 30)), ("tree", (20, 30, 90)), ("rounds_4", (10, 20, 15)))
         for seed, seconds in enumerate(each)
     ]
     # Ratios of tree: 2, 1.5, 3; of rounds_4: 1, 1, 0.5.
-    assert [row["over grpo"] for row in summary(runs)] == [1, 2, 1]
-    assert [row["seconds"] for row in summary(runs)] == [20, 30, 15]
+    assert [row["over grpo"] for row in summary(timed)] == [1, 2, 1]
+    assert [row["seconds"] for row in summary(timed)] == [20, 30, 15]
     file = tmp_path / "clock" / "lab_clock.json"
-    assert clock(file, tmp_path) == "The simulation has not run yet."
+    assert clock(file, table_of_runs) == "The simulation has not run yet."
     file.parent.mkdir()
     kept = {"prompts": 64, "engines": 2, "tools": "slow"}
-    file.write_text(json.dumps({"settings": kept, "rows": summary(runs), "runs": runs}))
-    said, _, lines = clock(file, tmp_path).partition("\n\n")
+    file.write_text(json.dumps({"settings": kept, "rows": summary(timed), "runs": timed}))
+    said, _, lines = clock(file, table_of_runs).partition("\n\n")
     assert said == "64 prompts, 2 engines, tools slow; medians over 3 seeds."
     table = cells(lines)
     assert table["AT²PO, 4 + 12 trajectories"]["rollout time to 80%"] == "1.27 [1.27, 1.27]"  # 2 * 0.6333
@@ -235,18 +239,14 @@ def test_agreement_is_in_standard_errors(tmp_path) -> None:
     That would be one error, and its 64 questions where the laboratory asks 200 make it a little less:
     0.03 + 0.327 * 0.673 * (1 / 64 - 1 / 200) is 0.180 squared.
     """
-    lab, in_verl = tmp_path / "lab", tmp_path / "verl"
-    for folder in (lab, in_verl):
-        folder.mkdir()
+    lab, in_verl = tmp_path / "lab.jsonl", tmp_path / "verl.jsonl"
     for seed, accuracy in enumerate((0.4, 0.6)):
         points = [{"accuracy": accuracy, **dict.fromkeys(COSTS, 1), "step": step} for step in (0, 10, 20)]
         record = {"task": "hopqa", "arm": "verl_grpo", "world": 3, "seed": seed, "curve": points}
-        (lab / f"{seed}.json").write_text(json.dumps(record))
+        runs.append(lab, record)
     validation = [{"step": step, "accuracy": {"2hop": 0.5 - 0.03**0.5}} for step in (0, 10, 20)]
     kept = {"sampled_tokens": [1.0] * 20, "reward": [0.0] * 20, "seconds": [1.0] * 20}
-    (in_verl / "grpo_3.json").write_text(
-        json.dumps({"arm": "grpo", "seed": 3, "steps": kept, "validation": validation})
-    )
+    runs.append(in_verl, {"arm": "grpo", "seed": 3, "steps": kept, "validation": validation})
     said = table(lab, in_verl)
     assert said.count("+17.3 ± 18.0") == 2
 
@@ -267,6 +267,6 @@ def test_the_frontier_is_drawn_where_grpo_always_comes(tmp_path: Path) -> None:
         points = [dict.fromkeys(COSTS, tokens) | {"accuracy": height}
                   for height, tokens in zip(each.accuracy, each.cost["step"], strict=True)]  # fmt: skip
         record = {"task": "hopqa", "arm": each.arm, "world": 1, "seed": 0, "curve": points}
-        (tmp_path / f"{each.arm}.json").write_text(json.dumps(record))
-    frontier.draw(tmp_path, tmp_path / "picture.png")
+        runs.append(tmp_path / "runs.jsonl", record)
+    frontier.draw(tmp_path / "runs.jsonl", tmp_path / "picture.png")
     assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")

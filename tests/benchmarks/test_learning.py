@@ -9,12 +9,13 @@ from pathlib import Path
 import pytest
 from transformers import Qwen3ForCausalLM
 
+from benchmarks import runs
 from benchmarks.learning.__main__ import plan
 from benchmarks.learning.arms import ALL, ARMS, MAIN, PACKED, WALL_CLOCK
 from benchmarks.learning.credit import compare, shared_turns, trains_on_values
 from benchmarks.learning.curves import Run, common_tokens, paired, read_runs
 from benchmarks.learning.report import tables
-from benchmarks.learning.results import KEPT, RESULTS, record, result_file, write
+from benchmarks.learning.results import KEPT, RESULTS, record
 from benchmarks.learning.session import composed
 from benchmarks.learning.task import HOPS, fingerprint, preparation, warm_start_file
 from benchmarks.learning.wall_clock import GRPO, PACKED_GRPO, table
@@ -39,7 +40,7 @@ def metrics_file(folder: Path, tokens: list[float], accuracy: dict[int, float]) 
 def add_run(folder: Path, arm: str, seed: int, last: float, tokens: float = 100.0) -> None:
     """A run of two steps, validated before and after."""
     metrics = metrics_file(folder, [tokens, tokens], {0: 0.0, 2: last})
-    write(record(arm, seed, ALL[arm].overrides, read_steps(metrics), 1.0), result_file(folder / "results", arm, seed))
+    runs.append(folder / "runs.jsonl", record(arm, seed, ALL[arm].overrides, read_steps(metrics), 1.0))
 
 
 @pytest.mark.parametrize("arm", ALL)
@@ -61,10 +62,8 @@ def test_every_run_is_planned_once_and_the_main_arms_come_first() -> None:
 
 
 def test_a_validation_stands_at_the_tokens_sampled_before_it(tmp_path: Path) -> None:
-    file = result_file(tmp_path, "atpo", 0)
     metrics = metrics_file(tmp_path, [10.0, 20.0, 30.0], {0: 0.1, 2: 0.3, 3: 0.6})
-    write(record("atpo", 0, (), read_steps(metrics), 1.0), file)
-    run = Run.read(file)
+    run = Run.of(record("atpo", 0, (), read_steps(metrics), 1.0))
     assert run.tokens == (0.0, 30.0, 60.0)
     assert run.accuracy == (0.1, 0.3, 0.6)
     assert run.accuracy_at(45.0) == pytest.approx(0.45)
@@ -77,33 +76,33 @@ def test_arms_are_compared_seed_by_seed_where_all_have_sampled_as_much(tmp_path:
         add_run(tmp_path, "atpo", seed, ours, tokens=50.0)
         add_run(tmp_path, "grpo", seed, theirs)
     add_run(tmp_path, "grpo", 3, 0.0)  # no partner
-    runs = read_runs(tmp_path / "results")
-    assert common_tokens(runs) == {0: 100.0, 1: 100.0, 2: 100.0, 3: 200.0}
-    difference = paired(runs, "atpo", "grpo", lambda run: run.accuracy[-1])
+    found = read_runs(tmp_path / "runs.jsonl")
+    assert common_tokens(found) == {0: 100.0, 1: 100.0, 2: 100.0, 3: 200.0}
+    difference = paired(found, "atpo", "grpo", lambda run: run.accuracy[-1])
     assert difference is not None
     assert (difference.seeds, difference.mean) == (3, pytest.approx(0.2))
     assert difference.error == pytest.approx(0.1 / math.sqrt(3))
     assert difference.p == pytest.approx(0.0742, abs=1e-4)  # t = 2 sqrt(3) with 2 degrees of freedom
-    assert paired(runs, "atpo", "gspo", lambda run: run.accuracy[-1]) is None
+    assert paired(found, "atpo", "gspo", lambda run: run.accuracy[-1]) is None
 
 
 def test_the_tables_have_every_arm_that_ran(tmp_path: Path) -> None:
-    assert tables(tmp_path) == "No run is done yet."
+    assert tables(tmp_path / "runs.jsonl") == "No run is done yet."
     add_run(tmp_path, "atpo", 0, 0.75)
     add_run(tmp_path, "grpo", 0, 0.5)
-    text = tables(tmp_path / "results")
+    text = tables(tmp_path / "runs.jsonl")
     assert f"2 of {sum(len(arm.seeds) for arm in ARMS.values())} runs are done" in text
     assert "+25.0 (one seed)" in text
     assert ARMS["gspo"].title not in text
     assert "on the same seeds" not in text
     add_run(tmp_path, "atpo_clip0.04", 0, 1.0)
     add_run(tmp_path, "grpo", 1, 0.0)  # a seed that the wide clip range did not run on
-    assert "0.000 M tokens (seed 0):" in (text := tables(tmp_path / "results"))
+    assert "0.000 M tokens (seed 0):" in (text := tables(tmp_path / "runs.jsonl"))
     assert "+50.0 (one seed)" in text.partition("on the same seeds")[2]
 
 
 def test_all_runs_of_a_seed_began_with_the_weights_that_are_kept() -> None:
-    records = [json.loads(file.read_text()) for file in RESULTS.glob("*.json")]
+    records = runs.read(RESULTS)
     assert records
     for each in records:
         assert each["warm_start"] == fingerprint(warm_start_file(each["seed"])), (each["arm"], each["seed"])
@@ -137,7 +136,7 @@ def test_turn_credit_is_compared_with_the_mean_over_the_leaves_of_a_shared_turn(
 def test_credit_is_compared_in_finished_runs_on_values_only(tmp_path: Path) -> None:
     add_run(tmp_path, "atpo", 0, 0.5)
     add_run(tmp_path, "atpo_diff_parent", 0, 0.5)
-    finished = [arm for arm in ARMS if trains_on_values(result_file(tmp_path / "results", arm, 0))]
+    finished = [arm for arm in ARMS if trains_on_values(tmp_path / "runs.jsonl", f"{arm}_0")]
     assert finished == ["atpo"]
 
 
@@ -148,8 +147,8 @@ def test_the_clock_of_two_arms_is_compared_seed_by_seed(tmp_path: Path, baseline
             metrics = metrics_file(tmp_path, [10.0, 10.0], {0: 0.0, 2: last})
             content = record(arm, seed, (), read_steps(metrics), 1.0)
             content["steps"]["seconds"] = [seconds, seconds]
-            write(content, result_file(tmp_path / "results", arm, seed))
-    heading, _, own, ours = table(tmp_path / "results", baseline).splitlines()
+            runs.append(tmp_path / "runs.jsonl", content)
+    heading, _, own, ours = table(tmp_path / "runs.jsonl", baseline).splitlines()
     assert heading.count(f"over {WALL_CLOCK[baseline].title} there") == 2
     assert [cell.strip() for cell in own.split("|")][2:4] == ["2", "25.0% ± 0.0"]  # half way, when the tree has ended
     assert [cell.strip() for cell in ours.split("|")][3:8] == [
