@@ -1,8 +1,8 @@
 """Check a run without starting it: ``python -m verl_atpo.check <the arguments of verl.trainer.main_ppo>``.
 
-The rules of start-up are walked as ``main_ppo`` walks them before it starts Ray, those of the config and the dress
-rehearsal's, but every broken one is listed, not only the first. verl's own checks of the config follow. The exit code
-is 0 where the run would start, and 1 where it would not.
+The rules of start-up are applied as ``main_ppo`` applies them before it starts Ray: those of the config, then those
+of the dress rehearsal. Every broken rule is listed, not only the first. verl's own checks of the config follow.
+The exit code is 0 if the run would start, else 1.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class ListProblems(Callback):
 
 
 def findings(run: Run) -> Iterator[tuple[bool, str]]:
-    """What is wrong with a run: whether it is only a warning, and the message."""
+    """Yield each problem of a run: True for a mere warning, and the message."""
     blocked = False
     stages = (Stage.CONFIG, Stage.REHEARSAL) if rehearses(run) else (Stage.CONFIG,)
     for stage in stages:
@@ -61,14 +61,14 @@ def findings(run: Run) -> Iterator[tuple[bool, str]]:
 
 
 def verls_problem(config: DictConfig) -> str | None:
-    """What verl's own check of the config raises; None where it passes."""
+    """Return the message of verl's own check of the config; None if it passes."""
     from verl.trainer.ppo.utils import need_critic, need_reference_policy
     from verl.utils.config import validate_config
 
     try:
         with contextlib.redirect_stdout(io.StringIO()):
             validate_config(config, need_reference_policy(config), need_critic(config))
-    except Exception as error:  # assertions of verl's
+    except Exception as error:  # verl's checks are assertions
         return f"verl's own check: {type(error).__name__}: {error}"
     return None
 

@@ -6,34 +6,34 @@ import enum
 
 
 class Penalty(str, enum.Enum):
-    """What the diversity penalty of the expansion score counts."""
+    """Children that the diversity penalty of the expansion score counts."""
 
     SIBLINGS = "siblings"
-    """All children of the node's parent but one, initial chains included (the authors' code)."""
+    """All children of the node's parent minus one, initial chains included (the authors' code)."""
     EXPANSIONS = "expansions"
-    """Only children that an expansion grew: the M initial chains are not held against first turns."""
+    """Only children that an expansion grew: the M initial chains do not lower the score of first turns."""
 
 
 class Schedule(str, enum.Enum):
-    """When expansions start."""
+    """Time at which expansions start."""
 
     ROUNDS = "rounds"
-    """K at a time, each time all trajectories have ended (the paper)."""
+    """K at a time, whenever all trajectories have ended (the paper)."""
     CONTINUOUS = "continuous"
-    """As chains end, at the best of the turns known by then, those of running trajectories included."""
+    """As chains end, at the best turns sampled so far, those of running trajectories included."""
 
 
 class Budget(str, enum.Enum):
-    """How many expansions a tree grows."""
+    """Number of expansions that a tree grows."""
 
     FIXED = "fixed"
     """Always L * K (the paper)."""
     ADAPTIVE = "adaptive"
-    """None while every trajectory of the tree has succeeded: equal outcomes teach nothing."""
+    """None while every trajectory of the tree has succeeded: equal outcomes give no gradient."""
 
 
 class Backup(str, enum.Enum):
-    """How the value of an inner node is made from those below it (turn-wise credit assignment)."""
+    """Aggregate that computes an inner node's value from the nodes below it (turn-wise credit assignment)."""
 
     CHILD_SOFTMAX = "child_softmax"
     CHILD_MEAN = "child_mean"
@@ -41,7 +41,7 @@ class Backup(str, enum.Enum):
 
 
 class AdvantageMode(str, enum.Enum):
-    """How the advantage of a turn is made from the values V of the tree's nodes."""
+    """Formula of a turn's advantage, from the values V of the tree's nodes."""
 
     VALUE = "value"
     DIFF_PARENT = "diff_parent"
@@ -52,19 +52,19 @@ class AdvantageMode(str, enum.Enum):
 
 
 class Normalize(str, enum.Enum):
-    """How the leaf rewards of one tree are brought to a common scale."""
+    """Normalization of the leaf rewards of one tree."""
 
     ZSCORE = "zscore"
-    """Minus mean, over population standard deviation (the paper)."""
+    """Minus the mean, divided by the population standard deviation (the paper)."""
     ZSCORE_SAMPLE = "zscore_sample"
-    """Minus mean, over sample standard deviation (verl's GRPO)."""
+    """Minus the mean, divided by the sample standard deviation (verl's GRPO)."""
     CENTER = "center"
-    """Minus mean (Dr. GRPO)."""
+    """Minus the mean (Dr. GRPO)."""
     NONE = "none"
 
 
 class SharedTurns(str, enum.Enum):
-    """How often a turn that several leaves share is trained."""
+    """Number of times that a turn shared by several leaves is trained."""
 
     PER_LEAF = "per_leaf"
     """Once in the row of every leaf below it (the authors' code)."""
@@ -73,7 +73,7 @@ class SharedTurns(str, enum.Enum):
 
 
 class Weights(str, enum.Enum):
-    """How much a turn counts that an expansion sampled anew, or that several leaves share."""
+    """Weight of a turn that an expansion re-sampled, or that several leaves share."""
 
     PER_LEAF = "per_leaf"
     """Once for every leaf below it: contexts that were expanded count more (the paper)."""
@@ -82,7 +82,7 @@ class Weights(str, enum.Enum):
 
 
 class Contexts(str, enum.Enum):
-    """Which turns count as sampled in one context, for values and the turn before's value (the baseline)."""
+    """Turns that count as sampled in one context, for values and for the baseline (the previous turn's value)."""
 
     SEPARATE = "separate"
     """Children of one node (the paper)."""
@@ -93,16 +93,16 @@ class Contexts(str, enum.Enum):
 
 
 class OnOutage(str, enum.Enum):
-    """What becomes of a trajectory whose tool's infrastructure failed past its retries."""
+    """Handling of a trajectory whose tool still fails after all retries (an outage)."""
 
     REGROW = "regrow"
-    """It is grown again, within ``growth.max_regrows``."""
+    """It is sampled again, at most ``growth.max_regrows`` times."""
     OBSERVE = "observe"
-    """The model reads that the tool is unavailable, and goes on."""
+    """The model reads that the tool is unavailable, and continues."""
 
 
 class ObservationCut(str, enum.Enum):
-    """Which part of a too long observation is left out."""
+    """Part of a too long observation that is left out."""
 
     HEAD = "head"
     MIDDLE = "middle"
@@ -110,7 +110,7 @@ class ObservationCut(str, enum.Enum):
 
 
 class Memoize(str, enum.Enum):
-    """Where equal calls of a stateless tool are made only once."""
+    """Scope within which equal calls of a stateless tool are made only once."""
 
     NEVER = "never"
     TREE = "tree"

@@ -1,6 +1,6 @@
 """Every setting under ``algorithm.atpo``, one frozen class per concern.
 
-They are read from a nested mapping, without OmegaConf or verl. Unknown keys and impossible values raise
+Settings are read from a nested mapping, without OmegaConf or verl. Unknown keys and impossible values raise
 :class:`ConfigError`, which names the setting, the value and the remedy.
 """
 
@@ -47,29 +47,29 @@ class ExpansionConfig:
     """Entropy-guided tree expansion: M chains, then L rounds that re-sample K turns each."""
 
     initial_chains: Annotated[int, Field(ge=1, le=1024, strict=True)] = 6
-    """M, complete trajectories that every tree starts with."""
+    """M, independent trajectories that every tree starts with."""
     branches_per_round: Annotated[int, Field(ge=0, le=1024, strict=True)] = 3
     """K, turns re-sampled in one round."""
     rounds: Annotated[int, Field(ge=0, le=1024, strict=True)] = 2
     """L, expansion rounds; 0 leaves plain chains."""
     penalty: Amount = 0.05
-    """alpha, nats taken off a node's score per unit that ``penalty_counts`` counts."""
+    """alpha, nats subtracted from a node's score per child that ``penalty_counts`` counts."""
     penalty_counts: Penalty = Penalty.EXPANSIONS
-    """What the penalty counts."""
+    """Children that the penalty counts."""
     strategy: str = "entropy"
     """Name of a registered selection strategy (``entropy``, ``random``, ``other_chains``)."""
     schedule: Schedule = Schedule.CONTINUOUS
-    """When the L * K expansions start."""
+    """Time at which the L * K expansions start."""
     start_after: Share = 0.5
-    """Share of the chains that have ended when the first expansion starts; of ``schedule=continuous``."""
+    """Share of the chains that have ended when the first expansion starts; for ``schedule=continuous``."""
     in_flight: Positive | None = None
-    """Branches of one tree that run at a time, null for no limit; of ``schedule=continuous``."""
+    """Expansions of one tree that run at a time, null for no limit; for ``schedule=continuous``."""
     budget: Budget = Budget.FIXED
-    """Whether a tree always grows its L * K expansions."""
+    """Number of expansions: always L * K, or none while every trajectory has succeeded."""
     success: Annotated[float, Field(allow_inf_nan=False, strict=True)] = 1.0
-    """Outcome from which a trajectory has succeeded; of ``budget=adaptive``."""
+    """Lowest outcome of a successful trajectory; for ``budget=adaptive``."""
     spares: Annotated[int, Field(ge=0, le=1024, strict=True)] = 0
-    """Branches beyond L * K for a tree with a failure, as far as other trees left theirs; of ``budget=adaptive``."""
+    """Expansions beyond L * K for a tree with a failure, if other trees used fewer; for ``budget=adaptive``."""
 
     def __post_init__(self) -> None:
         if self.branches_per_round == 0 and self.rounds > 0:
@@ -83,7 +83,7 @@ class ExpansionConfig:
 
     @property
     def leaves(self) -> int:
-        """M + L * K, the number of trajectories of every tree."""
+        """Number of trajectories of every tree, M + L * K."""
         return self.initial_chains + self.rounds * self.branches_per_round
 
 
@@ -92,23 +92,23 @@ class CreditConfig:
     """Turn-wise credit assignment."""
 
     backup: Backup = Backup.CHILD_SOFTMAX
-    """Aggregate that makes an inner node's value."""
+    """Aggregate that computes an inner node's value."""
     advantage: AdvantageMode = AdvantageMode.VALUE
-    """What a turn's advantage is."""
+    """Formula of a turn's advantage."""
     normalize: Normalize = Normalize.ZSCORE
-    """Scale of the leaf rewards inside one tree."""
+    """Normalization of the leaf rewards of one tree."""
     shared_turns: SharedTurns = SharedTurns.PER_LEAF
-    """How often a turn shared by several leaves is trained."""
+    """Number of times that a turn shared by several leaves is trained."""
     weights: Weights = Weights.PER_LEAF
-    """How much each sample of a turn counts; ``split`` makes the tree's gradient that of chains."""
+    """Weight of each sample of a turn; ``split`` makes the tree's gradient that of chains."""
     tool_rewards: Amount = 0.0
-    """Weight of the rewards that tools give for their calls, beside the outcome; 0 leaves them out."""
+    """Weight of the rewards that tools give for their calls, relative to the outcome; 0 leaves them out."""
     contexts: Contexts = Contexts.SEPARATE
-    """Which turns count as sampled in one context, so that values and baselines are means over all of them."""
+    """Turns that count as sampled in one context; values and baselines are means over all of them."""
     mute_above: Annotated[float, Field(gt=0, allow_inf_nan=False, strict=True)] | None = None
-    """Squared score of a turn's tokens above which its advantage falls in proportion, null for never."""
+    """Squared score of a turn's tokens above which its advantage shrinks in proportion, null for never."""
     baseline_weights: bool = False
-    """Whether turns of one context count in each other's baseline by their squared score; of ``scheme=shrunk``."""
+    """Weight turns of one context by their squared score in each other's baseline; for ``scheme=shrunk``."""
     scheme: str | None = None
     """Name or import path of the credit scheme; null for the one that the settings above describe."""
 
@@ -156,56 +156,56 @@ class CreditConfig:
 
 @settings
 class GrowthConfig:
-    """What happens to a trajectory that infrastructure ended (engine gone, tool outage)."""
+    """Re-sampling of trajectories that an outage ended (engine gone, tool out), and the limit on bugs."""
 
     max_regrows: Tries = 3
-    """Times one trajectory is grown again before its whole tree fails."""
+    """Times that one trajectory is sampled again before its whole tree fails."""
     regrow_delay_s: Pause = 1.0
-    """Seconds before the first new try; doubles with every further one, to a minute at most."""
+    """Seconds before the first retry; doubles with each further one, up to a minute."""
     max_bugs: Positive = 3
-    """Trees that may fail of errors in the agent loop, a tool or the reward before the run ends, of one step's number
-    of trees; 1 ends it at the first."""
+    """Failed trees that end the run, counted over as many trees as one step has; 1 ends it at the first. Only errors in
+    the agent loop, a tool or the reward count."""
 
 
 @settings
 class ToolConfig:
-    """What stands around every live tool call."""
+    """Limits, retries and observations of tool calls that are really made."""
 
     timeout_s: Annotated[float, Field(gt=0, le=86400, allow_inf_nan=False, strict=True)] | None = 120.0
-    """Seconds one try may take, null for no limit; a call that takes longer is an outage."""
+    """Seconds that one attempt may take, null for no limit; a longer call is an outage."""
     retries: Tries = 2
-    """Further tries of a stateless tool's call after a transient error or a time-out."""
+    """Retries of a stateless tool's call after a transient error or a time-out."""
     retry_delay_s: Pause = 0.5
-    """Seconds before the first further try; doubles with each, with jitter."""
+    """Seconds before the first retry; doubles with each further one, with jitter."""
     max_calls: Positive | None = None
-    """Calls per trajectory, null for no limit; the model is told that the limit is reached."""
+    """Calls per trajectory, null for no limit; at the limit the model reads that it is reached."""
     concurrency: Positive | None = 256
     """Calls of one tool at once in one rollout worker, null for no limit."""
     max_observation_tokens: Positive | None = 2048
     """Longest observation, null for no limit; ``multi_turn.max_tool_response_length`` in characters applies as well."""
     observation_cut: ObservationCut = ObservationCut.TAIL
-    """Which part of a longer one is left out."""
+    """Part of a longer observation that is left out."""
     on_outage: OnOutage = OnOutage.REGROW
-    """What becomes of a trajectory whose tool is out."""
+    """Handling of a trajectory whose tool has an outage."""
     memoize: Memoize = Memoize.NEVER
-    """Where equal calls of stateless tools are made only once."""
+    """Scope within which equal calls of stateless tools are made only once."""
     memo_size: Positive = 4096
-    """Calls remembered."""
+    """Number of calls that are remembered."""
     max_consecutive_invalid_calls: Positive | None = None
     """Malformed calls in a row (unknown function, no JSON object, required argument missing) that end a trajectory."""
 
 
 @settings
 class WatchConfig:
-    """Watchdog of the rollout workers: what stands still is logged with its stack, and after a limit the run ends."""
+    """Watchdog of the rollout workers: logs the stack of anything that hangs, and ends the run after a limit."""
 
     warn_s: PositiveAmount = 60.0
-    """Seconds after which the log says what stands still and where."""
+    """Seconds after which the log says what hangs and where."""
     limit_s: PositiveAmount | None = 1800.0
     """Seconds that an agent loop may do nothing between its calls, a reward may take or the event loop may be blocked
     before the run ends; null waits for ever."""
     engine_s: PositiveAmount | None = 3600.0
-    """Seconds that the engine may take for one generation, null for no limit; after them it counts as an outage."""
+    """Seconds that the engine may take for one generation, null for no limit; a longer one is an outage."""
 
 
 @settings
@@ -213,25 +213,25 @@ class AtpoConfig:
     """All of ``algorithm.atpo``."""
 
     expansion: ExpansionConfig = dataclasses.field(default_factory=ExpansionConfig)
-    """How trees grow."""
+    """Growth of trees."""
     credit: CreditConfig = dataclasses.field(default_factory=CreditConfig)
-    """How outcome rewards become turn advantages."""
+    """Turn advantages from outcome rewards."""
     growth: GrowthConfig = dataclasses.field(default_factory=GrowthConfig)
-    """What happens to trajectories that fail."""
+    """Handling of trajectories that fail."""
     tools: ToolConfig = dataclasses.field(default_factory=ToolConfig)
-    """What stands around tool calls."""
+    """Limits and retries of tool calls."""
     dump_dir: str | None = None
     """Folder for one JSON line per tree; null writes nothing."""
     dump_every: Positive = 1
-    """Steps from one whose trees are dumped to the next; the first step's are."""
+    """Interval in steps at which trees are dumped, from the first step on."""
     dump_max: Positive | None = None
-    """Trees dumped of a step, the first of its batch; null for all."""
+    """Trees that are dumped per step, the first of its batch; null for all."""
     log_trees: Count = 0
-    """Trees of a step that verl's loggers wandb and TensorBoard show."""
+    """Trees per step that verl's loggers wandb and TensorBoard show."""
     watch: WatchConfig = dataclasses.field(default_factory=WatchConfig)
-    """What may stand still, and how long."""
+    """Limits on how long anything may hang."""
     of_schemes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    """Groups of settings that credit schemes brought, by name, where they are not the defaults."""
+    """Groups of settings of credit schemes that differ from their defaults, by name."""
 
     def __post_init__(self) -> None:
         if self.expansion.budget is Budget.ADAPTIVE and self.credit.weights is Weights.SPLIT:
@@ -273,8 +273,8 @@ class AtpoConfig:
 
 
 def _groups_of_schemes(values: Mapping[str, Any]) -> Mapping[str, type]:
-    """Groups of settings that the registered credit schemes, and the one that ``values`` name, bring: name -> class."""
-    from verl_atpo.method.scheme import settings_groups  # schemes are made of these settings
+    """Map names to classes of the settings of all registered credit schemes and of the one that ``values`` name."""
+    from verl_atpo.method.scheme import settings_groups  # the module imports this one
 
     credit = values.get("credit")
     return settings_groups(credit.get("scheme") if isinstance(credit, Mapping) else None)

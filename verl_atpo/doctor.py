@@ -1,7 +1,7 @@
-"""List what is installed, what of it fits, and what will not work: ``python -m verl_atpo.doctor``.
+"""List installed and tested versions, and what will not work with them: ``python -m verl_atpo.doctor``.
 
-Nothing is started and verl is not imported. The exit code is 0 where trees can be trained with as far as can be seen
-without starting anything, and 1 where they cannot; what else will not work is only listed.
+Nothing is started and verl is not imported. The exit code is 0 if training with trees can work, as far as can be seen
+without starting it, else 1. Other features that will not work are only listed.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Trouble:
     Attributes:
         what: the feature.
         why: what is missing, and the remedy.
-        essential: whether no tree can be trained with for it.
+        essential: whether training with trees cannot work because of it.
     """
 
     what: str
@@ -95,7 +95,7 @@ def print_packable(path: str) -> bool:
 
 
 def versions() -> Iterator[tuple[str, str | None, str | None]]:
-    """What is there, what is installed, what it was run with."""
+    """Yield each component's name, installed version and the versions that it was run with."""
     tested = tested_versions()
     yield "Python", platform.python_version(), ", ".join(tested["python"])
     yield "system", f"{platform.system()} {platform.machine()}", "Linux x86_64"
@@ -109,20 +109,20 @@ def versions() -> Iterator[tuple[str, str | None, str | None]]:
 
 
 def features(verl: Path | None) -> Iterator[tuple[str, int, int]]:
-    """Each feature, how many seams it has, how many of them hold."""
+    """Yield each feature with the number of its seams and of those that hold."""
     for feature, seams in SEAMS.items():
         yield feature.value, len(seams), len(seams) - len(list(problems(feature, verl)))
 
 
 def seam_troubles(verl: Path | None) -> Iterator[Trouble]:
-    """Seams that do not hold."""
+    """Yield seams that do not hold."""
     for feature in Feature:
         for line in problems(feature, verl):
             yield Trouble(feature.value, line, feature in ESSENTIAL)
 
 
 def version_troubles() -> Iterator[Trouble]:
-    """Plugin, engine and queue."""
+    """Yield what is wrong with the plugin, the engine and the queue."""
     found = {each.value for each in importlib.metadata.entry_points(group="verl.plugins")}
     if "verl_atpo.plugin" not in found:
         yield Trouble("the plugin", "verl does not find it: install verl-atpo with pip, a folder is not enough", True)
@@ -137,7 +137,7 @@ def version_troubles() -> Iterator[Trouble]:
 
 
 def device_troubles() -> Iterator[Trouble]:
-    """Neither an accelerator nor the CPU platform."""
+    """Yield a problem if there is neither an accelerator nor the CPU platform."""
     asked = os.environ.get(PLATFORM_ENV, "").strip().lower()
     if not cuda_devices() and asked != PLATFORM_NAME:
         yield Trouble(
@@ -156,7 +156,7 @@ def cuda_devices() -> list[str]:
 
 
 def library_troubles() -> Iterator[Trouble]:
-    """Libraries that verl uses by default, or only in environments of its own."""
+    """Yield missing libraries that verl uses by default, or that need an environment of their own."""
     version = installed_version("verl")
     if cuda_devices() and importlib.util.find_spec("flash_attn") is None:
         yield Trouble(
@@ -178,7 +178,7 @@ def library_troubles() -> Iterator[Trouble]:
 
 
 def extra_troubles() -> Iterator[Trouble]:
-    """Extras of which something is not installed."""
+    """Yield extras of this package that are not fully installed."""
     for line in importlib.metadata.requires("verl-atpo") or () if installed_version("verl-atpo") else ():
         requirement = Requirement(line)
         extra = re.search(r'extra == "([\w-]+)"', line)

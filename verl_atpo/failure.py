@@ -1,7 +1,7 @@
-"""Failures of a run of an agent loop: an outage passes and is tried again, a bug fails the tree and may end the run.
+"""Failures of an agent loop: after an outage it is run again, a bug fails the tree and may end the run.
 
-Outages are named here and, for errors of any client, in :mod:`verl_atpo.transient`. Whatever else a user's loop, a
-tool's contract or a reward raises is a bug, and would only come again. Pure Python.
+Outages are named here and, for errors of any client, in :mod:`verl_atpo.transient`. Any other error that a user's
+loop, a tool's contract or a reward raises is a bug, which a retry would only repeat. Pure Python.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ LONGEST_REASON = 400
 
 
 class TransientToolError(RuntimeError):
-    """The call was not carried out, for a reason that may pass: it is made again."""
+    """The call was not carried out, for a transient reason: it is made again."""
 
 
 class ToolOutage(RuntimeError):
-    """The tool's infrastructure failed past its retries: neither the model's fault nor an answer."""
+    """The tool's infrastructure still failed after all retries: neither the model's fault nor an answer."""
 
 
 class EngineOutage(RuntimeError):
-    """The engine did not answer a generation: it is gone, starts anew, or gave the request up."""
+    """The engine did not answer a generation: it died, restarts, or dropped the request."""
 
 
 class EmptyTurnError(RuntimeError):
@@ -37,11 +37,11 @@ class ReplayEndedError(RuntimeError):
 
 
 class BranchBug(RuntimeError):
-    """A bug of the loop, a tool or the reward, said with its remedy."""
+    """A bug of the loop, a tool or the reward; the message names the remedy."""
 
 
 class ExitError(RuntimeError):
-    """User code raised what would have ended the process or its event loop: ``sys.exit()``, say."""
+    """User code raised an exception that would have ended the process or its event loop, such as ``sys.exit()``."""
 
     @classmethod
     def of(cls, error: BaseException) -> ExitError:
@@ -51,19 +51,19 @@ class ExitError(RuntimeError):
 
 
 class StrayCancellation(ConnectionError):
-    """A ``CancelledError`` that nobody asked for: a client's connection was closed under it. It may pass."""
+    """A ``CancelledError`` that nobody requested: a client's connection was closed. It is transient."""
 
 
 class NothingSampledError(RuntimeError):
-    """The agent loop ended without asking the model: most likely its environment did not come up."""
+    """The agent loop ended without calling the model: most likely its environment did not start."""
 
 
 class ContextRewrittenError(BranchBug):
-    """The agent loop's context is not append-only, so turns have no place in the response."""
+    """The agent loop's context is not append-only, so its turns cannot be located in the response."""
 
 
 class RowMismatchError(BranchBug):
-    """The row that the agent loop returned is not what was sampled."""
+    """The row that the agent loop returned differs from what was sampled."""
 
 
 OUTAGES = (ToolOutage, EngineOutage, EmptyTurnError, ReplayEndedError, NothingSampledError)
@@ -73,21 +73,21 @@ _UNREADABLE = ("ray.exceptions.UnserializableException", "ray.exceptions.RayErro
 
 
 def is_transient(error: BaseException) -> bool:
-    """Whether a call that failed with ``error`` may succeed when it is made again (:mod:`verl_atpo.transient`)."""
+    """Return whether a call that failed with ``error`` may succeed on a retry (:mod:`verl_atpo.transient`)."""
     return passes(error, _passes)
 
 
 def is_outage(error: BaseException) -> bool:
-    """Whether ``error`` is one of the infrastructure, so that the trajectory is grown again.
+    """Return whether ``error`` is an error of the infrastructure, so that the trajectory is sampled again.
 
-    Outages of tools and engine, what :func:`is_transient` knows, and Ray's own errors, wherever they stand in the
-    chain of causes. What a remote function raised is judged by what it was.
+    Such are outages of tools and engine, transient errors (:func:`is_transient`) and Ray's own errors, anywhere in
+    the chain of causes. An error of a remote function is judged by the original error.
     """
     return passes(error, _is_out)
 
 
 def _passes(error: BaseException) -> bool | None:
-    """Verdict on one error: transient or not, ``None`` where its causes decide."""
+    """Judge one error: transient or not, ``None`` where its causes decide."""
     if isinstance(error, TransientToolError):
         return True
     if isinstance(error, BranchBug):
@@ -115,9 +115,9 @@ def _is_out(error: BaseException) -> bool | None:
 
 
 def _printed_passes(text: str) -> bool | None:
-    """Judge the errors of a printed traceback by their names and the HTTP status in their words.
+    """Judge the errors of a printed traceback by their names and the HTTP status in their messages.
 
-    ``None`` where it shows none but Ray's own. The line of an error is the first after those of its frames, which are
+    ``None`` if it shows only Ray's own errors. The line of an error is the first one after its frames, which are
     indented.
     """
     lines = text.splitlines()
@@ -138,7 +138,7 @@ _ERROR_LINE = re.compile(r"(?P<name>[A-Za-z_][\w.]*)(?:: (?P<words>.*))?$")
 
 
 def died_while_made(error: BaseException) -> bool:
-    """Whether an actor of Ray died in its constructor: it would again, so it is no outage."""
+    """Return whether a Ray actor died in its constructor: a retry would die as well, so it is no outage."""
     seen: set[int] = set()
     cause: BaseException | None = error
     while cause is not None and id(cause) not in seen:
@@ -150,21 +150,21 @@ def died_while_made(error: BaseException) -> bool:
 
 
 def last_words(error: BaseException) -> str:
-    """The last line of an error's message: what was raised, where Ray repeats a traceback."""
+    """Return the last line of an error's message: the original error where Ray repeats a traceback."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1][:LONGEST_REASON].rstrip(".") if lines else type(error).__name__
 
 
 def pause_s(first: float, failed: int) -> float:
-    """Seconds before a new try: ``first``, doubled for each of the ``failed`` ones before, to a minute at most.
+    """Return the seconds before a retry: ``first``, doubled for each of the ``failed`` earlier ones, up to a minute.
 
-    A longer ``first`` stays as it is.
+    A ``first`` of more than a minute is not shortened.
     """
     return min(first * 2.0**failed, max(first, LONGEST_PAUSE_S))
 
 
 def brief(error: BaseException) -> str:
-    """The error's type and words in one short line, of what Ray wrapped if it did."""
+    """Return an error's type and message in one short line; of the wrapped error if Ray wrapped one."""
     raised = getattr(error, "cause", None) if RAY_TASK_ERROR in _names(error) else error
     return f"{type(raised).__name__}: {raised}"[:LONGEST_REASON]
 

@@ -1,7 +1,7 @@
-"""The package's own logger, so that its warnings arrive whatever other libraries do to the root logger.
+"""The package's own logger, so that no library's changes to the root logger hide its warnings.
 
 verl, Hydra, Ray and vLLM all configure the root logger, and one of vLLM's dependencies sets it and its handlers to
-ERROR during the first generation. Hence ``verl_atpo`` has a handler and a level of its own and hands nothing on.
+ERROR during the first generation. Hence ``verl_atpo`` has its own handler and level and does not propagate.
 """
 
 from __future__ import annotations
