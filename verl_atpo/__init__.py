@@ -10,13 +10,13 @@ The map, from the paper to the code:
 | credit schemes, the paper's among them | ``method/scheme.py``, ``schemes/`` | ``Scheme``, ``register_scheme`` |
 | beyond the paper: split weights | ``schemes/split.py`` | ``Split`` |
 | beyond the paper: rewards of tools, returns to go | ``schemes/returns.py`` | ``Returns`` |
-| beyond the paper: equal contexts of several branches | ``tree/contexts.py`` | ``group_contexts`` |
+| beyond the paper: equal contexts in several trajectories | ``tree/contexts.py`` | ``group_contexts`` |
 | beyond the paper: adaptive budgets | ``rollout/budget.py`` | ``TreeBudget``, ``Spares`` |
 | beyond the paper: A²TGPO, information gains | ``schemes/a2tgpo/`` | ``A2TGPO``, estimator ``a2tgpo`` |
 | credit on its way to the estimator | ``method/channel.py`` | ``write_row``, ``read_rows`` |
 | advantage of a turn | ``method/estimator.py`` | ``compute_atpo_advantage``, estimator ``atpo`` |
 | ATPO objective | ``method/loss.py`` | ``compute_policy_loss_atpo``, policy loss ``atpo`` |
-| tree rollout | ``replay/`` (one branch), ``rollout/`` (one tree) | ``TreeAgentLoopManager`` |
+| tree rollout | ``replay/`` (one trajectory), ``rollout/`` (one tree) | ``TreeAgentLoopManager`` |
 | tools and environments | ``tools/`` | ``StatefulTool``, ``PythonTool`` |
 | the paper's search agent, its reward and retriever | ``search_qa/`` | ``SearchTool``, ``compute_score`` |
 | hyper-parameters | ``config.py``, ``startup/presets.py`` | ``AtpoConfig``, ``+atpo=tree`` / ``paper`` / ``chain`` |

@@ -14,7 +14,7 @@ GROUP, _, NAME = ROOT_KEY.rpartition(".")
 
 
 def read_algorithm(algorithm: Any) -> AtpoConfig:
-    """The settings under ``algorithm.atpo``; all defaults where there are none.
+    """Read the settings under ``algorithm.atpo``; all defaults where there are none.
 
     verl's ``norm_adv_by_std_in_grpo=False`` (Dr. GRPO) is obeyed: z-scores become ``normalize=center``.
 
@@ -37,7 +37,7 @@ def read_algorithm(algorithm: Any) -> AtpoConfig:
 
 
 def entry(group: Any, name: str) -> Any:
-    """An entry of one of verl's groups of settings, whatever holds it; None where there is none."""
+    """Return an entry of one of verl's groups of settings, a mapping or an object; None where there is none."""
     if isinstance(group, Mapping) or hasattr(group, "get"):
         return group.get(name)
     return getattr(group, name, None)

@@ -1,9 +1,9 @@
 """Entry point of the group ``verl.plugins``: importing this module registers verl_atpo with verl.
 
 verl imports it at the end of ``import verl``, in the driver and in every Ray worker. It registers the advantage
-estimator and the policy loss ``atpo``, those that credit schemes bring, Hydra's preset groups, the check of every
-config before Ray starts, the containment of reward functions and, where ``VERL_PLATFORM=cpu`` asks for it, the CPU
-platform. verl hides an exception raised here, so a failure is logged as an error first.
+estimator and the policy loss ``atpo``, those of credit schemes, Hydra's preset groups, the check of every config
+before Ray starts, the containment of reward functions and, if ``VERL_PLATFORM=cpu`` is set, the CPU platform. verl
+hides an exception raised here, so a failure is logged as an error first.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ logger = own_logger()
 
 
 def register() -> None:
-    """Register estimator, loss, presets, checks and, where it was asked for, the CPU platform; may be called again.
+    """Register estimator, loss, presets, checks and, if requested, the CPU platform; may be called again.
 
     Raises:
         SeamMissing: a verl in which estimator and loss cannot work.
-        RuntimeError: a name that somebody else took.
+        RuntimeError: a name that is already registered to something else.
     """
     _check_verl()
     from verl.trainer.ppo.core_algos import POLICY_LOSS_REGISTRY, register_adv_est, register_policy_loss
@@ -39,7 +39,7 @@ def register() -> None:
     for name in {scheme.estimator for scheme in known_schemes().values()}:
         register_adv_est(name)(estimator_named(name))
     for name, loss in losses().items():
-        # verl's register_policy_loss overwrites without a word.
+        # verl's register_policy_loss overwrites silently.
         if POLICY_LOSS_REGISTRY.get(name, loss) is not loss:
             raise RuntimeError(f"policy loss {name!r} is registered already, to {POLICY_LOSS_REGISTRY[name]}.")
         register_policy_loss(name)(loss)
@@ -50,13 +50,13 @@ def register() -> None:
 
 
 def losses() -> dict[str, Callable[..., Any]]:
-    """The policy losses of this package and its credit schemes, by verl's name."""
+    """Return the policy losses of this package and of credit schemes, by verl's name."""
     brought = {kind.loss: loss for kind in known_schemes().values() if (loss := kind.policy_loss()) is not None}
     return {"atpo": compute_policy_loss_atpo, **brought}
 
 
 def _check_verl() -> None:
-    """Look for the seams of estimator and loss, except in a verl in which tests found them all."""
+    """Check the seams of estimator and loss, except in a verl in which tests found them all."""
     if importlib.metadata.version("verl") not in tested_versions()["verl"]["seams"]:
         require()
 

@@ -1,4 +1,4 @@
-"""What the policy wrote in a trajectory, for reward functions under every sampler."""
+"""The policy's own text of a trajectory, for reward functions under every sampler."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from verl_atpo.search_qa.rewards.observations import Style, split_turns
 
 
 def policy_text(solution_str: str, extra_info: Mapping[str, Any] | None) -> str:
-    """The policy's own words, turns joined by newlines, without what tools and environments said.
+    """Return the policy's own text, turns joined by newlines, without the observations of tools and environments.
 
-    This package's sampler, for trees, chains and validation, hands over the sampled tokens decoded
+    This package's sampler, for trees, chains and validation, passes the decoded sampled tokens
     (``extra_info["policy_text"]``), which is exact. Under verl's own sampler observations are cut out of the response
-    by their marks, ``<tool_response>`` after a ``<tool_call>`` or ``<result>`` after a ``<search>``; observations of
-    another form stay in, and a policy that writes such marks itself can hide words of its own.
+    by their tags: ``<tool_response>`` after a ``<tool_call>``, or ``<result>`` after a ``<search>``. Observations of
+    another form stay in, and a policy that writes such tags itself can hide text of its own.
 
     Args:
         solution_str: decoded response, as verl hands it to a reward function.

@@ -1,4 +1,4 @@
-"""Settings: frozen pydantic dataclasses, read strictly from nested mappings, with errors that name setting and remedy.
+"""Settings: frozen pydantic dataclasses, read strictly from nested mappings; errors name setting and remedy.
 
 A settings class is written as::
 
@@ -7,8 +7,8 @@ A settings class is written as::
         tries: Positive = 3
         '''How often a call is made.'''
 
-Unknown keys, values of another type and values out of range are refused. The text under a field is part of the refusal,
-so it says what the setting is and what special values of it mean.
+Unknown keys, values of another type and values out of range are refused. The text under a field is part of the error
+message, so it describes the setting and the meaning of special values.
 """
 
 from __future__ import annotations
@@ -36,20 +36,20 @@ _LONGEST_VALUE = 200
 
 
 class ConfigError(ValueError):
-    """A setting that cannot work. The message says: setting, value found, what is expected, remedy."""
+    """A setting that cannot work. The message names the setting, its value, the expected values and the remedy."""
 
 
 @dataclass_transform(frozen_default=True, field_specifiers=(dataclasses.field,))
 def settings(cls: type[_Class]) -> type[_Class]:
-    """Make a frozen dataclass of ``cls`` whose fields are checked, whoever makes an instance."""
+    """Turn ``cls`` into a frozen dataclass whose fields are checked for every instance."""
     config = pydantic.ConfigDict(extra="forbid", use_attribute_docstrings=True)
     return typing.cast(type[_Class], pydantic.dataclasses.dataclass(frozen=True, config=config)(cls))
 
 
 def read(cls: type[_Class], values: Mapping[str, Any], path: str) -> _Class:
-    """Make a ``cls`` of ``values``, found at ``path`` in the whole config; keys left out take their defaults.
+    """Make an instance of ``cls`` from ``values``, found at ``path`` in the config; missing keys take their defaults.
 
-    Enums are given by value, ints are good floats.
+    Enums are given by value; ints are accepted as floats.
 
     Raises:
         ConfigError: unknown key, value of the wrong type or out of range; the first one found.
@@ -61,30 +61,30 @@ def read(cls: type[_Class], values: Mapping[str, Any], path: str) -> _Class:
 
 
 def plain(config: Any) -> dict[str, Any]:
-    """Nested dicts of plain values, the inverse of :func:`read`."""
+    """Return nested dicts of plain values, the inverse of :func:`read`."""
     return pydantic.TypeAdapter(type(config)).dump_python(config, mode="json")
 
 
 def did_you_mean(wrong: object, right: Iterable[str], prefix: str = "") -> str:
-    """A sentence that names the nearest of ``right``, or nothing where none is near."""
+    """Return a sentence that names the closest of ``right``; empty if none is close."""
     close = difflib.get_close_matches(str(wrong), list(right), n=1)
     return f" Did you mean {prefix}{close[0]}?" if close else ""
 
 
 def not_a_setting(path: str, names: Iterable[str]) -> str:
-    """The message for an unknown key at ``path``, beside which ``names`` are known."""
+    """Return the message for an unknown key at ``path``, where ``names`` are the known ones."""
     names, (where, _, name) = list(names), path.rpartition(".")
     return f"{path} is not a setting; valid ones are: {', '.join(names)}.{did_you_mean(name, names, f'{where}.')}"
 
 
 def show(value: object) -> str:
-    """The value in an error message, cut to a length that leaves room for the rest."""
+    """Format a value for an error message, cut to a length that leaves room for the rest."""
     text = repr(value)
     return text if len(text) <= _LONGEST_VALUE else text[:_LONGEST_VALUE] + "..."
 
 
 def _explain(cls: Any, error: Any, path: str) -> str:
-    """An error of pydantic as a message with setting, value and remedy."""
+    """Turn an error of pydantic into a message with setting, value and remedy."""
     field, parent = None, cls
     for name in error["loc"]:
         path = f"{path}.{name}"

@@ -28,17 +28,17 @@ FAMILIES = (
     http.client.IncompleteRead,
     http.client.BadStatusLine,
 )
-"""Errors of the standard library: a connection that was refused, cut or timed out, a host that is not found."""
+"""Errors of the standard library: a connection that is refused, cut or timed out, or a host that is not found."""
 
 _ERRNO_NAMES = """
     ECONNABORTED ECONNREFUSED ECONNRESET EPIPE ETIMEDOUT EHOSTDOWN EHOSTUNREACH ENETDOWN ENETRESET ENETUNREACH
     ENOTCONN ESHUTDOWN EADDRNOTAVAIL EMFILE ENFILE ENOBUFS ESTALE
 """
 ERRNOS = frozenset(getattr(errno, name) for name in _ERRNO_NAMES.split() if hasattr(errno, name))
-"""Of a plain ``OSError``: the network, or a machine that has run out of ports and descriptors."""
+"""Error numbers of a plain ``OSError`` for network trouble, or a machine without free ports or descriptors."""
 
 STATUSES = frozenset({429, 502, 503, 504, 521, 522, 523, 524, 529})
-"""HTTP statuses of overload, gateways and servers that are down; any other from 400 on is the request's own."""
+"""HTTP statuses of overload, gateways and servers that are down; any other from 400 on is the request's fault."""
 RPC_CODES = frozenset({"UNAVAILABLE", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED"})
 
 _CONNECTION = re.compile(
@@ -52,7 +52,7 @@ _OVERLOAD = re.compile(
     r"[A-Za-z]*(Unavailable|Overloaded|TooManyRequests|RateLimit|RateLimited|RateLimitExceeded|Throttling|Throttled"
     r"|BadGateway|GatewayTimeout|DeadlineExceeded)(Error|Exception)?"
 )
-"""Class names that say overload, whatever status comes with them."""
+"""Class names that mean overload, independent of the HTTP status."""
 _OTHER_NAMES = frozenset(
     {
         "requests.exceptions.RetryError",
@@ -63,20 +63,20 @@ _OTHER_NAMES = frozenset(
 _NOT_THESE = re.compile(
     r"UnsupportedProtocol|LocalProtocolError|.*Certificate.*|InvalidURL|InvalidSchema|MissingSchema|LocationValueError"
 )
-"""Subclasses that blame the request or the setup."""
+"""Class names of errors that the request or the setup caused."""
 _WAITED_FOR_THE_MODEL = ("playwright", "selenium", "subprocess", "func_timeout", "wrapt_timeout_decorator")
-"""Packages whose time-outs say that what the model asked for did not happen, not that a server is out."""
+"""Packages whose time-outs mean that the model's action did not happen in time, not that a server is down."""
 _STATUS_ERRORS = frozenset({"APIStatusError", "APIError"})
-"""Bases of the error classes of generated API clients, whose ``InternalServerError`` asks for a new try."""
+"""Base classes of generated API clients, whose ``InternalServerError`` is worth a retry."""
 _MOST_ERRORS = 64
 
 
 def passes(error: BaseException, verdict: Callable[[BaseException], bool | None] | None = None) -> bool:
-    """Whether an error, or what caused it, is of a kind that may pass.
+    """Return whether an error, or one of its causes, is transient.
 
     Args:
-        error: judged first, then its cause, its context unless suppressed, and errors it carries in its attributes.
-        verdict: of one error; ``None`` leaves the decision to its causes. :func:`verdict_of` if not given.
+        error: judged first, then its cause, its context unless suppressed, and errors in its attributes.
+        verdict: judges one error; ``None`` leaves the decision to its causes. :func:`verdict_of` if not given.
     """
     judge = verdict or verdict_of
     pending, seen = [error], {id(error)}
@@ -97,7 +97,7 @@ def passes(error: BaseException, verdict: Callable[[BaseException], bool | None]
 
 
 def verdict_of(error: BaseException) -> bool | None:
-    """Judge one error by itself: it passes, it does not, or (``None``) it says nothing about that."""
+    """Judge one error by itself: transient, not transient, or ``None`` if that cannot be decided."""
     if _is_named(error, _NOT_THESE):
         return False
     if isinstance(error, FAMILIES) or _says_overload(error):
@@ -117,12 +117,12 @@ def verdict_of(error: BaseException) -> bool | None:
 
 
 def status_of(error: BaseException) -> int | None:
-    """The HTTP status from 400 on that an error or its response carries; ``None`` if it carries none."""
+    """Return the HTTP status from 400 on of an error or its response; ``None`` if there is none."""
     return next((status for each in _candidates(error) if (status := _as_status(each)) is not None), None)
 
 
 def _candidates(error: BaseException) -> Iterator[Any]:
-    """Where clients keep a status, one by one: some properties warn when they are read."""
+    """Yield the attributes in which clients keep a status, lazily: some properties warn when they are read."""
     for name in ("status_code", "status", "http_status"):
         yield _attribute(error, name)
     for name in ("response", "resp"):
@@ -137,7 +137,7 @@ def _candidates(error: BaseException) -> Iterator[Any]:
 
 
 def rpc_code_of(error: BaseException) -> str | None:
-    """Name of the gRPC status that an error carries (``RpcError.code()``); ``None`` if it carries none."""
+    """Return the name of an error's gRPC status (``RpcError.code()``); ``None`` if there is none."""
     code = _attribute(error, "code")
     if callable(code):
         try:
@@ -149,7 +149,7 @@ def rpc_code_of(error: BaseException) -> str | None:
 
 
 def origins(error: BaseException) -> Iterator[BaseException]:
-    """Errors that led to this one: cause, context unless suppressed, and those that clients keep as attributes."""
+    """Yield errors that led to this one: cause, context unless suppressed, and errors in its attributes."""
     linked = [error.__cause__, None if error.__suppress_context__ else error.__context__]
     carried = [_attribute(error, name) for name in ("reason", "cause", "inner_exception", "orig", "original_error")]
     for each in (*linked, *carried, *error.args):
@@ -158,14 +158,14 @@ def origins(error: BaseException) -> Iterator[BaseException]:
 
 
 def group_members(error: BaseException) -> list[BaseException]:
-    """The errors of an exception group, Python's or a backport's; none of any other error."""
+    """Return the errors of an exception group, Python's or a backport's; an empty list for any other error."""
     if not any(kind.__name__ == "BaseExceptionGroup" for kind in type(error).__mro__):
         return []
     return [each for each in getattr(error, "exceptions", ()) if isinstance(each, BaseException)]
 
 
 def named_outage(name: str) -> bool:
-    """Whether clients raise a class of this (dotted) name for what may pass."""
+    """Return whether a class of this (dotted) name is a transient error of a client."""
     package, _, last = name.rpartition(".")
     if package.split(".")[0] in _WAITED_FOR_THE_MODEL or _NOT_THESE.fullmatch(last):
         return False
@@ -173,7 +173,7 @@ def named_outage(name: str) -> bool:
 
 
 def dotted(kind: type) -> str:
-    """Module and name of a class."""
+    """Return module and name of a class."""
     return f"{kind.__module__}.{kind.__qualname__}"
 
 

@@ -1,7 +1,7 @@
 """Try an agent before training: ``python -m verl_atpo.try_agent --agent my_agent:solve --model PATH --answer TEXT``.
 
-The agent is run once against the endpoint, with the answers given in the place of the policy's, and then again once for
-each of its calls, as an expansion of a tree runs it. Exit code 1: a run asked for something else than the first.
+The agent is run once against the endpoint, with the given answers instead of the policy's, and then again once for each
+of its calls, as an expansion of a tree runs it. Exit code 1: a run made other requests than the first.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
-"""Play one game with a tool in the terminal, without Ray or a model, and see whether trees can branch around it.
+"""Play one game with a tool in the terminal, without Ray or a model, and see whether trees can expand its turns.
 
 python -m verl_atpo.try_tool guess.Guess --kwargs '{"secret": 9}'
 python -m verl_atpo.try_tool guess.Guess --row train.parquet:0 --call number=4 --call '{"number": 9}'
 
 Without --call the calls are read from the terminal, a line each: arguments as name=value, or as a JSON object, after
-the name of the action where a tool has several; an empty line ends the game. It is then played again from every turn,
-as branches of a tree will. Exit code 1: a branch saw something else.
+the name of the action if a tool has several; an empty line ends the game. It is then played again from every turn, as
+expansions of a tree will. Exit code 1: an expansion got other observations.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def make_tool(name: str, config: dict[str, Any]) -> Any:
-    """The tool with this dotted name: a class of verl's ``BaseTool``, or a function with ``@function_tool``.
+    """Load the tool with this dotted name: a class of verl's ``BaseTool``, or a function with ``@function_tool``.
 
     Args:
         name: ``module.Class`` or ``module.function``.
@@ -87,7 +87,7 @@ def make_tool(name: str, config: dict[str, Any]) -> Any:
 
 
 def read_call(line: str, tools: Mapping[str, Any]) -> Asked:
-    """A call from a line: the function's name where there are several, then its arguments.
+    """Parse a call from a line: the function's name if there are several, then its arguments.
 
     Arguments are a JSON object, or name=value name=value; a value reaches to the next name of an argument, so it may
     hold spaces.
@@ -123,11 +123,11 @@ _NAME = re.compile(r"(?<!\S)([A-Za-z_]\w*)=")
 
 
 def kwargs_of_row(place: str, tool: Any) -> dict[str, Any]:
-    """The arguments of ``open`` in a row of the data, as training reads them.
+    """Return the arguments of ``open`` in a row of the data, as training reads them.
 
     Args:
         place: ``FILE:NUMBER``, a parquet file and a row counted from 0.
-        tool: whose.
+        tool: the tool whose arguments they are.
 
     Raises:
         ValueError: there is no such row, or it has none for this tool.
@@ -188,7 +188,7 @@ def _schema(tool: Any) -> dict[str, Any]:
 
 
 def _teller(several: bool) -> Callable[[Call], None]:
-    """Prints a call; with the function's name where there are several."""
+    """Make a function that prints a call, with the function's name if there are several."""
 
     def tell(call: Call) -> None:
         reward = f", reward {call.reward:g}" if call.reward else ""

@@ -1,8 +1,8 @@
-"""Follow a verl run from outside: a line a step as it comes, with alarms, the time left and how it ended.
+"""Follow a verl run from another process: one line per step with alarms, the time left, and how the run ended.
 
 python -m verl_atpo.watch outputs/run               # a folder, or the file of verl's logger `file`; Ctrl+C ends it
 python -m verl_atpo.watch outputs/run --pid 4711    # until that process has ended
-python -m verl_atpo.watch outputs/run --once        # what there is by now
+python -m verl_atpo.watch outputs/run --once        # the steps so far
 
 The run needs verl's logger `file` (trainer.logger='["console","file"]'), which writes to VERL_FILE_LOGGER_PATH.
 """
@@ -24,19 +24,19 @@ from verl_atpo.report.step_line import step_line
 PATIENCE_MIN = 0.25
 """Minutes between signs of life before the first step."""
 LATEST = 5
-"""Steps whose time says how long the rest will take."""
+"""Number of latest steps from which the time left is estimated."""
 
 
 def watch(run: Path, goes_on: Callable[[], bool], every_s: float = 1.0) -> int:
-    """Print a line for every step as it comes, and a sign of life before the first.
+    """Print a line for every new step, and a sign of life before the first.
 
     Args:
         run: its folder, or the file of verl's logger.
-        goes_on: whether there may be more to come; a run that ended or died ends it as well.
+        goes_on: returns whether more steps may follow; a run that ended or died stops the watch as well.
         every_s: seconds between looks.
 
     Returns:
-        How many steps were shown.
+        Number of steps that were printed.
     """
     started, shown, said = time.monotonic(), 0, 0.0
     running = True
@@ -59,20 +59,20 @@ def watch(run: Path, goes_on: Callable[[], bool], every_s: float = 1.0) -> int:
 
 
 def line(step: int, data: dict[str, Any], minutes: float, total: int | None = None, left_s: float | None = None) -> str:
-    """Describe one step for people.
+    """Format one step for people.
 
     Args:
         step: its number.
         data: its metrics.
-        minutes: since the run was first looked at.
+        minutes: since the watch started.
         total: steps of the run.
-        left_s: seconds that the rest will take.
+        left_s: seconds that the remaining steps will take.
     """
     return f"{minutes:5.1f} min  {step_line(step, data, total, left_s)}"
 
 
 def _latest(steps: Steps, start: RunFile | None, minutes: float) -> str:
-    """The latest step, with the time that the rest takes where the run said how many steps it has."""
+    """Format the latest step, with the time left if the run's number of steps is known."""
     step, data = steps[-1]
     total = start.steps if start is not None else None
     seconds = [each["timing_s/step"] for _, each in steps[-LATEST:] if "timing_s/step" in each]

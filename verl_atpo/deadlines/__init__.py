@@ -1,1 +1,1 @@
-"""Bounds on foreign code, tools, agent loops and rewards, that hold whatever it raises, swallows or never returns."""
+"""Time limits on foreign code (tools, agent loops, rewards) that hold even if it hangs or swallows cancellation."""

@@ -1,4 +1,4 @@
-"""Registry of the foreign code that runs in this process, with its stacks; a watchdog on another thread reads it."""
+"""Registry of the foreign code that runs in this process, with its stacks, for a watchdog on another thread."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ class Activity:
     """A run of foreign code.
 
     Attributes:
-        name: what runs, for people.
-        watched: whether it may not stand still for long; time in which it is paused does not count.
+        name: of the code, for people.
+        watched: whether the watchdog limits how long it may hang; time in which it is paused does not count.
         task: the task that runs it.
-        thread: identifier of the thread that a plain function of it runs in, while it does.
-        paused: how many of its calls that have bounds of their own are under way.
-        moves: how often it has gone on after such calls.
-        abandoned: nobody waits for it any more, though it goes on.
+        thread: identifier of the thread in which a plain function of it runs, while it runs.
+        paused: number of its running calls that have time limits of their own.
+        moves: number of times that it has continued after such calls.
+        abandoned: whether it still runs though nothing waits for it any more.
     """
 
     name: str
@@ -42,7 +42,7 @@ class Activity:
 
     @contextlib.contextmanager
     def pause(self) -> Iterator[None]:
-        """Do not count what runs in here."""
+        """Exclude the code inside the ``with`` block from the watchdog's limit."""
         self.paused += 1
         try:
             yield
@@ -52,11 +52,11 @@ class Activity:
 
     @property
     def ended(self) -> bool:
-        """Whether neither its task nor its thread runs any more."""
+        """True if neither its task nor its thread runs any more."""
         return self.thread is None and (self.task is None or self.task.done())
 
     def stack(self) -> str:
-        """Format the stack of its thread, else that of the coroutines its task awaits."""
+        """Format the stack of its thread, else that of the coroutines that its task awaits."""
         if self.thread is not None:
             return stack_of_thread(self.thread)
         return "".join(_awaited(self.task)[-SHOWN_FRAMES:]) if self.task is not None else ""
@@ -70,19 +70,19 @@ _lock = threading.Lock()
 
 
 def begin(activity: Activity) -> None:
-    """Enter an activity into the list."""
+    """Add an activity to the registry."""
     with _lock:
         _running.add(activity)
 
 
 def end(activity: Activity) -> None:
-    """Take an activity out of the list."""
+    """Remove an activity from the registry."""
     with _lock:
         _running.discard(activity)
 
 
 def running() -> list[Activity]:
-    """All activities that are under way in this process, abandoned ones too."""
+    """Return all activities that run in this process, abandoned ones too."""
     with _lock:
         _running.difference_update([activity for activity in _running if activity.abandoned and activity.ended])
         return list(_running)
@@ -95,7 +95,7 @@ def stack_of_thread(thread: int) -> str:
 
 
 def _awaited(task: asyncio.Future[Any] | None, depth: int = 0) -> list[str]:
-    """Lines for the coroutines that a task awaits, outermost first, and those of the task that it waits for."""
+    """Format the coroutines that a task awaits, outermost first, then those of the task that it waits for."""
     if not isinstance(task, asyncio.Task) or depth > SHOWN_FRAMES:
         return []
     lines = []
@@ -116,4 +116,4 @@ def _awaited(task: asyncio.Future[Any] | None, depth: int = 0) -> list[str]:
 
 _FRAMES = ("cr_frame", "gi_frame", "ag_frame")
 _NEXT = ("cr_await", "gi_yieldfrom", "ag_await")
-"""Attributes of coroutines, generators and asynchronous generators: where they stand, and what they await."""
+"""Attributes of coroutines, generators and asynchronous generators: their frame, and the object that they await."""

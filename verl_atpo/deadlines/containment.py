@@ -1,4 +1,4 @@
-"""Turn what foreign code raises beyond ``Exception`` into errors that the event loop survives, and all other runs."""
+"""Conversion of foreign code's non-``Exception`` errors into errors that the event loop survives."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ async def contained(work: Awaitable[Any]) -> Any:
     """Await foreign code.
 
     Raises:
-        ExitError: it raised ``SystemExit``, ``KeyboardInterrupt``, ``GeneratorExit`` or a ``BaseException`` of its own.
+        ExitError: it raised ``SystemExit``, ``KeyboardInterrupt``, ``GeneratorExit`` or its own ``BaseException``.
         BaseException: its errors, and ``asyncio.CancelledError``.
     """
     try:
@@ -28,8 +28,8 @@ def called(function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
     """Call a plain foreign function.
 
     Raises:
-        ExitError: it raised what :func:`contained` names, or ``StopIteration``, which a future does not take.
-        StrayCancellation: it raised ``CancelledError``, which nobody asked a plain function for.
+        ExitError: it raised an error listed under :func:`contained`, or ``StopIteration``, which futures reject.
+        StrayCancellation: it raised ``CancelledError``, though nobody can cancel a plain function.
         Exception: its errors.
     """
     try:
@@ -45,14 +45,14 @@ def called(function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
 
 
 def contain_tasks(loop: asyncio.AbstractEventLoop) -> None:
-    """Contain every task that is made in an event loop from now on, those of foreign code included.
+    """Contain every task that an event loop makes from now on, those of foreign code included.
 
-    A task that ends with ``SystemExit`` or ``KeyboardInterrupt`` would end the loop, and all other runs would wait.
+    A task that ends with ``SystemExit`` or ``KeyboardInterrupt`` would end the loop, and all other runs would hang.
     """
 
     def make(loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, Any], **kwargs: Any) -> asyncio.Task[Any]:
         task = asyncio.Task(contained(work), loop=loop, **kwargs)
-        task.add_done_callback(lambda _: work.close())  # of a task that was cancelled before it began
+        task.add_done_callback(lambda _: work.close())  # the task may be cancelled before it starts
         return task
 
     loop.set_task_factory(make)  # type: ignore[arg-type]  # of typeshed, with a generic parameter

@@ -1,4 +1,4 @@
-"""Threads for plain functions of tools: as many as run, none shared with anything else, none that is waited for."""
+"""Daemon threads for plain functions of tools, one per running function."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ _Job = Callable[[], None]
 
 
 class _Threads:
-    """Daemon threads that take jobs: an idle one if there is any, else a new one.
+    """Pool of daemon threads: a job gets an idle thread if there is one, else a new one.
 
-    A thread whose function hangs is never missed, and never keeps the process from ending. How many run at once is up
-    to the callers, tools by ``tools.concurrency``.
+    A thread whose function hangs blocks no other job, and does not keep the process from ending. Callers limit how
+    many run at once (tools by ``tools.concurrency``).
     """
 
     def __init__(self) -> None:
@@ -49,7 +49,7 @@ class _Threads:
                     if jobs in self._idle:
                         self._idle.remove(jobs)
                         return
-                continue  # a job came just now
+                continue  # a job has just been put
             job()
             with self._lock:
                 self._idle.append(jobs)
@@ -62,7 +62,7 @@ async def in_thread(function: Callable[..., Any], /, *args: Any, **kwargs: Any) 
     """Call a plain function of a tool in a thread, in the context of the current task.
 
     Raises:
-        Exception: what it raised; ``StopIteration`` and what is no ``Exception`` as :class:`ExitError`.
+        Exception: the function's error; ``StopIteration`` and any non-``Exception`` as :class:`ExitError`.
     """
     loop = asyncio.get_running_loop()
     future: asyncio.Future[Any] = loop.create_future()
@@ -81,7 +81,7 @@ async def in_thread(function: Callable[..., Any], /, *args: Any, **kwargs: Any) 
                 activity.thread = None
         try:
             loop.call_soon_threadsafe(_settle, future, outcome, error)
-        except RuntimeError:  # the loop has been closed: nobody waits
+        except RuntimeError:  # the loop has been closed: nothing waits
             return
 
     _THREADS.start(job)
@@ -89,7 +89,7 @@ async def in_thread(function: Callable[..., Any], /, *args: Any, **kwargs: Any) 
 
 
 def _settle(future: asyncio.Future[Any], outcome: Any, error: Exception | None) -> None:
-    if future.done():  # cancelled: nobody waits
+    if future.done():  # cancelled: nothing waits
         return
     if error is None:
         future.set_result(outcome)

@@ -1,4 +1,4 @@
-"""Await foreign code for a limited time, by a deadline that it cannot swallow."""
+"""A deadline for foreign code that the code cannot swallow."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from verl_atpo.failure import StrayCancellation
 logger = logging.getLogger(__name__)
 
 GRACE_S = 5.0
-"""Seconds that cancelled code may take to end before it is left behind."""
+"""Seconds that cancelled code may take to end before it is abandoned."""
 
 
 async def within(seconds: float | None, activity: Activity, work: Awaitable[Any]) -> Any:
-    """Await foreign code in a task of its own; one that goes on after its time and its cancellation is abandoned.
+    """Await foreign code in its own task; a task that continues after its deadline and cancellation is abandoned.
 
     Args:
-        seconds: how long it may take; ``None`` for no limit.
-        activity: a new one; it is listed until the code has ended.
+        seconds: time limit; ``None`` for none.
+        activity: a new one; it stays registered until the code has ended.
         work: the code.
 
     Raises:
         TimeoutError: it took longer.
-        StrayCancellation: it let a ``CancelledError`` escape that nobody asked for, as clients do whose connection
-            was closed under them.
-        Exception: what it raised; what is no ``Exception`` as :class:`verl_atpo.failure.ExitError`.
+        StrayCancellation: it let a ``CancelledError`` escape that nobody requested, as some clients do when their
+            connection is closed.
+        Exception: the code's error; any non-``Exception`` as :class:`verl_atpo.failure.ExitError`.
     """
     context = contextvars.copy_context()
     context.run(CURRENT.set, activity)
@@ -48,7 +48,7 @@ async def within(seconds: float | None, activity: Activity, work: Awaitable[Any]
 
 
 async def _stop(activity: Activity, task: asyncio.Task[Any]) -> None:
-    """Cancel what still runs and wait a little for its end; it stays listed if it does not come."""
+    """Cancel a running task and wait for its end; if it does not end in time, it stays registered."""
     try:
         if not task.done():
             task.cancel()
@@ -63,6 +63,6 @@ async def _stop(activity: Activity, task: asyncio.Task[Any]) -> None:
 
 
 def _heard(task: asyncio.Task[Any]) -> None:
-    """Take note of an error that nobody waits for, so that asyncio does not complain of it."""
+    """Retrieve the error of an abandoned task, so that asyncio does not log it."""
     if not task.cancelled():
         task.exception()

@@ -1,7 +1,8 @@
-"""Looks for the seams of :mod:`verl_atpo.seams.places` in the source of verl and others, without importing them.
+"""Search for the seams of :mod:`verl_atpo.seams.places` in the source of verl and others, without importing them.
 
-What holds is decided by reading: a name that is there, parameters in their order, words that occur. That is less than a
-test and more than a version number: it refuses a verl whose seams have moved, and lets one through that only got newer.
+A seam holds if its name is defined, its parameters stand in their order and its expressions occur in the body. That is
+weaker than a test and stronger than a version number: a verl whose seams have moved is refused, a merely newer one is
+not.
 """
 
 from __future__ import annotations
@@ -25,22 +26,22 @@ Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 
 
 class SeamMissing(RuntimeError):
-    """The installed verl has no place for a feature. Says what is missing, and the remedy."""
+    """The installed verl lacks a seam of a feature. The message names what is missing, and the remedy."""
 
 
 def missing(features: Iterable[Feature], verl: Path | None = None) -> Iterator[str]:
-    """What does not hold, one line a seam.
+    """Yield one line for each seam that does not hold.
 
     Args:
-        features: whose seams to look for, beside those of ``METHOD``.
-        verl: folder of the package ``verl``; the one that ``import verl`` finds by default.
+        features: features whose seams are checked in addition to those of ``METHOD``.
+        verl: folder of the package ``verl``; by default the one that ``import verl`` finds.
     """
     for feature in dict.fromkeys((Feature.METHOD, *features)):
         yield from problems(feature, verl)
 
 
 def problems(feature: Feature, verl: Path | None = None) -> Iterator[str]:
-    """The same for the seams of one feature alone."""
+    """Yield one line for each seam of one feature that does not hold."""
     for seam in SEAMS[feature]:
         problem = problem_of(seam, verl)
         if problem is not None:
@@ -66,7 +67,7 @@ def require(*features: Feature) -> None:
 
 @functools.cache
 def problem_of(seam: Seam, verl: Path | None = None) -> str | None:
-    """What is wrong with a seam, in the installed packages or in the verl at a folder; None where it holds."""
+    """Describe why a seam does not hold, in the installed packages or in the verl at a folder; None if it holds."""
     module, name = seam.place.split(":")
     package = "verl" if module == "config" else module.partition(".")[0]
     root = verl if verl is not None and package == "verl" else _folder(package)
@@ -88,7 +89,7 @@ def problem_of(seam: Seam, verl: Path | None = None) -> str | None:
 
 @functools.cache
 def _folder(package: str) -> Path | None:
-    """Where a package's source is, found without importing it."""
+    """Find the folder of a package's source without importing it."""
     spec = importlib.util.find_spec(package)
     return Path(spec.origin).parent if spec is not None and spec.origin else None
 
@@ -115,7 +116,7 @@ def _dotted(node: Any, prefix: str = "") -> Iterator[str]:
 
 
 def _find(tree: ast.Module, name: str) -> ast.Module | Definition | None:
-    """The definition at a dotted name, the module itself for the empty one."""
+    """Return the definition at a dotted name; the module itself for the empty name."""
     node: ast.Module | Definition = tree
     for part in name.split(".") if name else ():
         found = [each for each in node.body if isinstance(each, Definition) and each.name == part]
@@ -126,7 +127,7 @@ def _find(tree: ast.Module, name: str) -> ast.Module | Definition | None:
 
 
 def _binds(tree: ast.Module, name: str) -> bool:
-    """Whether a module gets the name by an assignment or an import."""
+    """Return whether a module defines the name by an assignment or an import."""
     for node in tree.body:
         if isinstance(node, ast.ImportFrom) and name in {alias.asname or alias.name for alias in node.names}:
             return True
@@ -144,7 +145,7 @@ def _parameters(node: ast.Module | Definition) -> tuple[str, ...] | None:
 
 
 def _words(node: ast.AST) -> set[str]:
-    """All names, attributes, parameters, keywords and texts in a piece of source."""
+    """Collect all names, attributes, parameters, keywords and strings in a piece of source."""
     words: set[str] = set()
     for each in ast.walk(node):
         for field in ("id", "attr", "arg", "name"):

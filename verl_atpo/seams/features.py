@@ -1,4 +1,4 @@
-"""What of this package verl's config asks for, so that verl's seams for it can be looked for."""
+"""Features of this package that verl's config switches on, so that their seams can be checked."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from verl_atpo.startup.verl_config import DEFAULT_LOOP, MODE, get, grows_trees
 
 
 def asked_for(config: DictConfig) -> Iterator[Feature]:
-    """The features that a config switches on, beside estimator and loss."""
+    """Yield the features that a config switches on, apart from estimator and loss."""
     chosen = get(config, "hydra.runtime.choices") or {}
     cpu = chosen.get("platform") == "cpu"
     asked = {

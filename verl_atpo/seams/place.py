@@ -1,4 +1,4 @@
-"""What a seam of verl is, and the features that need some; :mod:`verl_atpo.seams.places` lists them."""
+"""Types of seams of verl and of the features that need them; :mod:`verl_atpo.seams.places` lists the seams."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from enum import Enum
 
 
 class Feature(Enum):
-    """What a user can ask for; the value is how he does."""
+    """A feature that a user can switch on; the value is the setting that does so."""
 
     METHOD = "adv_estimator=atpo, loss_mode=atpo"
     PRESETS = "+atpo=..."
@@ -22,13 +22,13 @@ class Feature(Enum):
 
 @dataclass(frozen=True)
 class Seam:
-    """One thing that verl has to have.
+    """One name or setting that verl has to have.
 
     Attributes:
         place: ``module:name``, with a class before its method; a key of verl's whole trainer config as ``config:key``.
-        why: what this package does with it.
-        parameters: those that are passed or overridden, in their order; further ones may stand among them.
-        mentions: names, attributes, keywords or texts that have to occur in its body.
+        why: its use in this package.
+        parameters: those that are passed or overridden, in their order; others may stand between them.
+        mentions: names, attributes, keywords or strings that have to occur in its body.
     """
 
     place: str
@@ -38,5 +38,5 @@ class Seam:
 
 
 def seam(place: str, why: str, parameters: str = "", mentions: str = "") -> Seam:
-    """A seam whose parameters and mentions are words of a text."""
+    """Make a seam whose parameters and mentions are separated by spaces."""
     return Seam(place, why, tuple(parameters.split()), tuple(mentions.split()))

@@ -1,8 +1,8 @@
-"""Everything of verl that this package leans on: names, parameters, and what a function has to do by name.
+"""All seams of verl that this package depends on: names, parameters, and expressions in function bodies.
 
-One entry a seam, under the feature that needs it. :mod:`verl_atpo.seams.check` looks for them in verl's source,
-without importing it; ``python -m verl_atpo.doctor`` prints what is missing, and a run that asks for a feature whose
-seams are not there is refused before Ray starts. A new version of verl is worth trying once they all hold.
+Seams are listed under the feature that needs them. :mod:`verl_atpo.seams.check` searches verl's source for them without
+importing it, ``python -m verl_atpo.doctor`` prints what is missing, and a run that uses a feature whose seams are
+missing is refused before Ray starts. Once all seams hold, a new version of verl can be tried.
 """
 
 from __future__ import annotations
@@ -87,12 +87,12 @@ SEAMS: dict[Feature, tuple[Seam, ...]] = {
         ),
         _seam(
             f"{_AGENT}:AgentLoopWorker.__init__",
-            "client and tools are those of a branch",
+            "client and tools are those of one trajectory",
             mentions="llm_client tools rollout_config tokenizer",
         ),
         _seam(
             f"{_AGENT}:AgentLoopWorker._run_agent_loop",
-            "a branch is one run of the agent loop",
+            "a trajectory is one run of the agent loop",
             "sampling_params trajectory agent_name",
             "llm_client tools _agent_loop_postprocess",
         ),
@@ -215,4 +215,4 @@ SEAMS: dict[Feature, tuple[Seam, ...]] = {
         ),
     ),
 }
-"""Feature -> its seams. ``METHOD`` is needed by all of them."""
+"""Feature -> its seams. All features need ``METHOD``."""

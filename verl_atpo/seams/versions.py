@@ -1,4 +1,4 @@
-"""The versions that this package was run with, and where they are written down."""
+"""Versions that this package was run with."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from typing import Any
 
 @functools.cache
 def tested_versions() -> dict[str, Any]:
-    """``tested_versions.json``: of Python, of verl (its seams, and whole training runs), and of what runs beside it."""
+    """Read ``tested_versions.json``: Python, verl (seams, and complete training runs) and other packages."""
     content: dict[str, Any] = json.loads((Path(__file__).parents[1] / "tested_versions.json").read_text())
     return content
 
 
 def installed_version(distribution: str) -> str | None:
-    """Version of an installed distribution; None where there is none."""
+    """Return the version of an installed distribution; None if it is not installed."""
     try:
         return importlib.metadata.version(distribution)
     except importlib.metadata.PackageNotFoundError:
