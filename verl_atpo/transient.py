@@ -67,7 +67,7 @@ _NOT_THESE = re.compile(
 _WAITED_FOR_THE_MODEL = ("playwright", "selenium", "subprocess", "func_timeout", "wrapt_timeout_decorator")
 """Packages whose time-outs mean that the model's action did not happen in time, not that a server is down."""
 _STATUS_ERRORS = frozenset({"APIStatusError", "APIError"})
-"""Base classes of generated API clients, whose ``InternalServerError`` is worth a retry."""
+"""Base classes of generated API clients, whose ``InternalServerError`` is transient."""
 _MOST_ERRORS = 64
 
 

@@ -54,7 +54,7 @@ async def _stop(activity: Activity, task: asyncio.Task[Any]) -> None:
             task.cancel()
             await asyncio.wait({task}, timeout=GRACE_S)
     finally:
-        task.add_done_callback(_heard)
+        task.add_done_callback(_retrieve_error)
         if activity.ended:
             end(activity)
         else:
@@ -62,7 +62,7 @@ async def _stop(activity: Activity, task: asyncio.Task[Any]) -> None:
             logger.warning("%s goes on though nobody waits for it. It stands at:\n%s", activity.name, activity.stack())
 
 
-def _heard(task: asyncio.Task[Any]) -> None:
+def _retrieve_error(task: asyncio.Task[Any]) -> None:
     """Retrieve the error of an abandoned task, so that asyncio does not log it."""
     if not task.cancelled():
         task.exception()

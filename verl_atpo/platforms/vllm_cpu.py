@@ -13,8 +13,8 @@ def register() -> None:
     """Make vLLM keep linear weights next to their packed copies, on vLLM's CPU platform with ``VERL_PLATFORM=cpu``.
 
     vLLM packs each linear weight after loading and replaces the original by an empty parameter without a loader, so
-    that verl's next weight update fails. Kept, the weight takes the update, and verl's own call of
-    ``process_weights_after_loading`` packs it again. The price is a second copy of the linear weights in memory.
+    that verl's next weight update fails. With the original weight still there the update succeeds, and verl's own call
+    of ``process_weights_after_loading`` packs it again. The cost is a second copy of the linear weights in memory.
     Does nothing anywhere else; calling it again changes nothing.
     """
     if not cpu_platform_requested():

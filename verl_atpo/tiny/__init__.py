@@ -1,10 +1,10 @@
-"""A model of 0.2 million parameters for a task's own words, to try everything on a CPU before it costs GPU hours.
+"""A model of 0.2 million parameters with a task's own vocabulary, to try everything on a CPU before using GPUs.
 
 | file | what it holds |
 |---|---|
 | ``tokenizer.py`` | byte-level tokenizers, trained on the words of a task |
 | ``chat.py``, ``chat_template.jinja`` | the chat format: ChatML with Hermes tool calls |
-| ``demo.py`` | demonstrations, as they are written and as they are kept |
+| ``demo.py`` | demonstrations, in progress and complete |
 | ``model.py`` | a Qwen3 |
 | ``training.py`` | the warm start: imitating demonstrations |
 | ``sampling.py`` | sampling turns without an engine |

@@ -1,7 +1,7 @@
-"""The chat format of the tiny models: ChatML with Hermes tool calls, written in few tokens.
+"""The chat format of the tiny models: ChatML with Hermes tool calls, in few tokens.
 
-Every word of a task is one token, and so is each fixed string of the format: a tool call takes two tokens and its
-argument. The tool's schema is left out of the prompt, for the model knows its only tool from the warm start.
+Every word of a task is one token, and so is each fixed string of the format: a tool call is two tokens and its
+argument. The prompt omits the tool's schema, since the model learns its only tool in the warm start.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ _CALL = re.compile(r"<tool_call>(.*?)</tool_call>", re.DOTALL)
 
 
 class ChatFormat:
-    """Token ids of the parts of a conversation, such that the parts in a row are the conversation.
+    """Token ids of the parts of a conversation; the concatenated parts are the conversation.
 
     Attributes:
-        tool, argument: names of the tool and of its argument; calls of others, and with several arguments, can be
-            written too, in more tokens.
-        quote: what stands around the argument's value: a quotation mark, or nothing for a number.
-        fixed: further strings with a token of their own.
+        tool, argument: names of the tool and of its argument; other calls, and those with several arguments, take more
+            tokens.
+        quote: quotation mark around the argument's value; empty for a number.
+        fixed: other strings that are one token each.
     """
 
     tool: str = "tool"
@@ -39,35 +39,35 @@ class ChatFormat:
 
     @classmethod
     def tokenizer_of(cls, lines: Sequence[str]) -> PreTrainedTokenizerFast:
-        """Trains a tokenizer in which every word of `lines` and every fixed string of the format is one token."""
+        """Train a tokenizer in which every word of `lines` and every fixed string of the format is one token."""
         call_open = f'<tool_call>\n{{"name": "{cls.tool}", "arguments": {{"{cls.argument}": {cls.quote}'
         call_close = f"{cls.quote}}}}}\n</tool_call>"
         fixed = ("\n", call_open, call_close, OBSERVATION_OPEN, OBSERVATION_CLOSE, *cls.fixed)
         return word_tokenizer(lines, fixed, opening=(call_open,))
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
-        """Keeps the tokenizer; observations repeat, so their ids are cached."""
+        """Store the tokenizer; observations repeat, so their ids are cached."""
         self.tokenizer = tokenizer
         self.observation = functools.lru_cache(maxsize=None)(self._observation)
 
     def prompt(self, question: str) -> list[int]:
-        """Ids up to where the model's first turn starts."""
+        """Return the ids of the prompt, up to the start of the model's first turn."""
         return self.encode(f"{START}user\n{question}{END}\n{START}assistant\n")
 
     def call(self, thought: str, value: str | int | Mapping[str, Any], tool: str | None = None) -> list[int]:
-        """Ids the model samples to call the tool, the end token included.
+        """Return the ids that the model samples to call the tool, the end token included.
 
         Args:
             thought: comes first and may be empty.
-            value: of the argument; or all arguments by name.
-            tool: another one than the format's.
+            value: value of the argument; or all arguments by name.
+            tool: name of a tool other than the format's.
         """
         arguments = value if isinstance(value, Mapping) else {self.argument: value}
         body = json.dumps({"name": tool or self.tool, "arguments": arguments}, ensure_ascii=False)
         return self.encode(f"{thought}<tool_call>\n{body}\n</tool_call>{END}")
 
     def called(self, turn_ids: list[int]) -> str | None:
-        """Reads a sampled turn the way verl's agent loop does: the argument of its first well-formed call, if any."""
+        """Parse a sampled turn as verl's agent loop does: the argument of its first well-formed call, if any."""
         for body in _CALL.findall(self.decode(turn_ids)):
             try:
                 return str(json.loads(body)["arguments"][self.argument])
@@ -76,15 +76,15 @@ class ChatFormat:
         return None
 
     def decode(self, ids: list[int], skip_special_tokens: bool = False) -> str:
-        """Text of the ids; verl's reward manager skips special tokens, its tool parser does not."""
+        """Decode ids to text; verl's reward manager skips special tokens, its tool parser does not."""
         return str(self.tokenizer.decode(ids, skip_special_tokens=skip_special_tokens))
 
     def encode(self, text: str) -> list[int]:
-        """Ids of a piece of text."""
+        """Return the ids of a piece of text."""
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def _observation(self, text: str) -> tuple[int, ...]:
-        """Ids between the end token of a calling turn and the start of the next turn."""
+        """Return the ids between the end token of a calling turn and the start of the next turn."""
         message = f"\n{START}tool\n{OBSERVATION_OPEN}{text}{OBSERVATION_CLOSE}{END}\n{START}assistant\n"
         return tuple(self.encode(message))
 
@@ -95,5 +95,5 @@ class AnswerChat(ChatFormat):
     fixed = (ANSWER_OPEN, ANSWER_CLOSE)
 
     def answer(self, thought: str, answer: str) -> list[int]:
-        """Ids the model samples to answer, the end token included."""
+        """Return the ids that the model samples to answer, the end token included."""
         return self.encode(f"{thought}{ANSWER_OPEN}{answer}{ANSWER_CLOSE}{END}")

@@ -1,4 +1,4 @@
-"""Demonstrations: conversations to imitate, and which of their tokens are the demonstrator's."""
+"""Demonstrations: conversations to imitate, with a mask of the demonstrator's tokens."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ class Demo:
 
 @dataclass
 class Transcript:
-    """A conversation as it is being played."""
+    """A conversation in progress."""
 
     ids: list[int] = field(default_factory=list)
     sampled: list[bool] = field(default_factory=list)
 
     def read(self, ids: Sequence[int]) -> None:
-        """Appends what the demonstrator is given: the prompt, an observation."""
+        """Append tokens that the demonstrator is given: the prompt or an observation."""
         self._add(ids, False)
 
     def write(self, ids: Sequence[int]) -> None:
-        """Appends what the demonstrator says: a turn, its end token included."""
+        """Append a turn of the demonstrator, its end token included."""
         self._add(ids, True)
 
     def demo(self) -> Demo:
-        """The conversation so far."""
+        """Return the conversation so far."""
         return Demo(tuple(self.ids), tuple(self.sampled))
 
     def _add(self, ids: Sequence[int], sampled: bool) -> None:

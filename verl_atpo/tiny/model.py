@@ -14,7 +14,7 @@ _POSITION_GAIN, _MATCH_GAIN = 4.0, 6.0  # of the queries; the first puts 0.98 of
 
 
 def build_model(tokenizer: PreTrainedTokenizerFast, seed: int) -> Qwen3ForCausalLM:
-    """Builds the model with fresh weights, float32."""
+    """Build the model with fresh weights, float32."""
     torch.manual_seed(seed)
     config = Qwen3Config(
         vocab_size=math.ceil(len(tokenizer) / 64) * 64,
@@ -38,21 +38,21 @@ def build_model(tokenizer: PreTrainedTokenizerFast, seed: int) -> Qwen3ForCausal
 
 
 def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, folder: str | Path) -> None:
-    """Writes a Hugging Face folder; the weights come last, so their presence says that it is whole."""
+    """Write a Hugging Face folder; the weights are written last, so their presence means that it is complete."""
     tokenizer.save_pretrained(folder)
     model.save_pretrained(folder)
 
 
 @torch.no_grad()
 def _seed_induction(model: Qwen3ForCausalLM) -> None:
-    """Starts the model near an induction circuit, which saves minutes of training.
+    """Initialize the model near an induction circuit, which saves minutes of training.
 
     Reading a fact out of a passage and copying a name are both "find where this token stood earlier
     and take what followed". Head 0 of layer 0 starts out copying the previous token; head 0 of layer 1
     starts out looking for the place where the token before was the present one. Both go on training.
 
-    All embeddings share a constant in dimension 0, from which the first head makes the same query and
-    the same key everywhere; the key's lead of one rotary step puts the peak at distance 1.
+    All embeddings share a constant in dimension 0, from which the first head computes the same query and
+    the same key everywhere; the key is one rotary step ahead, which puts the peak at distance 1.
     """
     size, width = model.config.head_dim, model.config.hidden_size
     first, second = (model.model.layers[i].self_attn for i in range(2))

@@ -10,7 +10,7 @@ MAX_TURN_TOKENS = 16
 
 @torch.inference_mode()
 def sample_turns(model: Qwen3ForCausalLM, prompts: list[list[int]], temperature: float) -> list[list[int]]:
-    """Samples one turn for each prompt, up to its end token or `MAX_TURN_TOKENS`; temperature 0 is greedy."""
+    """Sample one turn for each prompt, up to its end token or `MAX_TURN_TOKENS`; temperature 0 is greedy."""
     pad, end = model.config.pad_token_id, model.config.eos_token_id
     width = max(map(len, prompts))
     ids = torch.tensor([[pad] * (width - len(p)) + p for p in prompts])

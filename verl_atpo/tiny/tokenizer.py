@@ -1,4 +1,4 @@
-"""Byte-level BPE tokenizers for tiny models: any text can be written, that of the task in few tokens."""
+"""Byte-level BPE tokenizers for tiny models: they encode any text, and the task's text in few tokens."""
 
 from __future__ import annotations
 
@@ -15,12 +15,11 @@ _TOOL_CALLS = Path(__file__).with_name("chat_template.jinja")
 def word_tokenizer(
     lines: Sequence[str], fixed: Sequence[str] = (), opening: Sequence[str] = ()
 ) -> PreTrainedTokenizerFast:
-    """Trains a tokenizer with one token for every word of `lines` and for every string of `fixed`.
+    """Train a tokenizer with one token for every word of `lines` and for every string of `fixed`.
 
-    A space is put in front of every piece of text, so that a name has the same tokens wherever it
-    stands: in a question, a passage, a query or an answer. Decoded, it is gone behind those of `fixed` that are
-    `opening` something, so that a tool gets its argument as it was meant. The chat template is ChatML with Hermes tool
-    calls.
+    A space is put before every piece of text, so that a name has the same tokens in a question, a passage, a query
+    and an answer. Decoding removes it after the strings of `fixed` that are also in `opening`, so that a tool gets its
+    argument without it. The chat template is ChatML with Hermes tool calls.
     """
     core = _byte_level(lines, vocabulary=8192, min_frequency=1, prefix_space=True)
     core.add_tokens([AddedToken(text, special=False, normalized=False) for text in fixed])
@@ -32,7 +31,7 @@ def word_tokenizer(
 def text_tokenizer(
     lines: Sequence[str], chat_template: str | None = None, context: int = 512
 ) -> PreTrainedTokenizerFast:
-    """Trains a tokenizer on running text; `context` is the longest sequence, in tokens."""
+    """Train a tokenizer on running text; `context` is the longest sequence, in tokens."""
     return _wrapped(_byte_level(lines, vocabulary=4096, min_frequency=0, prefix_space=False), chat_template, context)
 
 

@@ -25,10 +25,10 @@ class TrainSettings:
     """Settings of the supervised phase.
 
     Attributes:
-        batch_size: conversations a step.
-        learning_rate: peak, for Muon (the matrices) and AdamW (embeddings and norms) alike.
-        warmup_steps: linear rise; the last 30 % of all steps fall linearly to a twentieth.
-        threads: of torch; one, for the matrices are tiny.
+        batch_size: conversations per step.
+        learning_rate: peak, for both Muon (the matrices) and AdamW (embeddings and norms).
+        warmup_steps: steps of the linear rise; over the last 30 % of all steps the rate falls linearly to 5 %.
+        threads: torch's threads; one, since the matrices are tiny.
     """
 
     batch_size: int = 16
@@ -38,7 +38,7 @@ class TrainSettings:
 
 
 def collate(demos: list[Demo], pad_id: int) -> Batch:
-    """Right-pads conversations.
+    """Right-pad conversations to one batch.
 
     Returns:
         ids and labels, both int64 of shape (rows, tokens); labels are `IGNORED` where the
@@ -55,7 +55,7 @@ def collate(demos: list[Demo], pad_id: int) -> Batch:
 
 
 def demo_batches(demos: list[Demo], size: int, pad_id: int, rng: random.Random) -> Iterator[Batch]:
-    """Yields every demonstration once, in batches of similar length and random order."""
+    """Yield every demonstration once, in batches of similar length and random order."""
     shuffled = rng.sample(demos, len(demos))
     for start in range(0, len(shuffled), 16 * size):
         pool = sorted(shuffled[start : start + 16 * size], key=lambda demo: len(demo.ids))
@@ -71,7 +71,7 @@ def imitate(
     report: Callable[[str], None],
     settings: TrainSettings | None = None,
 ) -> None:
-    """Trains the model in place on all demonstrations, once.
+    """Train the model in place on all demonstrations, once.
 
     Args:
         model: the fresh model.
@@ -94,7 +94,7 @@ def train(
     report: Callable[[str], None],
     settings: TrainSettings,
 ) -> None:
-    """Next-token prediction on the labelled tokens of `batches`, of which there are `steps`, in place."""
+    """Train the model in place on the labelled tokens of `batches`, of which there are `steps`."""
     optimizers, schedules = _optimizers(model, steps, settings)
     threads_before = torch.get_num_threads()
     torch.set_num_threads(settings.threads)
@@ -118,7 +118,7 @@ def train(
 
 
 def _loss(model: Qwen3ForCausalLM, ids: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Mean cross-entropy of the labelled tokens, nats; logits are made only where there is a label."""
+    """Return the mean cross-entropy of the labelled tokens, nats; logits are computed only where there is a label."""
     hidden, targets = model.model(input_ids=ids).last_hidden_state[:, :-1], labels[:, 1:]
     labelled = targets != IGNORED
     return cross_entropy(model.lm_head(hidden[labelled]), targets[labelled])
@@ -127,7 +127,7 @@ def _loss(model: Qwen3ForCausalLM, ids: torch.Tensor, labels: torch.Tensor) -> t
 def _optimizers(
     model: Qwen3ForCausalLM, steps: int, settings: TrainSettings
 ) -> tuple[list[torch.optim.Optimizer], list[torch.optim.lr_scheduler.LRScheduler]]:
-    """Muon for the matrices of the layers (several times fewer steps than AdamW here), AdamW for the rest."""
+    """Make Muon for the matrices of the layers (several times fewer steps than AdamW here), AdamW for the rest."""
     matrices = [p for p in model.model.layers.parameters() if p.ndim == 2]
     chosen = {id(p) for p in matrices}
     rest = [p for p in model.parameters() if id(p) not in chosen]
