@@ -111,10 +111,12 @@ STATES = {
     "adaptive_rounds_8_states": Arm(
         "tree of 8 chains in rounds, adaptive budget, baselines of merged contexts", EIGHT + TURN + STOPS + MERGED
     ),
-    "tree_6_states": Arm("AT²PO, tree", TURN + SIX + MERGED),
-    "tree_6_means": Arm("AT²PO, tree, mean backup", (*TURN, *SIX, *MERGED, "algorithm.atpo.credit.backup=child_mean")),
-    "tree_6_token": Arm("AT²PO, tree, token-level loss", TOKEN + SIX + MERGED),
-    "tree_6_random": Arm("AT²PO, tree, random expansion", TURN + SIX + MERGED + RANDOM),
+    "tree_6_states": Arm("tree 6 + 6 by entropy", TURN + SIX + MERGED),
+    "tree_6_means": Arm(
+        "tree 6 + 6 by entropy, mean backup", (*TURN, *SIX, *MERGED, "algorithm.atpo.credit.backup=child_mean")
+    ),
+    "tree_6_token": Arm("tree 6 + 6 by entropy, token-level loss", TOKEN + SIX + MERGED),
+    "tree_6_random": Arm("tree 6 + 6 by entropy, random expansion", TURN + SIX + MERGED + RANDOM),
     "chains_12_states": Arm(
         "12 chains, turn-level loss, baselines of merged contexts", CHAINS + TURN + _leaves(12, 4, 0) + MERGED
     ),

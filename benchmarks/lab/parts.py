@@ -9,8 +9,8 @@ from benchmarks.lab.arms import ARMS
 from benchmarks.lab.curves import Curve, interval, log_ratio, p_values, paired
 
 PARTS = (
-    ("the recommended tree instead of GRPO, both at twice the rate", "tree_6_states_lr0.001", "grpo_lr0.001"),
-    ("the recommended tree instead of GRPO with 12 trajectories", "tree_6_states", "grpo_12"),
+    ("the tree 6 + 6 by entropy instead of GRPO, both at twice the rate", "tree_6_states_lr0.001", "grpo_lr0.001"),
+    ("the tree 6 + 6 by entropy instead of GRPO with 12 trajectories", "tree_6_states", "grpo_12"),
     ("its tree instead of as many chains", "tree_6_states", "chains_12_states"),
     ("its baselines of merged contexts beside the prompt's", "tree_6_states", "tree_6"),
     ("its selection by entropy instead of at random", "tree_6_states", "tree_6_random"),

@@ -140,7 +140,7 @@ WALL_CLOCK = {
         MAIN_SEEDS,
     ),
     "clock_merged_packed": Arm(
-        "AT²PO, tree, packed",
+        "tree 6 + 6 by entropy, packed",
         (*SIX_CHAINS, *MERGED, *_loss("atpo", "seq-mean-token-mean", 0.03, 0.04), *_OFTEN, PACKED),
         MAIN_SEEDS,
     ),
