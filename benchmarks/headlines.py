@@ -29,7 +29,7 @@ def figure() -> str:
     cost = lab.relative_cost(lab.counted(RESULTS / "lab.jsonl", "hopqa"), RECOMMENDED, _target("hopqa"))
     assert cost is not None, "the recommended tree has been run"
     return (
-        f"**{100 * (1 - cost.ratio):.0f} % fewer sampled tokens** than GRPO with 16 trajectories to reach "
+        f"**{100 * (1 - cost.ratio):.0f} % fewer sampled tokens** than GRPO with 16 trajectories to reach\n"
         f"{_target('hopqa'):.0%} on a small multi-hop task, with trees expanded by entropy (95 % CI "
         f"{100 * (1 - cost.high):.0f} to {100 * (1 - cost.low):.0f} %, {cost.runs} paired runs, 0.2 M parameters)."
     )
