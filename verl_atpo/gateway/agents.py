@@ -31,7 +31,7 @@ TASK_FILE, RESULT_FILE = "task.json", "result.json"
 
 @dataclasses.dataclass(frozen=True)
 class Access:
-    """Where and how an agent reaches the policy.
+    """Address, key and model name by which an agent reaches the policy.
 
     Attributes:
         base_url: of chat completions, ends with ``/v1``.
@@ -46,7 +46,7 @@ class Access:
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """What an agent has to do.
+    """Task of an agent.
 
     Attributes:
         messages: the data row's prompt, chat messages.
@@ -68,7 +68,7 @@ class Task:
         return dict(self.row.get("extra_info") or {})
 
     def to_json(self) -> str:
-        """The task as a command reads it: messages, text and extra_info, without the answer."""
+        """Return the task as a command reads it: messages, text and extra_info, without the answer."""
         fields = {"messages": self.messages, "text": self.text, "extra_info": self.extra_info}
         return json.dumps(fields, ensure_ascii=False, default=str)
 
@@ -78,7 +78,7 @@ class AgentCrash(Exception):
 
 
 class Agent(Protocol):
-    """Something that can be run once per trajectory."""
+    """An agent that is run once per trajectory."""
 
     async def run(self, task: Task, access: Access) -> Any:
         """Run to the end; cancelled, it ends what it started.
@@ -92,7 +92,7 @@ class Agent(Protocol):
 
 
 def make_agent(config: GatewayConfig, name: str | None = None) -> Agent:
-    """The agent that the settings, or a data row, name.
+    """Return the agent that the settings, or a data row, name.
 
     Args:
         config: the gateway's settings.
@@ -228,7 +228,7 @@ class _Thread:
                 self._loop.call_soon_threadsafe(self._task.cancel)
 
     def stack(self) -> str:
-        """Where the thread stands."""
+        """Stack of the thread."""
         frame = sys._current_frames().get(self.thread.ident or -1)
         return "".join(traceback.format_stack(frame)[-6:]) if frame is not None else "(unknown)"
 

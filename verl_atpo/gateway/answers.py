@@ -16,7 +16,7 @@ from verl_atpo.gateway.messages import Message, ToolUse, with_plain_arguments
 
 @dataclasses.dataclass(frozen=True)
 class Ask:
-    """What a request wants, whichever API it came by.
+    """A request in one form for both APIs.
 
     Attributes:
         messages: the conversation.
@@ -75,7 +75,7 @@ class AnswerReader:
         self._ends = {tokenizer.eos_token_id, *parser.stop_token_ids}
 
     async def read(self, ask: Ask, context: list[int], output: Any, limit: int) -> Answer:
-        """The answer that the engine's output is.
+        """Read the engine's output as an answer.
 
         Args:
             ask: the request.
@@ -121,7 +121,7 @@ class AnswerReader:
 
 
 def answer_name(context: Sequence[int], sampled: Sequence[int]) -> str:
-    """A name for an answer in its context, the same in every process."""
+    """Name an answer in its context, the same in every process."""
     digest = hashlib.blake2b(digest_size=9)
     for ids in (context, sampled):
         digest.update(len(ids).to_bytes(8, "little") + array("q", ids).tobytes())
@@ -129,7 +129,7 @@ def answer_name(context: Sequence[int], sampled: Sequence[int]) -> str:
 
 
 def _cut(text: str, stops: Sequence[str]) -> tuple[str, str | None]:
-    """The text before the first stop text, and which that is."""
+    """Return the text before the first stop text, and that stop text."""
     places = [(text.find(stop), stop) for stop in stops if stop in text]
     if not places:
         return text, None
@@ -138,7 +138,7 @@ def _cut(text: str, stops: Sequence[str]) -> tuple[str, str | None]:
 
 
 def parser_schemas(tools: Sequence[Mapping[str, Any]]) -> list[OpenAIFunctionToolSchema]:
-    """The tools in verl's schema, which knows the types of top-level arguments and nothing below them."""
+    """Convert the tools to verl's schema, which knows the types of top-level arguments only."""
     return [
         OpenAIFunctionToolSchema.model_validate({"type": "function", "function": _flat(tool["function"])})
         for tool in tools

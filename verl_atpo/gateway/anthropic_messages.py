@@ -84,12 +84,12 @@ def _messages(body: Mapping[str, Any]) -> list[Message]:
 
 
 def _text(content: Any, where: str) -> str:
-    """A text, or blocks of text; marks of caching in them have no effect."""
+    """Read a text, or blocks of text; marks of caching in them have no effect."""
     return read_text(content, where)
 
 
 def _user(message: Mapping[str, Any], where: str) -> list[Message]:
-    """A user's message: results of tools first, each a message of its own, then its text."""
+    """Read a user's message: results of tools first, each as a message of its own, then its text."""
     content = message.get("content")
     if isinstance(content, str):
         return [Message(message["role"], content)]
@@ -118,7 +118,7 @@ def _assistant(message: Mapping[str, Any], where: str) -> list[Message]:
 
 
 def completion(answer: Answer, ask: Ask) -> dict[str, Any]:
-    """The answer as one object."""
+    """Write the answer as one object."""
     finish = "stop_sequence" if answer.stopped_at is not None else FINISH[answer.finish]
     return {
         "id": f"msg_{answer.id}",
@@ -161,7 +161,7 @@ def _usage(answer: Answer) -> dict[str, int]:
 
 
 def events(answer: Answer, ask: Ask) -> Iterator[dict[str, Any]]:
-    """The answer as the events of a stream; each event's name is its type."""
+    """Write the answer as the events of a stream; each event's name is its type."""
     whole = completion(answer, ask)
     opened = {**whole, "content": [], "stop_reason": None, "stop_sequence": None}
     yield {"type": "message_start", "message": {**opened, "usage": {**whole["usage"], "output_tokens": 0}}}
@@ -180,5 +180,5 @@ def events(answer: Answer, ask: Ask) -> Iterator[dict[str, Any]]:
 
 
 def error_body(error: ApiError) -> dict[str, Any]:
-    """A refusal in the API's format."""
+    """Write a refusal in the API's format."""
     return {"type": "error", "error": {"type": error.kind, "message": error.message}}

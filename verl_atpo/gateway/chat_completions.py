@@ -12,9 +12,9 @@ from verl_atpo.gateway.messages import read_messages
 from verl_atpo.gateway.parameters import flag, must_be, note_ignored, positive, read_object, refuse_unknown, texts
 
 SAMPLING = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "seed", "reasoning_effort", "verbosity")
-"""The recipe decides on these."""
+"""Parameters that the recipe sets instead."""
 MEANINGLESS = ("user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key", "stream_options")
-"""Taken, and of no effect here."""
+"""Parameters that are accepted and have no effect."""
 READ = (
     "messages",
     "model",
@@ -66,7 +66,7 @@ def read_request(body: Any) -> Ask:
 
 
 def read_tools(value: Any) -> list[dict[str, Any]]:
-    """The tools on offer, each with type and function.
+    """Read the tools on offer, each with type and function.
 
     Raises:
         ApiError: one that is no function.
@@ -85,12 +85,12 @@ def read_tools(value: Any) -> list[dict[str, Any]]:
 
 
 def wants_log_probs(body: Any) -> bool:
-    """Whether an answer has to name the log-probs of its tokens."""
+    """Return whether the request wants log-probs of the answer's tokens."""
     return flag(read_object(body), "logprobs", False)
 
 
 def completion(answer: Answer, ask: Ask, log_probs: list[dict[str, Any]] | None) -> dict[str, Any]:
-    """The answer as one object."""
+    """Write the answer as one object."""
     choice = {
         "index": 0,
         "message": {"role": "assistant", "refusal": None, **_message(answer)},
@@ -101,10 +101,10 @@ def completion(answer: Answer, ask: Ask, log_probs: list[dict[str, Any]] | None)
 
 
 def chunks(answer: Answer, ask: Ask, log_probs: list[dict[str, Any]] | None, usage: bool) -> Iterator[dict[str, Any]]:
-    """The answer as the objects of a stream.
+    """Write the answer as the objects of a stream.
 
     Args:
-        answer: it.
+        answer: the answer.
         ask: its request.
         log_probs: of its tokens, where they are wanted.
         usage: whether the counts of tokens are wanted, in a last object of their own.
@@ -127,18 +127,18 @@ def chunks(answer: Answer, ask: Ask, log_probs: list[dict[str, Any]] | None, usa
 
 
 def wants_usage(body: Any) -> bool:
-    """Whether a stream has to end with the counts of tokens."""
+    """Return whether a stream has to end with the counts of tokens."""
     options = read_object(body).get("stream_options") or {}
     return bool(isinstance(options, Mapping) and options.get("include_usage"))
 
 
 def models() -> dict[str, Any]:
-    """The one model there is; requests may call it by any name."""
+    """Describe the one model there is; requests may call it by any name."""
     return {"object": "list", "data": [{"id": "policy", "object": "model", "created": 0, "owned_by": "verl_atpo"}]}
 
 
 def error_body(error: ApiError) -> dict[str, Any]:
-    """A refusal in the API's format."""
+    """Write a refusal in the API's format."""
     return {"error": {"message": error.message, "type": error.kind, "param": error.param, "code": error.code}}
 
 

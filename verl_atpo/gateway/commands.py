@@ -1,4 +1,4 @@
-"""A command line with all that it starts: one process group, its output in files, ended as a whole."""
+"""A command line and the processes that it starts: one group, output in files, ended together."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ SHORTEST_PAUSE_S, LONGEST_PAUSE_S = 0.005, 0.05
 
 
 def command_environment(further: Mapping[str, str], access: Access, task: Path, result: Path) -> dict[str, str]:
-    """All variables that a command sees."""
+    """Make all variables that a command sees."""
     root = access.base_url.removesuffix("/v1")
     ours = {
         "OPENAI_BASE_URL": access.base_url,
@@ -111,7 +111,7 @@ class GroupProcess:
         await asyncio.to_thread(self._end_strays)
 
     def last_words(self) -> str:
-        """The end of what it wrote, errors first."""
+        """Return the end of its output, errors first."""
         texts = [self._tail(path) for path in reversed(self._files)]
         return "\n".join(text for text in texts if text) or "(none)"
 

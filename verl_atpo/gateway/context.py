@@ -29,7 +29,7 @@ class ContextBuilder:
         self._control = tuple({*self._special, *added})
 
     def build(self, request: Request, tools: list[dict[str, Any]]) -> tuple[list[int], Call | None]:
-        """The context, and the call that it continues token by token.
+        """Make the context, and find the call that it continues token by token.
 
         A continued call's ids are kept as they are; only the new messages go through the template. Where the model's
         family cannot append them to that call, the whole context is made by the template and continues nothing.
@@ -59,7 +59,7 @@ class ContextBuilder:
             ) from error
 
     def _harmless(self, message: Message) -> Message:
-        """The message with no control token alive in text that is not the policy's own."""
+        """Neutralise control tokens in a message's text that the policy did not write."""
         if message.role == "assistant":
             return message
         tokens: Sequence[str] = self._special if message.role == "system" else self._control

@@ -73,7 +73,7 @@ class Conversation:
         self._answers: dict[int, list[Message]] = {}
 
     def find(self, messages: Sequence[Message], tools: Hashable) -> Request:
-        """The place of a request.
+        """Find the place of a request.
 
         Args:
             messages: all that it sends.
@@ -96,7 +96,7 @@ class Conversation:
         return self._nodes.setdefault((parent, step), len(self._nodes))
 
     def _latest(self, node: int) -> Call:
-        """The call that ends there; of several with equal texts the first that nothing continues yet."""
+        """Return the call that ends there; of several with equal texts the first that nothing continues yet."""
         calls = self._answered[node]
         continued = {id(call.after) for call in self.calls}
         return next((call for call in calls if id(call) not in continued), calls[-1])

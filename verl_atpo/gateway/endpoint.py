@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 HOST = "127.0.0.1"
 NO_RETRY = {"x-should-retry": "false"}
-"""Clients of both APIs would send a refused request again."""
+"""Header that keeps clients of both APIs from repeating a refused request."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,7 +99,7 @@ class Endpoint:
             return _json(error.status, body, NO_RETRY)
 
     def _admit(self, request: web.BaseRequest, name: str) -> Trajectory:
-        """The trajectory that a request belongs to; only who has its key is told whether there is one."""
+        """Return the trajectory of a request; without its key nobody learns whether it exists."""
         sent = request.headers.get("x-api-key") or request.headers.get("Authorization", "").removeprefix("Bearer ")
         opened = self._open.get(name)
         if opened is None or not hmac.compare_digest(sent.encode(), opened.key.encode()):
@@ -129,7 +129,7 @@ class Endpoint:
         return await _stream(request, (f"event: {event['type']}\n".encode() + _data(event) for event in events))
 
     async def _body(self, request: web.BaseRequest) -> Any:
-        """The JSON that a request sends, in its time and size."""
+        """Read a request's JSON within the limits of time and size."""
         try:
             async with timeout(self._config.read_s):
                 raw = await request.read()
@@ -178,7 +178,7 @@ class _Busy(asyncio.Protocol):
     """Refuses a connection."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Say why and close."""
+        """Send the reason and close."""
         assert isinstance(transport, asyncio.Transport)
         error = ApiError(503, "Too many connections at a time; close those that are not used.")
         body = json.dumps(chat_completions.error_body(error)).encode()

@@ -29,14 +29,14 @@ class ApiError(Exception):
 
 
 def unsupported(param: str, found: object, expected: str) -> ApiError:
-    """The refusal of a parameter that this endpoint cannot honour."""
+    """Make the refusal of a parameter that this endpoint cannot honour."""
     return ApiError(
         400, f"{param}={found!r} is not supported: expected {expected}.", param=param, code="unsupported_parameter"
     )
 
 
 def too_long(context: int, limit: int) -> ApiError:
-    """The refusal of a context that leaves no room for an answer; clients know the code and compact their context."""
+    """Make the refusal of a context without room for an answer; clients know the code and compact their context."""
     return ApiError(
         400,
         f"This model's maximum context length is {limit} tokens, and the messages have {context}. Please reduce the "

@@ -33,7 +33,7 @@ AGENT_COLUMN = "agent"
 
 @dataclasses.dataclass(frozen=True)
 class Ended:
-    """How an agent ended.
+    """End of an agent's run.
 
     Attributes:
         result: what it returned.
@@ -150,7 +150,7 @@ class GatewayAgentLoop(AgentLoopBase):
         service.crashes.count(ended.crash)
 
     def _extra_fields(self, ended: Ended, trajectory: Trajectory) -> dict[str, Any]:
-        """Of every row; the reward function finds them in ``extra_info``."""
+        """Return the extra fields of every row; the reward function finds them in ``extra_info``."""
         return {
             "agent_result": ended.result,
             "agent_crash": ended.crash,
@@ -162,7 +162,7 @@ class GatewayAgentLoop(AgentLoopBase):
 
 
 def gateway_config(config: DictConfig) -> GatewayConfig:
-    """The gateway's settings in verl's whole config.
+    """Read the gateway's settings from verl's config.
 
     Raises:
         ConfigError: unknown key or impossible value.

@@ -50,7 +50,7 @@ class Message:
     reasoning: str | None = None
 
     def for_template(self) -> dict[str, Any]:
-        """The message as chat templates expect it: arguments as objects where they are any."""
+        """Write the message as chat templates expect it: arguments as objects where they are any."""
         message: dict[str, Any] = {"role": self.role, "content": self.content}
         if self.calls:
             message["tool_calls"] = [
@@ -111,7 +111,7 @@ def _read(message: Any, where: str) -> Message:
 
 
 def read_text(content: Any, where: str) -> str:
-    """The text of a message's content: a text, nothing, or a list of parts that are all texts.
+    """Read the text of a message's content: a text, nothing, or a list of parts that are all texts.
 
     Raises:
         ApiError: another kind of part.
@@ -154,7 +154,7 @@ def _read_call(call: Any, where: str) -> ToolUse:
 
 
 def difference(sent: Message, returned: Message) -> str:
-    """How a harness changed an answer before it sent it back: ``whitespace``, ``arguments``, ``thinking``, ``other``.
+    """Name a harness's change of an answer that it sent back: ``whitespace``, ``arguments``, ``thinking``, ``other``.
 
     Args:
         sent: the answer.
@@ -182,7 +182,7 @@ def _loaded(message: Message) -> Message:
 
 
 def with_plain_arguments(calls: Sequence[ToolUse]) -> list[ToolUse]:
-    """The calls with arguments in one spelling, for APIs that send objects and no texts."""
+    """Normalise the spelling of the calls' arguments, for APIs that send objects and no texts."""
     return [
         dataclasses.replace(call, arguments=json.dumps(value, ensure_ascii=False))
         if isinstance(value := _object(call.arguments), dict)

@@ -14,7 +14,7 @@ _NOTED: set[str] = set()
 
 
 def read_object(body: Any) -> dict[str, Any]:
-    """A request's body as an object without its nulls.
+    """Read a request's body as an object without its nulls.
 
     Raises:
         ApiError: it is something else.
@@ -25,7 +25,7 @@ def read_object(body: Any) -> dict[str, Any]:
 
 
 def positive(body: Mapping[str, Any], name: str) -> int | None:
-    """A count of at least 1, or None where it is missing."""
+    """Read a count of at least 1, or None where it is missing."""
     value = body.get(name)
     if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
         raise ApiError(400, f"{name}={value!r}: expected an integer of at least 1.", param=name)
@@ -33,7 +33,7 @@ def positive(body: Mapping[str, Any], name: str) -> int | None:
 
 
 def flag(body: Mapping[str, Any], name: str, default: bool) -> bool:
-    """A truth value."""
+    """Read a truth value."""
     value = body.get(name, default)
     if not isinstance(value, bool):
         raise ApiError(400, f"{name}={value!r}: expected true or false.", param=name)
@@ -41,7 +41,7 @@ def flag(body: Mapping[str, Any], name: str, default: bool) -> bool:
 
 
 def texts(body: Mapping[str, Any], name: str) -> tuple[str, ...]:
-    """A text or a list of texts that are not empty."""
+    """Read a text or a list of texts that are not empty."""
     value = body.get(name) or ()
     found = (value,) if isinstance(value, str) else tuple(value) if isinstance(value, list | tuple) else (None,)
     if not all(isinstance(text, str) and text for text in found):

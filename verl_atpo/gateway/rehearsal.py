@@ -1,4 +1,4 @@
-"""An agent behind the gateway outside of training: recorded once with given answers, then replayed at every call."""
+"""A rehearsal of an agent outside of training: recorded once with given answers, then replayed at every call."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from verl_atpo.replay.divergence import describe_divergence
 
 
 class GivenAnswers:
-    """Stands in for the engine: answers every new context with the next of some texts, and a known one as before.
+    """Replacement for the engine: answers every new context with the next of some texts, and a known one as before.
 
     Args:
         tokenizer: the model's.
@@ -44,7 +44,7 @@ class GivenAnswers:
 
 @dataclasses.dataclass(frozen=True)
 class Rehearsed:
-    """What a rehearsal found.
+    """Result of a rehearsal.
 
     Attributes:
         calls: of each call of the recorded run the tokens of its context and the text of its answer.

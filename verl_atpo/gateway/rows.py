@@ -14,7 +14,7 @@ from verl_atpo.gateway.conversation import Call, stretches
 def row_outputs(
     calls: Sequence[Call], metrics: AgentLoopMetrics, extra_fields: dict[str, Any]
 ) -> list[AgentLoopOutput]:
-    """The rows of a trajectory, that of the last call at the end.
+    """Make the rows of a trajectory, that of the last call at the end.
 
     Args:
         calls: of the trajectory, in the order in which they were answered.
@@ -25,7 +25,7 @@ def row_outputs(
 
 
 def _row(stretch: Sequence[Call], metrics: AgentLoopMetrics, extra_fields: dict[str, Any]) -> AgentLoopOutput:
-    """One stretch: the first call's context is the prompt, sampled ids have 1 in the mask and all others 0."""
+    """Make the row of a stretch: the first call's context is the prompt, the mask is 1 on sampled ids, else 0."""
     prompt = stretch[0].context
     ids, mask, log_probs = list(prompt), list[int](), list[float]()
     for call in stretch:

@@ -1,4 +1,4 @@
-"""What all agents of one rollout worker share: the endpoint, a limit on how many run, and the count of crashes."""
+"""Service shared by a rollout worker's agents: the endpoint, a limit on running agents, and the count of crashes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from verl_atpo.gateway.endpoint import Endpoint
 from verl_atpo.gateway.settings import KEY, GatewayConfig
 
 LEAST_JUDGED = 20
-"""Trajectories from which on a share of crashes is judged."""
+"""Least number of trajectories before the share of crashes is judged."""
 
 
 class Crashes:
@@ -65,7 +65,7 @@ _SERVICES: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Service] = weakr
 
 
 async def service_of(config: GatewayConfig, tokenizer: Any) -> Service:
-    """The service of the running event loop, started when it is first asked for."""
+    """Return the service of the running event loop, started when it is first asked for."""
     loop = asyncio.get_running_loop()
     service = _SERVICES.get(loop)
     if service is None:

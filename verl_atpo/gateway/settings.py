@@ -18,17 +18,17 @@ PositiveSeconds = Annotated[float, Field(gt=0, le=604800, allow_inf_nan=False, s
 
 
 class OnCrash(str, enum.Enum):
-    """Consequence of an agent that dies of an error of its own."""
+    """Consequence of an agent that dies of its own error."""
 
     SCORE = "score"
-    """What it did until then is scored by the reward function."""
+    """The reward function scores what it did until then."""
     STOP = "stop"
     """The training run stops."""
 
 
 @settings
 class GatewayConfig:
-    """How an agent is run, and what it may ask of the endpoint."""
+    """Settings for running an agent, and its limits at the endpoint."""
 
     agent: str | None = None
     """Function to run, as package.module:function or path/to/file.py:function; it gets (task, base_url, api_key)."""

@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class Sampling:
-    """How the recipe samples; a harness cannot change it.
+    """Sampling of the recipe; a harness cannot change it.
 
     Attributes:
         params: verl's sampling parameters.
@@ -41,11 +41,11 @@ class Sampling:
     stop_token_ids: tuple[int, ...] = ()
 
     def room(self, context: int, prompt: int) -> int:
-        """Tokens that may be sampled after ``context`` tokens, of which ``prompt`` are the row's prompt."""
+        """Count the tokens that may be sampled after ``context`` tokens, of which ``prompt`` are the row's prompt."""
         return min(self.max_model_len - context, self.response_length - (context - prompt))
 
     def for_request(self, ask: Ask, limit: int) -> dict[str, Any]:
-        """verl's parameters of one request."""
+        """Make verl's parameters of one request."""
         params = {**self.params, "max_tokens": limit}
         if ask.stop:
             params |= {"stop": list(ask.stop), self.keep_stop: True}
@@ -67,7 +67,7 @@ class Ignored:
         self._tokenizer = tokenizer
 
     def plain(self, ids: list[int]) -> str:
-        """Text of the ids with a blank in the place of every match."""
+        """Decode the ids, with a blank in the place of every match."""
         return self._pattern.sub(" ", str(self._tokenizer.decode(ids)))
 
 
@@ -210,7 +210,7 @@ class Trajectory:
         return output
 
     def _recorded(self, context: list[int]) -> list[int]:
-        """The context on record that differs from this one only in what the settings ignore; else this one."""
+        """Return the recorded context that differs from this one only in ignored text; without one, this context."""
         if self._ignored is None:
             return context
         unasked: list[list[int]] = getattr(self._client, "unasked", [])

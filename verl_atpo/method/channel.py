@@ -1,8 +1,8 @@
-"""The channel from rollout to estimator: a row's token-level rewards carry the credit of its turns beside its outcome.
+"""Channel from rollout to estimator: a row's token-level rewards carry its turns' credit and its outcome.
 
 verl's trainer hands an estimator token-level rewards, mask, settings and uids, and nothing else of a rollout. So
-:func:`write_row` writes what a credit scheme gives the turns of a row as differences of potentials, and
-:func:`read_rows` adds them up again. The running sum of a row's rewards is
+:func:`write_row` writes the credit of a row's turns as differences of potentials, and :func:`read_rows` adds them up
+again. The running sum of a row's rewards is
 
     at the first token of turn k       the turn's advantage before it is scaled
     at the first token after turn k    a second number of the turn, if the scheme has one and another turn follows
@@ -41,7 +41,7 @@ LARGEST: float = struct.unpack(">f", b"\x7f\x7f\xff\xff")[0]
 
 
 class TurnCredit(NamedTuple):
-    """What a credit scheme gives one turn of one row.
+    """Credit of one turn in one row.
 
     Attributes:
         advantage: before it is scaled.
@@ -104,7 +104,7 @@ def write_row(
 
 
 def _potentials(credits: Sequence[TurnCredit], spans: Sequence[tuple[int, int]], length: int) -> dict[int, float]:
-    """Running sums that carry the turns' numbers, by token, in order."""
+    """List the running sums that carry the turns' numbers, by token, in order."""
     potentials: dict[int, float] = {}
     for credit, (start, end) in zip(credits, spans, strict=True):
         if start < length:
@@ -130,14 +130,14 @@ def _check(credits: Sequence[TurnCredit], spans: Sequence[tuple[int, int]], outc
 
 
 def _float32(value: float) -> float:
-    """The nearest float32."""
+    """Round to the nearest float32."""
     if abs(value) > LARGEST:
         raise ValueError(f"a number or a difference of numbers is {value:g}: expected at most {LARGEST:g}, a float32.")
     return float(struct.unpack("f", struct.pack("f", value))[0])
 
 
 def is_marked(rewards: Sequence[float]) -> bool:
-    """Whether a row was written by :func:`write_row`."""
+    """Return whether a row was written by :func:`write_row`."""
     return MARK in rewards or PART in rewards
 
 

@@ -39,7 +39,7 @@ def node_values(
     tool_rewards: float = 0.0,
     contexts: Contexts | Grouping = Contexts.SEPARATE,
 ) -> list[float | None]:
-    """Value of every node, its return to go, from the rewards as they stand.
+    """Compute the value of every node, its return to go, from the rewards as they stand.
 
     A leaf's value is its reward. An inner node's is, over the children (``leaf_mean``: the leaves below) whose
     value is known, their mean or (``child_softmax``) their mean weighted with the softmax of the children's mean NLL.
@@ -74,7 +74,7 @@ def node_values(
 def context_values(
     tree: TurnTree, values: Sequence[float | None], backup: Backup, grouping: Grouping
 ) -> list[float | None]:
-    """Value of the context of every turn, by index: the average value of the turns that were sampled in it.
+    """Compute the value of every turn's context, by index: the average value of the turns that were sampled in it.
 
     In a tree with ``contexts=separate`` it is the parent's value minus what tools gave for the parent's own calls.
 
@@ -128,7 +128,7 @@ def _known_leaves(tree: TurnTree) -> list[int]:
 def _average(
     tree: TurnTree, nodes: Sequence[int], values: Sequence[float | None], leaves: Sequence[int], backup: Backup
 ) -> float:
-    """Average value of nodes that all have one, at least one node."""
+    """Average the values of nodes that all have one, at least one node."""
     if backup is Backup.CHILD_SOFTMAX:
         weights = _softmax([tree.nodes[index].mean_nll or 0.0 for index in nodes])
     elif backup is Backup.LEAF_MEAN:
@@ -148,7 +148,7 @@ def _softmax(scores: Sequence[float]) -> list[float]:
 
 @dataclasses.dataclass(frozen=True)
 class Outcomes:
-    """What normalisation has to know of a group's outcomes: floats for one group, tensors of shape (G,) for many.
+    """Statistics of a group's outcomes for normalisation: floats for one group, tensors of shape (G,) for many.
 
     Attributes:
         size: how many there are.
@@ -166,7 +166,7 @@ class Outcomes:
 
     @classmethod
     def of(cls, rewards: Sequence[float]) -> Outcomes:
-        """Statistics of one group, which has at least one."""
+        """Compute the statistics of one group, which has at least one outcome."""
         mean = math.fsum(rewards) / len(rewards)
         deviations = [abs(reward - mean) for reward in rewards]
         squares = math.fsum(deviation**2 for deviation in deviations)
@@ -174,7 +174,7 @@ class Outcomes:
 
 
 def normalization(outcomes: Outcomes, normalize: Normalize) -> tuple[Number, Number]:
-    """Offset and factor that bring a group's values to a common scale: ``(value - offset) * factor``.
+    """Compute offset and factor that bring a group's values to a common scale: ``(value - offset) * factor``.
 
     Where all outcomes are equal there is nothing to learn: the factor is exactly 0, not rounding over epsilon. This
     holds for a group of one too, but ``zscore_sample`` keeps its outcome (offset 0, deviation 1), as verl's GRPO does.
@@ -194,7 +194,7 @@ def normalization(outcomes: Outcomes, normalize: Normalize) -> tuple[Number, Num
 
 
 def turn_advantage(mode: AdvantageMode, value: Number, parent: Number, root: Number) -> Number:
-    """Advantage of a turn.
+    """Compute the advantage of a turn.
 
     Args:
         mode: which one. ``diff_context`` has a baseline per context in a tree; here it is the root's value.

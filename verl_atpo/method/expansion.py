@@ -48,7 +48,7 @@ def register_strategy(name: str) -> Callable[[Strategy], Strategy]:
 
 
 def strategy_named(name: str) -> Strategy:
-    """The strategy registered under ``name``.
+    """Return the strategy registered under ``name``.
 
     Raises:
         ConfigError: nothing is registered under it.
@@ -85,7 +85,7 @@ def select_turns(
 
 
 def _candidates(tree: TurnTree, least_depth: int) -> list[int]:
-    """Nodes that may be selected, in the order in which the authors' code walks the tree."""
+    """List the nodes that may be selected, in the order in which the authors' code walks the tree."""
     inner = [
         index for index in tree.breadth_first if not tree.nodes[index].is_leaf and tree.depth(index) >= least_depth
     ]
@@ -94,7 +94,7 @@ def _candidates(tree: TurnTree, least_depth: int) -> list[int]:
 
 @dataclasses.dataclass(frozen=True)
 class Pick:
-    """Why a turn was selected for re-sampling.
+    """Reason for which a turn was selected for re-sampling.
 
     Attributes:
         node: the turn; :data:`~verl_atpo.tree.tree.ROOT` stands for a fresh chain.
@@ -112,7 +112,7 @@ class Pick:
 
 
 def explain(tree: TurnTree, selected: Sequence[int], config: ExpansionConfig, *, least_depth: int = 0) -> list[Pick]:
-    """Scores and ranks of turns that :func:`select_turns` selected from this very tree."""
+    """Compute scores and ranks of turns that :func:`select_turns` selected from this tree."""
     scores = {index: uncertainty_score(tree, index, config) for index in _candidates(tree, least_depth)}
     picks = []
     order = {index: place for place, index in enumerate(scores)}
@@ -127,13 +127,13 @@ def explain(tree: TurnTree, selected: Sequence[int], config: ExpansionConfig, *,
 def most_uncertain_first(
     tree: TurnTree, candidates: list[int], config: ExpansionConfig, rng: random.Random
 ) -> list[int]:
-    """The paper's: highest :func:`uncertainty_score` first; ties keep the order of a breadth-first walk."""
+    """Order candidates as the paper does: highest :func:`uncertainty_score` first, ties in breadth-first order."""
     return sorted(candidates, key=lambda index: -uncertainty_score(tree, index, config))
 
 
 @register_strategy("random")
 def random_order(tree: TurnTree, candidates: list[int], config: ExpansionConfig, rng: random.Random) -> list[int]:
-    """Ablation: every order of the candidates equally likely."""
+    """Order the candidates at random (ablation)."""
     return rng.sample(candidates, len(candidates))
 
 
@@ -141,7 +141,7 @@ def random_order(tree: TurnTree, candidates: list[int], config: ExpansionConfig,
 def where_other_chains_are_uncertain(
     tree: TurnTree, candidates: list[int], config: ExpansionConfig, rng: random.Random
 ) -> list[int]:
-    """Contexts, chosen by what the *other* initial chains were unsure of, so that no turn decides on its own context.
+    """Select contexts by the uncertainty of the *other* initial chains, so that no turn decides on its own context.
 
     The initial chains but the last take turns in being branched, each time at the next of its :func:`target_depths`.
     A chain that ended earlier, or that has no such depth, is not branched: a fresh chain is grown instead. Why this
@@ -164,7 +164,7 @@ def where_other_chains_are_uncertain(
 def where_noise_falls_most(
     tree: TurnTree, candidates: list[int], config: ExpansionConfig, rng: random.Random
 ) -> list[int]:
-    """Select of each chain the context whose expansion lowers noise most for its tokens; a fresh chain if none does.
+    """Select each chain's context whose expansion lowers noise most for its tokens; a fresh chain if none does.
 
     :func:`~verl_atpo.method.noise.relative_noise` rates contexts by their depth and by how many turns were sampled in
     them. A depth at which only a share of the chains can be expanded gains only this share, so that chains are not
@@ -194,14 +194,14 @@ def where_noise_falls_most(
 
 
 def _expansions(tree: TurnTree, node: int) -> int:
-    """Expansions of a chain, from its first turn on, those that have not sampled a turn yet included."""
+    """Count the expansions of a chain, from its first turn on, those that have not sampled a turn yet included."""
     children = tree.nodes[node].children
     grown = sum(tree.nodes[child].round > tree.nodes[node].round for child in children)
     return grown + tree.nodes[node].pending + sum(_expansions(tree, child) for child in children)
 
 
 def _depths(tree: TurnTree) -> list[tuple[float, float]]:
-    """Of every number of turns before a context: share of its tokens that a chain has sampled there, and chains there.
+    """Compute by depth the share of its tokens that a chain has sampled there, and the share of chains that go on.
 
     The first is averaged over the chains that have come so far, the second is the share of those that went on after one
     more turn, so that this turn may be re-sampled.
@@ -218,7 +218,7 @@ def _depths(tree: TurnTree) -> list[tuple[float, float]]:
 
 
 def target_depths(tree: TurnTree, others: list[list[int]], count: int, penalty: float) -> list[int]:
-    """Depths at which a chain is expanded, first one first, by what other chains sampled and by nothing else.
+    """Choose the depths at which a chain is expanded, in order, from other chains' samples only.
 
     Always at the depth from 2 on with the highest mean NLL of the others there (their share that came so far counts
     in: the sum is divided by all of them), minus the penalty per earlier target at this depth.
@@ -245,7 +245,7 @@ def target_depths(tree: TurnTree, others: list[list[int]], count: int, penalty: 
 
 
 def uncertainty_score(tree: TurnTree, index: int, config: ExpansionConfig) -> float:
-    """Mean NLL of the turn minus ``config.penalty`` per expansion that its context already has, nats/token.
+    """Compute the turn's mean NLL minus ``config.penalty`` per expansion that its context already has, nats/token.
 
     The root's mean NLL counts as 0, and its expansions are its own children. An expansion counts from its start.
     """

@@ -21,7 +21,7 @@ from typing import Any, TypeAlias
 import torch
 
 Bound: TypeAlias = Any
-"""Of a ratio: a float, or a tensor (R, T)."""
+"""Bound of a ratio: a float, or a tensor (R, T)."""
 
 Ranges: TypeAlias = Callable[[Any, "Turns", torch.Tensor], tuple[Bound, Bound]]
 """Makes the bounds of the ratio from verl's config, the turns and the advantages."""
@@ -85,7 +85,7 @@ def compute_policy_loss_atpo(
 def _surrogate(
     ratio_RT: torch.Tensor, advantages_RT: torch.Tensor, low: Bound, high: Bound
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """max(-A s, -A clip(s)) and where it is clipped, in half the memory: only the bound beyond which A gains holds."""
+    """Compute max(-A s, -A clip(s)) and its clipped places in half the memory: only the bound on A's side matters."""
     bounded_RT = torch.where(advantages_RT > 0, ratio_RT.clamp(max=high), ratio_RT.clamp(min=low))
     return -advantages_RT * bounded_RT, (bounded_RT != ratio_RT) & (advantages_RT != 0)
 
@@ -179,7 +179,7 @@ def _metrics(
 
 
 def _not_finite(row: int, old: torch.Tensor, new: torch.Tensor, advantages: torch.Tensor, mask_RT: torch.Tensor) -> str:
-    """The message for the first sampled token of a row whose numbers cannot be learnt from."""
+    """Make the message for the first sampled token of a row whose numbers are not finite."""
     found = torch.stack([old[row], new[row], advantages[row]]).detach()
     token = int((~found.isfinite().all(dim=0) & mask_RT[row]).nonzero()[0])
     was, now, advantage = found[:, token].tolist()

@@ -1,4 +1,4 @@
-"""How much expansions lower the noise of a gradient, for the tokens they sample. Pure Python.
+"""Noise of a gradient per sampled token with and without an expansion. Pure Python.
 
 Compare two ways to spend the same tokens on a prompt: M chains each of which is expanded once after k turns, and more
 chains. A chain samples the share s of its tokens before the context, an expansion the other 1 - s a second time, so the
@@ -6,10 +6,10 @@ tree costs as much as m = M (2 - s) chains. A turn's noise is the variance of it
 its chain in proportion to s and 1 - s. Of the outcome's variance, 1, the share U is undecided in the context, and n of
 the M chains' turns were sampled there.
 
-- Turns before it: two outcomes that part after k turns have a mean of variance v = 1 - U / 2, and the other chains are
+- Turns before it: two outcomes that share k turns have a mean of variance v = 1 - U / 2, and the other chains are
   a baseline with the variance v / (M - 1). Without the expansion both have U = 0 and m instead of M.
-- Turns after it: the variance of the outcome is U, that of the baseline B. Of the context's value the other n - 1 turns
-  say as much as U / (n - 1), the prompt's baseline 1 - U plus its own variance, and the two together
+- Turns after it: the variance of the outcome is U, that of the baseline B. The other n - 1 turns estimate the context's
+  value with variance U / (n - 1), the prompt's baseline with 1 - U plus its own variance b, and the two together with
   B(n, b) = 1 / ((n - 1) / U + 1 / (1 - U + b)). In the tree there is one more turn, and two share the chain's weight,
   which halves their noise.
 
@@ -26,7 +26,7 @@ from __future__ import annotations
 
 
 def relative_noise(undecided: float, spent: float, sampled: int, chains: int) -> float:
-    """Noise times tokens of chains that are expanded once in such a context, relative to as many tokens of chains.
+    """Compute noise times tokens of chains with one expansion in such a context, relative to as many tokens of chains.
 
     Args:
         undecided: U, share of the outcome's variance that is undecided in the context, 0 to 1.
@@ -50,7 +50,7 @@ def relative_noise(undecided: float, spent: float, sampled: int, chains: int) ->
 
 
 def _baseline(undecided: float, sampled: int, of_prompt: float) -> float:
-    """B(n, b), the variance of the baseline of a turn in a context with n - 1 other turns."""
+    """Compute B(n, b), the variance of the baseline of a turn in a context with n - 1 other turns."""
     from_prompt = 1.0 - undecided + of_prompt
     if sampled == 1:
         return from_prompt

@@ -9,8 +9,8 @@ So estimates go up a tree by *precision*, the inverse of a variance: an outcome 
 a turn that others follow 1 / (D_k + 1 / the summed precision of these). A chain has the precision 1 / U_0 for its
 prompt wherever it is looked at, so chains that share nothing weigh the same.
 
-Turns of equal words in an equal context (copies) whose next contexts are equal too are n draws of one value: their D is
-D / n, and what was sampled after any of them is pooled before.
+Turns with equal tokens in an equal context (copies) whose next contexts are equal too are n draws of one value: their D
+is D / n, and what was sampled after any of them is pooled first.
 
 Everything is done by passing messages up and down the tree of contexts, which is exact for this model.
 """
@@ -30,18 +30,18 @@ LEAST = 1e-6
 
 
 class Estimate(NamedTuple):
-    """What is known of a value: its mean, and the inverse of its variance."""
+    """Estimate of a value: its mean, and the inverse of its variance."""
 
     precision: float
     mean: float
 
     def after(self, variance: float, shift: float = 0.0) -> Estimate:
-        """The same of a value that differs from it by ``shift`` and by noise of this variance."""
+        """Return the estimate of a value that differs from it by ``shift`` and by noise of this variance."""
         return Estimate(1.0 / (variance + 1.0 / self.precision), self.mean + shift)
 
 
 def pool(estimates: Iterable[Estimate]) -> Estimate | None:
-    """The precision-weighted mean of independent estimates of one value; None where there are none."""
+    """Combine independent estimates of one value by precision; None where there are none."""
     known = list(estimates)
     if not known:
         return None
@@ -50,7 +50,7 @@ def pool(estimates: Iterable[Estimate]) -> Estimate | None:
 
 
 def falling(undecided: Sequence[float]) -> list[float]:
-    """U_0, U_1, ... as the model needs them: 1 at first, never rising, never below :data:`LEAST`."""
+    """Make U_0, U_1, ... valid for the model: 1 at first, never rising, never below :data:`LEAST`."""
     shares = [1.0]
     for share in undecided[1:]:
         shares.append(min(shares[-1], max(LEAST, share)))
@@ -109,7 +109,7 @@ class ContextTree:
         return cls(tree, context, outcome, gain, turns, draws, follows, depth)
 
     def after(self, nodes: Iterable[int], context: int) -> set[int]:
-        """The turns sampled in ``context`` right after any of ``nodes``."""
+        """List the turns sampled in ``context`` right after any of ``nodes``."""
         children = (child for node in nodes for child in self.tree.nodes[node].children)
         return {child for child in children if self.context[child] == context}
 
@@ -141,27 +141,27 @@ class Messages:
 
     @property
     def prompt(self) -> float | None:
-        """What all trajectories say of the prompt; None where no outcome is known."""
+        """Estimate the prompt's value from all trajectories; None where no outcome is known."""
         prompt = next((context for context, depth in self._contexts.depth.items() if depth == 0), None)
         return None if prompt is None else self._below[prompt].mean
 
     def undecided(self, depth: int) -> float:
-        """U after ``depth`` turns."""
+        """Return U after ``depth`` turns."""
         return self._undecided[min(depth, len(self._undecided) - 1)]
 
     def decides(self, depth: int) -> float:
-        """D of the turn that follows ``depth`` others."""
+        """Return D of the turn that follows ``depth`` others."""
         return self.undecided(depth) - self.undecided(depth + 1)
 
     def without(self, node: int) -> Estimate | None:
-        """What the trajectories that do not go through a turn say of the context it was sampled in."""
+        """Estimate a turn's context from the trajectories that do not go through the turn."""
         context = self._contexts.context[node]
         assert context is not None, "a turn with a value has a context"
         beside = self._parts(context, {node}, self._weights)
         return pool([*beside, *filter(None, [self._above[context]])])
 
     def value(self, node: int) -> Estimate:
-        """What the trajectories through a turn say of the context it was sampled in."""
+        """Estimate a turn's context from the trajectories through the turn."""
         contexts = self._contexts
         context, outcome = contexts.context[node], contexts.outcome[node]
         assert context is not None, "a turn with a value has a context"
@@ -175,7 +175,7 @@ class Messages:
     def _parts(
         self, context: int, left_out: Collection[int] = (), weights: Sequence[float] | None = None
     ) -> Iterator[Estimate]:
-        """Independent estimates of a context's value from the turns sampled in it, without some of them."""
+        """List independent estimates of a context's value from the turns sampled in it, without some of them."""
         contexts, depth = self._contexts, self._contexts.depth[context]
         for node in contexts.turns[context]:
             outcome = contexts.outcome[node]
@@ -194,7 +194,7 @@ class Messages:
             yield Estimate(_mean(weights, left) * estimate.precision, estimate.mean)
 
     def _from_before(self, context: int, follower: int) -> Estimate | None:
-        """What everything that was not sampled in ``follower`` or later says of its value."""
+        """Estimate the value of ``follower`` from everything that was not sampled in it or later."""
         draws = self._contexts.draws[follower]
         elsewhere = pool([*self._parts(context, draws), *filter(None, [self._above[context]])])
         return elsewhere and elsewhere.after(self.decides(self._contexts.depth[context]) / len(draws))

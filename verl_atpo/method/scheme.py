@@ -66,7 +66,7 @@ class Credit:
 
 
 class Questions(Protocol):
-    """What a scheme asks the engine while one tree grows; nothing of the tree waits for the answers but its end."""
+    """Questions of a scheme to the engine while one tree grows; only the tree's end waits for the answers."""
 
     def ask(self, context: Sequence[int]) -> None:
         """Start to ask about a context that a turn is about to be sampled in."""
@@ -75,7 +75,7 @@ class Questions(Protocol):
         """Wait until all is answered; what it returns is the ``answers`` of :meth:`Scheme.credit`."""
 
     async def cancel(self) -> None:
-        """Stop asking; has ended everything when it returns."""
+        """Stop asking, and wait until every request has ended."""
 
 
 class Scheme(abc.ABC):
@@ -107,7 +107,7 @@ class Scheme(abc.ABC):
 
     @abc.abstractmethod
     def evaluate(self, tree: TurnTree, zero: float) -> tuple[Known, Known]:
-        """Values and advantages before scaling of all nodes, by index.
+        """Compute values and unscaled advantages of all nodes, by index.
 
         Args:
             tree: finished, or what there is of a tree that failed; at least one leaf's reward is known.
@@ -115,7 +115,7 @@ class Scheme(abc.ABC):
         """
 
     def credit(self, tree: TurnTree, paths: Sequence[Sequence[int]] | None = None, answers: Any = None) -> Credit:
-        """The credit of a tree.
+        """Compute the credit of a tree.
 
         Args:
             tree: finished, or what there is of a tree that failed.
@@ -137,7 +137,7 @@ class Scheme(abc.ABC):
         self._check(tree, paths, values, raw)
         if self.config.mute_above is not None:
             factors = muting(tree, self.config.mute_above)
-            raw = [None if each is None else each * less for each, less in zip(raw, factors, strict=True)]
+            raw = [None if each is None else each * share for each, share in zip(raw, factors, strict=True)]
         return Credit(
             values,
             [None if each is None else each * factor for each in raw],
@@ -163,7 +163,7 @@ class Scheme(abc.ABC):
         raise ConfigError(f"{ROOT_KEY}.credit.scheme={self.name} cannot work: {problem}.")
 
     def chain(self, outcome: Number, mean: Number, zero: Number, first: Number) -> Number:
-        """Advantage before scaling of the turns of plain chains, which verl's own sampler wrote.
+        """Compute the unscaled advantage of the turns of plain chains, which verl's own sampler wrote.
 
         Args:
             outcome: of the chains.
@@ -174,7 +174,7 @@ class Scheme(abc.ABC):
         return outcome - zero
 
     def scale(self, advantage: Number, outcome: Number, factor: Number) -> Number:
-        """Advantage on the scale of the group.
+        """Compute the advantage on the scale of the group.
 
         Args:
             advantage: before scaling.
@@ -184,7 +184,7 @@ class Scheme(abc.ABC):
         return advantage * factor
 
     def questions(self, client: Any, tokenizer: Any, prompt: Mapping[str, Any], longest: float) -> Questions | None:
-        """What to ask the engine while the tree of a prompt grows; ``None`` for nothing.
+        """Make the questions to the engine for the tree of a prompt; ``None`` for none.
 
         Args:
             client: verl's ``LLMServerClient``, or any object with its ``generate``.
@@ -202,21 +202,21 @@ class Scheme(abc.ABC):
         """
 
     def metrics(self, stats: Sequence[Any]) -> dict[str, float]:
-        """Metrics of a step from :attr:`Credit.stats` of each of its trees."""
+        """Make a step's metrics from :attr:`Credit.stats` of each of its trees."""
         return {}
 
     def describe(self) -> dict[str, str]:
-        """Lines of the banner at the start of a run: name -> text."""
+        """Make the lines of the banner at the start of a run: name -> text."""
         return {}
 
     @classmethod
     def rules(cls) -> Sequence[Any]:
-        """Rules of start-up (``verl_atpo.startup.rules``) that concern the scheme; each says when it applies."""
+        """List the start-up rules (``verl_atpo.startup.rules``) of the scheme; each says when it applies."""
         return ()
 
     @classmethod
     def seams(cls) -> Sequence[Any]:
-        """Places in verl (``verl_atpo.seams.place``) that the scheme needs."""
+        """List the places in verl (``verl_atpo.seams.place``) that the scheme needs."""
         return ()
 
     @classmethod
@@ -226,7 +226,7 @@ class Scheme(abc.ABC):
 
     @classmethod
     def policy_loss(cls) -> Callable[..., Any] | None:
-        """The function of the policy loss that :attr:`loss` names, with the signature of verl's policy losses."""
+        """Return the policy loss that :attr:`loss` names, with the signature of verl's policy losses."""
         return None
 
 

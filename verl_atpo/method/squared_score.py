@@ -1,4 +1,4 @@
-"""How far a turn's gradient reaches: the squared score of its tokens, from their log-probs. Pure Python.
+"""Squared score of a turn's tokens, from their log-probs: the size of its gradient. Pure Python.
 
 The score of a token is the gradient of its log-probability. By the logits it is 1 - p for the sampled token, and minus
 the probabilities of the others, whose squares sum up to at most (1 - p) ** 2. So (1 - p) ** 2 is its square, up to a
@@ -15,7 +15,7 @@ from verl_atpo.tree.tree import TurnTree
 
 
 def squared_score(turn: Turn) -> float:
-    """Sum of (1 - p) ** 2 over the sampled tokens of a turn.
+    """Sum (1 - p) ** 2 over the sampled tokens of a turn.
 
     Example:
         >>> from types import SimpleNamespace
@@ -33,9 +33,9 @@ def _log_probs(turn: Turn) -> Iterator[float]:
 
 
 def muting(tree: TurnTree, most: float) -> list[float]:
-    """Factor of the advantage of every turn, by node: 1, or less where the squared score is above ``most``.
+    """Compute the factor of every turn's advantage, by node: 1, but smaller where the squared score is above ``most``.
 
-    Times it, the factor is ``most``, so that one surprising turn cannot outweigh all others.
+    The product of factor and squared score is at most ``most``, so that one surprising turn cannot outweigh the others.
     """
     factors = [1.0]
     for node in tree.nodes[1:]:

@@ -24,7 +24,7 @@ LEAST = 0.01
 
 @dataclasses.dataclass(frozen=True)
 class Spread:
-    """How much outcomes vary from contexts of one depth in one tree.
+    """Spread of the outcomes from contexts of one depth in one tree.
 
     Attributes:
         freedom: turns sampled in these contexts minus contexts with a turn, so independent differences.
@@ -36,7 +36,7 @@ class Spread:
 
 
 def spreads(tree: TurnTree, grouping: Grouping, outcome: Sequence[float | None]) -> list[Spread]:
-    """Spread of outcomes from the contexts after 0, 1, 2, ... turns.
+    """Measure the spread of outcomes from the contexts after 0, 1, 2, ... turns.
 
     Args:
         tree: the tree.
@@ -138,7 +138,7 @@ class Undecided:
 
 
 def never_rising(measured: Sequence[tuple[float, float]]) -> list[float]:
-    """The sequence that never rises and is nearest to some values, by weighted squares (pool adjacent violators).
+    """Fit the non-increasing sequence nearest to some values, by weighted squares (pool adjacent violators).
 
     Args:
         measured: value and weight.

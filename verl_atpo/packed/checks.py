@@ -20,7 +20,7 @@ WITHOUT = "leave out +train=packed"
 
 
 def is_packed(config: DictConfig) -> bool:
-    """Whether `+train=packed`, or what it sets, is part of verl's config."""
+    """Return whether `+train=packed`, or what it sets, is part of verl's config."""
     libraries = OmegaConf.select(config, f"{MODEL}.external_lib")
     return ACTIVATE in ([libraries] if isinstance(libraries, str) else libraries or [])
 

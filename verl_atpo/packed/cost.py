@@ -19,13 +19,13 @@ Costs = npt.NDArray[np.float64]
 
 
 def row_cost(length: Ints, shared: Ints | int = 0) -> Costs:
-    """Cost of the tokens from ``shared`` to ``length``."""
+    """Compute the cost of the tokens from ``shared`` to ``length``."""
     length, first = np.asarray(length, dtype=np.float64), np.asarray(shared, dtype=np.float64)
     return LINEAR * (length - first) + length**2 - first**2
 
 
 class SharedPrefixes:
-    """Longest common prefix of any two of some sorted rows: the least of what neighbours between them share."""
+    """Longest common prefix of any two sorted rows: the least that neighbours between them share."""
 
     def __init__(self, rows: SortedRows) -> None:
         self._levels = [rows.shared_R]
@@ -59,7 +59,7 @@ def bin_cost(places: Ints, rows: SortedRows, prefixes: SharedPrefixes) -> float:
 
 
 def rows_at(places: Ints, rows: SortedRows, prefixes: SharedPrefixes) -> SortedRows:
-    """Some of the sorted rows, ascending, as sorted rows by themselves."""
+    """Select some of the sorted rows, ascending, as sorted rows by themselves."""
     shared = np.zeros(len(places), dtype=np.int64)
     if len(places) > 1:
         shared[1:] = prefixes(places[:-1], places[1:])

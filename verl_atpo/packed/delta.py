@@ -1,8 +1,8 @@
 """Gated delta nets over a trie: the state at a fork goes to every child, the short convolution reads ancestors.
 
-A layer's own forward pass is kept (Qwen3-Next, Qwen3.5, OLMo-Hybrid in transformers, and verl's version of it); only
-the two operations that mix tokens are replaced on each layer: the causal convolution and the delta rule. The rule runs
-over stretches without a fork, level by level: those of one nesting in one call, each from its parent's last state.
+A layer's own forward pass is unchanged (Qwen3-Next, Qwen3.5, OLMo-Hybrid in transformers, and verl's version of it).
+Only the two operations that mix tokens are replaced on each layer: the causal convolution and the delta rule. The rule
+runs over stretches without a fork, level by level: those of one nesting in one call, each from its parent's last state.
 
 With transformers' torch rule stretches of similar lengths are padded to one batch; a token with no decay and no update
 (``g = 0``, ``beta = 0``) leaves the state as it is. A kernel (`fla`) gets all stretches of a level at once, with their
@@ -25,7 +25,7 @@ Rule = Callable[..., tuple[torch.Tensor, torch.Tensor | None]]
 
 
 def is_delta_net(module: torch.nn.Module) -> bool:
-    """Whether a layer is a gated delta net that can run over a trie."""
+    """Return whether a layer is a gated delta net that can run over a trie."""
     return type(module).__name__.endswith("GatedDeltaNet") and hasattr(module, "chunk_gated_delta_rule")
 
 

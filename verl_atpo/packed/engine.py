@@ -109,7 +109,7 @@ class PackedEngine(FSDPEngineWithLMHead):
         return postprocess_batch_func(outputs, indices, tu.get_tensordict({}, {"use_dynamic_bsz": True}))
 
     def _describe(self, data: TensorDict) -> None:
-        """What the losses are normalised by."""
+        """Add to ``data`` the counts by which losses are normalised."""
         tokens = data["loss_mask"].sum().to(get_device_id())
         torch.distributed.all_reduce(tokens, group=self.get_data_parallel_group())
         tu.assign_non_tensor(data, batch_num_tokens=tokens.item(), dp_size=self.get_data_parallel_size())
@@ -130,7 +130,7 @@ class PackedEngine(FSDPEngineWithLMHead):
         return super().forward_step(micro_batch, loss_function, forward_only)
 
     def prepare_model_inputs(self, micro_batch: TensorDict) -> tuple[dict[str, Any], dict[str, Any]]:
-        """The model's inputs for the distinct tokens of a micro-batch, and what its outputs will need."""
+        """Return the model's inputs for the distinct tokens of a micro-batch, and what its outputs will need."""
         pack = self._pack
         RUNNING.visibility = pack.visibility
         wanted = {
@@ -150,14 +150,14 @@ class PackedEngine(FSDPEngineWithLMHead):
 
 
 def _without_fused_kernels(model_config: Any) -> Any:
-    """verl's settings of the model without its fused kernels, which the packs' own head stands in for."""
+    """Return verl's settings of the model without its fused kernels, which the packs' own head replaces."""
     plain = copy.copy(model_config)
     object.__setattr__(plain, "use_fused_kernels", False)
     return plain
 
 
 def token_budget(data: TensorDict) -> int:
-    """Distinct tokens that a pack may have: what verl would put into one micro-batch of these rows.
+    """Return the limit of a pack's distinct tokens: what verl would put into one micro-batch of these rows.
 
     With dynamic batch sizes that is the recipe's token limit, otherwise the tokens of verl's largest micro-batch.
     """
@@ -168,7 +168,7 @@ def token_budget(data: TensorDict) -> int:
 
 
 def one_temperature(temperature: float | torch.Tensor) -> float:
-    """The temperature of all rows.
+    """Return the temperature of all rows.
 
     Raises:
         ValueError: rows differ in it, so that an equal token has several log-probabilities.
@@ -180,7 +180,7 @@ def one_temperature(temperature: float | torch.Tensor) -> float:
 
 
 def pack_metrics(rows: SortedRows, pack: Pack) -> dict[str, Metric]:
-    """Size of one pack; verl adds up or compares the packs of a mini-batch, and averages over ranks."""
+    """Describe the size of one pack; verl adds up or compares a mini-batch's packs, and averages over ranks."""
     distinct = pack_tokens(rows, pack)
     return {
         "packed/packs": Metric(AggregationType.SUM, 1),

@@ -112,7 +112,7 @@ def _expanded(q: torch.Tensor, *tensors: torch.Tensor) -> list[torch.Tensor]:
 
 
 def _join(output: torch.Tensor, lse: torch.Tensor, part: torch.Tensor, part_lse: torch.Tensor) -> None:
-    """Take another piece of the keys in, in place."""
+    """Merge another piece of the keys, in place."""
     total = torch.logaddexp(lse, part_lse)
     output.mul_((lse - total).exp_().unsqueeze(-1)).add_(part * (part_lse - total).exp_().unsqueeze(-1))
     lse.copy_(total)

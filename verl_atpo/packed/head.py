@@ -22,7 +22,7 @@ Logits = Callable[[torch.Tensor], torch.Tensor]
 
 @dataclasses.dataclass
 class Scoring:
-    """What a forward pass is asked for. (Not frozen: FSDP copies frozen ones.)
+    """Request to a forward pass for the scores of some tokens. (Not frozen: FSDP copies frozen ones.)
 
     Attributes:
         parent_K: token of the pack whose logits predict each scored token.
@@ -112,7 +112,7 @@ def _score_chunk(model: Any, plain: Logits, hidden: torch.Tensor, label: torch.T
 
 
 class _Decoded(dict[Any, Any]):
-    """A decoder's output with nothing in it but hidden states, for whatever a model's head asks of it."""
+    """A decoder's output that has hidden states only, for the model's head."""
 
     def __init__(self, hidden: torch.Tensor) -> None:
         super().__init__({0: hidden, "last_hidden_state": hidden})

@@ -81,7 +81,7 @@ def obstacles(config: Any) -> Iterator[str]:
 
 
 def layer_types(text: Any) -> list[str]:
-    """Kind of each layer; without a list all are alike, and have the window that the configuration names."""
+    """List the kind of each layer; without a list all layers have the window that the configuration names."""
     if listed := getattr(text, "layer_types", None):
         return list(listed)
     windowed = getattr(text, "sliding_window", None) and getattr(text, "use_sliding_window", True)

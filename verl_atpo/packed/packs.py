@@ -12,7 +12,7 @@ import numpy as np
 from verl_atpo.packed.trie import Ints, SortedRows
 
 Pack = tuple[int, int]
-"""First and one past the last of the sorted rows."""
+"""First of the sorted rows, and one past the last."""
 
 
 def plan_packs(rows: SortedRows, budget: int, at_least: int = 1) -> list[Pack]:

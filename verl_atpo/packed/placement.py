@@ -4,7 +4,7 @@ verl cuts a batch into equal numbers of rows, one stretch a rank, and that into 
 pieces. Whole groups are dealt to bins, the most expensive first, each to the cheapest bin that has room for it; a group
 for which no bin has room is cut. Then the most expensive bin exchanges stretches of its sorted rows for as many rows of
 a cheap bin, as long as that makes the more expensive of both cheaper. All steps wait for the slowest rank, so a few
-tokens run twice are less than a rank that is waited for.
+tokens that run twice cost less time than a slow rank.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from verl_atpo.packed.trie import Ints, SortedRows
 EXCHANGES = 40
 """Exchanges tried per bin."""
 PARTNERS = 8
-"""Cheap bins that an expensive one asks before it gives up."""
+"""Cheap bins that an expensive one tries before it gives up."""
 LEAST_GAIN = 1e-3
-"""An exchange that saves less of the most expensive bin's cost is not made."""
+"""Least share of the most expensive bin's cost that an exchange has to save."""
 
 
 def place_rows(rows: SortedRows, groups: Sequence[Ints], bins: int) -> list[Ints]:
@@ -127,7 +127,7 @@ def _stretches(places: Ints, length: int, rows: SortedRows, prefixes: SharedPref
     stop = begin + length
     within = step[stop] - step[begin]
     alone = within + row_cost(shared[begin])
-    # The row that follows shares less with the one before the stretch than with the stretch's last.
+    # The row that follows shares fewer tokens with the one before the stretch than with the stretch's last.
     follows = (stop < len(places)) & (begin > 0)
     extra = np.zeros(len(begin))
     extra[follows] = row_cost(

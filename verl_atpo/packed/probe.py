@@ -106,7 +106,7 @@ def _packed(module: Any, rows: list[list[int]], shared: int, device: torch.devic
 
 
 def _apart(module: Any, model: Any, row: list[int], shared: int, device: torch.device) -> torch.Tensor:
-    """The same of one row, by the model's own code with plain attention."""
+    """Log-probabilities of one row's own tokens, by the model's own code with plain attention."""
     token = torch.tensor([row], device=device)
     with _plain_attention(model):
         logits = module(

@@ -1,4 +1,4 @@
-"""From verl's rows to the inputs of one pack, and from the pack's results back into verl's rows.
+"""Conversion of verl's rows to the inputs of a pack, and of the pack's results to verl's rows.
 
 The model gives one log-probability for each distinct token that some row counts (``response_mask``). The others,
 prompts and observations, are not read: no logits are made for them, and their places in the rows hold 0.
@@ -95,13 +95,13 @@ def pack_inputs(micro_batch: TensorDict, device: torch.device) -> PackInputs:
 
 
 def row_tokens(data: TensorDict) -> tuple[Ints, Ints]:
-    """Token ids of all rows, one row after the other, and where the rows begin."""
+    """Return the token ids of all rows, one row after the other, and the rows' first indices."""
     input_ids = data["input_ids"]
     return input_ids.values().cpu().numpy(), input_ids.offsets().cpu().numpy()
 
 
 def _counted(data: TensorDict, offsets: Ints) -> npt.NDArray[np.bool_]:
-    """Which tokens of the rows the losses count. A row ends with its response."""
+    """Return the mask of the tokens that the losses count. A row ends with its response."""
     mask = data["response_mask"]
     if mask.is_nested:
         lengths, flags = mask.offsets().diff().cpu().numpy(), mask.values().cpu().numpy()

@@ -1,4 +1,4 @@
-"""The seam in verl's trainer: deal rows to ranks with shared prefixes together, and log what that saves.
+"""The seam in verl's trainer that deals rows to ranks by shared prefix, and logs what that saves.
 
 verl's V1 trainer has no registry for how it balances a batch, so :func:`keep_trees_together` wraps
 ``PPOTrainer._balance_batch``, once, in the trainer's process. verl's own method still runs first: it adds the padding.
@@ -19,13 +19,13 @@ from verl_atpo.packed.cost import SharedPrefixes, row_cost, rows_at, step_cost
 from verl_atpo.packed.placement import place_rows
 from verl_atpo.packed.trie import Ints, sort_rows
 
-_MARK = "_verl_atpo_packed"
+_WRAPPED = "_verl_atpo_packed"
 
 
 def keep_trees_together() -> None:
     """Wrap ``PPOTrainer._balance_batch``; calling it again changes nothing."""
     original = PPOTrainer._balance_batch
-    if hasattr(original, _MARK):
+    if hasattr(original, _WRAPPED):
         return
 
     @functools.wraps(original)
@@ -45,7 +45,7 @@ def keep_trees_together() -> None:
         metrics.update(found)
         return batch
 
-    setattr(_balance_batch, _MARK, True)
+    setattr(_balance_batch, _WRAPPED, True)
     PPOTrainer._balance_batch = _balance_batch  # type: ignore[method-assign]
 
 

@@ -1,4 +1,4 @@
-"""Build a trie from rows: every token that follows the same prefix is there once.
+"""Construction of a trie from rows: tokens that follow the same prefix are stored once.
 
 The rows of a tree repeat their prefixes, and the rows of plain chains repeat the prompt. A causal model gives a token
 the same hidden state wherever its prefix is the same, so the distinct tokens are all that has to be computed:

@@ -1,4 +1,4 @@
-"""Describe which tokens of a pack see which, in the forms that attention and layers with a state need.
+"""Visibility between the tokens of a pack, in the forms that attention and layers with a state need.
 
 A token sees itself and its ancestors; with a sliding window only those less than a window away in depth. Each form is
 made once per pack and window, on first use.
@@ -22,7 +22,7 @@ BLOCK = 128
 
 
 class Seen(enum.Enum):
-    """Which keys of a piece its queries see."""
+    """Keys of a piece that its queries see."""
 
     ALL = enum.auto()
     CAUSAL = enum.auto()
@@ -46,7 +46,7 @@ class Piece(NamedTuple):
 
 
 class Visibility:
-    """Which tokens of one pack see which. (No dataclass: FSDP copies those.)
+    """Visibility between the tokens of one pack. (No dataclass: FSDP copies those.)
 
     Attributes:
         trie: the pack's distinct tokens.
@@ -135,7 +135,7 @@ def attention_pieces(trie: Trie, window: int | None) -> Iterator[Piece]:
     """Cover every visible pair of tokens once.
 
     Without a window a stretch is causal in itself, and the rest of its subtree sees all of it. With one, stretches are
-    cut to at most its length; a stretch further down sees all of it with its first tokens, then less with each token.
+    cut to at most its length; the first tokens of a stretch further down see all of it, each later token sees fewer.
     """
     stretches = segments(trie).tolist()
     if window is not None and len(trie) and int(trie.depth_N.max()) >= window:
@@ -166,7 +166,7 @@ def _until(stretches: list[tuple[int, int, int]], first: int, end: int) -> Itera
 
 
 def _windowed(trie: Trie, begin: int, stop: int, below: list[tuple[int, int]], window: int) -> Iterator[Piece]:
-    """What stretches below see of the keys ``begin`` to ``stop``, of which there are at most ``window``."""
+    """List the pieces by which stretches below see the keys ``begin`` to ``stop``, at most ``window`` of them."""
     depth, length = trie.depth_N, stop - begin
     limit = int(depth[begin]) + window  # a query of this depth no longer sees the first key
     for first, last in below:
@@ -203,7 +203,7 @@ def _merged(pieces: Iterator[Piece]) -> Iterator[Piece]:
 
 
 def block_mask(trie: Trie, tokens: int, device: torch.device, window: int | None = None) -> BlockMask:
-    """FlexAttention's mask: query i sees key j if ``j <= i < end[j]`` and their depths differ by less than the window.
+    """Make FlexAttention's mask: query i sees key j if ``j <= i < end[j]`` and depths differ by less than the window.
 
     Which blocks of queries meet which blocks of keys follows from the blocks' least and greatest ends and depths:
     (N / 128)**2 numbers instead of N**2. With a window, a few blocks are listed that hold no visible pair.
@@ -242,6 +242,6 @@ def _rule(end: Ints, depth: Ints, device: torch.device, window: int | None) -> C
 
 
 def _listed(blocks: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
-    """Per line, how many are set, and which, those first; with the leading dimensions of batch and heads."""
+    """Return per line how many are set, and their indices first; with the leading dimensions of batch and heads."""
     order = np.argsort(~blocks, axis=1, kind="stable").astype(np.int32)
     return torch.from_numpy(blocks.sum(1, dtype=np.int32))[None, None], torch.from_numpy(order)[None, None]

@@ -1,1 +1,1 @@
-"""One branch of any agent loop: what it asked and was told, replayed up to a turn and live from there."""
+"""One run of an agent loop: its requests and their answers, replayed up to a turn and live from there."""

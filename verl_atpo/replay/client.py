@@ -28,7 +28,7 @@ from verl_atpo.tree.recording import BEGIN, Generation, contexts_of
 logger = logging.getLogger(__name__)
 
 GIVEN_UP = ("abort", "aborted", "error")
-"""What engines give as ``stop_reason`` of a generation that they did not finish."""
+"""Values of ``stop_reason`` for a generation that the engine did not finish."""
 
 
 class BranchSession:
@@ -91,12 +91,12 @@ class BranchSession:
 
     @property
     def replayed(self) -> int:
-        """How many generations of this run were replayed."""
+        """Number of this run's generations that were replayed."""
         return len(self._replayed)
 
     @property
     def generations(self) -> list[Generation]:
-        """Every generation of this run: replayed ones, the recorded objects themselves, then live ones."""
+        """All generations of this run: replayed ones (the recorded objects), then live ones."""
         if self._anew is not None:
             return list(self._anew)
         return [*(self._prefix[number] for number in sorted(self._replayed)), *self.live]
@@ -110,7 +110,7 @@ class BranchSession:
 
     @property
     def diverged(self) -> bool:
-        """Whether the loop asked for something else and left a part of its prefix out."""
+        """True if the loop asked for something else and left out a part of its prefix."""
         return bool(self._waiting) and bool(self.live)
 
     async def generate(self, request_id: str, *, prompt_ids: list[int], **kwargs: Any) -> Any:
@@ -213,7 +213,7 @@ class BranchSession:
             raise self.failure
 
     def _recorded(self, asked: list[int], media: tuple[str, ...]) -> Generation | None:
-        """The recorded generation that answers a request; of equal requests the first that is left."""
+        """Take the recorded generation that answers a request; of equal requests the first that remains."""
         key = context_key(asked, media)
         waiting = self._waiting.get(key)
         if waiting is None:
@@ -229,7 +229,7 @@ class BranchSession:
 
 
 def _own_copy(output: Any) -> Any:
-    """A copy whose lists the loop may change without touching the recording."""
+    """Copy an answer, so that the loop may change its lists without changing the recording."""
     own = copy.copy(output)
     own.token_ids = list(output.token_ids)
     own.log_probs = None if output.log_probs is None else list(output.log_probs)

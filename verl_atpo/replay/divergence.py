@@ -1,4 +1,4 @@
-"""Words for a run that did not ask again what is on record: where the two prompts differ first."""
+"""Description of a diverged run: the first token at which its prompt differs from the recorded one."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from verl_atpo.replay.client import BranchSession
 from verl_atpo.tree.recording import common_length
 
 WORDS = 8
-"""Words of each prompt that a message shows from the first difference on."""
+"""Number of words that a message shows from the first difference on."""
 
 
 def describe_divergence(session: BranchSession, decode: Callable[[list[int]], str]) -> str:
-    """Say what a diverged run asked for in the place of what is on record.
+    """Describe what a diverged run asked for instead of what is on record.
 
     Args:
         session: the run's LLM client, diverged.
@@ -36,7 +36,7 @@ def describe_divergence(session: BranchSession, decode: Callable[[list[int]], st
 
 
 def first_difference(old: str, new: str) -> tuple[str, str]:
-    """The words of two texts from a few before their first difference on."""
+    """Cut two texts to the words around their first difference."""
     one, other = (re.findall(r"\S+", text) for text in (old, new))
     at = next(
         (at for at, (left, right) in enumerate(zip(one, other, strict=False)) if left != right),

@@ -101,7 +101,7 @@ class CallMemo:
         return await call.live()
 
     async def get(self, tool: str, arguments: dict[str, Any], live: Live) -> Any:
-        """The result of an equal call made before, else that of ``live``."""
+        """Return the result of an equal earlier call, else that of ``live``."""
         key = json.dumps(arguments, sort_keys=True, ensure_ascii=False, default=repr)
         return await self._call(_Call(tool, key, live))
 
@@ -128,7 +128,7 @@ class ToolGuard:
         )
 
     def take_totals(self) -> CallCounts:
-        """``totals``, which begin again from zero."""
+        """Return ``totals`` and reset them to zero."""
         taken, self.totals = self.totals, CallCounts()
         return taken
 
@@ -209,7 +209,7 @@ class ToolGuard:
         return compact((response, reward, metrics))
 
     def text(self, text: str) -> str:
-        """``text`` without live control tokens, cut to its limit; halves of surrogates become ?."""
+        """Remove live control tokens from ``text`` and cut it to its limit; halves of surrogates become ?."""
         text = self._control_tokens.broken(text)
         limit = self.config.max_observation_tokens
         if limit is None or len(text.encode()) <= limit:  # a token is a byte or more

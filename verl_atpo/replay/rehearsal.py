@@ -1,4 +1,4 @@
-"""A game with a tool outside of training, and whether its branches see what it saw.
+"""A rehearsal of a tool outside of training: a game, and expansions of it that have to see the same.
 
 The game is a trajectory as in training, with the calls handed in for the policy's turns: the same client, tool sessions
 and guard record it and play it again, and verl's own tool agent makes each call. Afterwards it is branched at every
@@ -34,7 +34,7 @@ SPECIAL_TOKENS = ("<|im_start|>", "<|im_end|>", "<|endoftext|>")
 UNCUT = 1 << 40
 """Characters of an answer; verl's cut is spoken of, not made."""
 _REFUSALS = ("Error executing tool ", "Unknown function ", "Invalid JSON in arguments ", "Arguments of ")
-"""How verl's tool agent begins an answer of its own."""
+"""Beginnings of answers that verl's tool agent gives itself."""
 Asked = tuple[str, dict[str, Any]]
 """A call to be made: name of the function, arguments."""
 
@@ -62,12 +62,12 @@ class Call:
     last: bool = False
 
     def same_as(self, other: Call) -> bool:
-        """Whether a model and a reward see no difference."""
+        """Return whether a model and a reward see no difference."""
         return (self.text, self.reward, self.last) == (other.text, other.reward, other.last)
 
 
 class _Player:
-    """Stands in for the engine: a turn is one token."""
+    """Replacement for the engine: a turn is one token."""
 
     async def generate(self, request_id: str, *, prompt_ids: list[int], **kwargs: Any) -> TokenOutput:
         return TokenOutput(token_ids=[TURN], log_probs=[0.0], extra_fields={})
@@ -94,7 +94,7 @@ class Rehearsal:
         self._generations: list[Generation] = []
 
     async def play(self, calls: AsyncIterator[Asked], tell: Callable[[Call], None]) -> list[Call]:
-        """A whole game, recorded.
+        """Play and record a game.
 
         Args:
             calls: one after the other; the next is asked for once ``tell`` has the one before.
@@ -109,7 +109,7 @@ class Rehearsal:
         return seen
 
     async def branch(self, turn: int, game: Sequence[Call]) -> list[Call]:
-        """The game again, its first ``turn`` turns shared and the same calls made from there on.
+        """Play the game again: share its first ``turn`` turns, then make the same calls.
 
         Returns:
             The calls with their answers, shared turns included.
@@ -118,7 +118,7 @@ class Rehearsal:
         return (await self._run(start, each([(call.name, call.arguments) for call in game]), lambda _: None))[1]
 
     async def play_anew(self, calls: Sequence[Asked]) -> list[Call]:
-        """Other calls, from the beginning."""
+        """Play other calls, from the beginning."""
         return (await self._run(Start(), each(calls), lambda _: None))[1]
 
     async def _run(
@@ -191,7 +191,7 @@ class _Agent:
         self._tools_kwargs, self._trajectory = tools_kwargs, SimpleNamespace()
 
     async def call(self, name: str, arguments: dict[str, Any]) -> Call:
-        """One call, made by verl's tool agent."""
+        """Make one call by verl's tool agent."""
         started = time.monotonic()
         asked = FunctionCall(name=name, arguments=json.dumps(arguments))
         make: Any = ToolAgentLoop._call_tool
@@ -202,6 +202,6 @@ class _Agent:
 
 
 async def each(calls: Sequence[Asked]) -> AsyncIterator[Asked]:
-    """Calls that are known beforehand, for :meth:`Rehearsal.play`."""
+    """Yield calls that are known beforehand, for :meth:`Rehearsal.play`."""
     for arguments in calls:
         yield arguments

@@ -1,4 +1,4 @@
-"""Run an agent loop, whoever wrote it, with an LLM client and tools of its own that are released at its end."""
+"""Runner of any agent loop, with its own LLM client and its own tools, which it releases at the end."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ class Branch:
 
 @dataclasses.dataclass(frozen=True)
 class Start:
-    """Where a trajectory starts.
+    """Start of a trajectory.
 
     Attributes:
         number: of its leaf.

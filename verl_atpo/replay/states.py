@@ -48,7 +48,7 @@ class States:
         self._pending: set[asyncio.Task] = set()
 
     def of(self, tool: Any) -> State:
-        """The state of a stateful tool or an action, opened or not."""
+        """Return the state of a stateful tool or an action, opened or not."""
         owner = owner_of(tool)
         return self._states.setdefault(owner.name, State(owner))
 

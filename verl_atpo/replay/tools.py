@@ -46,7 +46,7 @@ class ToolSession:
         session: the run's LLM client, which holds the recording.
         guard: around live calls.
         memo: for calls of stateless tools, or None.
-        snapshots: whether forking tools have to leave snapshots, because later branches may start here.
+        snapshots: whether forking tools have to leave snapshots, because later expansions may start here.
 
     Attributes:
         counts: what happened to the run's calls.
@@ -89,7 +89,7 @@ class ToolSession:
         self._malformed_in_a_row = self._malformed_in_a_row + 1 if malformed else 0
 
     def ends_run(self) -> bool:
-        """Whether as many calls in a row were malformed as ``tools.max_consecutive_invalid_calls`` allows."""
+        """Return whether as many calls in a row were malformed as ``tools.max_consecutive_invalid_calls`` allows."""
         limit = self._guard.config.max_consecutive_invalid_calls
         return limit is not None and self._malformed_in_a_row >= limit
 
@@ -110,7 +110,7 @@ class ToolSession:
         return dataclasses.replace(tool, fn=call, is_async=True)
 
     def _tool(self, tool: Any) -> Any:
-        """A shallow copy of a ``BaseTool`` whose ``execute`` goes through this session."""
+        """Copy a ``BaseTool``, shallowly, so that its ``execute`` goes through this session."""
         bound = copy.copy(tool)
         create_kwargs: dict[str, dict[str, Any]] = {}
 
@@ -229,7 +229,7 @@ class ToolSession:
         return result
 
     def _harmless(self, error: Exception) -> Exception:
-        """``error``, or one with harmless words if these are unfit to be read by the model."""
+        """Return ``error``, or one with harmless words if these are unfit to be read by the model."""
         text = self._guard.text(str(error))
         if text == str(error):
             return error

@@ -1,4 +1,4 @@
-"""Trees in place of verl's sampler."""
+"""Sampling of trees in place of verl's chains."""
 
 from __future__ import annotations
 

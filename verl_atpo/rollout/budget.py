@@ -1,9 +1,9 @@
-"""Budget of a tree's leaves: M + L * K, or with ``budget=adaptive`` as its outcomes suggest.
+"""Budget of a tree's leaves: M + L * K, or with ``budget=adaptive`` a number that depends on its outcomes.
 
 A tree all of whose trajectories have succeeded grows no expansion: equal outcomes give every turn the advantage 0, and
 most likely its expansions would succeed too. What it did not use is spare, and another tree with a failure may grow
 it. The trees of a worker's batch share one :class:`Spares`, so together they never have more leaves than fixed budgets
-give. Nobody waits for anybody: a tree takes what is there when its own budget is spent.
+give. No tree waits for another: it takes what is there when its own budget is spent.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class TreeBudget:
         spares: what it shares with other trees of its batch.
 
     Attributes:
-        most: leaves that it may have by now.
+        most: leaves that it may currently have.
     """
 
     def __init__(self, expansion: ExpansionConfig, spares: Spares) -> None:
@@ -48,7 +48,7 @@ class TreeBudget:
 
     @property
     def ever(self) -> int:
-        """Leaves that it may ever have."""
+        """Most leaves that it may ever have."""
         return self._expansion.leaves + self._expansion.spares
 
     def branches(self, started: int, running: int, outcomes: Sequence[float]) -> int:
@@ -70,5 +70,5 @@ class TreeBudget:
         return self.most - started
 
     def close(self, started: int) -> None:
-        """The tree is grown: what it did without is spare."""
+        """Make the rest of a finished tree's budget spare."""
         self._spares.left += self.most - started

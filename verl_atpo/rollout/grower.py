@@ -1,9 +1,9 @@
-"""Growing one tree: M chains, then L * K branches that each sample one of its turns again.
+"""Growth of one tree: M chains, then L * K expansions that each sample one of its turns again.
 
-Asynchronous and engine-agnostic: a branch is a coroutine, so a slow tool delays its own branch only. With ``rounds`` K
-branches start whenever all others have ended, and their turns join the tree then, in order of number. With
-``continuous`` a turn joins as soon as its loop goes on, and branches start as soon as enough chains have ended, at the
-best turns known by then.
+Asynchronous and engine-agnostic: a trajectory is a coroutine, so a slow tool delays its own trajectory only. With
+``rounds`` K expansions start whenever all others have ended, and their turns join the tree then, in order of number.
+With ``continuous`` a turn joins as soon as its loop goes on, and expansions start as soon as enough chains have ended,
+at the best turns known by then.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class TreeGrower:
         config: settings.
         run_branch: runs the agent loop once.
         rng: for selection strategies that draw.
-        spares: branches it shares with the trees beside it; of ``budget=adaptive``.
+        spares: expansions that the trees of a batch share, for ``budget=adaptive``.
         undecided: share of the outcome's variance that earlier trees had left after 0, 1, ... turns.
 
     Attributes:
@@ -68,8 +68,8 @@ class TreeGrower:
         """Grow the tree.
 
         Raises:
-            Exception: a bug, or the last outage of a branch that could not be grown in ``growth.max_regrows`` new
-                tries; the branches beside it are cancelled and have ended by then.
+            Exception: a bug, or the last outage of a trajectory that could not be grown in ``growth.max_regrows`` new
+                tries; all other trajectories are cancelled and have ended by then.
         """
         running: set[asyncio.Task[None]] = set()
         try:
@@ -87,7 +87,7 @@ class TreeGrower:
             await asyncio.gather(*running, return_exceptions=True)
 
     def _next(self, running: int) -> list[Limb]:
-        """The branches that start now, while ``running`` others have not ended."""
+        """Return the trajectories that start now, while ``running`` others have not ended."""
         limbs, expansion = self.grown.limbs, self._expansion
         free = self._budget.branches(len(limbs), running, self.grown.outcomes)
         if chains := expansion.initial_chains - len(limbs[: expansion.initial_chains]):
@@ -131,10 +131,10 @@ class TreeGrower:
         return started
 
     def _context_of(self, node: int) -> list[int]:
-        """The turns before a turn that is sampled again: those that had ended when it began.
+        """List the turns before a turn that is sampled again: those that had ended when it began.
 
         Calls of one trajectory at the same time (sub-agents) stand one after the other in the tree, in the order in
-        which they ended; what was under way when the turn began is sampled again as well.
+        which they ended; what was running when the turn began is sampled again as well.
         """
         tree = self.grown.tree
         before = tree.path(node)[:-1]
@@ -160,14 +160,14 @@ class TreeGrower:
                         self._join(limb, branch)
                     return
                 # The environment is not deterministic. Grow a chain of its own.
-                failure = ReplayEndedError(f"The loop ended branch {limb.number} without sampling a turn of its own.")
+                failure = ReplayEndedError(f"The loop ended trajectory {limb.number} without its own turn.")
                 if regrow == growth.max_regrows:
                     raise failure
                 limb.context = []
             limb.failures.append(failure)
             limb.joined = None
             logger.warning(
-                "Growing branch %d again (%d of %d): %r", limb.number, regrow + 1, growth.max_regrows, failure
+                "Growing trajectory %d again (%d of %d): %r", limb.number, regrow + 1, growth.max_regrows, failure
             )
             await asyncio.sleep(pause_s(growth.regrow_delay_s, regrow))
 
@@ -178,7 +178,7 @@ class TreeGrower:
         return Start(limb.number, prefix, snapshots=more_to_come, on_turn=on_turn, on_sampled=limb.count)
 
     def _join(self, limb: Limb, run: Branch | BranchSession | None) -> None:
-        """Let those turns of a run that goes on, or has ended, join the tree that have not yet."""
+        """Add the turns of a running or finished run that are not in the tree yet."""
         assert run is not None
         tree = self.grown.tree
         if limb.joined is None:
@@ -186,7 +186,7 @@ class TreeGrower:
             held = {id(generation) for generation in run.generations}
             for node in limb.context:
                 if any(id(generation) not in held for generation in tree.turn(node).generations):
-                    break  # diverged in or before this turn: the branch is on its own from here
+                    break  # diverged in or before this turn: nothing is shared from here on
                 limb.tip, limb.joined = node, limb.joined + 1
         reward = run.reward if isinstance(run, Branch) else None
         turns = group_turns(run.generations)

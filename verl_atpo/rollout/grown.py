@@ -18,14 +18,14 @@ class Limb:
     Attributes:
         number: of its leaf, in order of start.
         round: the same for expansions that start together; 0 for the initial chains.
-        pick: the turn it samples again; ``None`` for an initial chain.
+        pick: the turn selected for re-sampling; ``None`` for an initial chain.
         context: nodes whose turns it shares.
         started_s, ended_s: seconds since the tree's start; ``None`` until it has ended.
-        failures: what earlier tries died of.
+        failures: errors that ended earlier tries.
         tip: node of its latest turn that is in the tree; of an ended one its leaf.
         joined: turns of the current try that are in the tree, shared ones included; ``None`` before its first own one.
         branch: the finished run.
-        sampled_tokens: tokens the engine sampled for it, those of tries that died too.
+        sampled_tokens: tokens the engine sampled for it, failed tries included.
     """
 
     number: int
@@ -42,7 +42,7 @@ class Limb:
 
     @property
     def resampled(self) -> Turn | None:
-        """The turn that it sampled in place of the selected one; None for a fresh chain, and until it has ended."""
+        """Turn that it sampled in place of the selected one; None for a fresh chain, and until it has ended."""
         if self.pick is None or self.pick.node == ROOT or self.branch is None:
             return None
         return self.branch.turns[min(len(self.context), len(self.branch.turns) - 1)]
@@ -57,9 +57,9 @@ class GrownTree:
     """A tree and the trajectories it is made of.
 
     Attributes:
-        tree: structure, turns, mean NLLs and rewards. Turns of a try that died stay where they had joined it: without
-            a leaf below they have no value.
-        limbs: its trajectories by leaf number; each sampled the nodes that carry its number.
+        tree: structure, turns, mean NLLs and rewards. Turns of a failed try stay in it; without a leaf below
+            they have no value.
+        limbs: its trajectories, running ones too, by leaf number; each sampled the nodes that carry its number.
         answers: of the engine to the questions of the credit scheme; ``None`` where it asks nothing.
     """
 
@@ -88,7 +88,7 @@ class GrownTree:
         return [self.tree.path(leaf) for leaf in self.leaves if leaf != ROOT]
 
     def shared_turns(self, limb: Limb) -> int:
-        """Turns of an ended trajectory that others sampled."""
+        """Count the turns of an ended trajectory that others sampled."""
         return sum(self.tree.nodes[node].branch != limb.number for node in self.tree.path(limb.tip))
 
     @property

@@ -104,5 +104,5 @@ class TreeAgentLoopManager(AgentLoopManagerTQ):
         return {**step_metrics(stats, self._scheme), USELESS: float(self._useless.look(stats))}
 
     def _show_trees(self, backends: dict[str, Any], step: int) -> None:
-        """The most telling trees of the step, in the loggers that can show any."""
+        """Log the most informative trees of the step, in the loggers that can show any."""
         log_trees(backends, self._records, step, self._atpo.log_trees)

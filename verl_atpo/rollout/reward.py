@@ -1,4 +1,4 @@
-"""Rewards: what a reward function may return, and whose fault it is that there is none."""
+"""Checks of rewards: the values that a reward function may return, and the cause of a missing one."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from verl_atpo.failure import BranchBug, brief, died_while_made, is_outage, last
 logger = logging.getLogger(__name__)
 
 LARGEST = 3.4028234663852886e38
-"""Of float32, in which verl keeps rewards."""
+"""Largest float32, the type in which verl keeps rewards."""
 LONGEST_VALUE = 100
 VERLS_KEY = "reward"
 """Key of a reward's extra information under which verl's validation keeps the reward itself."""
@@ -23,7 +23,7 @@ _renamed = False
 
 
 def number(value: Any) -> float | None:
-    """A reward as a float; ``None`` for what is no single number, text that reads like one included."""
+    """Read a reward as a float; ``None`` for what is no single number, and for any text."""
     if isinstance(value, str | bytes | bytearray) or getattr(value, "ndim", 0) != 0:
         return None
     try:
@@ -81,7 +81,7 @@ def check_reward(output: Any, computed: bool) -> None:
 
 
 def blamed(error: Exception, data_source: Any) -> Exception:
-    """What to raise for an error in the way of a reward: an outage stays one, anything else names the remedy."""
+    """Make the error to raise for a missing reward: an outage stays one, anything else names the remedy."""
     raised = getattr(error, "cause", None) or error  # Ray wraps what a remote function raised
     if died_while_made(error):
         return ConfigError(

@@ -1,4 +1,4 @@
-"""A finished tree as verl's rows, whose token-level rewards carry the credit of their turns."""
+"""Conversion of a finished tree to verl's rows, whose token-level rewards carry the credit of their turns."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ class LeafOutput(AgentLoopOutput):
 
 
 def leaf_outputs(grown: GrownTree, credit: Credit, shared_turns: SharedTurns) -> Iterator[LeafOutput]:
-    """All rows of a tree, in order of leaf number; see :func:`trajectory_rows`."""
+    """List all rows of a tree, in order of leaf number; see :func:`trajectory_rows`."""
     return chain.from_iterable(trajectory_rows(grown, credit, shared_turns))
 
 
 def trajectory_rows(grown: GrownTree, credit: Credit, shared_turns: SharedTurns) -> Iterator[list[LeafOutput]]:
-    """The rows of each trajectory of a tree, in order of leaf number.
+    """Make the rows of each trajectory of a tree, in order of leaf number.
 
     A trajectory has one row per stretch of turns in which its context was only added to. Each row carries the credit of
     its own turns and sums to the outcome, which counts in the statistics of the group in the last row only. A row of a
@@ -100,7 +100,7 @@ def trained_masks(grown: GrownTree, shared_turns: SharedTurns) -> list[list[list
 
 
 def _versions(branch: Branch) -> dict[str, int]:
-    """verl's fields for the versions of the weights that sampled a trajectory, shared turns included.
+    """Make verl's fields for the versions of the weights that sampled a trajectory, shared turns included.
 
     Its asynchronous trainers need them in every row, and not every agent loop hands on what the engine said.
     """
@@ -109,7 +109,7 @@ def _versions(branch: Branch) -> dict[str, int]:
 
 
 def policy_text(outputs: Sequence[AgentLoopOutput], tokenizer: PreTrainedTokenizerBase) -> str:
-    """Text that the policy itself wrote in a trajectory: sampled tokens decoded without special ones, a line a turn."""
+    """Decode the text that the policy itself wrote in a trajectory: sampled, not special tokens, a line a turn."""
     turns = []
     for output in outputs:
         marked = zip(output.response_ids, output.response_mask, strict=True)

@@ -31,7 +31,7 @@ complete_tool_agent()
 _AgentLoopWorker: Any = _remote.__ray_metadata__.modified_class.__ray_actor_class__
 
 Finish = Callable[..., Awaitable[Any]]
-"""Handles a loop's output in place of verl's ``_agent_loop_postprocess``, whose arguments it takes."""
+"""Replaces verl's ``_agent_loop_postprocess``, whose arguments it takes."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,7 +4,7 @@ Everything that is not overridden here, from building the loop to writing rows, 
 
 - ``_run_prompt``: train prompts grow a tree under verl's status protocol; validation and greedy prompts go on to verl;
 - ``_run_agent_loop``: every run gets tools of its own (``scope.py``);
-- ``_compute_score``: the reward function learns which words are the policy's, and what it returns is checked.
+- ``_compute_score``: the reward function gets the policy's own text, and its result is checked.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ class TreeAgentLoopWorker(RunScopedWorker):
         return self._failures if stuck is None else dataclasses.replace(self._failures, fatal=stuck, stuck=True)
 
     def _note(self, error: BaseException, prompt: dict) -> None:
-        """Keep what a prompt failed of, and log it: of bugs the first with its traceback."""
+        """Record the error of a failed prompt, and log it: of bugs the first with its traceback."""
         noted = self._failures
         uid = prompt.get("uid")
         if isinstance(error, ConfigError) or died_while_made(error):
@@ -223,7 +223,7 @@ class TreeAgentLoopWorker(RunScopedWorker):
         started: float,
         failed: str | None = None,
     ) -> None:
-        """Write a tree down, if anyone wants to see it; nothing of it can make the tree fail."""
+        """Dump and log a tree if the settings ask for it; no error of this makes the tree fail."""
         if not self.atpo.dump_dir and not self.atpo.log_trees:
             return
         seconds = time.monotonic() - started

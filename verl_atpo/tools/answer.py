@@ -1,7 +1,7 @@
-"""The answer of a tool call in one form, text made where the call was made.
+"""Normalisation of a tool's return value, done where the call is made.
 
-A tool may return what verl lets a function tool return, and more: text is made of any value at once, so that nothing
-that changes later (a living state, a list the tool goes on with) is recorded, replayed or shown to the model.
+A tool may return what verl lets a function tool return, and any other value. It becomes text at once, so that no object
+that changes later (a live state, a list that the tool keeps) is recorded, replayed or shown to the model.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def end_episode(text: Any, reward: float = 0.0) -> tuple[Any, float, dict[str, A
 
 
 def ends_episode(metrics: Any) -> bool:
-    """Whether the metrics of a call say that the episode is over."""
+    """Return whether the metrics of a call say that the episode is over."""
     return isinstance(metrics, Mapping) and metrics.get(END_EPISODE) is True
 
 
@@ -65,7 +65,7 @@ def answer_of(returned: Any) -> Answer:
 
 
 def fixed(returned: Any) -> Any:
-    """What a tool returned in a form that nothing changes later, for records and for loops that call functions.
+    """Convert what a tool returned into a value that never changes later, for records and loops that call functions.
 
     Numbers, None and text stay as they are, any other answer that is only text becomes it, the rest verl's triple.
     """
@@ -75,14 +75,14 @@ def fixed(returned: Any) -> Any:
 
 
 def compact(answer: Answer) -> str | Answer:
-    """The text of an answer that is nothing else, else the answer."""
+    """Return the text of an answer that is only text, else the answer."""
     response, reward, metrics = answer
     bare = not reward and not metrics and not response.image and not response.video
     return response.text if bare and response.text is not None else answer
 
 
 def as_text(value: Any) -> str:
-    """What a model reads of a value: text as it is, mappings and records as JSON, the rest as Python shows it.
+    """Write a value as text for the model: text as it is, mappings and records as JSON, the rest as Python shows it.
 
     Numbers, dates and texts of other libraries are taken for what they are, sets are put in order and addresses of
     objects left out, so that equal values give equal text in every process.
@@ -99,7 +99,7 @@ def as_text(value: Any) -> str:
 
 
 def plain(value: Any) -> Any:
-    """``value`` in JSON's own types: of foreign ones their number, list or text."""
+    """Convert ``value`` to JSON's own types; other types become their number, list or text."""
     if value is None or type(value) in (bool, int, float, str):
         return value
     if isinstance(value, enum.Enum):

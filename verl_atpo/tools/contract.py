@@ -1,4 +1,4 @@
-"""What a tool tells the tree rollout about itself: how it is branched, and whose fault a failure is."""
+"""Declarations of a tool for the tree rollout: how its past calls are repeated, and whose fault a failure is."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["Branching", "ToolOutage", "TransientToolError", "branching_of"]
 
 
 class Branching(str, enum.Enum):
-    """How a branch gets past the tool calls of the turns it shares; a tool's class attribute ``branching``."""
+    """Treatment of the tool calls that an expansion shares; a tool's class attribute ``branching``."""
 
     STATELESS = "stateless"
     """A call depends on its arguments alone: what past calls returned is taken from the recording."""
@@ -24,7 +24,7 @@ class Branching(str, enum.Enum):
 
 
 def branching_of(tool: Any) -> Branching:
-    """How ``tool`` is branched: what it declares, else stateless for function tools and replay for all others.
+    """Return the branching of ``tool``: what it declares, else stateless for function tools and replay for all others.
 
     verl's contract makes function tools stateless; any other tool that says nothing may hold state, and making its
     past calls again is right for both.

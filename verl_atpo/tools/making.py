@@ -1,4 +1,4 @@
-"""The tools that a config names, made once outside of training: what cannot work is refused with what to write instead.
+"""Construction of a config's tools before training; a tool that cannot work is refused with a remedy.
 
 verl makes them in its rollout workers, minutes after the start, and without most of these checks.
 """
@@ -34,7 +34,7 @@ PRESENT = ("base_tool", "function_tool", "schemas", "tool_registry")
 
 
 def removed_tool(class_name: str) -> str | None:
-    """What to write instead of a tool class that verl no longer has; None for any other class.
+    """Say what to write instead of a tool class that verl no longer has; None for any other class.
 
     Args:
         class_name: dotted, as in a tool config file.
@@ -128,20 +128,21 @@ def _stateful_problems(tool: StatefulTool) -> Iterator[str]:
 
 
 def _signature_problems(function: Callable[..., Any], own: int, schema: Any) -> Iterator[str]:
-    """What of a schema a function cannot be called with; its first ``own`` parameters are not the model's."""
+    """List the schema's arguments that a function cannot take; its first ``own`` parameters are not the model's."""
     try:
         parameters = list(inspect.signature(function).parameters.values())[own:]
     except (TypeError, ValueError):  # written in C
         return
-    told = schema.function.parameters
+    offered = schema.function.parameters
     named = {each.name: each for each in parameters if each.kind in (each.POSITIONAL_OR_KEYWORD, each.KEYWORD_ONLY)}
     open_ended = any(each.kind is each.VAR_KEYWORD for each in parameters)
-    unknown = [] if open_ended else sorted(set(told.properties) - set(named))
-    needed = sorted(name for name, each in named.items() if each.default is each.empty and name not in told.properties)
+    unknown = [] if open_ended else sorted(set(offered.properties) - set(named))
+    required = [name for name, each in named.items() if each.default is each.empty]
+    needed = sorted(set(required) - set(offered.properties))
     if unknown or needed:
         yield (
-            f"its tool_schema names the arguments {sorted(told.properties)}, the code takes {sorted(named)}; correct "
-            "the schema, or delete it so that it is made from the docstring."
+            f"its tool_schema names the arguments {sorted(offered.properties)}, the code takes {sorted(named)}; "
+            "correct the schema, or delete it so that it is made from the docstring."
         )
 
 

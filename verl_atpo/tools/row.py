@@ -1,4 +1,4 @@
-"""A data row's arguments for tools, as they were written before parquet filled the gaps with nulls.
+"""Tool arguments of a data row, without the nulls that parquet adds.
 
 A parquet column holds one kind of struct: a key that any row has is there in all rows, null where it was not written.
 """
@@ -12,7 +12,7 @@ import numpy as np
 
 
 def without_nulls(value: Any) -> Any:
-    """``value`` without the entries of mappings, at any depth, that are None; arrays become lists.
+    """Remove the entries of mappings, at any depth, that are None; arrays become lists.
 
     A tool whose argument may be None gives it that default.
     """
@@ -24,7 +24,7 @@ def without_nulls(value: Any) -> Any:
 
 
 def create_kwargs(tools_kwargs: Any, names: Sequence[str]) -> dict[str, Any]:
-    """The arguments of ``open`` or ``create`` in a row's ``tools_kwargs``.
+    """Return the arguments of ``open`` or ``create`` in a row's ``tools_kwargs``.
 
     Args:
         tools_kwargs: of the data row, or None.

@@ -186,13 +186,13 @@ class Action(BaseTool):
 
 
 def action_names(kind: type) -> list[str]:
-    """Names of a class's methods under :func:`action`, in the order in which they are written."""
+    """List the names of a class's methods under :func:`action`, in the order in which they are written."""
     names = [name for each in reversed(kind.__mro__) for name in vars(each)]
     return [name for name in dict.fromkeys(names) if getattr(getattr(kind, name, None), _ACTION, False)]
 
 
 def expanded(tools: Iterable[Any]) -> list[Any]:
-    """The tools that a model can call: each with actions is replaced by them."""
+    """List the tools that a model can call: a tool with actions is replaced by its actions."""
     found: list[Any] = []
     for tool in tools:
         names = action_names(type(tool)) if isinstance(tool, StatefulTool) else []
@@ -201,17 +201,17 @@ def expanded(tools: Iterable[Any]) -> list[Any]:
 
 
 def owner_of(tool: Any) -> StatefulTool:
-    """The tool that has the state on which a stateful tool or an action works."""
+    """Return the tool that holds the state of a stateful tool or an action."""
     return tool.owner if isinstance(tool, Action) else tool
 
 
 def method_of(tool: Any) -> Callable[..., Any]:
-    """What carries out a call of a stateful tool or an action: a method that takes the state and the arguments."""
+    """Return the method, of state and arguments, that carries out a call of a stateful tool or an action."""
     return tool.method if isinstance(tool, Action) else tool.call
 
 
 def names_in_rows(tool: Any) -> list[str]:
-    """Names under which a data row's ``tools_kwargs`` may hold a tool's arguments, the tool's own first."""
+    """List the names under which a row's ``tools_kwargs`` may hold a tool's arguments, the tool's own first."""
     return list(dict.fromkeys([tool.name, tool.owner.name if isinstance(tool, Action) else tool.name]))
 
 

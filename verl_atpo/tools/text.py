@@ -1,11 +1,11 @@
-"""Text from outside made harmless: it can neither end a turn nor pose as the structure of a trajectory.
+"""Neutralisation of outside text, so that it can neither end a turn nor imitate a trajectory's structure.
 
 Only the brackets of what looks like a tag or a control token are replaced, by single angle quotation marks (U+2039 and
 U+203A), so that the text stays readable. Those have no compatibility mapping to ``<`` and ``>``: a tokenizer that
 normalises its input (NFKC) does not turn them back. The full-width and small forms of the brackets do have one, and
 are therefore read as brackets here.
 
-Text that the world wrote (passages, the output of code) goes through :func:`neutralise` in its tool, whatever loop
+Text from the environment (passages, the output of code) goes through :func:`neutralise` in its tool, whatever loop
 calls it; the guard of the rollout sends every tool's text through :class:`ControlTokens` as well, which knows the
 model's own tokens. An agent loop that writes observations itself calls :func:`harmless`.
 """
@@ -36,7 +36,7 @@ _BAR_CLOSE = re.compile(rf"([|\uff5c])[{_CLOSE}]")
 
 
 def neutralise(text: str) -> str:
-    """``text`` with the brackets of tags and control tokens replaced; all else is left as it is.
+    """Replace the brackets of tags and control tokens in ``text``; all else is unchanged.
 
     Structure tags are matched in any case, opening or closing, with blanks and attributes, and also when the closing
     bracket is missing; of ``<|...|>`` each half is matched on its own. The length does not change, and applying the
@@ -48,7 +48,7 @@ def neutralise(text: str) -> str:
 
 
 def harmless(text: str, tokenizer: Any) -> str:
-    """``text`` in which no control token of the model is left, for observations that an agent loop writes itself.
+    """Remove the model's control tokens from ``text``, for observations that an agent loop writes itself.
 
     Args:
         text: what a page, a program or an environment said.
@@ -80,7 +80,7 @@ class ControlTokens:
         self._rewrites = getattr(backend, "normalizer", None) is not None
 
     def broken(self, text: str) -> str:
-        """``text`` without live control tokens; halves of surrogate pairs become ?."""
+        """Remove live control tokens from ``text``; halves of surrogate pairs become ?."""
         text = without_tokens(text.encode(errors="replace").decode(), self.tokens)
         return self._by_ids(text) if self._rewrites and self._ids else text
 
@@ -111,7 +111,7 @@ def _added_vocabulary(tokenizer: Any) -> dict[str, int]:
 
 
 def without_tokens(text: str, tokens: Iterable[str]) -> str:
-    """``text`` in which none of ``tokens`` is left to be read as such.
+    """Change ``text`` so that none of ``tokens`` is left in it.
 
     One in angle brackets loses them as in :func:`neutralise`; any other, such as ``[SEP]``, gets a zero-width space
     after its first character; one of a single character becomes U+FFFD.

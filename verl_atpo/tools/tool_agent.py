@@ -1,4 +1,4 @@
-"""What verl's tool agent lacks around a call: rows without nulls, a count of calls it answers itself, ends of episodes.
+"""Extension of verl's tool agent: rows without nulls, a count of calls that it answers itself, ends of episodes.
 
 verl's ``ToolAgentLoop`` answers unknown functions, malformed arguments and errors around a tool by itself, so nobody
 who is handed its tools learns of them. Its methods are wrapped once per process; for tools that make use of none of
@@ -22,33 +22,33 @@ _ENDED = "_verl_atpo_episode_ended"
 
 
 class CallObserver(Protocol):
-    """Who learns of the calls of one run of an agent loop."""
+    """Observer of the tool calls of one run of an agent loop."""
 
     def asked(self, malformed: bool) -> None:
-        """A call is about to be made, in the model's order."""
+        """Note that a call is about to be made, in the model's order."""
 
     def answered_without_tool(self, name: str, arguments: Any, text: str) -> None:
-        """verl answered a call that did not reach its tool."""
+        """Note that verl answered a call that did not reach its tool."""
 
     def ends_run(self) -> bool:
-        """Whether no further turn is to be sampled."""
+        """Return whether no further turn is to be sampled."""
 
 
 class Reached:
-    """Whether a call came as far as its tool."""
+    """Record of whether a call reached its tool."""
 
     def __init__(self) -> None:
         self.tool = False
 
 
 OBSERVER: ContextVar[CallObserver | None] = ContextVar("verl_atpo_call_observer", default=None)
-"""Of the run that the current task belongs to; None under verl's own sampler."""
+"""Observer of the run that the current task belongs to; None under verl's own sampler."""
 REACHED: ContextVar[Reached | None] = ContextVar("verl_atpo_call_reached", default=None)
-"""Of the call that the current task makes for verl's tool agent."""
+"""Record of the call that the current task makes for verl's tool agent."""
 
 
 def episode_ended(trajectory: Any) -> bool:
-    """Whether a tool ended the episode of the trajectory that verl's ``agent_data`` stands for."""
+    """Return whether a tool ended the episode of the trajectory of verl's ``agent_data``."""
     return bool(getattr(trajectory, _ENDED, False))
 
 
@@ -65,7 +65,7 @@ def complete_tool_agent() -> None:
 
 
 def malformed(name: str, arguments: Any, tools: Mapping[str, Any]) -> tuple[bool, str | None]:
-    """Whether a call cannot be carried out as it is written, and what verl would not say of it.
+    """Check whether a call is malformed, and find the answer that verl does not give.
 
     Args:
         name: of the function.
@@ -113,7 +113,7 @@ def _observed(call_tool: Any) -> Any:
 
 
 def _kwargs_for(tool: Any, tools_kwargs: Any) -> dict[str, Any]:
-    """The row's ``tools_kwargs`` without nulls; an action finds those of the tool that has its state."""
+    """Return the row's ``tools_kwargs`` without nulls; an action finds those of the tool that has its state."""
     from verl_atpo.tools.stateful import names_in_rows
 
     found: dict[str, Any] = without_nulls(tools_kwargs) or {}

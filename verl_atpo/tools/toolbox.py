@@ -39,7 +39,7 @@ class ToolAnswer:
 
 
 class _Trajectory:
-    """Stands for the trajectory: states of tools are released when it is gone."""
+    """Lifetime of the trajectory: states of tools are released when this object is gone."""
 
 
 class Toolbox:
@@ -77,12 +77,12 @@ class Toolbox:
 
     @property
     def schemas(self) -> list[dict[str, Any]]:
-        """What a chat template takes as ``tools``."""
+        """Schemas that a chat template takes as ``tools``."""
         return [tool.tool_schema.model_dump(exclude_unset=True, exclude_none=True) for tool in self._tools.values()]
 
     @property
     def ended(self) -> bool:
-        """Whether the trajectory is to end: a tool ended the episode, or too many calls in a row were malformed."""
+        """True if the trajectory has to end: a tool ended the episode, or too many calls in a row were malformed."""
         observer = OBSERVER.get()
         return episode_ended(self._trajectory) or (observer is not None and observer.ends_run())
 

@@ -1,1 +1,1 @@
-"""What was sampled: generations, turns and the tree of one prompt."""
+"""Records of what was sampled: generations, turns and the tree of one prompt."""

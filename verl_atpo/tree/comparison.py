@@ -1,4 +1,4 @@
-"""Compare the rows that an agent loop returned with the record of what was sampled, token by token.
+"""Comparison of an agent loop's rows with the record of what was sampled, token by token.
 
 A row is sound if it holds exactly what the engine was asked with and what it sampled:
 
@@ -52,7 +52,7 @@ class Stretch:
 
     @classmethod
     def begin(cls, turn: int, prompt_ids: list[int]) -> Stretch:
-        """A stretch whose first turn has not been sampled yet."""
+        """Make a stretch whose first turn has not been sampled yet."""
         return cls(turn, len(prompt_ids), prompt_ids, [0] * len(prompt_ids), [0.0] * len(prompt_ids), [])
 
     def observe(self, dropped: int, observed_ids: list[int]) -> None:
@@ -78,7 +78,7 @@ class Stretch:
 
 
 def stretches(generations: Sequence[Generation]) -> list[Stretch]:
-    """Split a record where the loop replaced its context: where nothing of the turn before is left in it.
+    """Split a record where the loop replaced its context: where nothing of the turn before remains in it.
 
     A context that was added to twice belongs to the first addition's stretch; the second begins one.
     """
@@ -106,7 +106,7 @@ def stretches(generations: Sequence[Generation]) -> list[Stretch]:
 
 
 class Place(NamedTuple):
-    """Where a turn is trained.
+    """Place of a turn in the trained rows.
 
     Attributes:
         row: number of the row, from 0.
@@ -183,7 +183,7 @@ def _places(generations: Sequence[Generation], outputs: Sequence[Any], response_
 
 
 def _runs(output: Any) -> list[tuple[int, int]]:
-    """Runs of ones in a response's mask: the first index of each, and the first one after it."""
+    """List the runs of ones in a response's mask: the first index of each, and the first one after it."""
     mask = [0, *output.response_mask, 0]
     if len(output.response_mask) != len(output.response_ids):
         return []
@@ -192,7 +192,7 @@ def _runs(output: Any) -> list[tuple[int, int]]:
 
 
 def _is_turn(turn: Turn, output: Any, start: int, end: int, full: bool) -> bool:
-    """Whether a run of a row is a turn: its tokens, and its log-probs if the row has any."""
+    """Return whether a run of a row is a turn: its tokens, and its log-probs if the row has any."""
     tokens, length = turn.token_ids, end - start
     cut = full and end == len(output.response_ids)
     if list(output.response_ids[start:end]) != tokens[:length] or not (length == len(tokens) or cut):
@@ -209,7 +209,7 @@ def _with_cut_turns(
     response_length: int | None,
     places: dict[int, Place],
 ) -> dict[int, Place]:
-    """The places, and those of turns whose context begins with a row that has its full length."""
+    """Return the places, with those of turns whose context begins with a row that has its full length."""
     for number, (context, _) in enumerate(turns):
         for row, output in enumerate(outputs):
             full = response_length is not None and len(output.response_ids) >= response_length
@@ -310,7 +310,7 @@ def _check(part: Stretch, output: Any, response_length: int | None) -> None:
 
 
 def _difference(part: Stretch, output: Any, response_length: int | None) -> str | None:
-    """Where a row first differs from what was sampled, in words; ``None`` if it does not."""
+    """Describe where a row first differs from what was sampled; ``None`` if it does not."""
     prompt, response, mask = list(output.prompt_ids), list(output.response_ids), list(output.response_mask)
     if len(prompt) > part.prompt_tokens:
         return f"prompt_ids has {len(prompt)} tokens, the first turn was asked for with {part.prompt_tokens}"
@@ -355,7 +355,7 @@ def _given_log_probs(output: Any) -> Sequence[Any] | None:
 
 
 def _equal(log_prob: Any, recorded: float) -> bool:
-    """Whether a log-prob is the recorded one, up to a loop's conversion to float32."""
+    """Return whether a log-prob is the recorded one, up to a loop's conversion to float32."""
     try:
         return math.isclose(log_prob, recorded, rel_tol=1e-5, abs_tol=1e-6)
     except TypeError:
@@ -369,7 +369,7 @@ def _fill_log_probs(part: Stretch, output: Any) -> None:
 
 
 def _common(part: Stretch, output: Any) -> int:
-    """Tokens at the beginning of a row that are those of a stretch."""
+    """Count the leading tokens of a row that are those of a stretch."""
     row = [*output.prompt_ids, *output.response_ids]
     pairs = enumerate(zip(row, part.token_ids, strict=False))
     return next((at for at, (own, other) in pairs if own != other), min(len(row), len(part.token_ids)))
@@ -399,5 +399,5 @@ def _place(part: Stretch, at: int, shift: int) -> str:
 
 
 def _turn(part: Stretch, at: int) -> int:
-    """Number of the latest turn that began at or before a token."""
+    """Return the number of the latest turn that began at or before a token."""
     return part.turn - 1 + sum(start <= at for start in part.starts)

@@ -24,7 +24,7 @@ from verl_atpo.tree.tree import ROOT, TurnNode, TurnTree
 
 @dataclasses.dataclass(frozen=True)
 class Grouping:
-    """Which nodes belong together, by index.
+    """Groups of nodes with one turn, or with one context, by index.
 
     Attributes:
         copy_of: lowest index of the copies of each turn; its own where it has no other.
@@ -36,7 +36,7 @@ class Grouping:
 
     @property
     def copies(self) -> list[list[int]]:
-        """Nodes that are one turn, the root by itself; a turn's context comes before it."""
+        """Groups of nodes that are one turn, the root by itself; a turn's context comes before it."""
         found: dict[int, list[int]] = {}
         for index, first in enumerate(self.copy_of):
             found.setdefault(first, []).append(index)
@@ -44,7 +44,7 @@ class Grouping:
 
     @property
     def siblings(self) -> list[list[int]]:
-        """Nodes that were sampled in one context."""
+        """Groups of nodes that were sampled in one context."""
         found: dict[int, list[int]] = {}
         for index, context in enumerate(self.context):
             if index != ROOT:
@@ -83,7 +83,7 @@ def group_contexts(tree: TurnTree, contexts: Contexts) -> Grouping:
 
 
 def _added_media(tree: TurnTree, node: TurnNode) -> tuple[str, ...]:
-    """Images, videos and audio that a turn's observation added; all of its context where the loop replaced some."""
+    """List the images, videos and audio of a turn's observation; of its whole context where the loop replaced some."""
     before = () if node.parent == ROOT else tree.turn(node.parent).generations[-1].media
     media = tree.turn(node.index).generations[0].media
     return media[len(before) :] if media[: len(before)] == before else media

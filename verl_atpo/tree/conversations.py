@@ -1,4 +1,4 @@
-"""The conversations of one run, by which a record holds of each generation only what it adds. Pure Python."""
+"""Tracking of a run's conversations, so that a record holds only what each generation adds. Pure Python."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from verl_atpo.tree.recording import BEGIN, Generation, common_length
 
 
 def context_key(prompt_ids: Sequence[int], media: Sequence[str]) -> bytes:
-    """A digest of what the engine is asked with: ids, and the digests of images, videos and audio."""
+    """Digest of a request to the engine: ids, and the digests of images, videos and audio."""
     digest = hashlib.blake2b(array("q", prompt_ids).tobytes(), digest_size=20)
     digest.update("\0".join(media).encode())
     return digest.digest()
 
 
 class Conversations:
-    """Where the conversations of a run have come to.
+    """Latest state of a run's conversations.
 
     A loop that only appends has one. One that replaces its context, or asks for several things at a time, has more; a
     context in which nothing of a conversation's latest answer is left begins another.
@@ -28,7 +28,7 @@ class Conversations:
         self._ends: list[tuple[Generation, list[int]]] = []  # the latest generation of each, with all ids so far
 
     def at_end(self, asked: list[int]) -> bool:
-        """Whether a context is that of a conversation so far, so that its turn goes on."""
+        """Return whether a context is that of a conversation so far, so that its turn continues."""
         return any(asked == ids for _, ids in self._ends)
 
     def record(
@@ -54,12 +54,12 @@ class Conversations:
         return generation
 
     def add(self, generation: Generation, asked: list[int]) -> None:
-        """Take a generation over that another run recorded."""
+        """Adopt a generation that another run recorded."""
         self._continued(asked)
         self._ends.append((generation, asked + generation.output.token_ids))
 
     def _continued(self, asked: list[int]) -> tuple[Generation, list[int], int] | None:
-        """The conversation that a context continues, which ends here, and how many ids they have in common."""
+        """Remove and return the conversation that a context continues, and how many ids they have in common."""
         shared = [common_length(ids, asked) for _, ids in self._ends]
         for number in sorted(range(len(shared)), key=lambda number: (shared[number], number), reverse=True):
             end, ids = self._ends[number]

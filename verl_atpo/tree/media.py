@@ -12,7 +12,7 @@ KINDS = ("image_data", "video_data", "audio_data")
 
 
 def has_media(arguments: Mapping[str, Any]) -> bool:
-    """Whether a request to the engine has images, videos or audio."""
+    """Return whether a request to the engine has images, videos or audio."""
     return any(arguments.get(kind) is not None for kind in KINDS)
 
 

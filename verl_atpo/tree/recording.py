@@ -90,21 +90,21 @@ class Generation:
 
     @classmethod
     def after(cls, context: list[int], prompt_ids: list[int], output: Any, media: tuple[str, ...] = ()) -> Generation:
-        """The answer to ``prompt_ids``, asked when prompts and answers so far made ``context``."""
+        """Record the answer to ``prompt_ids``, asked when prompts and answers so far made ``context``."""
         common = common_length(context, prompt_ids)
         return cls(len(context) - common, prompt_ids[common:], output, media=media)
 
     def asked_with(self, context: list[int]) -> list[int]:
-        """The ids that the loop asked with when prompts and answers so far made ``context``."""
+        """Return the ids that the loop asked with when prompts and answers so far made ``context``."""
         return context[: len(context) - self.dropped] + self.observed_ids
 
 
 BEGIN = Generation(0, [], SimpleNamespace(token_ids=[], log_probs=[], extra_fields={}))
-"""Stands before a generation whose context is all its own: the first one, a sub-agent's, one after a compaction."""
+"""Predecessor of a generation with a new context: the first one, a sub-agent's, one after a compaction."""
 
 
 def common_length(one: Sequence[int], other: Sequence[int]) -> int:
-    """Tokens that two sequences have in common at their beginnings."""
+    """Count the leading tokens that two sequences have in common."""
     low, high = 0, min(len(one), len(other))
     if one[:high] == other[:high]:
         return high
@@ -115,7 +115,7 @@ def common_length(one: Sequence[int], other: Sequence[int]) -> int:
 
 
 def contexts_of(generations: Sequence[Generation]) -> list[list[int]]:
-    """The ids that the engine was asked with for each generation of a record."""
+    """Return the ids that the engine was asked with for each generation of a record."""
     contexts: list[list[int]] = []
     numbers: dict[int, int] = {}
     for number, generation in enumerate(generations):
@@ -127,7 +127,7 @@ def contexts_of(generations: Sequence[Generation]) -> list[list[int]]:
 
 
 def context_lengths(generations: Sequence[Generation]) -> list[int]:
-    """Tokens of the whole context that each generation was sampled in."""
+    """Count the context tokens of each generation."""
     lengths: list[int] = []
     numbers: dict[int, int] = {}
     for number, generation in enumerate(generations):
@@ -139,7 +139,7 @@ def context_lengths(generations: Sequence[Generation]) -> list[int]:
 
 
 def _base(number: int, generation: Generation, numbers: Mapping[int, int]) -> int:
-    """Index of the generation whose context one adds to; -1 if there is none."""
+    """Return the index of the generation whose context one adds to; -1 if there is none."""
     if generation.before is None:
         return number - 1
     return -1 if generation.before is BEGIN else numbers[id(generation.before)]
@@ -197,12 +197,12 @@ class Turn:
 
     @property
     def started_s(self) -> float:
-        """When its first generation was asked for, on the process's monotonic clock."""
+        """Time of its first request, on the process's monotonic clock."""
         return self.generations[0].started_s
 
     @property
     def ended_s(self) -> float:
-        """When its last generation had been answered."""
+        """Time of its last answer."""
         return self.generations[-1].ended_s
 
     @property
@@ -215,7 +215,7 @@ class Turn:
 
 
 def versions(turns: Sequence[Turn]) -> tuple[int, int] | None:
-    """Oldest and newest version of the weights that sampled the turns; None where the engine does not say."""
+    """Return the oldest and newest version of the weights that sampled the turns; None where it is not known."""
     fields = [generation.output.extra_fields for turn in turns for generation in turn.generations]
     oldest = [version for each in fields if (version := each.get(OLDEST_VERSION)) is not None]
     newest = [version for each in fields if (version := each.get(NEWEST_VERSION)) is not None]

@@ -118,7 +118,7 @@ class TurnTree:
 
     @property
     def breadth_first(self) -> list[int]:
-        """Indices of all nodes: the root, first turns, second turns, ..., those of one depth as their parents are."""
+        """List the indices of all nodes by depth, those of one depth in the order of their parents."""
         order = [ROOT]
         for index in order:
             order += self.nodes[index].children
@@ -130,7 +130,7 @@ class TurnTree:
         return [node.index for node in self.nodes if node.is_leaf]
 
     def path(self, index: int) -> list[int]:
-        """Turns from the first one to ``index``, both included; the root is no turn, so its path is empty."""
+        """List the turns from the first one to ``index``, both included; the root is no turn, so its path is empty."""
         turns = []
         while index != ROOT:
             turns.append(index)
@@ -138,15 +138,15 @@ class TurnTree:
         return turns[::-1]
 
     def depth(self, index: int) -> int:
-        """Number of turns up to and including ``index``; 0 for the root."""
+        """Count the turns up to and including ``index``; 0 for the root."""
         return len(self.path(index))
 
     def turn(self, index: int) -> Turn:
-        """The turn of a node that was added with one."""
+        """Return the turn of a node that was added with one."""
         turn = self.nodes[index].turn
         assert turn is not None, f"node {index} was added without its turn"
         return turn
 
     def generations(self, path: Sequence[int]) -> list[Generation]:
-        """The generations of the turns of a path, in order."""
+        """List the generations of the turns of a path, in order."""
         return [generation for index in path for generation in self.turn(index).generations]

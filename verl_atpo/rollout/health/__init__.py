@@ -1,1 +1,1 @@
-"""The end of runs that cannot go on: workers that died or stand still, bugs in user code, useless steps."""
+"""Detection of runs that cannot go on: dead or stuck workers, bugs in user code, useless steps."""

@@ -1,4 +1,4 @@
-"""An alarm for runs that go on and teach nothing: after three such steps in a row it names the cause."""
+"""Alarm for training steps without a gradient: after three such steps in a row it names the cause."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class UselessSteps:
 
 
 def cause_of(stats: WorkerStats) -> str | None:
-    """Why a step taught nothing; None where it may have taught something."""
+    """Explain why a step taught nothing; None where it may have taught something."""
     tools, trees = stats.tools, stats.trees
     if tools.calls > 0 and tools.errors >= tools.calls:
         return f"every one of {tools.calls} tool calls raised. Mend the tool, or what its schema tells the model"

@@ -1,4 +1,4 @@
-"""Rollout workers that die or stand still must not leave the trainer waiting: the prompts they hold fail.
+"""Watch over rollout workers: the prompts of one that died or is stuck fail, so that the trainer never waits.
 
 verl's trainer hands prompts to the workers without waiting and then looks for prompts that have ended. Those of a
 worker that died (out of memory, a lost node) or whose event loop is blocked would never end. A thread of the trainer's
@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 INTERVAL_S = 5.0
 ANSWER_S = 5.0
-"""Seconds that a worker may take to say how it is, before the next one is asked."""
+"""Seconds that a worker may take to report its state, before the next one is asked."""
 UNFINISHED = ("pending", "running")
 
 
@@ -98,7 +98,7 @@ class WorkerWatch:
 
 
 def health_of(worker: Any) -> tuple[Failures | None, Exception | None]:
-    """Ask a worker how it is: its answer, or why it is dead; neither while it is out of reach for the moment."""
+    """Ask a worker for its state: its answer, or why it is dead; neither while it cannot be reached."""
     try:
         return ray.get(worker.failures.remote(), timeout=ANSWER_S), None
     except (ray.exceptions.ActorUnavailableError, ray.exceptions.GetTimeoutError):

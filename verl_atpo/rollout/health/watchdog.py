@@ -25,7 +25,7 @@ KEEP = "algorithm.atpo.watch.limit_s"
 
 @dataclasses.dataclass
 class _Seen:
-    """How long an activity has stood still since it last went on, and whether the log says so."""
+    """Stall of an activity: seconds since its last progress, and whether it is logged."""
 
     moves: int
     still_s: float = 0.0

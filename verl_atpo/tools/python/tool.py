@@ -37,11 +37,11 @@ class Session:
 
 
 class PythonTool(StatefulTool):
-    """Runs model-written code in a sandbox; branches make its past calls again in a fresh interpreter (replay).
+    """Runs model-written code in a sandbox; expansions repeat its past calls in a fresh interpreter (replay).
 
     Args:
         config: settings of :class:`PythonConfig`, and verl's ``type``.
-        tool_schema: what the model is told, if not the docstring of :meth:`call`.
+        tool_schema: description for the model; by default the docstring of :meth:`call`.
 
     Raises:
         ConfigError: a setting that cannot work, or an isolation that does not work on this machine.

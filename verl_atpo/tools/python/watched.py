@@ -1,4 +1,4 @@
-"""The interpreter's process, held so that watching and killing it needs no further file descriptor.
+"""A handle on the interpreter's process that watches and kills it without a further file descriptor.
 
 With bubblewrap it is a grandchild, so its number could be another's once it has ended. A descriptor of the process
 (``pidfd``) never is, and is there when a killed interpreter matters most: when no descriptor is left to open ``/proc``.
@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 OOM_SCORE = 1000
-"""The most there is: where memory is short, the system kills model-written code before anything of the trainer's."""
+"""Highest score there is: where memory is short, the system kills model-written code before the trainer."""
 
 _PAGE_TABLES = re.compile(rb"^VmPTE:\s+(\d+) kB", re.MULTILINE)
 _STATUS_BYTES = 8192
@@ -24,7 +24,7 @@ _NEGATIVE = 4
 
 
 def missing_names() -> int | None:
-    """Names of files that do not exist which the kernel remembers, of the whole machine; None where it does not say."""
+    """Count the missing file names that the kernel remembers, on the whole machine; None where it does not say."""
     try:
         return int(_DENTRIES.read_text().split()[_NEGATIVE])
     except (OSError, ValueError, IndexError):
