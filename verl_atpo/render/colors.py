@@ -11,7 +11,7 @@ GOOD, BAD, UNSURE, NEUTRAL = (13, 148, 136), (217, 72, 15), (109, 40, 217), (148
 WHITE = (255, 255, 255)
 Rgb = tuple[int, int, int]
 INVISIBLE = 0.005
-"""Distance from the middle that two decimals do not show."""
+"""Largest distance from the middle that two decimals hide."""
 
 
 class ColorBy(str, enum.Enum):

@@ -1,4 +1,4 @@
-"""Comparison of turns and of trees: which were sampled in equal contexts, which are equal, what two trees differ in."""
+"""Comparison of turns and of trees: equal contexts, equal turns, differences of two trees."""
 
 from __future__ import annotations
 

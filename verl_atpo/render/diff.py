@@ -24,7 +24,7 @@ class Change:
 
     @property
     def equal(self) -> bool:
-        """Whether the texts agree here."""
+        """True if the texts agree here."""
         return self.left == self.right
 
 

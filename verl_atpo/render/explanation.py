@@ -10,17 +10,17 @@ from verl_atpo.render.layout import ROOT
 from verl_atpo.render.text import decimal, signed
 
 TOLERANCE = 0.01
-"""Difference between an advantage and the sum of its terms that is rounding."""
+"""Largest difference between an advantage and the sum of its terms that counts as rounding."""
 COUNTS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
 BACKUPS = {
     "leaf_mean": "the mean reward of the trajectories after it",
     "child_mean": "the mean of the turns sampled after it, each counted once",
-    "child_softmax": "the mean of the turns sampled after it, those the policy was less sure of counted more",
+    "child_softmax": "the mean of the turns sampled after it, weighted towards those of high NLL",
 }
 
 
 def explain(record: Mapping[str, Any], node: Mapping[str, Any], numbers: Mapping[int, int] | None = None) -> list[str]:
-    """Explain a turn's advantage, a sentence each: the sum that it is, and what the terms are scaled by.
+    """Explain a turn's advantage in sentences: the sum of its terms, and their scale.
 
     Args:
         record: the tree.
@@ -112,7 +112,7 @@ def _without_terms(record: Mapping[str, Any], node: Mapping[str, Any], numbers: 
 
 
 def prompt_value(record: Mapping[str, Any]) -> str:
-    """Say what the value of the prompt is, and why it need not be the mean reward."""
+    """Explain the value of the prompt, and why it need not be the mean reward."""
     root, mean = record.get("root_value"), record["summary"].get("reward")
     if root is None:
         return ""
@@ -132,10 +132,10 @@ def reasons(record: Mapping[str, Any], node: Mapping[str, Any]) -> list[str]:
     if own is not None and own.get("picked") and _first_of(record, own) == node["index"]:
         found.append(f"An expansion starts here: {_selection(own['picked'])}.")
     for branch in branches:
-        pick = branch.get("picked")
-        if pick and pick.get("node") == node["index"]:
+        reason = branch.get("picked")
+        if reason and reason.get("node") == node["index"]:
             found.append(f"Selected for re-sampling in round {branch.get('round')} (trajectory {branch.get('number')}):"
-                         f" {_score(pick)}.")  # fmt: skip
+                         f" {_score(reason)}.")  # fmt: skip
     times = (record.get("picked") or []).count(node["index"])
     if times and not any("Selected" in words for words in found):
         found.append(f"Selected for re-sampling {times} time{'s' if times > 1 else ''}.")
@@ -148,18 +148,18 @@ def _first_of(record: Mapping[str, Any], branch: Mapping[str, Any]) -> int | Non
     return min((each["index"] for each in record["nodes"] if each.get("branch") == branch.get("number")), default=None)
 
 
-def _selection(pick: Mapping[str, Any]) -> str:
-    if pick.get("node") == ROOT:
-        return f"a fresh chain from the prompt, {_score(pick)}"
-    return f"node {pick.get('node')} was sampled again, {_score(pick)}"
+def _selection(reason: Mapping[str, Any]) -> str:
+    if reason.get("node") == ROOT:
+        return f"a fresh chain from the prompt, {_score(reason)}"
+    return f"node {reason.get('node')} was sampled again, {_score(reason)}"
 
 
-def _score(pick: Mapping[str, Any]) -> str:
+def _score(reason: Mapping[str, Any]) -> str:
     parts = []
-    if pick.get("score") is not None:
-        parts.append(f"score {pick['score']:.3f}")
-    if pick.get("penalty") is not None:
-        parts.append(f"penalty {pick['penalty']:.3f}")
-    if pick.get("rank") is not None:
-        parts.append(f"rank {pick['rank']} of {pick.get('candidates', '?')} candidates")
+    if reason.get("score") is not None:
+        parts.append(f"score {reason['score']:.3f}")
+    if reason.get("penalty") is not None:
+        parts.append(f"penalty {reason['penalty']:.3f}")
+    if reason.get("rank") is not None:
+        parts.append(f"rank {reason['rank']} of {reason.get('candidates', '?')} candidates")
     return ", ".join(parts) or "the dump does not say why"

@@ -56,7 +56,7 @@ def pieces(node: Mapping[str, Any]) -> list[str] | None:
 
 
 def heat_block(node: Mapping[str, Any], whole: bool = False) -> Markup | None:
-    """Render the tokens of a turn, the darker the less sure the policy was; ``None``: the dump does not say."""
+    """Render the tokens of a turn, darker with rising NLL; ``None``: the dump does not say."""
     tokens, nlls = pieces(node), node.get("token_nll_centinats")
     if tokens is None or not nlls or len(nlls) != len(tokens):
         return None
@@ -71,7 +71,7 @@ def heat_block(node: Mapping[str, Any], whole: bool = False) -> Markup | None:
 
 
 def diff_blocks(one: str, other: str) -> tuple[Markup, Markup]:
-    """Render two texts, in each of them marked what the other lacks."""
+    """Render two texts, each with marks on the words that the other lacks."""
     changes = compare(visible(one[:LONGEST]), visible(other[:LONGEST]))
     return _side(changes, lambda change: change.left, "del"), _side(changes, lambda change: change.right, "ins")
 

@@ -183,7 +183,7 @@ class _Picture:
         self._fold(group, place, style.width)
 
     def _words(self, inner: Element, index: int, words: str) -> None:
-        """Write what the turn does, what that was answered where there is room, and its numbers."""
+        """Write what the turn does, the answer to it where there is room, and its numbers."""
         node, style = self.nodes[index], self.style
         answer = self.answers.get(index) if style.lines > 1 else None
         lines = wrap(words, style.characters, style.lines - bool(answer))

@@ -1,1 +1,1 @@
-"""What is reported of finished trees: records, dumps, metrics, loggers."""
+"""Reports of finished trees: records, dumps, metrics, loggers."""

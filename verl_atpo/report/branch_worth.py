@@ -1,4 +1,4 @@
-"""How informative an expansion is per sampled token, relative to a fresh chain (metric ``branch_worth``).
+"""Information of an expansion per sampled token, relative to a fresh chain (metric ``branch_worth``).
 
 An expansion informs as much as outcomes vary after its context, a chain as much as they vary after the prompt.
 """
@@ -27,7 +27,7 @@ class BranchStats:
 
 
 def branch_stats(grown: GrownTree) -> list[BranchStats]:
-    """Statistics of every expansion whose selected turn is of a trajectory that has ended."""
+    """Collect the statistics of every expansion whose selected turn is of a trajectory that has ended."""
     found = []
     for limb in grown.limbs:
         if limb.pick is None or limb.branch is None or limb.resampled is None:
@@ -41,12 +41,12 @@ def branch_stats(grown: GrownTree) -> list[BranchStats]:
 
 
 def variance(outcomes: Sequence[float]) -> float | None:
-    """Unbiased variance of the distribution of the outcomes; ``None`` of fewer than two."""
+    """Estimate the variance of the outcomes' distribution without bias; ``None`` for fewer than two outcomes."""
     return float(np.var(outcomes, ddof=1)) if len(outcomes) > 1 else None
 
 
 def branch_worth(branches: Sequence[BranchStats], of_chains: Sequence[float], a_chain: float) -> float | None:
-    """Ratio of variance per token: above 1 expansions inform more than further chains would, below 1 less than those.
+    """Compute the ratio of variances per token: above 1 expansions inform more than as many tokens of chains would.
 
     Args:
         branches: expansions of some trees.

@@ -1,4 +1,4 @@
-"""The trainer's log for people: lines before the first step, a line a step, lines at the end."""
+"""The trainer's log for people: opening lines, a line per step, closing lines."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from verl_atpo.report.tracking import STEP_METRIC
 logger = logging.getLogger(__name__)
 
 LATEST = 5
-"""Steps whose time says how long the rest will take."""
+"""Number of latest steps from which the remaining time is estimated."""
 
 
 class Console:
@@ -63,7 +63,7 @@ class Console:
         self._alarms += alarm(data) is not None
 
     def _left_s(self, step: int, total: int | None) -> float | None:
-        """Seconds that the rest takes, from the mean of the latest steps."""
+        """Estimate the remaining seconds from the mean of the latest steps."""
         ends = self._ends[-LATEST - 1 :]
         if total is None or len(ends) < 2:
             return None

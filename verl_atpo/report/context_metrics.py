@@ -1,4 +1,4 @@
-"""Which regime of contexts a run is in: how often they repeat, and how much is undecided after each turn."""
+"""Metrics of contexts: how often they repeat, and how much is undecided after each turn."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class ContextStats:
     Attributes:
         later: turns that are not the first of their trajectory.
         repeated: those of them in whose context, token by token, a turn after another node was sampled: by another
-            chain that said and read the same, so not by an expansion.
+            chain with the same tokens so far, so not by an expansion.
         undecided: share of the outcome's variance that earlier trees had left after 0, 1, ... turns.
     """
 
@@ -38,7 +38,7 @@ def context_stats(tree: TurnTree) -> ContextStats:
 
 
 def context_metrics(trees: Sequence[ContextStats]) -> dict[str, float]:
-    """``context_repeats`` of all trees, and ``undecided/k`` averaged over those that have k."""
+    """Make ``context_repeats`` of all trees, and ``undecided/k`` averaged over those that have k."""
     later = sum(tree.later for tree in trees)
     metrics = {"context_repeats": sum(tree.repeated for tree in trees) / later} if later else {}
     for turns in range(1, max((len(tree.undecided) for tree in trees), default=0)):

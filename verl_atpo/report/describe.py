@@ -1,4 +1,4 @@
-"""A grown tree as a record of a dump (``report/record.py``): texts, tokens, values, advantages, times and reasons."""
+"""Conversion of a grown tree to a record of a dump (``report/record.py``)."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class TreeDescriber:
         seconds: float,
         failed: str | None = None,
     ) -> Record:
-        """The record of a tree.
+        """Make the record of a tree.
 
         Args:
             grown: the tree; of a failed one what there is of it.
@@ -148,7 +148,7 @@ class TreeDescriber:
         return described
 
     def _row(self, grown: GrownTree, limb: Limb, branch: Run) -> Branch:
-        """What the trainer got of a finished branch."""
+        """Describe the rows that the trainer got of a finished trajectory."""
         output = branch.output
         last = len(branch.outputs) - 1
         ends = [
@@ -175,12 +175,12 @@ class TreeDescriber:
         return str(self._tokenizer.decode(list(ids), skip_special_tokens=False))
 
     def _template(self, nodes: Sequence[Node], prompt: str) -> list[str]:
-        """The tokenizer's special tokens that the tree's texts hold."""
+        """List the tokenizer's special tokens that the tree's texts hold."""
         texts = prompt + "".join(node["observation"] + node["text"] for node in nodes)
         return [token for token in self._tokenizer.all_special_tokens if token and token in texts]
 
     def _chars(self, ids: Sequence[int], text: str) -> list[int] | None:
-        """Characters of ``text`` that each token makes, 0 for the first parts of one; None: cannot be said."""
+        """Count the characters of ``text`` per token, 0 for the first parts of one; None where that is unknown."""
         pieces = self._tokenizer.batch_decode([[token] for token in ids], skip_special_tokens=False)
         if "".join(pieces) == text:
             return [len(piece) for piece in pieces]
@@ -210,13 +210,13 @@ def _tool_calls(turn: Turn) -> list[ToolUse]:
 
 
 def _next(grown: GrownTree, node: TurnNode) -> Turn | None:
-    """The turn that the same run sampled after a node's."""
+    """Find the turn that the same run sampled after a node's."""
     own = (child for child in node.children if grown.tree.nodes[child].branch == node.branch)
     return next((grown.tree.turn(child) for child in own), None)
 
 
 def _times(turn: Turn, after: Turn | None) -> Node:
-    """Seconds of generation, and from its end until the loop asked again: its tools, and the loop itself."""
+    """Return the seconds of generation, and those from its end to the next request: tools, and the loop itself."""
     times = Node(generation_s=round(turn.ended_s - turn.started_s, 3))
     if after is not None:
         times["tool_s"] = round(max(0.0, after.started_s - turn.ended_s), 3)
@@ -224,7 +224,7 @@ def _times(turn: Turn, after: Turn | None) -> Node:
 
 
 def _messages(raw_prompt: Any) -> str:
-    """A prompt that no loop has rendered: the contents of its messages."""
+    """Join the message contents of a prompt that no loop has rendered."""
     return "\n".join(str(message.get("content", "")) for message in raw_prompt or [])
 
 

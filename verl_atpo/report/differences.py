@@ -1,7 +1,7 @@
-"""The terms that an advantage is the sum of: value, baseline and scale of every turn, for the dump and the viewer.
+"""Decomposition of every turn's advantage into value, baseline and scale, for the dump and the viewer.
 
-They follow from the values and the settings. Where they do not add up to what the scheme gave the turns, because it
-does something else, nothing is said, and the scheme may note terms of its own.
+The terms follow from the values and the settings. Where they do not add up to the scheme's advantages, nothing is
+reported; such a scheme may note its own terms.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from verl_atpo.tree.contexts import group_contexts
 from verl_atpo.tree.tree import ROOT, TurnTree
 
 TOLERANCE = 1e-6
-"""Relative difference of an advantage from the sum of its terms that is rounding."""
+"""Largest relative difference of an advantage from the sum of its terms that counts as rounding."""
 
 Terms = list[list[Difference] | None]
 """Terms of every node, by index; ``None`` where they are not known."""
@@ -28,7 +28,7 @@ def contexts_of(tree: TurnTree, settings: CreditConfig) -> list[int]:
 
 
 def differences_of(tree: TurnTree, credit: Credit, settings: CreditConfig) -> Terms:
-    """Terms of every node's advantage.
+    """Compute the terms of every node's advantage.
 
     Args:
         tree: finished, or what there is of a tree that failed.
@@ -110,7 +110,7 @@ class _Terms:
         return [self._local(index, value, local)]
 
     def _local(self, index: int, value: float, local: float) -> Difference:
-        """Difference to the average of the turns sampled in the same context, the turn itself included."""
+        """Make the difference to the average of the turns sampled in the same context, the turn itself included."""
         parent = self.tree.nodes[index].parent
         term = self._term(value, local, "context" if self.merged else "prompt" if parent == ROOT else "parent")
         if self.merged:
@@ -118,7 +118,7 @@ class _Terms:
         return term
 
     def _shrunk(self, index: int, value: float) -> Difference:
-        """Difference to the context's average, shrunk to the baseline of the turn before by the turn's own share."""
+        """Make the difference to the context's average, shrunk to the previous turn's baseline by the turn's share."""
         parent, count = self.tree.nodes[index].parent, self.count[index]
         before, source = self.shrunk[parent], "prompt" if parent == ROOT else "before"
         if count < 2:

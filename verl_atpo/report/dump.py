@@ -37,7 +37,7 @@ class TreeDump:
         self._thread = ThreadPoolExecutor(1, "atpo-dump")  # asyncio's own threads may all wait for tools
 
     def takes(self, prompt: dict[str, Any]) -> bool:
-        """Whether the tree of a prompt is dumped; takes the mark of :class:`DumpChoice` off the prompt."""
+        """Return whether the tree of a prompt is dumped, and take the mark of :class:`DumpChoice` off the prompt."""
         chosen, start = take_mark(prompt)
         self._start = start or self._start
         return chosen

@@ -1,4 +1,4 @@
-"""The choice of the trees that a step dumps: ``algorithm.atpo.dump_every`` and ``dump_max``.
+"""Choice of the trees that a step dumps: ``algorithm.atpo.dump_every`` and ``dump_max``.
 
 It is made before the trees grow, for all workers at once and in the order of the batch: a choice among finished trees
 would favour short ones.

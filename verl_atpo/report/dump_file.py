@@ -1,4 +1,4 @@
-"""The files of a dump: whole lines are appended, a full file is followed by the next, a full disk ends dumping."""
+"""Files of a dump: complete lines are appended, a full file is followed by the next, a full disk ends dumping."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class DumpFile:
         return self._folder / f"{self._stem}-{self._number:03d}.jsonl"
 
     def append(self, line: bytes) -> None:
-        """Append one line, whole or not at all; the first failure is logged, and ends writing."""
+        """Append one complete line or nothing; the first failure is logged, and ends writing."""
         if self.stopped:
             return
         if self._size and self._size + len(line) > self._rotate_bytes:
@@ -59,6 +59,6 @@ class DumpFile:
             self._size += len(line)
 
     def stop(self, reason: str) -> None:
-        """Write nothing any more."""
+        """Stop writing."""
         self.stopped = True
         logger.warning("%s: no further trees are dumped by this worker; training goes on", reason)

@@ -1,4 +1,4 @@
-"""Reading a dump: its files, and one line without the others. A line that is still being written is left for later."""
+"""Reader of a dump's files and of single lines; a line that is still being written is left for later."""
 
 from __future__ import annotations
 
@@ -149,7 +149,7 @@ def fingerprint(path: Path, size: int = FINGERPRINT) -> str:
 
 
 def same_file(path: Path, before: str) -> bool:
-    """Whether ``path`` still begins as it did when its :func:`fingerprint` was ``before``."""
+    """Return whether ``path`` still begins as it did when its :func:`fingerprint` was ``before``."""
     return fingerprint(path, int(before.split(":")[0])) == before
 
 

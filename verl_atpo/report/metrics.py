@@ -23,11 +23,11 @@ PREFIX = "atpo"
 
 @dataclasses.dataclass(frozen=True)
 class TreeStats:
-    """What one tree reports. Lists hold one entry per event, so that means over a step are means over events.
+    """Statistics of one tree. Lists hold one entry per event, so that means over a step are means over events.
 
     Attributes:
         leaves: trajectories.
-        nodes: turns in the tree, the root excluded; with continuous growth also those of tries that died.
+        nodes: turns in the tree, the root excluded; with continuous growth also those of failed tries.
         depths: turns of each trajectory.
         branched_nll: mean NLL of each turn selected for re-sampling, nats/token (the root has none). They were
             selected for being high, so part of that is chance: ``resampled_nll`` is an unbiased estimate.
@@ -47,7 +47,7 @@ class TreeStats:
         regrown: trajectories grown again after a failure.
         seconds: wall-clock time from the first chain's start to the last trajectory's end.
         contexts: how often contexts repeat, and what is undecided in them.
-        teaches: whether a turn has an advantage other than 0.
+        teaches: a turn has an advantage other than 0.
         of_scheme: what the credit scheme reports.
     """
 
@@ -76,7 +76,7 @@ class TreeStats:
 
 
 def tree_stats(grown: GrownTree, seconds: float, credit: Credit | None = None) -> TreeStats:
-    """Statistics of one finished tree, with what its credit adds to them."""
+    """Collect the statistics of one finished tree and of its credit."""
     tree = grown.tree
     live: list[Generation] = []
     prompt_tokens, tokens = 0, token_counts(grown)
@@ -112,14 +112,14 @@ def tree_stats(grown: GrownTree, seconds: float, credit: Credit | None = None) -
 
 @dataclasses.dataclass
 class WorkerStats:
-    """What one rollout worker reports of a training step.
+    """Statistics of one rollout worker for a training step.
 
     Attributes:
         trees: those that finished.
         failed: number of those that failed.
         tools: all tool calls, those of failed trajectories and of validation too.
         records: trees for the loggers that show some.
-        dump_seconds: CPU time that writing trees down took, beside the event loop.
+        dump_seconds: CPU time that dumping took, outside of the event loop.
     """
 
     trees: list[TreeStats] = dataclasses.field(default_factory=list)
@@ -129,7 +129,7 @@ class WorkerStats:
     dump_seconds: float = 0.0
 
     def keep(self, record: Record, most: int) -> None:
-        """Keep a tree for the loggers, at most ``most``, those with different rewards first."""
+        """Keep a tree for the loggers: at most ``most``, preferably trees with different rewards."""
         self.records = sorted([*self.records, record], key=lambda each: each["summary"]["outcome"] != "mixed")[:most]
 
     def add(self, other: WorkerStats) -> None:
@@ -142,7 +142,7 @@ class WorkerStats:
 
 
 def step_metrics(stats: WorkerStats, scheme: Scheme | None = None) -> dict[str, float]:
-    """Metrics of one training step, by the names they have in the logger, those of the credit scheme included."""
+    """Make the metrics of one training step, by their names in the logger, those of the credit scheme included."""
     of_trees = [tree.of_scheme for tree in stats.trees]
     metrics = {
         "trees_failed": float(stats.failed),
@@ -204,6 +204,6 @@ def _tree_metrics(trees: Sequence[TreeStats]) -> dict[str, float]:
         metrics["branched_turn"] = float(np.mean(branched_turn))
     a_chain = total("chain_tokens") / total("leaves")
     of_chains = [tree.chain_variance for tree in trees if tree.chain_variance is not None]
-    if (worth := branch_worth([branch for tree in trees for branch in tree.branches], of_chains, a_chain)) is not None:
-        metrics["branch_worth"] = worth
+    if (ratio := branch_worth([branch for tree in trees for branch in tree.branches], of_chains, a_chain)) is not None:
+        metrics["branch_worth"] = ratio
     return {**metrics, **context_metrics([tree.contexts for tree in trees if tree.contexts is not None])}

@@ -1,4 +1,4 @@
-"""Reading what verl's logger ``file`` wrote: a JSON line per logged step, ``{"step": .., "data": {metric: value}}``."""
+"""Reader of the files of verl's logger ``file``: a JSON line per step, ``{"step": .., "data": {metric: value}}``."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _MEAN = re.compile(r"val-(?:core|aux)/(?P<source>.+)/(?P<name>[^/]+)/mean@\d+")
 
 
 def read_steps(*files: Path) -> Steps:
-    """Steps and their metrics, in order.
+    """Read steps and their metrics, in order.
 
     Args:
         *files: those of a run's starts, in order; what two starts logged of a step counts as the later one logged it.
@@ -29,7 +29,7 @@ def read_steps(*files: Path) -> Steps:
 
 
 def find_metrics(folder: Path, depth: int = 3) -> list[Path]:
-    """The files of verl's logger in a run's folder or below, one for each start; told by their first line."""
+    """Find the files of verl's logger in a run's folder or below, one for each start, by their first line."""
     found = []
     for below in range(depth):
         for path in sorted(folder.glob("*/" * below + "*.jsonl")):
@@ -48,7 +48,7 @@ def _is_step(line: bytes) -> bool:
 
 
 def validation_means(data: Mapping[str, Any]) -> dict[str, dict[str, float]]:
-    """Data source -> metric -> mean over its questions, of one step's metrics; empty if it was no validation step."""
+    """Read data source -> metric -> mean over its questions from a step's metrics; empty without a validation."""
     means: dict[str, dict[str, float]] = {}
     for key, value in data.items():
         if found := _MEAN.fullmatch(key):
@@ -57,11 +57,11 @@ def validation_means(data: Mapping[str, Any]) -> dict[str, dict[str, float]]:
 
 
 def accuracies(data: Mapping[str, Any]) -> dict[str, float]:
-    """Validation accuracy (``acc``) by data source, of one step's metrics; empty if it was no validation step."""
+    """Read validation accuracy (``acc``) by data source from a step's metrics; empty without a validation."""
     return {source: means["acc"] for source, means in validation_means(data).items() if "acc" in means}
 
 
 def mean_accuracy(data: Mapping[str, Any]) -> float | None:
-    """Mean of :func:`accuracies` over data sources; ``None`` if it was no validation step."""
+    """Average :func:`accuracies` over data sources; ``None`` without a validation."""
     found = accuracies(data)
     return sum(found.values()) / len(found) if found else None

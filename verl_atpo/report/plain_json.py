@@ -1,4 +1,4 @@
-"""Values of any kind made plain JSON: text keys, finite numbers, bounded length and depth."""
+"""Conversion of any value to plain JSON: text keys, finite numbers, bounded length and depth."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 
 
 def plain(value: Any) -> Any:
-    """Make ``value`` JSON, whatever it is; what does not fit is replaced by a note in square brackets.
+    """Convert ``value`` to JSON; parts that do not fit are replaced by a note in square brackets.
 
     Keys become text, NaN and infinities ``None``, arrays lists, bytes and unknown objects text. A value made by this
     function is returned as it is.

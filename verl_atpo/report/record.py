@@ -25,11 +25,11 @@ Number = Annotated[float, Interval(ge=-1e12, le=1e12)]
 Count = Annotated[int, Interval(ge=0, le=1 << 53)]
 Seconds = Annotated[float, Interval(ge=0, le=1e9)]
 Outcome = Literal["mixed", "equal", "failed"]
-"""Whether the leaves of a tree got different rewards, all the same one, or the tree failed as a group."""
+"""Outcome of a tree: different rewards, all the same one, or failed as a group."""
 
 
 class Pick(TypedDict, total=False):
-    """Why an expansion started where it did."""
+    """Reason for which an expansion started at its turn."""
 
     node: Count
     """The turn that was sampled again; 0 is the root: a fresh chain."""

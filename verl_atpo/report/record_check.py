@@ -1,4 +1,4 @@
-"""The check of records that somebody else wrote: types, ranges, and turns that make a tree.
+"""Validation of records of unknown origin: types, ranges, and turns that make a tree.
 
 A record that passes has every field of :data:`NODE`, :data:`BRANCH` and :data:`RECORD`; a reader need not ask whether
 they are there.

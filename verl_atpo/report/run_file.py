@@ -1,4 +1,4 @@
-"""The file in which a run says that it lives: who it is, what it trains, and how it ended."""
+"""File with the state of a run: its process, its command, and how it ended."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ NAME = "atpo_run.json"
 
 
 def new_start() -> str:
-    """A name for the start of a run, by its time in UTC: ``20261130-120301-042``."""
+    """Name the start of a run by its time in UTC: ``20261130-120301-042``."""
     now = datetime.datetime.now(datetime.timezone.utc)
     return f"{now:%Y%m%d-%H%M%S}-{now.microsecond // 1000:03d}"
 
@@ -30,7 +30,7 @@ class RunFile:
         start: its name.
         pid: process of the driver.
         host: machine of the driver.
-        command: what was typed.
+        command: the typed command.
         began: seconds since the epoch.
         steps: training steps of the run; None where only the trainer knows.
         resumed: step of the checkpoint that it went on from; None for a fresh run.
@@ -58,7 +58,7 @@ class RunFile:
 
     @property
     def lives(self) -> bool | None:
-        """Whether the driver runs; None where another machine would have to say."""
+        """Return whether the driver runs; None where it is on another machine."""
         if self.ended is not None:
             return False
         if self.host != socket.gethostname():
@@ -67,14 +67,14 @@ class RunFile:
 
     @property
     def state(self) -> str:
-        """How the run is, for people."""
+        """Describe the state of the run, for people."""
         if self.ended is not None:
             return self.ended
         return {True: "running", False: "died without a word", None: f"on {self.host}"}[self.lives]
 
 
 def lives(pid: int, began: float | None = None) -> bool:
-    """Whether a process is there and has not ended.
+    """Return whether a process exists and has not ended.
 
     Args:
         pid: its number.
@@ -90,20 +90,20 @@ def lives(pid: int, began: float | None = None) -> bool:
 def this_start(
     command: Sequence[str], steps: int | None = None, resumed: int | None = None, dump_dir: str | None = None
 ) -> RunFile:
-    """A run that this process has just started."""
+    """Make the record of a run that this process has just started."""
     start = new_start()
     return RunFile(start, os.getpid(), socket.gethostname(), list(command), time.time(), steps, resumed, dump_dir)
 
 
 def find_run(folder: Path, depth: int = 4) -> RunFile | None:
-    """The latest start of a run whose file is in a folder or below; None where there is none."""
+    """Find the latest start of a run whose file is in a folder or below; None where there is none."""
     files = [file for below in range(depth) for file in folder.glob("*/" * below + NAME)]
     runs = [run for file in files if (run := read_run(file)) is not None]
     return max(runs, key=lambda run: run.began, default=None)
 
 
 def read_run(file: Path) -> RunFile | None:
-    """A file of a run; None where it cannot be read."""
+    """Read the file of a run; None where it cannot be read."""
     try:
         content = json.loads(file.read_text())
         names = {field.name for field in dataclasses.fields(RunFile)}

@@ -57,13 +57,13 @@ def _troubles(data: Mapping[str, Any]) -> list[str]:
 
 
 def alarm(data: Mapping[str, Any]) -> str | None:
-    """What to say where several steps in a row taught nothing; None where they did."""
+    """Write the alarm for several useless steps in a row; None without an alarm."""
     useless = data.get("atpo/useless_steps") or 0
     return f"ALARM: {useless:.0f} steps in a row taught nothing" if useless >= 3 else None
 
 
 def validation(data: Mapping[str, Any]) -> str | None:
-    """Accuracy of a validation, or the mean of its rewards; None where nothing was validated."""
+    """Write the accuracy of a validation, or the mean of its rewards; None where nothing was validated."""
     if found := accuracies(data):
         return f"accuracy {sum(found.values()) / len(found):.1%}"
     rewards = [means["reward"] for means in validation_means(data).values() if "reward" in means]
@@ -71,7 +71,7 @@ def validation(data: Mapping[str, Any]) -> str | None:
 
 
 def duration(seconds: float) -> str:
-    """``45 s``, ``2 min 28 s``, ``3 h 05 min``."""
+    """Write a duration: ``45 s``, ``2 min 28 s``, ``3 h 05 min``."""
     minutes, rest = divmod(round(seconds), 60)
     if not minutes:
         return f"{rest} s"

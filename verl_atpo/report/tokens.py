@@ -1,4 +1,4 @@
-"""Sampled tokens of a tree beside those of as many independent chains."""
+"""Sampled tokens of a tree, compared with those of as many independent chains."""
 
 from __future__ import annotations
 

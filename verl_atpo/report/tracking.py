@@ -1,4 +1,4 @@
-"""The one place where metrics of the rollout enter verl's logger, and where what is logged can be followed.
+"""The one hook in verl's logger: it adds metrics of the rollout, and reports what is logged.
 
 verl's V1 trainer has no hook for either, so :func:`add_to_tracking` wraps ``Tracking.log``, once, in the trainer's
 process: what is logged for a training step gets the metrics of the trees that finished since the step before.

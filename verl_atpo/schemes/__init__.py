@@ -1,4 +1,4 @@
-"""The package's credit schemes, one module or folder each; importing this package registers all that are in it."""
+"""Credit schemes of the package, one module or folder each; importing this package registers them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The scheme ``merged``: equal contexts are pooled, whichever trajectories they are in (``credit.contexts``)."""
+"""The scheme ``merged``: equal contexts are pooled across trajectories (``credit.contexts``)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from verl_atpo.tree.tree import TurnTree
 
 @register_scheme
 class Merged(Paper):
-    """As ``paper``, but a turn is compared with all turns that were sampled in an equal context.
+    """The credit of ``paper``, but a turn is compared with all turns that were sampled in an equal context.
 
     With ``contexts=merged`` copies of a turn (equal ids in equal contexts) share their children, so that
 

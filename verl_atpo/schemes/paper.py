@@ -1,4 +1,4 @@
-"""The scheme ``paper``: turn-wise credit as the paper and its authors' code have it."""
+"""The scheme ``paper``: turn-wise credit as in the paper and its authors' code."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from verl_atpo.tree.tree import ROOT, TurnTree
 
 @register_scheme
 class Paper(Scheme):
-    """Values go up the tree, and a turn is compared with its parent or the root.
+    """Credit by values that go up the tree and are compared with the parent's or the root's.
 
     V(leaf) = outcome; V(inner node) = average of its children's values, as ``credit.backup`` says. Advantage of turn u,
     as ``credit.advantage`` says:
@@ -44,7 +44,7 @@ class Paper(Scheme):
         zero: float,
         shifts: Sequence[float] | None = None,
     ) -> Known:
-        """Advantages before scaling of all nodes, by index; the root's is its own value.
+        """Compute unscaled advantages of all nodes, by index; the root's is its own value.
 
         The baseline of ``diff_context`` is b(u) = (b(turn before u) + (n - 1) * local baseline of u) / n, where n turns
         of known value were sampled in the context of u, and b of the root is its value. Where nothing else was sampled
@@ -75,7 +75,7 @@ class Paper(Scheme):
         return advantages
 
     def chain(self, outcome: Number, mean: Number, zero: Number, first: Number) -> Number:
-        """A plain chain's turns all have its outcome as their value, its root the mean outcome of the group."""
+        """Compute the advantage of a plain chain's turns: their value is its outcome, the root's the group's mean."""
         parent = first * mean + (1 - first) * outcome
         return turn_advantage(self.config.advantage, outcome - zero, parent - zero, mean - zero)
 
@@ -88,7 +88,7 @@ def _shrunk(
     shifts: Sequence[float] | None,
     root: float,
 ) -> list[float]:
-    """Baseline of ``diff_context`` minus that of ``diff_global``, by index."""
+    """Compute the baseline of ``diff_context`` minus that of ``diff_global``, by index."""
     known = [0] * len(values)
     for siblings in grouping.siblings:
         count = sum(values[index] is not None for index in siblings)

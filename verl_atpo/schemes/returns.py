@@ -13,7 +13,7 @@ from verl_atpo.tree.tree import TurnTree
 
 @register_scheme
 class Returns(Paper):
-    """A turn is credited with its return to go; rewards before it are not its merit.
+    """Credit of a turn by its return to go, without the rewards before it.
 
     With ``credit.tool_rewards`` = w a trajectory's return is its outcome plus w times what tools gave on its way, and
 
@@ -23,7 +23,7 @@ class Returns(Paper):
 
         local baseline of u    average value of the turns sampled in the context of u (``credit.contexts``)
         against the tree       the mean over trajectories of their return minus what they had collected before a turn of
-                               this depth; a trajectory that ended earlier has nothing left
+                               this depth; a trajectory that ended earlier has 0
 
     Without rewards of tools, in contexts that are separate, this is ``paper``.
     """
@@ -36,13 +36,13 @@ class Returns(Paper):
         values = node_values(tree, credit.backup, credit.tool_rewards, grouping)
         baselines = context_values(tree, values, credit.backup, grouping)
         usual = _collected_by_depth(tree, credit.tool_rewards)
-        # Turns of a try that died may be deeper than any trajectory; their values are not known.
+        # Turns of a failed try may be deeper than any trajectory; their values are not known.
         shifts = [usual[min(tree.depth(node.index), len(usual)) - 1] for node in tree.nodes]
         return values, self.compare(tree, grouping, values, baselines, zero, shifts)
 
 
 def _collected_by_depth(tree: TurnTree, tool_rewards: float) -> list[float]:
-    """Mean over trajectories of what they had collected before their 1st, 2nd, ... turn; in all if they had ended."""
+    """Average over trajectories the rewards before their 1st, 2nd, ... turn; all rewards if they had ended."""
     before = collected(tree, tool_rewards)
     rows = [tree.path(node.index) for node in tree.nodes if node.reward is not None]
     means = []

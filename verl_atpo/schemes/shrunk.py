@@ -2,8 +2,8 @@
 
 The value of a turn is the precision-weighted mean of the outcomes below it. Its baseline is the posterior mean of the
 context it was sampled in, given all trajectories that do not go through this very turn: those that sampled a turn in an
-equal context say the most, the others what they say of the contexts before. :mod:`verl_atpo.method.posterior` has the
-model. No turn is in its own baseline, so no baseline bends the gradient.
+equal context inform most, the others through the contexts before it. :mod:`verl_atpo.method.posterior` has the
+model. No turn is in its own baseline, so no baseline biases the gradient.
 
 - Chains that share nothing: outcome minus the mean outcome of the other chains, which is RLOO (arXiv 2402.14740).
 - Many turns sampled in one context: value minus the mean of the others in it.
@@ -28,7 +28,7 @@ from verl_atpo.tree.tree import ROOT, TurnTree
 
 @register_scheme
 class Shrunk(Scheme):
-    """A turn's advantage is its value minus the posterior mean of its context from all other trajectories.
+    """Credit of a turn by its value minus the posterior mean of its context from all other trajectories.
 
     With the shares U_k that earlier trees have left undecided after k turns (``tree.undecided``), D_k = U_k - U_(k+1):
 
@@ -73,16 +73,16 @@ class Shrunk(Scheme):
         return dataclasses.replace(found, notes={"differences": self._differences(tree, found)})
 
     def chain(self, outcome: Number, mean: Number, zero: Number, first: Number) -> Number:
-        """A plain chain's turns all have its outcome as their value; own and other outcomes are the baseline."""
+        """Compute the advantage of a plain chain's turns: its outcome minus a baseline of own and other outcomes."""
         return outcome - mean
 
     def _share(self, leaves: int) -> float:
-        """Deviation of outcomes over that of leave-one-out differences."""
+        """Compute the deviation of outcomes over that of leave-one-out differences."""
         zscore = self.config.normalize in (Normalize.ZSCORE, Normalize.ZSCORE_SAMPLE)
         return (leaves - 1) / leaves if zscore and leaves > 1 else 1.0
 
     def _differences(self, tree: TurnTree, credit: Credit) -> list[list[dict[str, Any]]]:
-        """Each turn's advantage as one difference, for the dump."""
+        """Describe each turn's advantage as one difference, for the dump."""
         returns = [each for each in leaf_returns(tree, self.config.tool_rewards) if each is not None]
         scale = normalization(Outcomes.of(returns), self.config.normalize)[1] * self._share(len(returns))
         mute = self.config.mute_above
@@ -105,9 +105,9 @@ class Shrunk(Scheme):
 
 
 def centred_returns(tree: TurnTree, tool_rewards: float) -> tuple[Known, list[float]]:
-    """Return to go of each leaf from its context on, and what every turn's tools gave over what is usual.
+    """Compute each leaf's return to go from its context on, and every turn's gain from tools.
 
-    What tools gave before a turn is not its merit. So a turn's gain is its reward minus the mean over the trajectories
+    A turn is not credited with rewards before it. So its gain is its reward minus the mean over the trajectories
     that have a turn of its number, and a leaf's return is without the gains before it.
 
     Args:
@@ -132,7 +132,7 @@ def centred_returns(tree: TurnTree, tool_rewards: float) -> tuple[Known, list[fl
 
 
 def _squared_scores(tree: TurnTree) -> list[float]:
-    """Squared score of every turn over the mean of the tree, by node; 1 if all are 0."""
+    """Compute every turn's squared score over the mean of the tree, by node; 1 if all are 0."""
     squares = [0.0, *(squared_score(tree.turn(node.index)) for node in tree.nodes[1:])]
     usual = math.fsum(squares) / (len(squares) - 1)
     return [max(square / usual, LEAST_WEIGHT) if usual else 1.0 for square in squares]
@@ -158,7 +158,7 @@ class Estimates:
 
     @property
     def advantages(self) -> list[float | None]:
-        """Value minus baseline, on the scale of the outcome; 0 where there is nothing to compare with."""
+        """Value minus baseline of every turn, on the scale of the outcome; 0 where there is nothing to compare with."""
         pairs = zip(self.values, self.baselines, strict=True)
         return [None if value is None else 0.0 if base is None else value - base for value, base in pairs]
 
@@ -171,7 +171,7 @@ def estimates(
     gain: Sequence[float] | None = None,
     weights: Sequence[float] | None = None,
 ) -> Estimates:
-    """Values and baselines of all turns of a tree.
+    """Compute values and baselines of all turns of a tree.
 
     Args:
         tree: the tree.

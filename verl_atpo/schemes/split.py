@@ -28,7 +28,7 @@ from verl_atpo.tree.tree import ROOT, TurnTree
 
 @register_scheme
 class Split(Paper):
-    """Turns sampled in one context share its weight, and a turn is compared with the other strata.
+    """Credit in which turns of one context share its weight, and a turn is compared with the other strata.
 
     Advantage of turn u: rows * w(u) * (V(u) - baseline(u)) / rows that hold u, with the weights of
     :func:`split_weights` and the baselines of :func:`split_advantages`; V is the mean over children. The mean over rows
@@ -43,7 +43,7 @@ class Split(Paper):
 
 
 def split_weights(tree: TurnTree) -> list[float]:
-    """Weight w of every turn, by index; the turns of a depth weigh at most 1 together, first turns exactly 1.
+    """Compute weight w of every turn, by index; turns of a depth weigh at most 1 together, first turns exactly 1.
 
     Args:
         tree: with at least one initial chain.
@@ -63,7 +63,7 @@ def split_weights(tree: TurnTree) -> list[float]:
 
 
 def split_advantages(tree: TurnTree, values: Sequence[float]) -> list[float]:
-    """Value minus baseline of every turn, by index; the root's is 0.
+    """Compute value minus baseline of every turn, by index; the root's is 0.
 
     A turn's baseline is the mean value of the other strata. With a single stratum, that of a tree with one initial
     chain, it is the mean of the pool's other chains, and 0 if there is none.
@@ -88,7 +88,7 @@ def split_advantages(tree: TurnTree, values: Sequence[float]) -> list[float]:
 
 
 def row_advantages(tree: TurnTree, values: Sequence[float]) -> list[float]:
-    """What every row that holds a turn gives its tokens, by index: weight times advantage, shared by these rows.
+    """Compute each turn's advantage in every row that holds it, by index: weight times advantage, over these rows.
 
     Times the number of rows, so that the mean over rows is the sum over turns. Arguments as :func:`split_advantages`.
     """
@@ -100,7 +100,7 @@ def row_advantages(tree: TurnTree, values: Sequence[float]) -> list[float]:
 
 
 def _strata(tree: TurnTree) -> tuple[list[int], list[int]]:
-    """First turns of the slots, and of the pool's chains.
+    """Return the first turns of the slots, and of the pool's chains.
 
     Raises:
         ValueError: no initial chain.

@@ -4,7 +4,7 @@
 |---|---|
 | ``__main__.py``, ``server.py`` | the command, and the server of pages and files |
 | ``access.py`` | who may connect, how large a request may be, which scripts a page may run |
-| ``page.py`` | the frame of all pages, and the one way in which markup comes onto them |
+| ``page.py`` | the layout of all pages, and the one function that puts markup onto them |
 | ``overview.py``, ``health_strip.py``, ``charts.py`` | the overview of a run |
 | ``tree_page.py``, ``turn_panel.py``, ``details.py`` | one tree |
 | ``prompt_page.py``, ``compare_page.py``, ``validation_page.py`` | one task over time, two runs, validation |

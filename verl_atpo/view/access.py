@@ -15,14 +15,14 @@ LARGEST_HEADERS = 16 << 10
 LARGEST_ADDRESS = 8 << 10
 LARGEST_BODY = 1 << 20
 STATIC = "/_nicegui"
-"""Addresses of files that never differ: they are sent as they are."""
+"""Addresses of files that never differ, which are sent unchanged."""
 
 Scope = dict[str, Any]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 
 
 def is_loopback(host: str) -> bool:
-    """Whether ``host`` is this machine under a name that no other can have."""
+    """Return whether ``host`` is this machine under a name that no other can have."""
     name = host.strip("[]")
     if name == "localhost":
         return True
@@ -80,7 +80,7 @@ class Access:
 
 
 def _too_large(scope: Scope) -> tuple[int, str] | None:
-    """Status and reason for a request that is refused unread; a websocket's own messages are bounded by its server."""
+    """Return status and reason of a refusal before reading; a websocket's messages are bounded by its server."""
     headers: Iterable[tuple[bytes, bytes]] = scope["headers"]
     if sum(len(name) + len(value) for name, value in headers) > LARGEST_HEADERS:
         return 431, f"Headers of more than {LARGEST_HEADERS >> 10} KB: delete the cookies of this address."

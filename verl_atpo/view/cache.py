@@ -11,7 +11,7 @@ logger = logging.getLogger(__name__)
 
 
 def writable(cache: Path) -> Path:
-    """``cache``, made if it is missing; where that cannot be, a folder for this time only."""
+    """Return ``cache``, made if it is missing; where that fails, a temporary folder."""
     try:
         cache.mkdir(parents=True, exist_ok=True, mode=0o700)
     except OSError as error:
@@ -23,5 +23,5 @@ def writable(cache: Path) -> Path:
 
 
 def default_cache() -> Path:
-    """``verl_atpo/view`` in the user's cache."""
+    """Return ``verl_atpo/view`` in the user's cache."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "verl_atpo" / "view"

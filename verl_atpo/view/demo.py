@@ -46,7 +46,7 @@ def write_demo(folder: Path, count: int = 320, seed: int = 0, per_step: int = 8,
 
 
 def _write_validation(folder: Path, trees: list[Record]) -> None:
-    """Write what verl dumps of a validation: here the chains of a step's trees."""
+    """Write a validation as verl dumps it: here the chains of a step's trees."""
     folder.mkdir(exist_ok=True)
     step = trees[0]["global_step"]
     lines = []

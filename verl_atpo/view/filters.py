@@ -1,4 +1,4 @@
-"""Filters of the table: values of a URL, and the SQL that they stand for."""
+"""Filters of the table: values of a URL, and their SQL."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The health of a run, from its metrics: a few figures with their course, and alarms in words."""
+"""Health of a run, from its metrics: a few figures over the last steps, and alarms."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from collections.abc import Callable, Mapping, Sequence
 from verl_atpo.view.metrics import Series
 
 LAST = 60
-"""Steps of a course."""
+"""Steps of a sparkline."""
 USELESS = 3
-"""Steps in a row that teach nothing until it is an alarm."""
+"""Useless steps in a row before the alarm."""
 QUIET = 5.0
 """Times the length of a step without news after which a run does not train any more."""
 QUIET_S = 120.0
@@ -38,7 +38,7 @@ class Figure:
         value: the last one, as text.
         points: course over the last steps.
         state: fine, or odd, or bad.
-        words: what the figure says, and why it is in that state.
+        words: meaning of the figure, and reason for its state.
     """
 
     name: str
@@ -84,7 +84,7 @@ def figures(series: Series, not_finite: Mapping[str, int]) -> list[Figure]:
 
 
 def _state(name: str, points: Sequence[tuple[int, float]]) -> tuple[State, str]:
-    """State of a figure by the rules of this strip, and the rule in words."""
+    """Return the state of a figure by the rules of this strip, and the rule in words."""
     last, before = points[-1][1], [value for _, value in points[:-1]]
     usual = statistics.median(before) if before else last
     if name == "equal rewards" and last >= 0.9:
@@ -139,7 +139,7 @@ def _streak(points: Sequence[tuple[int, float]], bad: Callable[[float], bool]) -
 
 
 def _quiet(series: Series, idle_s: float | None) -> str:
-    """Words for a run that writes nothing any more; a living one and a dead one look the same until then."""
+    """Describe a run that has stopped writing; until then a running one and a dead one look the same."""
     if idle_s is None:
         return ""
     lengths = [value for _, value in series.get("timing_s/step", ())[-LAST:]]

@@ -190,14 +190,14 @@ class TreeIndex:
             self.path.with_name(self.path.name + suffix).unlink(missing_ok=True)
 
     def update(self) -> int:
-        """Read what was added to the dumps since the last time; returns the number of new trees."""
+        """Read the lines added to the dumps since the last call; returns the number of new trees."""
         with self._updating:
             if self._overwritten():
                 self._remove()
             return sum(self._extend(path) for path in dump_files(self.folder))
 
     def _overwritten(self) -> bool:
-        """Whether a file that was read is gone, shorter, or another one."""
+        """Return whether a file that was read is gone, shorter, or another one."""
         with self._connect() as connection:
             files = connection.execute("SELECT name, done, fingerprint FROM files").fetchall()
         for name, done, before in files:

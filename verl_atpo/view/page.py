@@ -1,4 +1,4 @@
-"""The frame of all pages: style, header, keys, and the one way in which markup comes onto a page."""
+"""Layout of all pages: style, header, keys, and the one function that puts markup onto a page."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def frame(run: Run, title: str) -> None:
 
 
 def progress_words(run: Run) -> tuple[str, str, str]:
-    """Say how far the index is, what it skipped and what hinders it."""
+    """Show the index's progress, the lines it skipped and its trouble."""
     trouble = run.trouble()
     hindered = f"The index does not follow the run: {visible(trouble)[:300]}" if trouble else ""
     try:

@@ -67,7 +67,7 @@ class Run:
             follower.join()
 
     def trouble(self) -> str:
-        """Why the index does not follow the run at present, in words; empty where it does.
+        """Reason for which the index does not follow the run at present; empty where it does.
 
         A process that follows no more, because it was killed for instance, is started again.
         """
@@ -89,7 +89,7 @@ def follow(folder: Path, cache: Path, news: Connection) -> None:
     Args:
         folder: the run's.
         cache: folder of the index.
-        news: where it says what hinders it, and, with an empty text, that nothing does any more.
+        news: receives each trouble as text, and an empty text when it is over.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl+C reaches both processes: the parent ends this one
     os.nice(10)
@@ -118,7 +118,7 @@ def follow(folder: Path, cache: Path, news: Connection) -> None:
 
 
 def newest(run: Run) -> float:
-    """When the run last wrote anything, as seconds since the epoch; 0 where it has not."""
+    """Return the time of the run's last write, as seconds since the epoch; 0 where there is none."""
     times = [run.metrics.changed_s]
     with contextlib.suppress(OSError):
         times += [path.stat().st_mtime for path in dump_files(run.folder)]

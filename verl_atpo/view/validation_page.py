@@ -87,7 +87,7 @@ async def validation_page(run: Run) -> None:
 
 
 def _end(response: str) -> str:
-    """Cut out what the policy said last: the text after the last answer of a tool."""
+    """Cut out the policy's last words: the text after the last answer of a tool."""
     return headline(without_template(response[-4000:].rsplit("</tool_response>", 1)[-1], []))
 
 

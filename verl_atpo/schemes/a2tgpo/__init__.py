@@ -1,4 +1,4 @@
-"""The scheme ``a2tgpo`` (A²TGPO, arXiv 2605.06200): turns are credited with what they add about the gold answer."""
+"""The scheme ``a2tgpo`` (A²TGPO, arXiv 2605.06200): credit of turns by their information about the gold answer."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
 """Information gains of turns, their z-scores and discounted sums (A²TGPO, arXiv 2605.06200). Pure Python.
 
-L(c) is the mean log-probability of the gold answer's tokens in a context c, nats/token, after words that say that there
-is enough information to answer. A turn's *information gain* is L after its observation minus L before the turn. Then:
+L(c) is the mean log-probability of the gold answer's tokens, nats/token, in a context c followed by a sentence that
+says that there is enough information to answer. A turn's *information gain* is L after its observation minus L before
+the turn. Then:
 
 1. z: gains are z-scored against those of the same prompt's turns of the same number (1st, 2nd, ...);
 2. D_k = (z_k + gamma z_(k+1) + ...) / sqrt(number of these terms), to the end of the trajectory;
@@ -28,7 +29,7 @@ from verl_atpo.tree.tree import TurnTree
 
 
 def information_gains(tree: TurnTree, log_probs: Sequence[float | None]) -> list[float | None]:
-    """Information gain of every node, by index, nats/token.
+    """Compute the information gain of every node, by index, nats/token.
 
     Where an environment answered a turn in several ways, its gain is the mean over what was sampled after it.
 
@@ -48,7 +49,7 @@ def information_gains(tree: TurnTree, log_probs: Sequence[float | None]) -> list
 
 
 def z_scores(tree: TurnTree, gains: Sequence[float | None], rows: Sequence[Sequence[int]]) -> list[float | None]:
-    """Gains as z-scores among the turns of the same number, by index; every node counts once.
+    """Compute gains as z-scores among the turns of the same number, by index; every node counts once.
 
     Over the population's deviation. A turn alone with its number, or with gains that are all equal, has 0: there is
     nothing to compare.
@@ -70,7 +71,7 @@ def z_scores(tree: TurnTree, gains: Sequence[float | None], rows: Sequence[Seque
 
 
 def discounted(scores: Sequence[float | None], discount: float) -> list[float]:
-    """D of every turn of one trajectory; 0 where no score is known from there on.
+    """Compute D of every turn of one trajectory; 0 where no score is known from there on.
 
     Example:
         >>> discounted([1.0, -1.0, None], 0.5)  # (1 - 0.5) / sqrt(2); -1 / sqrt(1); nothing
@@ -87,14 +88,14 @@ def discounted(scores: Sequence[float | None], discount: float) -> list[float]:
 
 
 def clip_change(score: float | None, strength: float) -> float:
-    """Share by which the clip range is wider for a turn of this z-score, between ``-strength`` and ``strength``."""
+    """Compute the relative change of a turn's clip range from its z-score, between ``-strength`` and ``strength``."""
     return 0.0 if score is None else strength * math.tanh(score / 2)  # 2 sigmoid(z) - 1
 
 
 def row_credits(
     tree: TurnTree, log_probs: Sequence[float | None], rows: Sequence[Sequence[int]], settings: InformationGainConfig
 ) -> list[list[TurnCredit]]:
-    """Advantage alpha D and change of the clip range of every turn of every trajectory.
+    """Compute advantage alpha D and change of the clip range of every turn of every trajectory.
 
     Args:
         tree: the tree.
@@ -115,7 +116,7 @@ def row_credits(
 
 
 def mean_over_rows(rows: Sequence[Sequence[int]], of_rows: Sequence[Sequence[float]], nodes: int) -> list[float | None]:
-    """Mean over rows of the numbers of each of ``nodes`` nodes, by index; ``None`` for those in no row."""
+    """Average the numbers of each of ``nodes`` nodes over rows, by index; ``None`` for those in no row."""
     found: list[list[float]] = [[] for _ in range(nodes)]
     for row, values in zip(rows, of_rows, strict=True):
         for node, value in zip(row, values, strict=True):

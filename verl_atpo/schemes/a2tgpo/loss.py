@@ -21,14 +21,14 @@ def compute_policy_loss_a2tgpo(*args: Any, **kwargs: Any) -> tuple[torch.Tensor,
 
 
 def _ranges_of_turns(config: Any, turns: Turns, advantages: torch.Tensor) -> tuple[Bound, Bound]:
-    """Bounds of the importance ratio, (R, T), 1 + d_k times as wide as those of the config."""
+    """Compute the bounds of the importance ratio, (R, T), 1 + d_k times as wide as those of the config."""
     low, high = clip_range(config)
     wider_RT = 1.0 + _after(turns, advantages)
     return 1 - (1 - low) * wider_RT, 1 + (high - 1) * wider_RT
 
 
 def _after(turns: Turns, values_RT: torch.Tensor) -> torch.Tensor:
-    """What ``values_RT`` hold on the first token after a turn, at every token of it; 0 where there is none."""
+    """Spread the values on the first token after each turn over the turn's tokens; 0 where there is no such token."""
     after_RT = torch.nn.functional.pad(values_RT[:, 1:], (0, 1))
     sampled_after_RT = torch.nn.functional.pad(turns.mask_RT[:, 1:], (0, 1)) > 0
     closes_RT = (turns.mask_RT > 0) & ~sampled_after_RT

@@ -1,4 +1,4 @@
-"""How likely the gold answer is in the contexts of a tree, asked of the engine while the tree grows.
+"""Log-probs of the gold answer in the contexts of a tree, requested from the engine while the tree grows.
 
 A context is followed by what the model is taken to say (``information_gain.prompt``) with the gold answer in it; the
 engine returns the log-prob of each of these tokens (``prompt_logprobs``) and samples one token that is not used. Each
@@ -27,13 +27,13 @@ CACHED = "num_cached_tokens"
 
 @dataclasses.dataclass
 class AnswerCosts:
-    """What asking for the gold answers of a tree cost.
+    """Cost of asking for the gold answers of a tree.
 
     Attributes:
         requests: to the engine, repeated ones too.
         tokens: in these requests.
         cached: those of them that met the engine's prefix cache.
-        unknown: contexts of which the engine could not say how likely the answer is, for want of room or of a number.
+        unknown: contexts without a log-prob: no room for the answer, or the engine returned none.
     """
 
     requests: int = 0
@@ -44,7 +44,7 @@ class AnswerCosts:
 
 @dataclasses.dataclass(frozen=True)
 class Answers:
-    """How likely the gold answer was in the contexts of a tree.
+    """Log-probs of the gold answer in the contexts of a tree.
 
     Attributes:
         log_probs: by node index, mean log-prob of its tokens in the context that the turn was sampled in, nats/token;
@@ -111,7 +111,7 @@ class GoldAnswers:
         self.costs = AnswerCosts()
 
     def ask(self, context: Sequence[int]) -> None:
-        """Start to ask how likely the answer is in a context, unless that is known or under way."""
+        """Start to ask for the answer's log-prob in a context, unless it is known or requested already."""
         key = tuple(context)
         if key not in self._asked:
             self._asked[key] = asyncio.create_task(self._log_prob(list(context)))
@@ -127,13 +127,13 @@ class GoldAnswers:
         return Answers(self._of_nodes(tree), self.costs)
 
     async def cancel(self) -> None:
-        """Stop asking; has ended everything when it returns."""
+        """Stop asking, and wait until every request has ended."""
         for task in self._asked.values():
             task.cancel()
         await asyncio.gather(*self._asked.values(), return_exceptions=True)
 
     def _of_nodes(self, tree: TurnTree) -> list[float | None]:
-        """Of the context that each node was sampled in, by index."""
+        """List the log-prob of each node's context, by index."""
         known: list[float | None] = [None]
         ids: dict[int, list[int]] = {id(BEGIN): []}  # context and answer of every generation, by identity
         latest: list[Generation] = [BEGIN]
@@ -150,7 +150,7 @@ class GoldAnswers:
         return known
 
     async def _log_prob(self, context: list[int]) -> float | None:
-        """Mean log-prob of the answer's tokens, nats/token; ``None`` where there is no room for them."""
+        """Return the mean log-prob of the answer's tokens, nats/token; ``None`` where there is no room for them."""
         prompt = context + self._answer.token_ids
         first = len(context) + self._answer.answer
         if len(prompt) > self._longest:
@@ -160,7 +160,7 @@ class GoldAnswers:
         # What the engine took from its cache it computed no log-probs of: those of token t come with token t - 1.
         if output.extra_fields.get(CACHED, first) >= first:
             output = await self._generate(prompt, cached=False)
-        # An entry a token but for the first, and one more at the end; cached ones may have none, so count from the end.
+        # An entry per token except the first, and one more at the end; cached ones may lack it, so count from the end.
         found = [row[0] for row in output.extra_fields[LOG_PROBS][first - len(prompt) - 1 : -1]]
         mean = math.fsum(found) / len(found)
         if not math.isfinite(mean):

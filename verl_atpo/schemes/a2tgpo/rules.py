@@ -1,4 +1,4 @@
-"""Rules of start-up for A²TGPO: what its information gains need of verl's config, and of the data."""
+"""Start-up rules of A²TGPO: the config and the data that information gains need."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from verl_atpo.startup.rules.rule import Rule
 from verl_atpo.startup.verl_config import AGENT, ESTIMATOR, LOSS, MANAGER, MODE, ROLLOUT, get, grows_trees, refuse
 
 NAME = A2TGPO.name
-"""Of the estimator, the policy loss and the preset."""
+"""Name of the estimator, the policy loss and the preset."""
 
 SETTING = f"{ROOT_KEY}.information_gain"
 
@@ -104,7 +104,7 @@ def check_gold_answers(batch: TensorDict, path: str) -> None:
 
 
 def gold_answer(fields: Mapping[str, Any], path: str, name: str = "the prompt") -> str:
-    """The gold answer of a data row: the text at a dotted path, or the first one of a list of texts.
+    """Return the gold answer of a data row: the text at a dotted path, or the first one of a list of texts.
 
     Raises:
         ConfigError: there is none.

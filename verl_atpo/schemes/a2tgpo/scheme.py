@@ -1,4 +1,4 @@
-"""A²TGPO as a credit scheme: what its turns get, what it asks the engine, and what it needs of verl."""
+"""The credit scheme A²TGPO: credit of turns, questions to the engine, requirements on verl."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from verl_atpo.tree.tree import TurnTree
 
 
 class GainStats(NamedTuple):
-    """What one tree reports.
+    """Statistics of one tree.
 
     Attributes:
         gains: information gain of each turn of which it is known, nats/token.
@@ -28,7 +28,7 @@ class GainStats(NamedTuple):
 
 @register_scheme
 class A2TGPO(Scheme):
-    """A turn gets the z-score of its trajectory's outcome plus a discounted sum of z-scored information gains.
+    """Credit by the z-score of a trajectory's outcome plus a discounted sum of z-scored information gains.
 
         advantage of turn k = z(outcome) + alpha D_k;  of the last turn z(outcome)
         clip range of turn k = (1 + beta (2 sigmoid(z_k) - 1)) times the usual one
@@ -42,11 +42,11 @@ class A2TGPO(Scheme):
     carries_after = True
 
     def evaluate(self, tree: TurnTree, zero: float) -> tuple[Known, Known]:
-        """Values as ``paper`` has them; advantages are of rows, not of nodes: see :meth:`credit`."""
+        """Compute the values of ``paper``; advantages are of rows, not of nodes: see :meth:`credit`."""
         return node_values(tree, self.config.backup), [None] * len(tree.nodes)
 
     def credit(self, tree: TurnTree, paths: Sequence[Sequence[int]] | None = None, answers: Any = None) -> Credit:
-        """As in :class:`Scheme`; of a tree that failed before its questions were answered, values only."""
+        """Credit a tree as :class:`Scheme` does; one that failed before its questions were answered has values only."""
         plain = super().credit(tree, [])
         if answers is None or not paths:
             return plain
@@ -68,15 +68,15 @@ class A2TGPO(Scheme):
         )
 
     def chain(self, outcome: Number, mean: Number, zero: Number, first: Number) -> Number:
-        """Plain chains have no gains."""
+        """Return 0, because plain chains have no gains."""
         return 0.0 * outcome
 
     def scale(self, advantage: Number, outcome: Number, factor: Number) -> Number:
-        """Gains are scaled already; the outcome's advantage is added."""
+        """Add the outcome's advantage; gains are scaled already."""
         return outcome + advantage
 
     def questions(self, client: Any, tokenizer: Any, prompt: Mapping[str, Any], longest: float) -> Questions:
-        """Ask how likely the prompt's gold answer is in each context."""
+        """Make the questions for the gold answer's log-prob in each context."""
         from verl_atpo.schemes.a2tgpo.questions import GoldAnswers, PromptedAnswer
         from verl_atpo.schemes.a2tgpo.rules import gold_answer
 
@@ -91,7 +91,7 @@ class A2TGPO(Scheme):
         check_gold_answers(prompts, self.settings.answer)
 
     def metrics(self, stats: Sequence[GainStats | None]) -> dict[str, float]:
-        """Metrics of information gains and of asking for them; nothing where no tree asked."""
+        """Make metrics of information gains and of their cost; none where no tree asked."""
         known = [each for each in stats if each is not None]
         if not known:
             return {}
@@ -110,34 +110,34 @@ class A2TGPO(Scheme):
         return metrics
 
     def describe(self) -> dict[str, str]:
-        """Alpha, gamma, beta, and what is asked."""
+        """Describe alpha, gamma, beta, and the question."""
         own = self.settings
         text = f"alpha={own.weight}, gamma={own.discount}, beta={own.clip}, of {own.answer} in {own.prompt!r}"
         return {"information gain": text}
 
     @classmethod
     def rules(cls) -> Sequence[Any]:
-        """Rules of :mod:`verl_atpo.schemes.a2tgpo.rules`."""
+        """Return the rules of :mod:`verl_atpo.schemes.a2tgpo.rules`."""
         from verl_atpo.schemes.a2tgpo.rules import RULES
 
         return RULES
 
     @classmethod
     def seams(cls) -> Sequence[Any]:
-        """Places of :mod:`verl_atpo.schemes.a2tgpo.places`."""
+        """Return the places of :mod:`verl_atpo.schemes.a2tgpo.places`."""
         from verl_atpo.schemes.a2tgpo.places import SEAMS
 
         return SEAMS
 
     @classmethod
     def presets(cls) -> Mapping[str, tuple[AtpoConfig, Mapping[str, Any]]]:
-        """A²TGPO on the trees of ``tree``."""
+        """Return the preset: A²TGPO on the trees of ``tree``."""
         atpo = AtpoConfig(credit=CreditConfig(backup=Backup.LEAF_MEAN))
         return {"a2tgpo": (atpo, {"policy_loss": {"loss_mode": cls.loss}})}
 
     @classmethod
     def policy_loss(cls) -> Callable[..., Any]:
-        """The loss with a clip range of its own for every turn."""
+        """Return the loss with a clip range per turn."""
         from verl_atpo.schemes.a2tgpo.loss import compute_policy_loss_a2tgpo
 
         return compute_policy_loss_a2tgpo

@@ -9,7 +9,7 @@ from pydantic import Field
 from verl_atpo.settings import Amount, Share, settings
 
 PLACE = "{answer}"
-"""Stands for the gold answer in ``information_gain.prompt``."""
+"""Placeholder of the gold answer in ``information_gain.prompt``."""
 
 
 @settings
@@ -23,9 +23,9 @@ class InformationGainConfig:
     clip: Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False, strict=True)] = 0.3
     """beta, share by which a turn's clip range is at most wider or narrower; 0 leaves it as it is."""
     prompt: str = "<think>Now there's enough information to answer.</think><answer>{answer}</answer>"
-    """What the model is taken to say after an observation, the gold answer in the place of ``{answer}``."""
+    """Text assumed as the model's answer after an observation, with the gold answer in place of ``{answer}``."""
     answer: str = "reward_model.ground_truth"
-    """Where a data row holds the gold answer, by dots: a text, or a list of texts whose first one is taken."""
+    """Dotted path of the gold answer in a data row: a text, or a list of texts whose first one is taken."""
 
     def __post_init__(self) -> None:
         if self.prompt.count(PLACE) != 1:
