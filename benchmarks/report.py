@@ -200,7 +200,7 @@ def bias() -> str:
     result = json.loads((RESULTS / "bias.json").read_text())
     rows = [
         {
-            "trees": row["arm"],
+            "trees": row["arm"].replace("picked", "selected"),
             "value": f"{row['value']:.4f} ± {row['error']:.4f}",
             "cosine": f"{row['cosine']:.4f}",
             "scale": f"{row['scale']:.3f}",
