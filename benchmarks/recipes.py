@@ -1,11 +1,11 @@
-"""What becomes of verl's own recipes with one word behind them; fills the table of ``docs/recipes.md``.
+"""Check verl's own recipes with one preset appended; fill the table of ``docs/recipes.md``.
 
     python -m benchmarks.recipes
 
-The recipes are those of ``tests/assets/verl_recipes.yaml``. Each is composed by Hydra, checked by verl's
-``validate_config`` and by this package, as ``main_ppo`` does it before Ray starts: with ``+atpo=tree`` where it has
-several turns, else with ``+atpo=chain``; and all of them with the other one too. What the installed verl itself refuses
-of a recipe, without a word of ours, is left out, up to three settings; a recipe of which more is left has one row.
+The recipes are those of ``tests/assets/verl_recipes.yaml``. Each is composed by Hydra, then checked by verl's
+``validate_config`` and by this package, as ``main_ppo`` does before Ray starts. Each is checked with ``+atpo=tree`` and
+with ``+atpo=chain``; recipes of several turns have ``+atpo=tree`` first. Up to three settings that the installed verl
+itself refuses are left out of a recipe. A recipe with more of them has one row.
 """
 
 from __future__ import annotations
@@ -38,20 +38,21 @@ PAGE = ROOT / "docs" / "recipes.md"
 TOOLS = ROOT / "verl_atpo" / "search_qa" / "search.yaml"
 BEGIN, END = "<!-- begin recipes -->", "<!-- end recipes -->"
 SHORT = {"A.": "actor", "R.": "rollout", "F.": "ref", "M.": "model"}
-COLUMNS = ("recipe", "verl refuses of it", "word", "what happens", "of the recipe's, what gives way")
+COLUMNS = ("recipe", "refused by verl", "preset", "result", "recipe settings that yield")
+NOT_ACCEPTED = "not accepted by verl"
 ANY = "any"
 LEFT_OUT = 3
-"""Most settings of a recipe that are left out because verl refuses them."""
+"""Largest number of settings that are left out of a recipe because verl refuses them."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """One run script.
+    """Run script of verl.
 
     Attributes:
-        script: its place below verl's ``examples/``.
-        options: of its command line.
-        file: what its config file sets; None where it has none.
+        script: its path below verl's ``examples/``.
+        options: overrides on its command line.
+        file: content of its config file; None if it has none.
         engine: ``model_engine`` of the config file.
     """
 
@@ -62,11 +63,11 @@ class Recipe:
 
     @property
     def has_turns(self) -> bool:
-        """Whether it names tools."""
+        """Return whether the recipe names tools."""
         return any("tool_config_path" in option for option in self.options)
 
     def verl_refusal(self) -> str | None:
-        """The setting that verl refuses of it as it is; None where verl takes it."""
+        """Return the setting of the recipe that verl refuses; None if verl accepts the recipe."""
         try:
             verl_checks(composed(self))
         except (HydraException, AssertionError, ValueError) as refusal:
@@ -74,7 +75,7 @@ class Recipe:
         return None
 
     def as_verl_takes_it(self) -> tuple[Recipe | None, list[str]]:
-        """It without the settings that verl refuses, or None where that is no way; and what was refused."""
+        """Return the recipe without the settings that verl refuses (None if too many are), and these settings."""
         recipe, refused = self, []
         while setting := recipe.verl_refusal():
             refused.append(setting)
@@ -84,10 +85,10 @@ class Recipe:
             recipe = dataclasses.replace(recipe, options=options)
         return recipe, refused
 
-    def outcome(self, *words: str) -> str:
-        """``passes``, or the words with which it is refused before Ray starts."""
+    def outcome(self, *presets: str) -> str:
+        """Return ``passes``, or the error text with which it is refused before Ray starts."""
         with tempfile.TemporaryDirectory() as folder:
-            config = composed(self, *words).copy()
+            config = composed(self, *presets).copy()
             config.data.train_files = str(data_file(Path(folder), "tool_agent" if self.has_turns else None))
             verl_checks(config)
             try:
@@ -96,39 +97,39 @@ class Recipe:
                 return f"refused: {refusal}"
         return "passes"
 
-    def gives_way(self, word: str) -> list[str]:
-        """Its settings that a word changes."""
-        config = composed(self, word)
-        replaced = split([*self.options, word])[1]
+    def yields(self, preset: str) -> list[str]:
+        """List the recipe's settings that a preset changes."""
+        config = composed(self, preset)
+        replaced = split([*self.options, preset])[1]
         return [each.line for each in replaced if OmegaConf.select(config, each.key) != each.value]
 
     def rows(self) -> Iterator[tuple[str, ...]]:
-        """Its rows of the table, one for each word."""
+        """Yield its rows of the table, one for each preset."""
         recipe, refused = self.as_verl_takes_it()
         start = f"`{self.script}`", quoted(refused)
         if recipe is None:
-            yield *start, ANY, "verl does not take it", ""
+            yield *start, ANY, NOT_ACCEPTED, ""
             return
-        for word in ("+atpo=tree", "+atpo=chain") if self.has_turns else ("+atpo=chain", "+atpo=tree"):
-            outcome, _, why = recipe.outcome(word).partition(": ")
+        for preset in ("+atpo=tree", "+atpo=chain") if self.has_turns else ("+atpo=chain", "+atpo=tree"):
+            outcome, _, why = recipe.outcome(preset).partition(": ")
             if why:
                 outcome = f"{outcome} for {quoted([why.partition(' cannot work')[0]])}"
-            yield *start, f"`{word}`", outcome, quoted(recipe.gives_way(word))
+            yield *start, f"`{preset}`", outcome, quoted(recipe.yields(preset))
 
 
 @functools.cache
-def composed(recipe: Recipe, *words: str) -> DictConfig:
-    """A recipe's config with words behind its own options; not to be changed."""
+def composed(recipe: Recipe, *presets: str) -> DictConfig:
+    """Compose a recipe's config with presets after its own options; callers must not change it."""
     defaults = ["ppo_trainer", {"override model_engine": recipe.engine}, "_self_"]
     content = {"hydra": {"searchpath": ["pkg://verl.trainer.config"]}, "defaults": defaults, **(recipe.file or {})}
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "recipe.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
         with initialize_config_dir(folder, version_base=None):
-            return compose("recipe", overrides=[*recipe.options, *words])
+            return compose("recipe", overrides=[*recipe.options, *presets])
 
 
 def data_file(folder: Path, agent: str | None) -> Path:
-    """Data as verl's scripts prepare it: rows of tool agents name their loop."""
+    """Write data as verl's scripts prepare it: rows of tool agents name their loop."""
     file = folder / f"{agent}.parquet"
     row: dict[str, Any] = {
         "prompt": [{"role": "user", "content": "1 + 1?"}],
@@ -139,7 +140,7 @@ def data_file(folder: Path, agent: str | None) -> Path:
 
 
 def recipes() -> list[Recipe]:
-    """All recipes, abbreviations written out."""
+    """Read all recipes, with full keys in place of abbreviations."""
     return [
         Recipe(
             script=entry["script"],
@@ -152,7 +153,7 @@ def recipes() -> list[Recipe]:
 
 
 def written_out(option: str) -> str:
-    """An option with its whole key, and a file of tools that is there."""
+    """Expand an option to its full key, and to an existing tool file."""
     plus, key = ("+", option[1:]) if option.startswith("+") else ("", option)
     if key[:2] in SHORT:
         key = f"actor_rollout_ref.{SHORT[key[:2]]}.{key[2:]}"
@@ -160,7 +161,7 @@ def written_out(option: str) -> str:
 
 
 def verl_checks(config: DictConfig) -> None:
-    """verl's own checks, as its ``main`` makes them before Ray starts, but for LoRA's rank, which vLLM is asked."""
+    """Run the checks of verl's ``main`` before Ray starts, without LoRA's rank, which needs vLLM."""
     from verl.trainer.ppo.utils import need_critic, need_reference_policy
     from verl.utils.config import validate_config
 
@@ -170,30 +171,30 @@ def verl_checks(config: DictConfig) -> None:
 
 
 def what(refusal: str) -> str:
-    """The setting that verl, or Hydra for it, refuses; in their words it stands between single quotes."""
+    """Extract the setting that verl or Hydra refuses; their messages put it between single quotes."""
     found = re.search(r"(?:override|already at|find|argument) '([^']+)'", refusal)
     return found.group(1) if found else refusal.partition("\n")[0]
 
 
 def key_of(option: str) -> str:
-    """The key that an option of the command line sets."""
+    """Return the key that an option of the command line sets."""
     return option.lstrip("+").partition("=")[0]
 
 
 def summary(table: Sequence[tuple[str, ...]]) -> str:
-    """How many recipes there are, and what happens how often."""
-    refused, taken = ({script for script, _, word, *_ in table if (word == ANY) is none} for none in (True, False))
+    """Count the recipes, and the results of each preset."""
+    refused, taken = ({script for script, _, preset, *_ in table if (preset == ANY) is none} for none in (True, False))
     mended = {script for script, of_it, *_ in table if of_it} - refused
-    happens = collections.Counter((word, happens.partition(" ")[0]) for _, _, word, happens, _ in table if word != ANY)
-    counts = ", ".join(f"{word} {did} {count}" for (word, did), count in sorted(happens.items()))
+    results = collections.Counter((preset, result.split()[0]) for _, _, preset, result, _ in table if preset != ANY)
+    counts = "\n".join(f"- {preset} {result}: {count}" for (preset, result), count in sorted(results.items()))
     return (
-        f"{len(taken | refused)} recipes: verl takes {len(taken - mended)} as they are, {len(mended)} without what it "
-        f"refuses of them, {len(refused)} not at all. With the {len(taken)} that it takes: {counts}."
+        f"{len(taken | refused)} recipes. verl accepts {len(taken - mended)} unchanged and {len(mended)} without the "
+        f"settings that it refuses; it does not accept {len(refused)}.\n\nOf the {len(taken)} accepted:\n\n{counts}"
     )
 
 
 def quoted(settings: Iterable[str]) -> str:
-    """Settings as the table has them."""
+    """Format settings for the table."""
     return ", ".join(f"`{each.lstrip('+').replace('actor_rollout_ref.', '')}`" for each in settings)
 
 

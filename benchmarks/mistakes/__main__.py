@@ -14,6 +14,7 @@ import os
 import resource
 import sys
 import tempfile
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -77,7 +78,7 @@ def write(table: str, whole_s: float, cpu_s: float) -> None:
         f"{whole_s:.0f} s there at a load of {os.getloadavg()[0]:.0f}, {cpu_s:.0f} s of CPU, mostly the import of "
         "verl. The first four rows, which Hydra refuses, show the whole command."
     )
-    PAGE.write_text(f"{before}{BEGIN}\n{said}\n\n{table}\n\n{END}{rest.split(END)[1]}")
+    PAGE.write_text(f"{before}{BEGIN}\n{textwrap.fill(said, 150)}\n\n{table}\n\n{END}{rest.split(END)[1]}")
 
 
 if __name__ == "__main__":

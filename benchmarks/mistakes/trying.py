@@ -64,7 +64,7 @@ def try_here(mistake: Mistake, folder: Path) -> Noticed:
         found = list(findings(Run(config)))
         seconds = time.monotonic() - started
     is_warning, line = found[0] if found else (True, "")
-    return Noticed(seconds, not is_warning, line.replace(f"{folder}/", ""))
+    return Noticed(seconds, not is_warning, without_folders(line, folder))
 
 
 def try_apart(mistake: Mistake, folder: Path) -> Noticed:
@@ -84,7 +84,12 @@ def try_apart(mistake: Mistake, folder: Path) -> Noticed:
     lines = [line.removeprefix(mark) for line in done.stdout.splitlines() if line.startswith(mark)]
     named = [line for line in reversed(done.stderr.splitlines()) if mistake.names in line]
     line = (lines or named or [*done.stderr.splitlines(), ""])[0].strip()
-    return Noticed(seconds, done.returncode != 0, line.replace(f"{folder}/", ""))
+    return Noticed(seconds, done.returncode != 0, without_folders(line, folder))
+
+
+def without_folders(line: str, folder: Path) -> str:
+    """Remove the project's folder from a message, and name the current one FOLDER."""
+    return line.replace(f"{folder}/", "").replace(str(folder), "FOLDER").replace(str(Path.cwd()), "FOLDER")
 
 
 @contextlib.contextmanager

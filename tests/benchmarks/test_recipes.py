@@ -1,4 +1,4 @@
-"""verl's own recipes with one word behind them: each composes and passes the checks, or is refused in words.
+"""verl's own recipes with one preset appended: each composes and passes the checks, or is refused with the reason.
 
 Composing all of them several times takes minutes on two cores, so that is done here for a sample:
 those of several turns, and the first of every folder; of all, `python -m benchmarks.recipes` writes the page.
@@ -59,7 +59,7 @@ def test_the_page_says_what_happens(recipe):
 
 
 @pytest.mark.parametrize("recipe", WITH_TURNS, ids=script)
-def test_a_word_turns_trees_on(recipe):
+def test_the_tree_preset_grows_trees(recipe):
     config = composed(recipe, "+atpo=tree")
     rollout = config.actor_rollout_ref.rollout
     assert (config.algorithm.adv_estimator, rollout.n, rollout.agent.agent_loop_manager_class) == ("atpo", 12, MANAGER)
@@ -67,7 +67,7 @@ def test_a_word_turns_trees_on(recipe):
 
 
 @pytest.mark.parametrize("recipe", TAKEN, ids=script)
-def test_a_word_takes_the_loss_and_leaves_the_rest(recipe):
+def test_the_chain_preset_sets_the_loss_and_keeps_the_rest(recipe):
     before, after = composed(recipe), composed(recipe, "+atpo=chain")
     assert "atpo" not in before.algorithm and before.actor_rollout_ref.actor.policy_loss.loss_mode != "atpo"
     assert after.algorithm.adv_estimator == "grpo" and after.actor_rollout_ref.actor.policy_loss.loss_mode == "atpo"

@@ -24,7 +24,7 @@ from verl_atpo.search_qa.retriever.server import ServerSettings, create_app
 
 LIMITS = ServerSettings(topk=2, max_topk=5, max_queries=8, max_query_chars=60, max_passages=40, max_body_bytes=20_000)
 DOCUMENTED = {"/retrieve": {200, 400, 413, 422}, "/health": {200}}
-"""Of docs/retriever.md, less what needs a slow client, another path or method, or damage."""
+"""Statuses of docs/retriever.md, without those that need a slow client, another path or method, or damage."""
 BUDGET = settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
 
 
