@@ -74,7 +74,7 @@ class Task:
 
 
 class AgentCrash(Exception):
-    """The agent died of an error of its own; the text ends with its last words."""
+    """The agent raised an error or crashed; the text ends with its last output."""
 
 
 class Agent(Protocol):
@@ -87,7 +87,7 @@ class Agent(Protocol):
             The agent's result.
 
         Raises:
-            AgentCrash: it died of an error of its own.
+            AgentCrash: it raised an error or crashed.
         """
 
 
@@ -160,8 +160,8 @@ def _module(place: str) -> Any:
 class FunctionAgent:
     """Runs ``agent(task, base_url, api_key)``, plain or async, on a thread and an event loop of its own.
 
-    So a blocking client inside an async function stops nobody else. A plain function cannot be ended from outside: its
-    next request is refused, and one that does not end then is logged with the line where it stands.
+    So a blocking client inside an async function blocks no other agent. A plain function cannot be ended from outside:
+    its next request is refused, and one that does not end then is logged with the line where it stands.
     """
 
     def __init__(self, function: Callable[..., Any], config: GatewayConfig) -> None:

@@ -120,7 +120,7 @@ class GroupProcess:
             os.killpg(self._popen.pid, number)
 
     def _end_strays(self) -> None:
-        """Kill what left the group (daemons do): whatever has this trajectory's key in its environment."""
+        """Kill processes that left the group, such as daemons: all with this trajectory's key in their environment."""
         for _ in range(3):
             strays = [process for process in psutil.process_iter() if _has(process, self._mark)]
             for process in strays:

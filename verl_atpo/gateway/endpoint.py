@@ -1,4 +1,4 @@
-"""The HTTP endpoint of one rollout worker: each trajectory has a path and a key of its own, on loopback only."""
+"""HTTP endpoint of one rollout worker, on loopback only; each trajectory has its own path and key."""
 
 from __future__ import annotations
 

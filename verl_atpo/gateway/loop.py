@@ -37,7 +37,7 @@ class Ended:
 
     Attributes:
         result: what it returned.
-        crash: the last words of one that died of an error of its own.
+        crash: last output of a crashed agent.
         late: it was ended because its time was up.
     """
 
@@ -70,7 +70,7 @@ class GatewayAgentLoop(AgentLoopBase):
         Raises:
             BranchBug: it never asked the model, crashed where that stops the run, or gave a reward that is no number.
             ToolOutage: its time was up before it asked the model.
-            Exception: whatever the LLM client raised.
+            Exception: any error of the LLM client.
         """
         service = await service_of(self._settings, self.tokenizer)
         agent = make_agent(self._settings, row.get(AGENT_COLUMN) or self._agent)

@@ -16,10 +16,10 @@ LEAST_JUDGED = 20
 
 
 class Crashes:
-    """Counts agents that died of an error of their own.
+    """Counts crashed agents.
 
     Args:
-        most: share of trajectories that may.
+        most: largest share of trajectories that may crash.
     """
 
     def __init__(self, most: float) -> None:

@@ -18,7 +18,7 @@ PositiveSeconds = Annotated[float, Field(gt=0, le=604800, allow_inf_nan=False, s
 
 
 class OnCrash(str, enum.Enum):
-    """Consequence of an agent that dies of its own error."""
+    """Consequence of an agent's crash."""
 
     SCORE = "score"
     """The reward function scores what it did until then."""
@@ -59,7 +59,7 @@ class GatewayConfig:
     connections: Positive = 1024
     """Connections of the endpoint at a time; further ones are refused."""
     on_crash: OnCrash = OnCrash.SCORE
-    """Consequence of an agent that dies of an error of its own."""
+    """Consequence of an agent's crash."""
     max_crash_share: Share = 0.5
     """Share of a worker's trajectories that may crash before the run stops, judged from the twentieth on."""
     ignore: list[str] = dataclasses.field(default_factory=list)

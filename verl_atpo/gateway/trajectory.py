@@ -75,7 +75,7 @@ class Trajectory:
     """Answers the requests of one run of an agent.
 
     Args:
-        client: verl's LLM client, or what stands for it in a tree.
+        client: verl's LLM client, or the one that a tree uses instead.
         request_id: sticky routing id of its requests.
         contexts: makes token ids.
         reader: reads answers.

@@ -9,8 +9,8 @@ again. The running sum of a row's rewards is
     at the last token                  the outcome: a row sums to it, so verl's scores and dumps stay right
 
 Two tokens that carry nothing hold MARK and -MARK, which say that the row was written here; a row without them is a
-plain chain, whatever rewards it holds. A trajectory may have several rows, each with its own turns. All but one hold
-PART instead: they carry credit like any other row, but the outcome counts once in the statistics of its group.
+plain chain with any rewards. A trajectory may have several rows, each with its own turns. All but one hold PART
+instead: they carry credit like any other row, but the outcome counts once in the statistics of its group.
 
 A row has room for all of this if it has three tokens more than numbers to carry. Where that is missing (responses of a
 few tokens), the row gets longer, see :func:`write_row`.

@@ -1,4 +1,4 @@
-"""Turn-wise credit assignment (the paper's term): outcomes become values, values differences, differences a scale.
+"""Turn-wise credit assignment (the paper's term): from outcomes to values, from values to scaled differences.
 
 Three steps, each written once and used by the estimator on tensors and by everything else on floats:
 

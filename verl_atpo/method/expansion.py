@@ -143,8 +143,8 @@ def where_other_chains_are_uncertain(
 ) -> list[int]:
     """Select contexts by the uncertainty of the *other* initial chains, so that no turn decides on its own context.
 
-    The initial chains but the last take turns in being branched, each time at the next of its :func:`target_depths`.
-    A chain that ended earlier, or that has no such depth, is not branched: a fresh chain is grown instead. Why this
+    All initial chains except the last are expanded in turn, each time at the next of its :func:`target_depths`. A
+    chain that ended earlier, or that has no such depth, is not expanded: a fresh chain is grown instead. Why this
     leaves the gradient unbiased is explained in :mod:`verl_atpo.schemes.split`.
     """
     chains = [tree.path(node.index) for node in tree.nodes if node.is_leaf and node.round == 0][:-1]

@@ -9,7 +9,7 @@ the turn for the sequence): the value is s_k and the gradient goes through the t
 of one turn makes it GSPO; turns of one token make it PPO without its dual clip. It needs no tree: any advantages will
 do.
 
-Shapes: rows R, response tokens T, turns of a row K (number 0 stands for what comes before the first turn). Only torch
+Shapes: rows R, response tokens T, turns of a row K (number 0: tokens before the first turn). Only torch
 is imported here, so that a plugin can load it while verl is importing.
 """
 

@@ -1,4 +1,4 @@
-"""Running estimate of how much of the outcome is undecided after each turn. Pure Python.
+"""Running estimate of the outcome's undecided variance after each turn. Pure Python.
 
 U_k is the variance of outcomes that trajectories sampled from one context after k turns have, relative to that of
 trajectories sampled from the prompt. Trees measure it: the turns that were sampled in one context are independent

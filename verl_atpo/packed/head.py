@@ -2,7 +2,7 @@
 
 The decoder's hidden states of the scored tokens go chunk by chunk through the part of the model's forward pass that
 follows its decoder, log-softmax and gather; in training a chunk is computed again in the backward pass. So no logits
-of a whole pack are ever in memory, and whatever a model does to its logits (scaling, soft caps) is its own code.
+of a whole pack are ever in memory, and a model's own code transforms its logits (scaling, soft caps).
 """
 
 from __future__ import annotations

@@ -38,7 +38,7 @@ def tag(name: str, css: str, text: object) -> Markup:
     Args:
         name: of the element.
         css: its classes.
-        text: escaped, whatever it is.
+        text: is escaped.
     """
     return Markup("<{0} class='{1}'>{2}</{0}>").format(Markup(name), css, visible(str(text)))
 

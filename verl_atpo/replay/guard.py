@@ -1,4 +1,4 @@
-"""The guard of live tool calls: time-out, retries, a limit on how many run at once, a memo, bounded text."""
+"""Guard of live tool calls: time-out, retries, a limit on concurrent calls, a memo, bounded text."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ class CallCounts:
 
 @dataclasses.dataclass(frozen=True)
 class _Call:
-    """Key of the memo: equal tool and arguments, whoever asks."""
+    """Key of the memo: the tool and its arguments, the same for all trajectories."""
 
     tool: str
     arguments: str
@@ -174,7 +174,7 @@ class ToolGuard:
             return await self.bounded(f"Tool {tool!r}", live)
 
     async def bounded(self, name: str, live: Live, at_most_s: float | None = None) -> Any:
-        """Await code of a tool for ``tools.timeout_s`` at most, whatever it does with its cancellation.
+        """Await code of a tool for ``tools.timeout_s`` at most, also if it ignores its cancellation.
 
         Args:
             name: what runs, for people.

@@ -128,7 +128,7 @@ class LoopRunner:
             Its client, and what the loop returned.
 
         Raises:
-            Exception: whatever the loop or the client raised; a tool's outage, if that is what ended the run. What the
+            Exception: the error of the loop or the client; a tool's outage, if that is what ended the run. What the
                 loop raised that is no ``Exception`` is one (:func:`verl_atpo.deadlines.within.within`).
         """
         callbacks = (start.on_turn, start.on_sampled, self.on_context)

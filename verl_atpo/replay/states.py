@@ -79,7 +79,7 @@ class States:
         return await asyncio.shield(task)
 
     async def close(self, guard: ToolGuard) -> None:
-        """Release every state, once, whatever becomes of the others; a failed release is logged.
+        """Release every state once, also after another release failed; a failed release is logged.
 
         Args:
             guard: bounds the wait for threads that still work on a state, and each release.

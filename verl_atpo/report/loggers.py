@@ -20,7 +20,7 @@ TABLE = ("step", "uid", "outcome", "reward", "leaves", "depth", "sampled_tokens"
 
 
 def log_trees(backends: Mapping[str, Any], records: Sequence[Record], step: int, most: int) -> None:
-    """Show up to ``most`` trees, the most telling first, in every backend that can show one.
+    """Show up to ``most`` trees, the most informative first, in every backend that can show one.
 
     A backend that fails is logged: trees in a logger are no reason to end a training run.
 

@@ -237,7 +237,7 @@ def task_key(record: Mapping[str, Any]) -> str:
 
 
 def short_hash(text: str) -> str:
-    """Twelve hexadecimal digits that stand for a text."""
+    """Hash a text to twelve hexadecimal digits."""
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:12]
 
 

@@ -29,7 +29,7 @@ def add_to_tracking(take: Take, show: Show | None = None, follow: Follow | None 
     Args:
         take: gives the metrics since its last call.
         show: gets the backends by name, and the step, after a training step was logged.
-        follow: gets the step and all metrics of whatever was logged, validations before training too.
+        follow: gets the step and all metrics of everything that is logged, validations before training too.
 
     Returns:
         Function that undoes it.

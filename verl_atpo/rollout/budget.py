@@ -19,7 +19,7 @@ class Spares:
     """Expansions that trees did not use and that others may grow.
 
     Attributes:
-        left: how many nobody has taken yet.
+        left: number of expansions not taken yet.
     """
 
     left: int = 0

@@ -140,7 +140,7 @@ class TreeAgentLoopWorker(RunScopedWorker):
             self._at_work -= 1
 
     async def _run_chains(self, prompt: dict, sampling_params: dict, trajectory: dict, trace: bool) -> None:
-        """Run a prompt as verl does; it gets a terminal status whatever its loops raise."""
+        """Run a prompt as verl does; it gets a terminal status for any error of its loops."""
         uid = prompt["uid"]
         try:
             await super()._run_prompt(prompt, sampling_params, trajectory=trajectory, trace=trace)
@@ -156,7 +156,7 @@ class TreeAgentLoopWorker(RunScopedWorker):
     async def _run_tree(
         self, prompt: dict, sampling_params: dict, trajectory: dict, trace: bool, *, chosen: bool
     ) -> None:
-        """Grow a prompt's tree and publish it; it gets a terminal status whatever its loops raise."""
+        """Grow a prompt's tree and publish it; it gets a terminal status for any error of its loops."""
         uid, status = prompt["uid"], "failure"
         await tq.async_kv_put(key=uid, partition_id="train", tag={"status": "running"})
         try:

@@ -1,4 +1,4 @@
-"""The scheme ``split``: a tree whose gradient is the policy gradient, whatever was expanded (``credit.weights=split``).
+"""The scheme ``split``: the tree's gradient is the policy gradient for any expansions (``credit.weights=split``).
 
 Strata. The initial chains but the last are *slots*; each slot is a chain with the expansions that were grown from it.
 The last initial chain and all chains grown afresh are the *pool*. Slots and pool weigh 1/M each. Inside the pool the
@@ -9,8 +9,8 @@ is fixed before any of them is looked at: the depth of an expansion depends on o
 (``expansion.strategy=other_chains``), and whether the chain gets there on the turns above. Going down the tree, the
 mean over n samples is then as good as a single one: every slot estimates g without bias, and so does every chain of the
 pool, however many there are. The strata's weights are constants. A turn's value is the mean of what lies below it, by
-the same argument. Its baseline is the mean value of the *other* strata, whose expectation is J whatever this stratum
-did, so it adds E[grad log pi] * J = 0.
+the same argument. Its baseline is the mean value of the *other* strata, whose expectation is J for any sample of this
+stratum, so it adds E[grad log pi] * J = 0.
 
 The estimate of the gradient is the sum over turns of w * (V - baseline) * grad log pi(turn).
 """

@@ -1,4 +1,4 @@
-"""Tools, and what a tool declares so that trees can branch around it."""
+"""Tools, and the declarations by which expansions repeat their calls."""
 
 from verl_atpo.tools.answer import end_episode
 from verl_atpo.tools.contract import Branching, ToolOutage, TransientToolError

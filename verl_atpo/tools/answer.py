@@ -67,7 +67,7 @@ def answer_of(returned: Any) -> Answer:
 def fixed(returned: Any) -> Any:
     """Convert what a tool returned into a value that never changes later, for records and loops that call functions.
 
-    Numbers, None and text stay as they are, any other answer that is only text becomes it, the rest verl's triple.
+    Numbers, None and text are unchanged, any other answer that is only text becomes that text, the rest verl's triple.
     """
     if returned is None or type(returned) in (bool, int, float, str):
         return returned

@@ -1,4 +1,4 @@
-"""Tools for an agent loop of one's own: every call is answered, whatever goes wrong, and counted."""
+"""Tools for custom agent loops: every call is answered, failed ones too, and counted."""
 
 from __future__ import annotations
 

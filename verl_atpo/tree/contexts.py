@@ -4,12 +4,12 @@ A turn's *context* is what the policy saw when it sampled it: the prompt, the tu
 the observation that opened it. Chains often begin with the same words and read the same answer; their second turns were
 then sampled in one context, but are nodes with different parents. ``credit.contexts`` says what counts as one context:
 
-- ``separate``: only what one node's children were sampled in;
-- ``merged``: whatever has equal token ids. Turns with equal ids in it are *copies*, one turn that was sampled several
-  times, and a value is the mean over what was sampled after any of them;
-- ``states``: whatever ended with an observation of equal token ids, however the trajectory came there. These are the
-  anchor states of GiGPO (arXiv 2505.10978, section 3.2). Only baselines are pooled: a turn's value stays that of its
-  own path, because the policy sees the path too.
+- ``separate``: only the context of one node's children;
+- ``merged``: contexts of equal token ids. Turns with equal ids in it are *copies*, one turn that was sampled several
+  times, and a value is the mean over all that was sampled after any of them;
+- ``states``: contexts that end with an observation of equal token ids, on any path. These are the anchor states of
+  GiGPO (arXiv 2505.10978, section 3.2). Only baselines are pooled: a turn's value stays that of its own path, because
+  the policy sees the path too.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Show the trees of a run in the browser, or write one tree to a file.
 
 python -m verl_atpo.view outputs/run                        # live while training runs, offline afterwards
-python -m verl_atpo.view outputs/run --export tree.html     # or .svg, .png: the most telling tree, or --tree UID
+python -m verl_atpo.view outputs/run --export tree.html     # or .svg, .png: the most informative tree, or --tree UID
 python -m verl_atpo.view --demo                             # a made-up run
 """
 
@@ -27,7 +27,7 @@ from verl_atpo.view.index import Row, TreeIndex
 from verl_atpo.view.run import Run
 
 TRIED = 300
-"""Number of trees that the most telling one is chosen from: the latest with different rewards."""
+"""Number of trees among which the most informative one is sought: the latest with different rewards."""
 REQUIREMENTS = Path(__file__).parent / "requirements.txt"
 EMPTY = "no trees in {0} yet: a run writes them with algorithm.atpo.dump_dir={0}; they are shown as they come"
 TAKEN = "port {0} of {1} is taken, perhaps by another viewer: --port 0 takes a free one ({2})"
@@ -61,7 +61,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--cache", type=Path, help="folder for the index (default: in the user's cache)")
     parser.add_argument("--no-browser", action="store_true", help="open none")
     parser.add_argument("--export", type=Path, help=f"write one tree instead: {', '.join(SUFFIXES)}")
-    parser.add_argument("--tree", help="uid of the tree to export (default: the most telling one)")
+    parser.add_argument("--tree", help="uid of the tree to export (default: the most informative one)")
     parser.add_argument("--by", choices=[by.value for by in ColorBy], default="advantage", help="colours of an export")
     parser.add_argument("--demo", action="store_true", help="a made-up run")
     return parser

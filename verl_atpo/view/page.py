@@ -102,7 +102,7 @@ def block(content: Markup, *classes: str) -> Block:
         classes: of CSS.
 
     Raises:
-        TypeError: a plain text, of which nobody knows whether it was escaped.
+        TypeError: a plain text, which may not be escaped.
     """
     made = Block(content)
     made.classes(" ".join(classes))

@@ -1,4 +1,4 @@
-"""Names of a folder's runs, as they are chosen from."""
+"""Names of a folder's runs, for menus."""
 
 from __future__ import annotations
 

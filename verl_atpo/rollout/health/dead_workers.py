@@ -2,8 +2,8 @@
 
 verl's trainer hands prompts to the workers without waiting and then looks for prompts that have ended. Those of a
 worker that died (out of memory, a lost node) or whose event loop is blocked would never end. A thread of the trainer's
-process notices it, ends a worker that stands still, and marks its prompts as failed by verl's own protocol; whatever
-the trainer waits for then ends, and the run with the reason.
+process notices it, ends a worker that stands still, and marks its prompts as failed by verl's own protocol; the
+trainer's wait then ends, and the run ends with the reason.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Decide when failures of trees end the training run, and end it with the reason.
+"""Rule by which failures of trees end the training run, with the reason.
 
 verl's trainer hands prompts out and polls its replay buffer for the ones that have ended; it does not learn why one
 failed. :func:`check_while_polling` wraps the buffer's look at the queue, once, in the trainer's process.
@@ -68,7 +68,7 @@ class StopRule:
         self._window = self._window_bugs = 0
 
     def check(self, workers: Iterable[Failures]) -> None:
-        """Look at what all workers know.
+        """Check the failures of all workers.
 
         Raises:
             RunStopped: the run has to end.

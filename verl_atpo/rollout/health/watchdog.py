@@ -1,4 +1,4 @@
-"""A watchdog on a thread of its own: it notices code that makes no progress, whatever the event loop does.
+"""A watchdog on a thread of its own: it notices code that makes no progress, even with a blocked event loop.
 
 It counts only time in which it ran itself, so a machine that was suspended or has too few cores sets off no alarm.
 """

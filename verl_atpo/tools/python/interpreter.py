@@ -1,7 +1,7 @@
-"""One sandboxed interpreter, seen from outside: started, sent code, watched, stopped between calls, killed and reaped.
+"""Control of one sandboxed interpreter: start, code, limits, stops between calls, kill and reaping.
 
-The process inside is not trusted. What it writes is only ever text of its own call: a reply has to carry the call's
-nonce, whatever else it wrote is thrown away, and how a call ended (over its time, crashed) is seen from outside.
+The process inside is not trusted. Its output counts as text of its own call only: a reply has to carry the call's
+nonce, all other output is dropped, and the end of a call (time-out, crash) is observed from outside.
 """
 
 from __future__ import annotations

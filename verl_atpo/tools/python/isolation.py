@@ -40,7 +40,7 @@ LANDLOCK_ABI = 3
 
 @dataclasses.dataclass(frozen=True)
 class Sandbox:
-    """One way to start interpreters that works.
+    """A working way to start interpreters.
 
     Attributes:
         isolation: which.

@@ -1,4 +1,4 @@
-"""A child process whose streams are read by the event loop, started and ended in a way that is safe beside threads.
+"""A child process whose streams the event loop reads, with a start and an end that are safe beside threads.
 
 ``subprocess.Popen`` starts it: between fork and exec it runs no Python. An event loop's own way may: uvloop's, which
 Ray workers use, re-initialises the interpreter in the child, and stops there for ever if another thread (gRPC has many)

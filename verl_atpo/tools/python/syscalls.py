@@ -1,9 +1,9 @@
-"""The system calls that model-written code may make: what one thread needs to compute and to use files it may see.
+"""Filter of the system calls of model-written code: it allows what one thread needs to compute and to use its files.
 
 Everything else fails with ``EPERM``, above all: new processes and threads, programs, sockets other than a stream pair,
 their options, descriptors sent through them, signals to anyone, other processes' memory, rights and times of files,
-kernel objects that no limit counts, resource limits, capabilities, and whatever kernels to come will add. What writes
-files out to a disk succeeds and does nothing: the only files that can be changed live in memory.
+kernel objects that no limit counts, resource limits, capabilities, and all calls of future kernels. Calls that write
+files out to a disk succeed and do nothing: the only files that can be changed live in memory.
 """
 
 from __future__ import annotations

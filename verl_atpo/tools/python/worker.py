@@ -1,6 +1,6 @@
 """The program inside the sandbox: gives up its rights, then runs the code it is sent, one call after the other.
 
-It is run by its source text (``python -c``), by whatever interpreter the settings name, so it imports nothing but the
+It is run by its source text (``python -c``), by the interpreter that the settings name, so it imports nothing but the
 standard library (and ``landlock``, where that is the isolation). The sandbox starts it with one argument, the settings
 as JSON. It reads requests ``{"nonce": ..., "code": ...}`` on what it was given as standard input and answers each by
 ``{"nonce": ..., "output": ...}`` on what it was given as standard output, one line each; both are gone from fds 0 to 2
