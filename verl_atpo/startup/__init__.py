@@ -1,1 +1,1 @@
-"""Before the first prompt: presets for verl's command line, and checks of its config and data."""
+"""Start-up of a run: presets for verl's command line, and checks of its config and data."""

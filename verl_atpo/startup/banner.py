@@ -1,4 +1,4 @@
-"""The banner of a run: what it uses, and which settings replaced those of a preset."""
+"""The banner of a run: its estimator, loss, trees and tools, and the overrides that replaced preset settings."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ WATCHED = {
     f"{ACTOR}.clip_ratio_high": "the clip range is not the one for ratios per turn",
     f"{AGENT}.agent_loop_manager_class": "no trees are grown",
 }
-"""What a preset sets -> what is lost when an override replaces it."""
+"""Setting of a preset -> consequence of an override that replaces it."""
 
 
 def banner(config: DictConfig, atpo: AtpoConfig) -> str:
-    """One line per thing that a run uses."""
+    """Format the banner, one line per part of the run."""
     low, high = (
         get(config, f"{ACTOR}.clip_ratio_{side}") or get(config, f"{ACTOR}.clip_ratio") for side in ("low", "high")
     )
@@ -65,7 +65,7 @@ def _tools(config: DictConfig) -> Iterator[str]:
 
 
 def yielded(config: DictConfig) -> Iterator[str]:
-    """A line for each override that stands before one of our presets on the command line and yields to it."""
+    """Yield a line for each override before a preset on the command line that yields to it."""
     _, replaced = split(_command_line(config))
     for each in replaced:
         value = get(config, each.key)
@@ -76,7 +76,7 @@ def yielded(config: DictConfig) -> Iterator[str]:
 
 
 def overridden(config: DictConfig) -> Iterator[str]:
-    """Warnings for overrides after ``+atpo=...``, or of a config file, that replace what it sets."""
+    """Yield a warning for each setting of ``+atpo=...`` that a later override or a config file replaces."""
     choice = get(config, "hydra.runtime.choices.atpo")
     if choice is None:
         return

@@ -1,7 +1,7 @@
 """Checks of verl's whole config against the rules, for the driver and for the rollout's manager and workers.
 
-Rules stand in :mod:`verl_atpo.startup.rules`, by subject; a broken one raises :class:`ConfigError` with the setting,
-its value and the remedy.
+Rules are in :mod:`verl_atpo.startup.rules`, by subject. A broken one raises :class:`ConfigError`, which names the
+setting, its value and the remedy.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ __all__ = ["MANAGER", "check_agent_names", "check_config", "is_used", "read_conf
 
 
 def is_used(config: DictConfig) -> bool:
-    """Whether verl's config has anything of this package in it."""
+    """Return whether verl's config uses any part of this package."""
     run = Run(config)
     return run.trains_ours or run.grows_trees or get(config, ROOT_KEY) is not None or is_packed(config)
 
 
 def read_config(config: DictConfig) -> AtpoConfig:
-    """The settings under ``algorithm.atpo`` of verl's whole config; all defaults where there are none.
+    """Read the settings under ``algorithm.atpo`` of verl's whole config; all defaults where there are none.
 
     Raises:
         ConfigError: unknown key or impossible value.
@@ -37,16 +37,16 @@ def read_config(config: DictConfig) -> AtpoConfig:
 
 
 def scheme_of(config: DictConfig) -> Scheme:
-    """The credit scheme of a run of verl's whole config.
+    """Find the credit scheme that verl's whole config selects.
 
     Raises:
-        ConfigError: bad settings, or no such scheme.
+        ConfigError: invalid settings, or no such scheme.
     """
     return find_scheme(read_config(config), get(config, ESTIMATOR))
 
 
 def check_config(config: DictConfig) -> AtpoConfig:
-    """Check verl's whole config for use with this package; nothing is opened or loaded but the files it names.
+    """Check verl's whole config for use with this package; only the files that it names are opened.
 
     Returns:
         The settings under ``algorithm.atpo``.
@@ -60,12 +60,12 @@ def check_config(config: DictConfig) -> AtpoConfig:
 
 
 def obey_rules(run: Run, stage: Stage, warn: Callable[[str], None] = lambda message: None) -> None:
-    """Walk the rules of a stage.
+    """Apply the rules of a stage.
 
     Args:
-        run: what to look at.
-        stage: whose rules.
-        warn: gets the messages of rules that only warn.
+        run: config to check.
+        stage: its rules are applied.
+        warn: called with the message of each broken rule that only warns.
 
     Raises:
         ConfigError: the first rule that is broken.
@@ -77,10 +77,10 @@ def obey_rules(run: Run, stage: Stage, warn: Callable[[str], None] = lambda mess
 
 
 def check_agent_names(names: set[str]) -> None:
-    """Refuse loops that have one turn only, where there is nothing to sample again.
+    """Refuse agent loops of a single turn, which leave nothing to re-sample.
 
     Args:
-        names: the agent loops that a batch of prompts asks for.
+        names: agent loops that a batch of prompts names.
 
     Raises:
         ConfigError: one of them is verl's single-turn loop.

@@ -1,4 +1,4 @@
-"""Checks of data rows: a row that cannot work is refused with its name, what was found and a remedy."""
+"""Checks of data rows: the error for a row that cannot work names the row, the value found and the remedy."""
 
 from __future__ import annotations
 
@@ -22,23 +22,23 @@ MEDIA = ("image", "image_url", "video", "audio")
 SCORED_BY_TRUTH = ("naive", "dapo", "gdpo", "limited")
 """verl's reward managers that hand ``reward_model.ground_truth`` to the reward function."""
 WITH_SCHEMAS = "tool_agent"
-"""verl's agent loop that puts the schemas of the tools into the prompt."""
+"""verl's agent loop that writes the schemas of the tools into the prompt."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Reader:
-    """What reads a row: the settings, the model's tokenizer, the tools.
+    """Settings, tokenizer and tools with which a data row is read.
 
     Attributes:
-        limit: most tokens of a prompt; None for no limit.
+        limit: maximum number of tokens of a prompt; None for no limit.
         strict: whether verl refuses longer prompts; otherwise it cuts them.
         by_truth: whether the reward function gets a gold answer.
         loop: the agent loop of rows that name none.
         tokenizer: the model's.
         arguments: further arguments of its chat template.
         tools: names of the tools.
-        schemas: the tools as the chat template gets them; empty where they are not counted.
-        multimodal: whether the model reads images, video or audio; None where that is not known.
+        schemas: the tools as the chat template gets them; empty if they are not counted.
+        multimodal: whether the model reads images, video or audio; None if unknown.
     """
 
     limit: int | None
@@ -60,7 +60,7 @@ class Reader:
         schemas: Sequence[Mapping[str, Any]] = (),
         multimodal: bool | None = None,
     ) -> Reader:
-        """A reader with the settings of verl's whole config."""
+        """Make a reader with the settings of verl's whole config."""
         arguments = OmegaConf.select(config, TEMPLATE_ARGUMENTS)
         return cls(
             limit=OmegaConf.select(config, LIMIT),
@@ -78,12 +78,12 @@ class Reader:
         """Refuse a row that cannot work.
 
         Args:
-            fields: of the row: ``raw_prompt`` and verl's other columns; None where one is missing.
+            fields: ``raw_prompt`` and verl's other columns of the row; None where one is missing.
             name: of the row, for the message.
 
         Raises:
             ConfigError: a prompt that is no list of messages, is empty, cannot be rendered, loses its text, or is
-                longer than verl's limit; a column of another type than verl reads; a tool that is not there.
+                longer than verl's limit; a column of another type than verl reads; a tool that does not exist.
         """
         _check_types(fields, name, self.by_truth)
         if fields.get("raw_prompt") is not None:
@@ -94,7 +94,7 @@ class Reader:
         _check_tools([key for key, value in kwargs.items() if value is not None], "tools_kwargs", name, self.tools)
 
     def _check_rendered(self, fields: Mapping[str, Any], name: str) -> None:
-        """Render the prompt as the agent loop does, and look at its text and its length."""
+        """Render the prompt as the agent loop does, and check its text and its length."""
         messages = [plain_message(message) for message in fields["raw_prompt"]]
         media = sorted({kind for message in messages for kind in _media(message["content"])})
         if media and self.multimodal is False:
@@ -112,7 +112,7 @@ class Reader:
             self._refuse_length(messages, name, len(ids), len(schemas))
 
     def _schemas(self, fields: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-        """Schemas that the row's agent loop shows to the model."""
+        """Return the schemas that the row's agent loop shows to the model."""
         if (fields.get("agent_name") or self.loop) != WITH_SCHEMAS:
             return []
         selection = (fields.get("extra_info") or {}).get("tool_selection")
@@ -168,7 +168,7 @@ def check_rows(
         tokenizer: the model's.
         tools: names of the tools on offer.
         schemas: the tools as the chat template gets them.
-        multimodal: whether the model reads images, video or audio; None where that is not known.
+        multimodal: whether the model reads images, video or audio; None if unknown.
 
     Raises:
         ConfigError: as of :meth:`Reader.check`.
@@ -181,7 +181,7 @@ def check_rows(
 
 
 def plain_message(message: Mapping[str, Any]) -> dict[str, Any]:
-    """A message in plain containers, without the nulls that parquet files fill in."""
+    """Convert a message to plain containers, without the nulls that parquet files fill in."""
     content = message.get("content")
     if content is not None and not isinstance(content, str):
         parts = [dict(part) if isinstance(part, Mapping) else part for part in content]
@@ -200,7 +200,7 @@ def _media(content: Any) -> Iterator[str]:
 
 
 def _texts(content: Any) -> Iterator[str]:
-    """Texts of a message's content."""
+    """Yield the texts of a message's content."""
     for part in content if isinstance(content, list) else [content]:
         text = part.get("text") if isinstance(part, Mapping) else part
         if isinstance(text, str):
@@ -208,7 +208,7 @@ def _texts(content: Any) -> Iterator[str]:
 
 
 def _check_nothing_is_lost(messages: Sequence[Mapping[str, Any]], name: str, rendered: Any) -> None:
-    """Refuse parts that a template for plain texts leaves out, or writes as a Python list."""
+    """Refuse content parts that a chat template for plain text leaves out, or writes as a Python list."""
     if not isinstance(rendered, str):
         return
     for message in messages:
@@ -224,7 +224,7 @@ def _check_nothing_is_lost(messages: Sequence[Mapping[str, Any]], name: str, ren
 
 
 def column(batch: TensorDict, key: str) -> list[Any]:
-    """The values of a column, one per row; all None where there is none."""
+    """Return the values of a column, one per row; all None if there is no such column."""
     if key not in batch:
         return [None] * len(batch)
     values = batch.get(key)
@@ -263,7 +263,7 @@ def _says_something(content: Any) -> bool:
 
 
 def _check_characters(message: Mapping[str, Any], name: str) -> None:
-    """Refuse half a surrogate pair, which no tokenizer takes."""
+    """Refuse half a surrogate pair, which no tokenizer accepts."""
     for text in _texts(plain_message(message)["content"]):
         try:
             text.encode("utf-8")
@@ -277,7 +277,7 @@ def _check_characters(message: Mapping[str, Any], name: str) -> None:
 
 MESSAGE = '{"role": "user", "content": "..."}'
 _TYPES = {"data_source": str, "reward_model": Mapping, "agent_name": str}
-"""Columns of verl's data -> what it reads there."""
+"""Columns of verl's data -> type that verl reads there."""
 
 
 def _check_types(fields: Mapping[str, Any], name: str, truth: bool) -> None:

@@ -1,7 +1,7 @@
-"""What happens in the driver, before Ray starts: the config is checked, and a banner says what the run uses.
+"""Hydra callback of the driver: before Ray starts it checks the config and prints a banner.
 
 Hydra runs :class:`CheckConfig` before verl's ``main``. It is part of Hydra's own defaults once the plugin is loaded, so
-it needs no preset; a config without anything of this package passes unseen.
+it needs no preset. A config that uses no part of this package is not checked.
 """
 
 from __future__ import annotations
@@ -38,25 +38,25 @@ from verl_atpo.startup.verl_config import get
 logger = logging.getLogger(__name__)
 
 REHEARSAL_ENV = "VERL_ATPO_REHEARSAL"
-"""Environment variable; ``off`` leaves the dress rehearsal out."""
+"""Environment variable; ``off`` skips the dress rehearsal."""
 ENTRY = "verl.trainer.main_ppo"
 CALLBACK = {"_target_": f"{__name__}.CheckConfig"}
 LONGEST = 1000
-"""Characters of a message."""
+"""Maximum number of characters of a message."""
 
 
 class CheckConfig(Callback):
-    """Refuses a config that cannot work, in the driver, before Ray starts; and says how the run ends."""
+    """Hydra callback that refuses a config that cannot work, before Ray starts, and records how the run ends."""
 
     def __init__(self) -> None:
         self._end: DriverEnd | None = None
 
     def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Check verl's whole config, and say what the run uses.
+        """Check verl's whole config, and print the banner.
 
         Raises:
             SystemExit: the message names setting, value and remedy. (Hydra only warns of a callback's ``Exception``, so
-                whatever goes wrong here has to end the run in this way.)
+                any error here has to end the run in this way.)
         """
         if not is_used(config):
             return
@@ -76,7 +76,7 @@ class CheckConfig(Callback):
             raise SystemExit(_unforeseen(error)) from error
 
     def _begin(self, config: DictConfig, run: Run) -> None:
-        """Say where a resumed run goes on, and write down that it runs."""
+        """Log the step from which a resumed run continues, and record that the run is running."""
         for line in resume_warnings(config, changed_settings(config)):
             logger.warning(line)
         remember_settings(config)
@@ -89,7 +89,7 @@ class CheckConfig(Callback):
         self._end.watch()
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
-        """Write down how the run ended."""
+        """Record how the run ended."""
         if self._end is not None:
             failed = job_return.status is JobStatus.FAILED
             error = job_return._return_value
@@ -97,11 +97,11 @@ class CheckConfig(Callback):
 
 
 def write_config(file: Path, content: Any) -> None:
-    """Stand in for ``pprint`` in verl's task runner: the whole config goes into a file, not into the log.
+    """Replace ``pprint`` in verl's task runner: the whole config is written to a file, not to the log.
 
     Args:
-        file: of the config.
-        content: what is to be printed.
+        file: path of the config file.
+        content: the object to print.
     """
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -112,17 +112,17 @@ def write_config(file: Path, content: Any) -> None:
 
 
 def _keep_config_out_of_the_log(file: Path) -> None:
-    """Have verl's task runner, which is handed to Ray by value, write its config into a file."""
+    """Make verl's task runner, which is passed to Ray by value, write its config into a file."""
     main = sys.modules.get("__main__")
     if getattr(getattr(main, "__spec__", None), "name", None) == ENTRY and hasattr(main, "pprint"):
         main.pprint = functools.partial(write_config, file)  # type: ignore[union-attr]
 
 
 def rehearses(run: Run) -> bool:
-    """Whether files, model, reward and tools can be looked at here.
+    """Return whether files, model, reward and tools can be checked on this machine.
 
-    They cannot where the driver is a client of a distant Ray cluster (``ray://``), and are not where ``REHEARSAL_ENV``
-    is ``off``.
+    They cannot if the driver is a client of a remote Ray cluster (``ray://``), and are not if ``REHEARSAL_ENV`` is
+    ``off``.
     """
     address = str(run.get("ray_kwargs.ray_init.address") or os.environ.get("RAY_ADDRESS") or "")
     off = os.environ.get(REHEARSAL_ENV, "on").strip().lower() in ("off", "0", "false", "no")
@@ -130,7 +130,7 @@ def rehearses(run: Run) -> bool:
 
 
 def _unforeseen(error: Exception) -> str:
-    """OmegaConf's errors speak for themselves; of any other the place is of use, to a user and to us."""
+    """Describe an unexpected error: OmegaConf's by its message, any other also by its place in the code."""
     place = traceback.extract_tb(error.__traceback__)[-1]
     text = " ".join(str(error).split())
     return _cut(
@@ -144,7 +144,7 @@ def _cut(message: str) -> str:
 
 
 def check_every_config(callback: Mapping[str, str] = MappingProxyType(CALLBACK)) -> None:
-    """Put the check into Hydra's defaults, and have it obey the order of the command line; may be called again.
+    """Add the check to Hydra's defaults and make it respect the command line's order; may be called again.
 
     Args:
         callback: Hydra's description of the callback that gets every config.

@@ -1,4 +1,4 @@
-"""The end of a run in its driver: how it ended goes into the run's file, and Ctrl+C is answered with a line."""
+"""The end of a run in its driver: a record of how it ended, and a message after Ctrl+C."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ logger = logging.getLogger(__name__)
 
 
 class DriverEnd:
-    """Knows the run that this process drives.
+    """The run that this process drives, and its file.
 
     Args:
         config: verl's whole config.
-        run: the run's file.
-        folder: where the file is.
+        run: content of the run's file.
+        folder: folder of the file.
     """
 
     def __init__(self, config: DictConfig, run: RunFile, folder: Path) -> None:
@@ -31,16 +31,16 @@ class DriverEnd:
         self._former = sys.excepthook
 
     def watch(self) -> None:
-        """Write the file, and answer what ends the process from now on."""
+        """Write the file, and handle the end of the process from now on."""
         self._write(self._run)
         sys.excepthook = self._hook
 
     def ended(self, how: str) -> None:
-        """Say in the file how the run ended."""
+        """Record in the file how the run ended."""
         self._write(dataclasses.replace(self._run, ended=how))
 
     def stopped(self) -> str:
-        """What to say after Ctrl+C."""
+        """Return the message after Ctrl+C."""
         step = resumed_step(self._config)
         if step is not None:
             return f"Stopped by Ctrl+C. The same command goes on from step {step}."

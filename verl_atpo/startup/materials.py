@@ -1,6 +1,6 @@
-"""What a run is made of, loaded in the driver: the model's folder and tokenizer, rows of the data, reward, tools.
+"""Loaders of a run's inputs in the driver: the model's folder and tokenizer, rows of the data, tools.
 
-Each function is for :meth:`Run.once`, and raises ``ConfigError`` with setting, value and remedy.
+Each function is called by :meth:`Run.once`, and raises ``ConfigError`` with setting, value and remedy.
 """
 
 from __future__ import annotations
@@ -33,28 +33,28 @@ TRAIN, VALIDATION = "data.train_files", "data.val_files"
 OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
 HUB_TIMEOUT_S = 5.0
 SAMPLE = 64
-"""Rows of a data file that are looked at, half of them the first and half spread over the rest."""
+"""Number of rows of a data file that are checked, half of them the first and half spread over the rest."""
 LARGE_BYTES = 256 << 20
-"""A data file above this size is only read at its beginning."""
+"""Size in bytes above which only the beginning of a data file is read."""
 
 
 def refuse(setting: str, value: object, why: str, cause: BaseException | None = None) -> ConfigError:
-    """The error for a setting, to be raised."""
+    """Make the error for a setting, to be raised."""
     error = ConfigError(refusal(setting, value, why))
     error.__cause__ = cause
     return error
 
 
 def is_here(path: str) -> bool:
-    """Whether a path names this machine's file system, not one such as ``hdfs://``."""
+    """Return whether a path is on this machine's file system, not on one such as ``hdfs://``."""
     return "://" not in path
 
 
 def model_folder(run: Run) -> Path | None:
-    """The model's folder on this machine; None for a model that is elsewhere and can be had.
+    """Find the model's folder on this machine; None for a model that can be downloaded.
 
     Raises:
-        ConfigError: no such folder, or a model of the hub that cannot be had.
+        ConfigError: no such folder, or a model that the hub does not provide.
     """
     path = str(run.get(MODEL))
     if not is_here(path):
@@ -72,7 +72,7 @@ def model_folder(run: Run) -> Path | None:
 
 
 def _from_hub(name: str) -> Path | None:
-    """Folder of the hub's cache that holds a model's config; None if the hub has it."""
+    """Return the folder of the hub's cache that holds a model's config; None if only the hub has it."""
     import huggingface_hub
 
     found = huggingface_hub.try_to_load_from_cache(name, "config.json")
@@ -102,7 +102,7 @@ def _from_hub(name: str) -> Path | None:
 
 
 def model_config(run: Run) -> Mapping[str, Any]:
-    """The model's ``config.json``; empty for a model that is not on this machine.
+    """Read the model's ``config.json``; empty for a model that is not on this machine.
 
     Raises:
         ConfigError: there is none, or it is no JSON object.
@@ -126,7 +126,7 @@ def model_config(run: Run) -> Mapping[str, Any]:
 
 
 def tokenizer(run: Run) -> Any:
-    """The tokenizer as verl's workers load it; None for one that is not on this machine.
+    """Load the tokenizer as verl's workers do; None for one that is not on this machine.
 
     Raises:
         ConfigError: it cannot be loaded, or has no chat template.
@@ -158,7 +158,7 @@ def tokenizer(run: Run) -> Any:
 
 
 def is_multimodal(run: Run) -> bool:
-    """Whether the model comes with a processor of images, video or audio."""
+    """Return whether the model has a processor of images, video or audio."""
     folder = run.once(model_folder)
     names = ("preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json")
     return folder is None or any((folder / name).is_file() for name in names)
@@ -169,9 +169,9 @@ class Rows:
     """Rows of a data file.
 
     Attributes:
-        file: where they are.
-        total: rows of the file; None where only its beginning was read.
-        columns: of the file.
+        file: path of the file.
+        total: number of rows of the file; None if only its beginning was read.
+        columns: names of the file's columns.
         sample: some rows with their numbers.
     """
 
@@ -181,22 +181,22 @@ class Rows:
     sample: tuple[tuple[int, Mapping[str, Any]], ...]
 
     def names(self) -> Iterator[tuple[str, Mapping[str, Any]]]:
-        """Each sampled row, with a name for messages."""
+        """Yield each sampled row with a name for messages."""
         for number, row in self.sample:
             yield f"row {number} of {self.file}", row
 
 
 def train_rows(run: Run) -> tuple[Rows, ...]:
-    """The training data that is on this machine.
+    """Read the training data that is on this machine.
 
     Raises:
-        ConfigError: a file that is not there, or cannot be read.
+        ConfigError: a file that does not exist, or cannot be read.
     """
     return _files(run, TRAIN)
 
 
 def validation_rows(run: Run) -> tuple[Rows, ...]:
-    """The validation data that is on this machine; raises as :func:`train_rows`."""
+    """Read the validation data that is on this machine; raises as :func:`train_rows`."""
     return _files(run, VALIDATION)
 
 
@@ -260,7 +260,7 @@ def _json_lines(path: Path) -> Rows:
 
 
 def _spread(total: int) -> list[int]:
-    """Numbers of up to ``SAMPLE`` rows: the first half of them, then some of the rest, the last one included."""
+    """Return up to ``SAMPLE`` row numbers: half of them the first rows, then some of the rest with the last row."""
     half = SAMPLE // 2
     if total <= SAMPLE:
         return list(range(total))
@@ -269,7 +269,7 @@ def _spread(total: int) -> list[int]:
 
 
 def tools(run: Run) -> list[Any]:
-    """The tools, made as a rollout worker makes them.
+    """Make the tools as a rollout worker does.
 
     Raises:
         ConfigError: one cannot be made or called.
@@ -286,19 +286,19 @@ def tools(run: Run) -> list[Any]:
 
 
 def schemas(run: Run) -> list[dict[str, Any]]:
-    """The tools as the chat template gets them."""
+    """Return the schemas of the tools as the chat template gets them."""
     return [each.tool_schema.model_dump(exclude_unset=True, exclude_none=True) for each in run.once(tools)]
 
 
 def template_arguments(run: Run) -> dict[str, Any]:
-    """``data.apply_chat_template_kwargs``."""
+    """Return ``data.apply_chat_template_kwargs``."""
     value = run.get("data.apply_chat_template_kwargs")
     return dict(OmegaConf.to_container(value, resolve=True)) if value else {}  # type: ignore[arg-type]
 
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Keep what libraries print and warn of away from the terminal."""
+    """Suppress output and warnings of libraries on the terminal."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

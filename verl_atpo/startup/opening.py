@@ -1,4 +1,4 @@
-"""What a run says right before its first step, and at its end: size, packing, trees, checkpoints, where it goes on."""
+"""Summary of a run before its first step and at its end: size, packing, trees, checkpoints, next command."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from verl_atpo.startup.verl_config import ROLLOUT, get
 
 
 def opening_lines(config: DictConfig, atpo: AtpoConfig) -> list[str]:
-    """The run in short."""
+    """Format the summary before the first step."""
     total, resumed = total_steps(config), resumed_step(config)
     rows = f"{get(config, 'data.train_batch_size')} prompts of {get(config, f'{ROLLOUT}.n')} trajectories"
     steps = "steps" if total is None else f"{total} steps"
@@ -27,7 +27,7 @@ def opening_lines(config: DictConfig, atpo: AtpoConfig) -> list[str]:
 
 
 def closing_lines(config: DictConfig, atpo: AtpoConfig) -> list[str]:
-    """Where a run's results are, and what to do next."""
+    """Format the places of a run's results and the next command."""
     found = []
     if saves_checkpoints(config):
         found.append(f"checkpoints in {get(config, CHECKPOINTS)}")
@@ -37,7 +37,7 @@ def closing_lines(config: DictConfig, atpo: AtpoConfig) -> list[str]:
 
 
 def next_command(atpo: AtpoConfig) -> str:
-    """What shows the trees."""
+    """Return the command that shows the trees, or the setting that makes it possible."""
     if atpo.dump_dir:
         return f"python -m verl_atpo.view {atpo.dump_dir}"
     return "set algorithm.atpo.dump_dir to see trees of the next run in python -m verl_atpo.view"
@@ -58,7 +58,7 @@ def _checkpoints(config: DictConfig) -> str:
 
 
 def resume_warnings(config: DictConfig, changed: Iterator[str]) -> Iterator[str]:
-    """What to say of a run that goes on: nothing left to do, or other settings than it was begun with."""
+    """Return warnings for a resumed run: nothing left to train, or settings that differ from the first start."""
     resumed, total = resumed_step(config), total_steps(config)
     if resumed is None:
         return

@@ -1,15 +1,15 @@
-"""The order of the command line: overrides before one of our presets yield to it, overrides after it win.
+"""Order of the command line: overrides before a preset of this package yield to it, overrides after it win.
 
-Hydra applies every ``key=value`` after all groups, wherever it stands, so a recipe that ends in ``"$@"`` would override
-the preset that its user appends: ``algorithm.adv_estimator=grpo ... +atpo=tree`` would train GRPO. Hence, before Hydra
-composes, :func:`split` takes out of the command line
+Hydra applies every ``key=value`` after all groups, independent of its position, so a recipe that ends in ``"$@"`` would
+override the preset that its user appends: ``algorithm.adv_estimator=grpo ... +atpo=tree`` would train GRPO. Hence,
+before Hydra composes the config, :func:`split` removes from the command line
 
-- overrides before a preset that the preset sets too, except those under ``algorithm.atpo``, which no recipe of verl's
-  has;
+- overrides before a preset of settings that the preset sets as well, except those under ``algorithm.atpo``, which
+  verl's recipes do not have;
 - all presets of a group but the last.
 
-Config files of the user's are not part of the command line, and are composed as Hydra does. Where Hydra refuses an
-override because there is no such key, the nearest key is named.
+The user's config files are not part of the command line, and are composed as Hydra does. If Hydra refuses an override
+because there is no such key, the closest key is named.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ class Replaced:
 
     Attributes:
         key: dotted name of the setting.
-        value: what it was set to.
+        value: its value.
         line: the override as it was written.
-        preset: what replaced it, e.g. ``+atpo=tree``.
+        preset: the preset that replaced it, e.g. ``+atpo=tree``.
     """
 
     key: str
@@ -49,13 +49,14 @@ class Replaced:
 
 
 def split(overrides: Sequence[str]) -> tuple[list[str], list[Replaced]]:
-    """Divide a command line's overrides into those that hold and those that yield to a preset.
+    """Divide a command line's overrides into those that apply and those that yield to a preset.
 
     Args:
         overrides: in the order in which they were written.
 
     Returns:
-        What holds, in the same order, and what yielded. Where Hydra cannot read the overrides, all hold: it says why.
+        Overrides that apply, in the same order, and those that yielded. If Hydra cannot parse the overrides, all
+        apply, so that Hydra reports the error.
 
     Example:
         >>> split(["algorithm.adv_estimator=grpo", "trainer.nnodes=2", "+atpo=tree"])[0]
@@ -80,7 +81,7 @@ def split(overrides: Sequence[str]) -> tuple[list[str], list[Replaced]]:
 
 
 def settings_of(preset: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """What a preset sets outside ``algorithm.atpo``, by dotted name."""
+    """Return the settings of a preset outside ``algorithm.atpo``, by dotted name."""
     settings: dict[str, Any] = {}
     for name, value in preset.items():
         key = f"{prefix}{name}"
@@ -92,18 +93,18 @@ def settings_of(preset: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _preset(override: Override) -> Mapping[str, Any] | None:
-    """The preset that an override chooses; None where it is a setting, a sweep or somebody else's group."""
+    """Return the preset that an override selects; None for a setting, a sweep or a group of another package."""
     if override.type == OverrideType.DEL or override.is_sweep_override():
         return None
     return PRESETS.get(override.key_or_group, {}).get(str(override.value()))
 
 
 def _hint(message: str, composed: Callable[[list[str]], DictConfig], held: Sequence[str]) -> str | None:
-    """What to write instead of an override whose key is not in verl's config; None for any other error.
+    """Suggest a replacement for an override whose key is not in verl's config; None for any other error.
 
     Args:
-        message: of Hydra.
-        composed: composes other overrides.
+        message: Hydra's error message.
+        composed: composes a config from other overrides.
         held: the overrides that were composed.
     """
     found = re.search(r"Could not override '([\w.@/]+)'", message)
@@ -122,7 +123,7 @@ def _hint(message: str, composed: Callable[[list[str]], DictConfig], held: Seque
 
 
 def _keys(node: Any, prefix: str = "") -> list[str]:
-    """Dotted names of all settings."""
+    """Yield the dotted names of all settings."""
     keys = []
     for name in node:
         keys.append(f"{prefix}{name}")
@@ -133,15 +134,15 @@ def _keys(node: Any, prefix: str = "") -> list[str]:
 
 
 def _same_name(key: str, keys: Sequence[str]) -> str:
-    """A sentence that names a setting of the same last name, which stands elsewhere."""
+    """Return a sentence that names a setting with the same last part in another group."""
     last = key.rpartition(".")[2]
     return next((f" Did you mean {each}?" for each in keys if each.rpartition(".")[2] == last), "")
 
 
 def obey_order() -> None:
-    """Have Hydra compose what :func:`split` lets through; may be called again.
+    """Make Hydra compose only the overrides that :func:`split` keeps; may be called again.
 
-    ``hydra.overrides.task``, and with it ``.hydra/overrides.yaml``, keep the command line as it was written.
+    ``hydra.overrides.task``, and so ``.hydra/overrides.yaml``, still hold the command line as it was written.
     """
     compose = ConfigLoaderImpl.load_configuration
     if hasattr(compose, "__wrapped__"):

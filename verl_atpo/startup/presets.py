@@ -1,20 +1,20 @@
 """Presets for verl's own entry point: ``python -m verl.trainer.main_ppo +atpo=tree ...``.
 
-Each preset sets only what it must, and everything it sets can be overridden on the command line.
+Each preset sets only what it needs, and all its settings can be overridden on the command line.
 
 | preset | what it is |
 |---|---|
-| ``tree`` | recommended: 6 chains, 6 expansions without rounds, where noise falls most; one shrunk baseline per turn |
+| ``tree`` | recommended: 6 chains, 6 expansions without rounds, where noise falls most; a shrunk baseline per turn |
 | ``paper`` | the authors' script: M=10, K=6, L=2, so 22 leaves; the penalty counts siblings |
-| ``unbiased`` | 8 chains and 2 rounds of 4; weights and picks make the gradient that of chains (``docs/unbiased.md``) |
+| ``unbiased`` | 8 chains, 2 rounds of 4; weights and selection give the gradient of chains (``docs/unbiased.md``) |
 | ``chain`` | no tree: the ATPO loss with verl's own GRPO estimator and sampler, for any loop, single-turn ones too |
 
 Credit schemes bring presets of their own (``Scheme.presets``).
-``+platform=cpu``, with ``VERL_PLATFORM=cpu`` in the environment, turns any recipe into one for a machine without GPU;
-``+agent=gateway`` runs any agent that speaks chat completions (``verl_atpo.gateway``);
+``+platform=cpu``, with ``VERL_PLATFORM=cpu`` in the environment, runs any recipe on a machine without GPU;
+``+agent=gateway`` runs any agent that uses chat completions (``verl_atpo.gateway``);
 ``+agent=search`` and ``+score=qa_paper`` are the paper's setting (``agent_presets``);
 ``+train=packed`` trains on every distinct token once (``verl_atpo.packed``), with any of them or none;
-``+sampler=quick`` lets verl's trainer look for finished rollouts ten times a second, which matters for small models.
+``+sampler=quick`` makes verl's trainer poll for finished rollouts ten times a second, which matters for small models.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ TREE = AtpoConfig(
     expansion=ExpansionConfig(strategy="noise"),
     credit=CreditConfig(contexts=Contexts.MERGED, scheme="shrunk"),
 )
-"""What the evidence recommends where turns do not repeat (``docs/credit.md``)."""
+"""Recommended settings for tasks whose turns do not repeat (``docs/credit.md``)."""
 UNBIASED = AtpoConfig(
     expansion=ExpansionConfig(
         initial_chains=8, branches_per_round=4, rounds=2, strategy="other_chains", schedule=Schedule.ROUNDS
@@ -70,7 +70,7 @@ UNBIASED = AtpoConfig(
         weights=Weights.SPLIT,
     ),
 )
-"""A tree whose gradient is that of chains; see ``docs/unbiased.md``."""
+"""Settings of a tree with the gradient of chains (``docs/unbiased.md``)."""
 
 
 def _tree(atpo: AtpoConfig, estimator: str = "atpo", **loss: Any) -> dict[str, Any]:
@@ -124,7 +124,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
 
 
 def register_presets() -> None:
-    """Put the presets into Hydra's ConfigStore; may be called again."""
+    """Store the presets in Hydra's ConfigStore; may be called again."""
     OmegaConf.register_new_resolver("atpo.leaves", _leaves, replace=True)
     agent_presets.register_resolver()
     register_resolver()
@@ -135,6 +135,6 @@ def register_presets() -> None:
 
 
 def _leaves(expansion: Any) -> int:
-    """M + L * K of the settings under ``algorithm.atpo.expansion``."""
+    """Compute M + L * K from the settings under ``algorithm.atpo.expansion``."""
     settings = OmegaConf.to_container(expansion, resolve=True)
     return AtpoConfig.from_mapping({"expansion": settings}).expansion.leaves

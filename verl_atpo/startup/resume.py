@@ -1,4 +1,4 @@
-"""A run that is started again: the step it goes on from, and the settings it was begun with."""
+"""Resumed runs: the step from which a run continues, and the settings of its first start."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ MAY_DIFFER = (
     "algorithm.atpo.dump_",
     "algorithm.atpo.log_trees",
 )
-"""Beginnings of settings that may change from start to start without a word."""
+"""Prefixes of settings that may change between starts without a warning."""
 
 
 def resumed_step(config: DictConfig) -> int | None:
-    """The step after which verl goes on; None where it starts at the first."""
+    """Return the step after which verl continues; None if it starts at the first step."""
     mode = get(config, "trainer.resume_mode")
     if mode == "resume_path":
         named = str(get(config, "trainer.resume_from_path")).rstrip("/").rpartition("global_step_")[2]
@@ -54,13 +54,13 @@ def resumed_step(config: DictConfig) -> int | None:
 
 
 def saves_checkpoints(config: DictConfig) -> bool:
-    """Whether verl saves checkpoints, so that a stopped run can go on."""
+    """Return whether verl saves checkpoints, so that a stopped run can be resumed."""
     frequency = get(config, "trainer.save_freq")
     return isinstance(frequency, int) and frequency > 0
 
 
 def total_steps(config: DictConfig) -> int | None:
-    """Training steps of the run; None before the trainer has worked them out from its data."""
+    """Return the number of training steps of the run; None before the trainer has computed it from its data."""
     own = get(config, "trainer.total_training_steps")
     if isinstance(own, int):
         return own
@@ -74,7 +74,7 @@ def total_steps(config: DictConfig) -> int | None:
 
 
 def remember_settings(config: DictConfig) -> None:
-    """Write the settings of a run's first start beside its checkpoints."""
+    """Write the settings of a run's first start into the folder of its checkpoints."""
     folder = get(config, CHECKPOINTS)
     if not folder or "://" in str(folder) or not saves_checkpoints(config):
         return
@@ -89,7 +89,7 @@ def remember_settings(config: DictConfig) -> None:
 
 
 def changed_settings(config: DictConfig) -> Iterator[str]:
-    """Settings that differ from those the run was begun with, a text each."""
+    """Yield a text for each setting that differs from the run's first start."""
     try:
         begun = json.loads((Path(str(get(config, CHECKPOINTS))) / SETTINGS).read_text())
     except (OSError, ValueError):
@@ -101,7 +101,7 @@ def changed_settings(config: DictConfig) -> Iterator[str]:
 
 
 def flat(config: DictConfig) -> dict[str, Any]:
-    """All settings by dotted name, without Hydra's own."""
+    """Return all settings by dotted name, without Hydra's own."""
     own = config.copy()
     with open_dict(own):
         own.pop("hydra", None)

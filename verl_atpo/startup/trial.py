@@ -1,4 +1,4 @@
-"""Calls of a user's code in the driver, on a thread of their own and with a time limit."""
+"""Trial calls of a user's code in the driver, each on its own thread and with a time limit."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a call did.
+    """Result of a trial call.
 
     Attributes:
-        returned: what it returned, awaited where it was a coroutine.
-        raised: what it raised.
-        late: it was still running when its time was over; its thread goes on and keeps no process alive.
+        returned: its return value, awaited if it is a coroutine.
+        raised: its error.
+        late: whether it exceeded its time limit; its thread continues, but does not keep the process alive.
     """
 
     returned: Any = None
@@ -29,8 +29,8 @@ def attempt(function: Callable[[], Any], seconds: float) -> Outcome:
     """Call a function that may hang, raise anything or return a coroutine.
 
     Args:
-        function: what to call.
-        seconds: how long to wait for it.
+        function: called without arguments.
+        seconds: time limit.
     """
     outcomes: list[Outcome] = []
 

@@ -1,4 +1,4 @@
-"""Reading verl's config: names of its settings, values at dotted keys, messages that refuse a value."""
+"""Access to verl's config: names of its settings, values at dotted keys, error messages for a value."""
 
 from __future__ import annotations
 
@@ -24,28 +24,28 @@ DEFAULT_LOOP = f"{AGENT}.default_agent_loop"
 
 
 def get(config: DictConfig, key: str) -> Any:
-    """The value at a dotted key; None where there is none."""
+    """Return the value at a dotted key; None if there is none."""
     return OmegaConf.select(config, key)
 
 
 def refusal(key: str, value: object, why: str) -> str:
-    """The message for a setting that cannot work.
+    """Return the error message for a setting that cannot work.
 
     Args:
         key: dotted name of the setting.
-        value: what it is.
-        why: what is wrong and what to do; a full stop is added where there is none.
+        value: its value.
+        why: reason and remedy; a full stop is added if there is none.
     """
     return f"{key}={_shown(value)} cannot work: {why}{'' if why.endswith(('?', '.')) else '.'}"
 
 
 def unknown(value: object, known: Iterable[str], more: str = "") -> str:
-    """Why a value that is none of the known ones cannot work.
+    """Return the reason why a value that is none of the known ones cannot work.
 
     Args:
-        value: what was found.
-        known: what it may be.
-        more: follows the list.
+        value: the value found.
+        known: the valid values.
+        more: text after the list.
     """
     names = list(known)
     return f"expected one of {', '.join(names)}{more}.{did_you_mean(value, names)}"
@@ -57,7 +57,7 @@ def refuse(key: str, value: object, why: str) -> NoReturn:
 
 
 def number(config: DictConfig, key: str, *, integer: bool = False) -> Any:
-    """The number at a key; None where there is none.
+    """Return the number at a key; None if there is none.
 
     Raises:
         ConfigError: it is not a finite number.
@@ -72,10 +72,10 @@ def number(config: DictConfig, key: str, *, integer: bool = False) -> Any:
 
 
 def grows_trees(config: DictConfig) -> bool:
-    """Whether verl's config has the tree rollout as its sampler."""
+    """Return whether verl's config selects the tree rollout as its sampler."""
     return get(config, f"{AGENT}.agent_loop_manager_class") == MANAGER
 
 
 def _shown(value: object) -> str:
-    """As a command line has it: text without quotes."""
+    """Format a value as on a command line: text without quotes."""
     return show(value)[1:-1] if isinstance(value, str) and len(repr(value)) < 200 and value else show(value)
