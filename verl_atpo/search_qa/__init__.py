@@ -1,1 +1,1 @@
-"""The paper's setting: an agent that searches, its tool and retriever, its reward and its evaluation."""
+"""The paper's setting: a search agent with its tool, retriever, reward and evaluation."""

@@ -1,4 +1,4 @@
-"""The paper's table from one validation of verl.
+"""The paper's table, computed from one validation of verl.
 
     python -m verl_atpo.search_qa.evaluation METRICS.jsonl --test test.parquet --out DIR
 
@@ -34,7 +34,7 @@ class EvaluationError(ValueError):
 
 
 def last_validation(steps: Steps, step: int | None = None) -> tuple[int, dict[str, dict[str, float]]]:
-    """The latest validation among verl's metrics, or that of ``step``.
+    """Find the latest validation in verl's metrics, or that of ``step``.
 
     Returns:
         Training step, and benchmark -> measure (see ``MEASURES``) -> mean over its questions.
@@ -54,16 +54,16 @@ def last_validation(steps: Steps, step: int | None = None) -> tuple[int, dict[st
 
 
 def questions_per_benchmark(test: Path) -> dict[str, int]:
-    """How many rows of the test set each benchmark (``data_source``) has."""
+    """Count the rows of each benchmark (``data_source``) in the test set."""
     counts = pq.read_table(test, columns=["data_source"])["data_source"].value_counts()
     return {str(entry["values"]): int(entry["counts"]) for entry in counts.to_pylist()}
 
 
 def averages(scores: Mapping[str, Mapping[str, float]], questions: Mapping[str, int]) -> dict[str, dict[str, float]]:
-    """Averages over each group of benchmarks and over all, once per benchmark and once per question.
+    """Average over each group of benchmarks and over all of them, weighted per benchmark and per question.
 
     Returns:
-        Name -> measure -> average; a measure that some benchmark lacks has none.
+        Name -> measure -> average; a measure that a benchmark of the group lacks is left out.
     """
     groups = {name: [source for source in sources if source in scores] for name, sources in GROUPS.items()}
     if sum(map(bool, groups.values())) > 1:
@@ -84,7 +84,7 @@ def averages(scores: Mapping[str, Mapping[str, float]], questions: Mapping[str, 
 
 
 def evaluate(metrics: Path, test: Path, step: int | None = None, hydra: Path | None = None) -> dict[str, Any]:
-    """Everything that is in ``table.json``.
+    """Compute the content of ``table.json``.
 
     Args:
         metrics: verl's metrics file.
@@ -93,7 +93,7 @@ def evaluate(metrics: Path, test: Path, step: int | None = None, hydra: Path | N
         hydra: the run's Hydra folder, for its settings.
 
     Raises:
-        EvaluationError: there are no metrics, or they name other benchmarks than the test set has.
+        EvaluationError: there are no metrics, or their benchmarks differ from those of the test set.
     """
     if not metrics.exists():
         raise EvaluationError(f"There is no {metrics}; give the file that VERL_FILE_LOGGER_PATH named in the run.")
@@ -116,7 +116,7 @@ def evaluate(metrics: Path, test: Path, step: int | None = None, hydra: Path | N
 
 
 def markdown(result: Mapping[str, Any]) -> str:
-    """The result as a Markdown document; scores in per cent."""
+    """Format the result as a Markdown document; scores in per cent."""
 
     def row(name: str, scores: Mapping[str, float]) -> list[Any]:
         shown = [

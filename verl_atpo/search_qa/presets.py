@@ -1,11 +1,11 @@
-"""Presets of the paper's setting: an agent that searches, and how its answers are scored.
+"""Presets of the paper's setting: the search agent, and the scoring of its answers.
 
 | preset | what it is |
 |---|---|
 | ``+agent=search`` | verl's tool agent with the ``search`` tool, by function calling (hermes format) |
 | ``+agent=search_tags`` | the same tool in the paper's tag style: ``<search>`` answered by ``<result>`` |
 | ``+score=qa_paper`` | training: -1 for a malformed response, else exact match; validation: exact match and F1 |
-| ``+score=qa_em``, ``qa_f1`` | exact match, or F1, of whatever answer is there |
+| ``+score=qa_em``, ``qa_f1`` | exact match, or F1, of any answer |
 
 The retriever's address is the environment variable ``SEARCH_URL`` (default ``http://127.0.0.1:8000``).
 """
@@ -22,7 +22,7 @@ TAG_LOOP = "tag_agent"
 RESOLVER = "atpo.answer_style"
 FORMAT = "${actor_rollout_ref.rollout.multi_turn.format}"
 STYLES = {"atpo_tags": "tags", "hermes": "tools"}
-"""Format of the agent -> style in which the reward expects its calls; "any" for other formats."""
+"""Format of the agent -> style of calls that the reward expects; "any" for other formats."""
 
 
 def _agent(loop: str, format: str, **agent: str) -> dict[str, Any]:

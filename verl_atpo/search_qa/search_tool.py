@@ -1,7 +1,7 @@
 """The ``search`` tool: passages from a retriever server, for verl's agent loop.
 
-Setting: ``actor_rollout_ref.rollout.multi_turn.tool_config_path=.../verl_atpo/search_qa/search.yaml``. It speaks to
-``python -m verl_atpo.search_qa.retriever`` and to any server with Search-R1's interface (docs/retriever.md).
+Setting: ``actor_rollout_ref.rollout.multi_turn.tool_config_path=.../verl_atpo/search_qa/search.yaml``. The tool works
+with ``python -m verl_atpo.search_qa.retriever`` and with any server with Search-R1's interface (docs/retriever.md).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from verl_atpo.tools.text import neutralise
 NOTHING_FOUND = "Nothing found."
 ENDPOINT = "/retrieve"
 MOVED = {"retries": "algorithm.atpo.tools.retries", "backoff_s": "algorithm.atpo.tools.retry_delay_s"}
-"""Former settings of the tool, and those that hold for every tool."""
+"""Earlier settings of the tool -> settings of all tools that replace them."""
 
 
 @settings
@@ -37,11 +37,11 @@ class SearchConfig:
     timeout_s: PositiveAmount = 30.0
     """Seconds one request may take."""
     batch_window_s: Amount = 0.005
-    """Seconds a query waits for others, to go in one request with them; 0 sends at once."""
+    """Seconds that a query waits for others, to be sent in one request with them; 0 sends at once."""
     max_batch: Positive = 64
     """Queries in one request."""
     max_requests: Positive = 8
-    """Requests under way at once, per process."""
+    """Concurrent requests per process."""
     max_query_chars: Positive = 1000
     """A longer query is cut."""
     max_passage_chars: Positive = 4000
@@ -62,7 +62,7 @@ class SearchConfig:
 
 
 def _check_schema(schema: OpenAIFunctionToolSchema) -> None:
-    """Refuse the schema of another search tool: its calls would all be answered by an error."""
+    """Refuse the schema of another search tool, since all its calls would be answered by an error."""
     parameters = schema.function.parameters
     query = parameters.properties.get("query")
     if query is None or query.type != "string" or list(parameters.required) not in ([], ["query"]):
@@ -74,7 +74,7 @@ def _check_schema(schema: OpenAIFunctionToolSchema) -> None:
 
 
 def _is_address(url: str) -> bool:
-    """Whether requests can be sent there: a scheme, a host, perhaps a port and a path, and nothing else."""
+    """Return whether requests can be sent to an address: a scheme, a host, optionally port and path, nothing else."""
     try:
         address = urlsplit(url)
         port = address.port
@@ -86,11 +86,11 @@ def _is_address(url: str) -> bool:
 
 
 class SearchTool(BaseTool):
-    """Finds passages for a query. A call depends on its query alone, so branches replay it from the recording.
+    """Search tool for passages. A call depends on its query only, so expansions replay it from the recording.
 
     Args:
         config: settings of :class:`SearchConfig`, and verl's ``type``.
-        tool_schema: what the model is told; one required string ``query``.
+        tool_schema: schema that the model reads; one required string ``query``.
 
     Raises:
         ValueError: a setting that cannot work, or no schema.
@@ -115,7 +115,7 @@ class SearchTool(BaseTool):
 
     @classmethod
     def read_settings(cls, config: dict[str, Any]) -> SearchConfig:
-        """The settings in a tool's ``config``; the start-up checks call it before any tool is made.
+        """Read the settings in a tool's ``config``; the start-up checks call this before any tool is made.
 
         Raises:
             ConfigError: a setting that cannot work.
@@ -128,19 +128,19 @@ class SearchTool(BaseTool):
     async def execute(
         self, instance_id: str, parameters: dict[str, Any], **kwargs: Any
     ) -> tuple[ToolResponse, float, dict[str, Any]]:
-        """Search.
+        """Search the passages for a query.
 
         Args:
-            instance_id: of verl's; the tool holds no state.
-            parameters: the model's arguments, not to be trusted.
-            **kwargs: of verl's agent loop, not needed.
+            instance_id: verl's; unused, since the tool holds no state.
+            parameters: the model's arguments, not trusted.
+            **kwargs: of verl's agent loop; unused.
 
         Returns:
-            The passages as text, the reward 0.0, and the metrics ``seconds``, ``batch_size`` and ``passages``; a call
-            without a usable query gets a text that says so, and no metrics.
+            The passages as text, the reward 0.0, and the metrics ``seconds``, ``batch_size`` and ``passages``. A call
+            without a usable query gets an error text, and no metrics.
 
         Raises:
-            TransientToolError: no answer, for a reason that may pass.
+            TransientToolError: no answer, for a transient reason.
             ToolOutage: the server refused the request.
         """
         query = parameters.get("query") if isinstance(parameters, dict) else None
@@ -160,11 +160,11 @@ class SearchTool(BaseTool):
 
 
 def observation(passages: Sequence[Passage], max_chars: int) -> str:
-    """What the model reads: ``Doc 1(Title: "...") text``, one line per passage, harmless (see ``neutralise``).
+    """Format passages for the model: ``Doc 1(Title: "...") text``, one line each, harmless (see ``neutralise``).
 
     Args:
-        passages: best first. Runs of white space become one blank, so no passage can pose as two.
-        max_chars: text of a passage beyond is left out and marked by an ellipsis.
+        passages: best first. Runs of white space become one blank, so no passage can look like two.
+        max_chars: longer texts are cut, and the cut is marked by an ellipsis.
     """
     lines = []
     for number, passage in enumerate(passages, start=1):
@@ -181,5 +181,5 @@ def _cut(text: str, max_chars: int) -> str:
 
 
 def _clean(query: str, max_chars: int) -> str:
-    """One line of valid Unicode (a model's JSON may hold half a surrogate pair)."""
+    """Convert text to one line of valid Unicode (a model's JSON may hold half a surrogate pair)."""
     return " ".join(query.encode("utf-8", "replace").decode("utf-8").split())[:max_chars]

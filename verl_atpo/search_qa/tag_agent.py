@@ -1,7 +1,7 @@
 """The paper's tag style: ``<think>``, ``<search>`` answered by ``<result>`` in the same message, then ``<answer>``.
 
-verl's tool agent does the work; what differs is how a call is written (a tag named after the tool, around its one
-argument), where sampling stops (at that tag's end), and how the answer comes back (raw text, no new chat message).
+verl's tool agent does the work. Three things differ: a call is a tag named after the tool around its one argument,
+sampling stops at the end of that tag, and the answer is appended as raw text, not as a new chat message.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ FORMAT = "atpo_tags"
 
 @ToolParser.register(FORMAT)
 class TagToolParser(ToolParser):
-    """Reads ``<search>query</search>`` as the call ``search(query="query")``, for every tool with one argument."""
+    """Parser of ``<search>query</search>`` as the call ``search(query="query")``, for every tool with one argument."""
 
     async def extract_tool_calls(
         self, responses_ids: list[int], tools: Sequence[OpenAIFunctionToolSchema] | None = None
     ) -> tuple[str, list[FunctionCall]]:
-        """The calls in a turn, in order.
+        """Parse the calls in a turn, in order.
 
         Args:
             responses_ids: sampled tokens of the turn.
@@ -50,10 +50,10 @@ class TagToolParser(ToolParser):
 
 
 def tag_argument(schema: OpenAIFunctionToolSchema) -> str:
-    """Name of the argument that a tag's content is.
+    """Return the name of the argument that a tag carries.
 
     Raises:
-        ValueError: the tool needs none or several, which one tag cannot say.
+        ValueError: the tool requires no argument or several, which one tag cannot carry.
     """
     parameters = schema.function.parameters
     required = list(parameters.required) or list(parameters.properties)
@@ -83,7 +83,7 @@ class TagAgentLoop(ToolAgentLoop):
             tag_argument(tool.tool_schema)
 
     async def run(self, sampling_params: dict[str, Any], *args: Any, **kwargs: Any) -> AgentLoopOutput:
-        """Run one trajectory; sampling stops behind each call."""
+        """Run one trajectory; sampling stops after each call."""
         stops = [f"</{name}>" for name in self.tools]
         keep = "no_stop_trim" if self.rollout_config.name == "sglang" else "include_stop_str_in_output"
         return await super().run({**sampling_params, "stop": stops, keep: True}, *args, **kwargs)
@@ -91,7 +91,7 @@ class TagAgentLoop(ToolAgentLoop):
     async def ct_build_initial_tokens(
         self, messages: list[dict], tools: Any = None, *args: Any, **kwargs: Any
     ) -> list[int]:
-        """Tokens of the prompt, without a list of tools from the chat template: the prompt itself explains the tags."""
+        """Tokenize the prompt without the chat template's list of tools: the prompt itself explains the tags."""
         tokens: list[int] = await super().ct_build_initial_tokens(messages, [], *args, **kwargs)
         return tokens
 

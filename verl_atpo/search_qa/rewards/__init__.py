@@ -1,10 +1,10 @@
-r"""Rewards of question answering; the standard library is all they need.
+r"""Rewards of question answering, with the standard library only.
 
 | what | file | public name |
 |---|---|---|
 | normalisation, exact match and F1 | ``text.py`` | ``normalise``, ``exact_match``, ``f1_score`` |
-| the shapes of a ground truth | ``text.py`` | ``golden_answers`` |
-| what the policy wrote, as opposed to what was retrieved | ``observations.py`` | ``split_turns`` |
+| the forms of a ground truth | ``text.py`` | ``golden_answers`` |
+| the policy's text without retrieved text | ``observations.py`` | ``split_turns`` |
 | the form of a response and the answer in it | ``response.py`` | ``format_error``, ``extract_answer`` |
 | the function that verl calls | ``qa.py`` | ``compute_score`` |
 

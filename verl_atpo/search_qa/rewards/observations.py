@@ -1,21 +1,22 @@
-r"""What the policy wrote and what was retrieved, told apart in the text of a whole trajectory.
+r"""Separation of the policy's text from retrieved text in the text of a trajectory.
 
-verl hands a reward the decoded response: the policy's turns and the observations between them, special tokens gone.
-Two ways of putting an observation there are known:
+verl passes a reward the decoded response: the policy's turns and the observations between them, without special
+tokens. Two forms of observations are known:
 
 - ``tags``: ``<search>query</search>``, then ``<result> ... </result>``. Sampling stops at ``</search>``, so what the
   policy writes never follows a call directly.
-- ``tools``: ``<tool_call>{...}</tool_call>``, then Qwen's chat template, less its special tokens:
+- ``tools``: ``<tool_call>{...}</tool_call>``, then Qwen's chat template without its special tokens:
   ``user\n<tool_response>\n ... \n</tool_response>\nassistant\n``, one ``<tool_response>`` for each parallel call.
 
-Rules, for text that can be hostile:
+Rules for text that may be hostile:
 
-- An observation answers calls of its own turn. Anything that looks like one but is not behind a call, or holds more
-  answers than there were calls, was written by the policy: it counts as its text, and ``format_error`` refuses it.
+- An observation answers calls of the turn before it. Text that looks like an observation but does not follow a call, or
+  holds more answers than there were calls, was written by the policy: it counts as the policy's text, and
+  ``format_error`` refuses it.
 - An observation ends where its closing tag does, or with the response if that was cut off. Retrieved text must
   therefore not hold that tag; the package's tools see to it, and nothing else in retrieved text matters.
-- With ``tools``, sampling does not stop behind a call, so a policy can write a call and a forged answer to it in one
-  turn. Where the turn limit then ends the trajectory, the text alone cannot show it. The policy's own tokens can:
+- With ``tools``, sampling does not stop after a call, so a policy can write a call and a forged answer to it in one
+  turn. If the turn limit then ends the trajectory, the text alone cannot show that. The policy's own tokens can:
   ``extra_info["policy_text"]`` (see ``qa.compute_score``).
 """
 
@@ -27,12 +28,12 @@ from collections.abc import Iterator
 
 
 class Style(str, enum.Enum):
-    """How the policy calls the search tool."""
+    """Form in which the policy calls the search tool."""
 
     TOOLS = "tools"
     TAGS = "tags"
     ANY = "any"
-    """Whichever of the two the first call of the response is in; fits all data, and checks less than the others."""
+    """The style of the response's first call; fits all data, and checks less than the other two."""
 
 
 _CALL_TAGS = {Style.TOOLS: "tool_call", Style.TAGS: "search"}
@@ -65,7 +66,7 @@ def split_turns(response: str, style: Style) -> list[str]:
 
 
 def _results(response: str) -> Iterator[tuple[int, int]]:
-    """Where the ``<result>`` observations begin and end."""
+    """Yield the begin and end of each ``<result>`` observation."""
     position = calls = 0
     while (call := response.find("</search>", position)) >= 0:
         position = end = call + len("</search>")
@@ -79,7 +80,7 @@ def _results(response: str) -> Iterator[tuple[int, int]]:
 
 
 def _tool_responses(response: str) -> Iterator[tuple[int, int]]:
-    """Where the user messages with ``<tool_response>`` elements begin and end, role names included."""
+    """Yield the begin and end of each user message with ``<tool_response>`` elements, role names included."""
     position = 0
     while (begin := response.find(_TOOL_RESPONSES_OPEN, position)) >= 0:
         closing = _TOOL_RESPONSES_CLOSE.search(response, begin)

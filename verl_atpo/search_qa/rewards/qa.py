@@ -14,7 +14,7 @@ from verl_atpo.search_qa.rewards.text import exact_match, f1_score, golden_answe
 
 _METRICS: dict[str, Callable[[str, Iterable[str]], float]] = {"em": exact_match, "f1": f1_score}
 _VERL_ARGUMENTS = frozenset({"reward_router_address", "reward_model_tokenizer"})
-"""What verl hands to every reward function once a reward model is configured; of no use here."""
+"""Arguments that verl passes to every reward function once a reward model is configured; unused here."""
 
 
 def compute_score(
@@ -28,19 +28,19 @@ def compute_score(
     style: str = "any",
     **kwargs: Any,
 ) -> dict[str, float]:
-    """Scores one response; settings go into ``reward.custom_reward_function.reward_kwargs``.
+    """Score one response; settings go into ``reward.custom_reward_function.reward_kwargs``.
 
     Args:
-        data_source: the benchmark; part of verl's signature, all are scored alike.
+        data_source: the benchmark; part of verl's signature, all are scored in the same way.
         solution_str: decoded response: all turns and observations.
-        ground_truth: the golden answers, in a shape that ``golden_answers`` reads.
-        extra_info: ``split`` says whether this is training ("train", or no split) or validation (any other), and
-            ``policy_text``, if there, is what the policy wrote, its own tokens decoded and its turns joined by
-            newlines: it is then scored instead of ``solution_str``, with nothing taken for an observation.
-        metric: "em" or "f1": what a well-formed response scores.
-        malformed_score: what a malformed response scores in training; None for no penalty.
-        style: "tools", "tags" or "any": how calls are written. Name it where it is known: "any" lets a policy that
-            was told to use one style pretend to the other.
+        ground_truth: the golden answers, in a form that ``golden_answers`` reads.
+        extra_info: ``split`` distinguishes training ("train", or no split) from validation (any other value).
+            ``policy_text``, if present, is the policy's own text: its tokens decoded, its turns joined by newlines. It
+            is then scored instead of ``solution_str``, and no part of it counts as an observation.
+        metric: "em" or "f1": score of a well-formed response.
+        malformed_score: score of a malformed response in training; None for no penalty.
+        style: "tools", "tags" or "any": form of the calls. Set it if it is known: with "any", a policy that should use
+            one style can pass with the other.
         **kwargs: verl's own further arguments.
 
     Returns:
@@ -69,7 +69,7 @@ def compute_score(
 
 
 def _check_settings(metric: str, style: str, unknown: dict[str, Any]) -> None:
-    """Refuses what would otherwise be misread in silence."""
+    """Refuse unknown settings and values, which would otherwise be misread silently."""
     where = "reward.custom_reward_function.reward_kwargs"
     for name, value, valid in (("metric", metric, list(_METRICS)), ("style", style, [style.value for style in Style])):
         if value not in valid:

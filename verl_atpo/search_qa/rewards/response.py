@@ -17,16 +17,16 @@ _TEXT_MACRO = re.compile(
 _SPACE = re.compile(r"\\[ ,;:>]|~")
 _ESCAPED = re.compile(r"\\([%&#_$])")
 _DEEPEST = 20
-"""Macros inside macros that are looked into; more are left as they are."""
+"""Levels of nested macros that are replaced; deeper ones are left as they are."""
 
 
 def format_error(response: str, style: Style | str = Style.ANY) -> str | None:
-    r"""Why a response, observations included, is malformed; None if it is not.
+    r"""Return the reason why a response, observations included, is malformed; None if it is well-formed.
 
-    Well-formed is what ends with its one ``<answer>`` element, with a balanced ``\boxed{}`` in it that is not empty,
-    and whose elements are all closed, not nested, and of this style: ``<think>``, ``<answer>`` and the calls. Style
-    ``tags`` wants a ``<think>`` as well; the others let ``</think>`` stand without its opening tag, which the chat
-    templates of some models write into the prompt.
+    A well-formed response ends with its one ``<answer>`` element, which holds a balanced, non-empty ``\boxed{}``. All
+    its elements (``<think>``, ``<answer>`` and the calls) are closed, not nested, and of this style. Style ``tags``
+    requires a ``<think>`` as well; the others accept ``</think>`` without its opening tag, which the chat templates of
+    some models write into the prompt.
 
     Args:
         response: the decoded response of the whole trajectory.
@@ -36,10 +36,10 @@ def format_error(response: str, style: Style | str = Style.ANY) -> str | None:
 
 
 def turns_error(turns: Sequence[str], style: Style) -> str | None:
-    """``format_error`` of a response whose observations have been taken out.
+    """Return ``format_error`` of a response without its observations.
 
     Args:
-        turns: what the policy wrote, one text per turn, at least one.
+        turns: the policy's text, one per turn, at least one.
         style: see ``Style``.
     """
     text = "\n".join(turns)
@@ -82,14 +82,14 @@ def _answer_error(text: str, last_turn: str) -> str | None:
 
 
 def extract_answer(text: str) -> str | None:
-    r"""What stands in the last ``\boxed{}`` of the last ``<answer>`` element; an element cut off is read to the end.
+    r"""Return the last ``\boxed{}`` of the last ``<answer>`` element; an element without end tag is read to the end.
 
     Args:
-        text: what the policy wrote.
+        text: the policy's text.
 
     Returns:
-        The answer without surrounding blanks, with the content of ``\text{}`` and its like in their place and spaces
-        and escaped signs of LaTeX as plain ones; None if there is none.
+        The answer without surrounding blanks; macros such as ``\text{}`` are replaced by their content, LaTeX's spaces
+        and escaped signs by plain ones. None if there is no answer.
     """
     _, found, element = text.rpartition("<answer>")
     answer = last_boxed(element.partition("</answer>")[0]) if found else None
@@ -99,7 +99,7 @@ def extract_answer(text: str) -> str | None:
 
 
 def plain_text(answer: str) -> str:
-    """An answer in LaTeX as text: macros that only set type are replaced by their content."""
+    """Convert an answer from LaTeX to text: macros that only change the font are replaced by their content."""
     for _ in range(_DEEPEST):
         answer, found = _TEXT_MACRO.subn(r"\1", answer)
         if not found:
@@ -108,9 +108,9 @@ def plain_text(answer: str) -> str:
 
 
 def last_boxed(text: str) -> str | None:
-    r"""Content of the ``\boxed{...}`` with balanced braces that begins last, in one pass over the text; or None.
+    r"""Return the content of the last ``\boxed{...}`` with balanced braces, in one pass over the text; None if none.
 
-    Escaped braces are text. The innermost counts where one box is inside another.
+    Escaped braces are text. Of nested boxes the innermost counts.
     """
     opened: list[tuple[bool, int]] = []  # is it a box, where its content begins
     last: tuple[int, int] | None = None

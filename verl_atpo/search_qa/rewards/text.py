@@ -16,31 +16,31 @@ _CLOSED_ANSWERS = frozenset({"yes", "no", "noanswer"})
 
 
 def normalise(text: str) -> str:
-    """SQuAD's normalisation: lower case, no ASCII punctuation, no English articles, single spaces.
+    """Normalise text as SQuAD does: lower case, no ASCII punctuation, no English articles, single spaces.
 
-    Accents and punctuation outside ASCII stay, as in the official scripts. May return "": for "The", say, or "?".
+    Accents and punctuation outside ASCII stay, as in the official scripts. May return "", for example for "The" or "?".
     """
     return " ".join(_ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)).split())
 
 
 def _comparable(text: str) -> str:
-    """The normalised text; where nothing is left of it, the text in lower case with single spaces.
+    """Normalise text; if nothing is left of it, return the text in lower case with single spaces.
 
-    So the band "The The" is not answered by "a", and an empty prediction never equals a golden answer.
+    Thus "a" does not match the band "The The", and an empty prediction never equals a golden answer.
     """
     return normalise(text) or " ".join(text.lower().split())
 
 
 def exact_match(prediction: str, golden: Iterable[str]) -> float:
-    """1.0 if the prediction equals one of the golden answers after normalisation, else 0.0."""
+    """Return 1.0 if the prediction equals one of the golden answers after normalisation, else 0.0."""
     wanted = _comparable(prediction)
     return float(bool(wanted) and any(_comparable(answer) == wanted for answer in golden))
 
 
 def f1_score(prediction: str, golden: Iterable[str]) -> float:
-    """Best F1 of the prediction's words against one golden answer, in [0, 1]; 0.0 without golden answers.
+    """Return the best F1 of the prediction's words against one golden answer, in [0, 1]; 0.0 without golden answers.
 
-    HotpotQA's convention: where one side is yes, no or noanswer, anything but the same word scores 0.
+    HotpotQA's convention: if one side is yes, no or noanswer, any other word scores 0.
     """
     return max((_f1(_comparable(prediction), _comparable(answer)) for answer in golden), default=0.0)
 
@@ -55,14 +55,14 @@ def _f1(prediction: str, golden: str) -> float:
 
 
 def golden_answers(ground_truth: Any) -> list[str]:
-    """The golden answers of a row, whichever shape its ``ground_truth`` has.
+    """Return the golden answers of a row, for all forms of its ``ground_truth``.
 
     Args:
-        ground_truth: ``{"target": answers}`` or ``answers``; these a string, a list, a tuple or an array of strings. A
-            string may be any of these as JSON or Python text (``'["Oslo", "Christiania"]'``, as in PopQA).
+        ground_truth: ``{"target": answers}`` or ``answers``, where ``answers`` is a string, a list, a tuple or an array
+            of strings. A string may be any of these as JSON or Python text (``'["Oslo", "Christiania"]'``, as in PopQA).
 
     Raises:
-        ValueError: another shape, no answer, or an answer that is not a string or is blank.
+        ValueError: another form, no answer, or an answer that is not a string or is blank.
     """
     answers = _read(ground_truth)
     if isinstance(answers, dict):
@@ -83,7 +83,7 @@ def golden_answers(ground_truth: Any) -> list[str]:
 
 
 def _read(answers: Any) -> Any:
-    """The list of strings, or the mapping with a target, that a text is written as; anything else as it is."""
+    """Parse a text that spells a list of strings or a mapping with a target; return any other value unchanged."""
     text = answers.strip() if isinstance(answers, str) else ""
     if text[:1] + text[-1:] not in ("[]", "{}"):
         return answers

@@ -1,1 +1,1 @@
-"""The rules that a config has to fulfil before anything starts: one table, walked once."""
+"""Rules that a config has to fulfil before anything starts, in one table."""

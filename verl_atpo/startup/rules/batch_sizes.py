@@ -1,8 +1,8 @@
-"""Rules about batch sizes: verl's workers cut their rows into micro-batches, once Ray and models are up.
+"""Rules about batch sizes: verl's workers divide their rows into micro-batches, once Ray and models have started.
 
-They apply without dynamic batch sizes only; packs (``+train=packed``) are cut by tokens. A step has
-``train_batch_size * n`` rows, which verl pads to whole mini-batches of ``ppo_mini_batch_size * n``; each data-parallel
-rank gets as many, and its micro-batches have to be of one size.
+They apply only without dynamic batch sizes; packs (``+train=packed``) are divided by tokens. A step has
+``train_batch_size * n`` rows, which verl pads to complete mini-batches of ``ppo_mini_batch_size * n``. Each
+data-parallel rank gets the same number, and its micro-batches must all have the same size.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ class _Sizes:
 
     Attributes:
         ranks: data-parallel ranks of the actor.
-        leaves: rows a prompt.
+        leaves: rows per prompt.
         mini_batch: rows of one mini-batch, on all ranks.
-        batch: rows of a step, padded to whole mini-batches, on all ranks.
+        batch: rows of a step, padded to complete mini-batches, on all ranks.
     """
 
     ranks: int
@@ -39,7 +39,7 @@ class _Sizes:
 
 
 def _sizes(run: Run) -> _Sizes | None:
-    """Sizes of a run; None where they are not known here."""
+    """Compute the sizes of a run; None if they are not known here."""
     prompts, leaves, batch = (
         run.number(key, integer=True) for key in (MINI_BATCH, f"{ROLLOUT}.n", "data.train_batch_size")
     )
@@ -52,7 +52,7 @@ def _sizes(run: Run) -> _Sizes | None:
 
 
 def _ranks(run: Run) -> int | None:
-    """Data-parallel ranks of the actor; None for an engine whose ranks are not known here."""
+    """Compute the data-parallel ranks of the actor; None for an engine whose ranks are not known here."""
     devices = (run.get("trainer.n_gpus_per_node") or 0) * (run.get("trainer.nnodes") or 0)
     strategy = run.get(f"{ACTOR}.strategy")
     if strategy in ("fsdp", "fsdp2"):
@@ -102,7 +102,7 @@ def _micro_batch(run: Run, setting: str, rows: Callable[[_Sizes], int]) -> str |
 
 
 def _near(rows: int, size: int) -> list[int]:
-    """Up to three divisors of ``rows``, the nearest to ``size`` first."""
+    """Return up to three divisors of ``rows``, the closest to ``size`` first."""
     divisors = [each for each in range(1, rows + 1) if rows % each == 0]
     return sorted(divisors, key=lambda each: (abs(each - size), each))[:3]
 

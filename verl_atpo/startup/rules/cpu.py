@@ -1,4 +1,4 @@
-"""Rules about what cannot work on a machine without GPU (``+platform=cpu``)."""
+"""Rules about settings that cannot work on a machine without GPU (``+platform=cpu``)."""
 
 from __future__ import annotations
 

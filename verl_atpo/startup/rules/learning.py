@@ -1,4 +1,4 @@
-"""Rules about numbers with which a run would end well and have taught nothing."""
+"""Rules about numbers with which a run would finish without errors and without learning."""
 
 from __future__ import annotations
 

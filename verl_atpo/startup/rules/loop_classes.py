@@ -1,4 +1,4 @@
-"""Rules about the user's own agent loops: they are verl's kind of class, and `run` is a coroutine function."""
+"""Rules about the user's agent loops: they derive from verl's class, and `run` is a coroutine function."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rules about the agent loop: it is known, it can take a second turn, and verl knows how it calls tools."""
+"""Rules about the agent loop: it exists, it can take a second turn, and verl knows its tool-call format."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ REMEDY = (
 
 
 def own_loops(run: Run) -> dict[str, str]:
-    """Loops that the user's file defines: names and dotted classes.
+    """Read the loops that the user's file defines: names and dotted classes.
 
     Raises:
         ConfigError: names file, entry and what is wrong.
@@ -55,14 +55,14 @@ def _known(run: Run) -> str | None:
 
 
 def _single_turn(run: Run) -> str | None:
-    """One turn, though no row of the data names another loop."""
+    """Refuse a single-turn loop if no row of the data names another loop."""
     if run.get(DEFAULT_LOOP) != SINGLE_TURN or not train_files(run) or rows_name_their_loop(run):
         return None
     return f"{REMEDY} (the data has no column agent_name)"
 
 
 def _perhaps_single_turn(run: Run) -> str | None:
-    """One turn, and data that is not on this machine: what its rows name is seen before the first prompt."""
+    """Warn of a single-turn loop with data elsewhere, whose loop names are checked only before the first prompt."""
     if run.get(DEFAULT_LOOP) != SINGLE_TURN or train_files(run):
         return None
     return f"unless every data row names its agent_name, {REMEDY}"
@@ -88,14 +88,14 @@ def _format(run: Run) -> str | None:
 
 
 def train_files(run: Run) -> list[Path]:
-    """The parquet files of the training data that are on this machine."""
+    """Return the parquet files of the training data that are on this machine."""
     files = run.get("data.train_files") or []
     names: Iterable[Any] = files if isinstance(files, ListConfig | list) else [files]
     return [path for name in names if (path := Path(str(name)).expanduser()).is_file() and path.suffix == ".parquet"]
 
 
 def rows_name_their_loop(run: Run) -> bool:
-    """Whether the training data has a column ``agent_name``.
+    """Return whether the training data has a column ``agent_name``.
 
     Raises:
         ConfigError: a file that is no parquet.

@@ -1,4 +1,4 @@
-"""Rules about the model: its folder, tokenizer and chat template, and the lengths that it can take."""
+"""Rules about the model: its folder, tokenizer and chat template, and the lengths that it accepts."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def _weights(run: Run) -> str | None:
 
 
 def positions(config: Mapping[str, Any]) -> int | None:
-    """Most tokens a model takes, by its config; None where the config does not say."""
+    """Return the maximum number of tokens in a model's config; None if the config names none."""
     text = config.get("text_config")
     own = text if isinstance(text, Mapping) else config
     found = own.get("max_position_embeddings") or config.get("max_position_embeddings")
@@ -47,7 +47,7 @@ def _engine_length(run: Run) -> str | None:
 
 
 def _context(run: Run) -> tuple[str, int] | None:
-    """What bounds prompt and response together, and its tokens; None where nothing is known to."""
+    """Return the setting that bounds prompt and response together, and its tokens; None if no bound is known."""
     limits = {
         LONGEST: run.number(LONGEST, integer=True),
         "the model's max_position_embeddings": positions(run.once(model_config)),

@@ -1,4 +1,4 @@
-"""Rules about what the policy learns from: estimator, policy loss, clip range, rollout correction, distillation."""
+"""Rules about the training objective: estimator, policy loss, clip range, rollout correction, distillation."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ SUMMING = (
     "gpg",
     "reinforce_plus_plus_baseline",
 )
-"""verl's estimators that only sum a row's rewards; with a tree's rows they see the outcomes of its leaves."""
+"""verl's estimators that only sum a row's rewards; for the rows of a tree they see the outcomes of its leaves."""
 
 AGGREGATIONS = ("token-mean", "token-sum", "seq-mean-token-sum", "seq-mean-token-sum-norm", "seq-mean-token-mean")
 FULL_PRECISION = ("float32", "fp32", "32", "float")
 UNREAD = ("backup", "advantage", "normalize", "weights", "contexts", "scheme")
-"""Settings of credit that leave the sum of a row as it is."""
+"""Settings of credit that do not change the sum of a row."""
 
 MISMATCH = (
     "in bfloat16 that alone moved it by 0.006 in the mean and past 1 +- 0.003 in 61% of the turns, in float32 by 6e-7 "
@@ -59,7 +59,7 @@ def _our_loss(run: Run) -> bool:
 
 
 def _clip_setting(run: Run, side: str) -> str:
-    """The setting that bounds the ratio on one side: its own, or verl's common one."""
+    """Return the setting that bounds the ratio on one side: that side's, or verl's common one."""
     own = f"{ACTOR}.clip_ratio_{side}"
     return own if run.number(own) is not None else f"{ACTOR}.clip_ratio"
 
@@ -90,7 +90,7 @@ def _rejection(run: Run) -> str | None:
 
 
 def _low_precision(run: Run) -> dict[str, object]:
-    """Settings of the engine's and the trainer's number type that are not float32."""
+    """Return the number types of engine and trainer that are not float32, with their settings."""
     keys = (f"{ROLLOUT}.dtype", f"{ACTOR}.fsdp_config.mixed_precision.param_dtype")
     kinds = {key: run.get(key) for key in keys}
     return {key: kind for key, kind in kinds.items() if kind is not None and str(kind) not in FULL_PRECISION}
@@ -108,7 +108,7 @@ def _bypass(run: Run) -> str | None:
 
 
 def _unread_credit(run: Run) -> str | None:
-    """Credit that was set by hand beside an estimator of verl's that only sums rows."""
+    """Warn of credit settings that verl's estimator, which only sums rows, does not read."""
     estimator, unset, credit = run.get(ESTIMATOR), CreditConfig(), run.atpo.credit
     unread = [
         f"{name}={_shown(getattr(credit, name))}" for name in UNREAD if getattr(credit, name) != getattr(unset, name)
@@ -122,7 +122,7 @@ def _unread_credit(run: Run) -> str | None:
 
 
 def _estimator_of_verl_by_hand(run: Run) -> bool:
-    """Whether trees are summed up by verl, and no preset was overridden (that is warned of elsewhere)."""
+    """Return whether verl's estimator sums trees, and no preset was overridden (another warning covers that)."""
     by_hand = run.get("hydra.runtime.choices.atpo") is None
     return run.grows_trees and by_hand and not run.has_own_estimator
 

@@ -1,4 +1,4 @@
-"""Rules about the reward: its file and function, the arguments that it takes, what it returns for one row."""
+"""Rules about the reward: its file and function, its arguments, its return value for some rows."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ PASSED = ("data_source", "solution_str", "ground_truth", "extra_info")
 """Keyword arguments with which verl's reward managers call a reward function."""
 EXPECTED = "expected a number, or a dict with a number under `score`"
 PATIENCE_S = 5.0
-"""Seconds that a reward of one row may take here; a slower one is left alone."""
+"""Seconds that the reward of one row may take here; a slower one is not checked."""
 
 
 def reward_function(run: Run) -> Callable[..., Any] | None:
-    """The user's reward function; None where verl's own score.
+    """Load the user's reward function; None if verl's own rewards are used.
 
     Raises:
-        ConfigError: the file is not there or cannot be loaded, or has no such function.
+        ConfigError: the file does not exist or cannot be loaded, or has no such function.
     """
     path, name = run.get(REWARD_FILE), run.get(REWARD_NAME)
     if not path:
@@ -68,7 +68,7 @@ def reward_function(run: Run) -> Callable[..., Any] | None:
 
 
 def reward_arguments(run: Run) -> dict[str, Any]:
-    """``reward_kwargs`` of the reward function."""
+    """Return ``reward_kwargs`` of the reward function."""
     value = run.get(KWARGS)
     return dict(OmegaConf.to_container(value, resolve=True)) if value else {}  # type: ignore[arg-type]
 
@@ -78,7 +78,7 @@ def _loads(run: Run) -> None:
 
 
 def _signature(run: Run) -> str | None:
-    """The arguments with which verl calls the function."""
+    """Return the arguments with which verl calls the function."""
     function = run.once(reward_function)
     if function is None:
         return None
@@ -102,7 +102,7 @@ class _Trial:
     Attributes:
         name: of the row.
         source: its data source.
-        outcome: what the function did.
+        outcome: result of the call.
     """
 
     name: str
@@ -137,7 +137,7 @@ def _score(
 
 
 def reward_problem(returned: Any) -> str | None:
-    """What is wrong with a reward; None where it is a finite number, or a dict with one under ``score``."""
+    """Describe an invalid reward; None if it is a finite number, or a dict with one under ``score``."""
     score = returned.get("score") if isinstance(returned, Mapping) else returned
     if isinstance(returned, Mapping) and "score" not in returned:
         return f"it returned {show(returned)} without `score`: {EXPECTED}"
@@ -162,7 +162,7 @@ def _works(run: Run) -> None:
 
 
 def _out(run: Run) -> str | None:
-    """A judge or another service of the reward function that is out now, or slow."""
+    """Warn of a judge or another service of the reward function that is down now, or slow."""
     for trial in run.once(_trials) if run.once(reward_function) else ():
         raised = trial.outcome.raised
         if raised is not None and is_outage(raised):
@@ -173,7 +173,7 @@ def _out(run: Run) -> str | None:
 
 
 def _verls_own(run: Run) -> str | None:
-    """verl's own rewards know some data sources only."""
+    """Refuse data sources that verl's own rewards do not know."""
     if run.once(reward_function) is not None:
         return None
     for trial in run.once(_trials):

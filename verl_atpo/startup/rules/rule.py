@@ -1,4 +1,4 @@
-"""A rule of start-up: the setting it is about, when it applies, and what is wrong where it is broken."""
+"""Types of start-up rules: the setting of a rule, its condition, and the error message when it is broken."""
 
 from __future__ import annotations
 
@@ -20,26 +20,26 @@ _Made = TypeVar("_Made")
 
 
 class Stage(enum.Enum):
-    """When a rule is looked at."""
+    """Time at which a rule is checked."""
 
     CONFIG = "config"
     """In the driver, and again in the rollout's manager and workers; needs verl's config only."""
     REHEARSAL = "rehearsal"
-    """In the driver only, after all rules of the config: opens files, loads the tokenizer, makes tools."""
+    """In the driver only, after all rules of the config: may open files, load the tokenizer, make tools."""
 
 
 class Run:
-    """What rules look at: verl's whole config, and the settings under ``algorithm.atpo``."""
+    """The run that rules check: verl's whole config, and the settings under ``algorithm.atpo``."""
 
     def __init__(self, config: DictConfig) -> None:
         self.config = config
         self._made: dict[Any, Any] = {}
 
     def once(self, make: Callable[[Run], _Made]) -> _Made:
-        """What ``make`` returns for this run, made once however many rules ask for it.
+        """Return the result of ``make`` for this run, computed once for all rules.
 
         Raises:
-            ConfigError: ``make`` raised it, now or before.
+            ConfigError: ``make`` raised it, in this call or an earlier one.
         """
         if make not in self._made:
             try:
@@ -52,11 +52,11 @@ class Run:
         return cast(_Made, made)
 
     def get(self, key: str) -> Any:
-        """The value at a dotted key of verl's config; None where there is none."""
+        """Return the value at a dotted key of verl's config; None if there is none."""
         return get(self.config, key)
 
     def number(self, key: str, *, integer: bool = False) -> Any:
-        """The number at a key; None where there is none.
+        """Return the number at a key; None if there is none.
 
         Raises:
             ConfigError: it is not a finite number.
@@ -65,7 +65,7 @@ class Run:
 
     @functools.cached_property
     def atpo(self) -> AtpoConfig:
-        """The settings under ``algorithm.atpo``; all defaults where there are none.
+        """Settings under ``algorithm.atpo``; all defaults if there are none.
 
         Raises:
             ConfigError: unknown key or impossible value.
@@ -74,22 +74,22 @@ class Run:
 
     @property
     def grows_trees(self) -> bool:
-        """Whether the tree rollout is the sampler."""
+        """True if the tree rollout is the sampler."""
         return grows_trees(self.config)
 
     @property
     def trains_ours(self) -> bool:
-        """Whether the estimator or the policy loss is this package's."""
+        """True if the estimator or the policy loss is this package's."""
         return self.has_own_estimator or self.has_own_loss
 
     @property
     def has_own_estimator(self) -> bool:
-        """Whether the estimator is this package's."""
+        """True if the estimator is this package's."""
         return self.get(ESTIMATOR) in own_estimators()
 
     @property
     def has_own_loss(self) -> bool:
-        """Whether the policy loss is this package's."""
+        """True if the policy loss is this package's."""
         return self.get(LOSS) in own_losses()
 
 
@@ -100,15 +100,15 @@ def always(run: Run) -> bool:
 
 @dataclass(frozen=True)
 class Rule:
-    """Something that a config has to fulfil.
+    """A condition that a config has to fulfil.
 
     Attributes:
-        subject: what the rule is about, one or two words.
+        subject: of the rule, one or two words.
         setting: dotted name of the setting that the message names with its value.
-        problem: why the setting cannot work and what to do, without a full stop; None where it can work. It may raise
-            ``ConfigError`` instead, whose text is then the whole message.
-        applies: whether the rule concerns a run.
-        stage: when it is looked at.
+        problem: returns the reason why the setting cannot work and the remedy, without a full stop; None if it can
+            work. It may raise ``ConfigError`` instead, whose text is then the complete message.
+        applies: returns whether the rule concerns a run.
+        stage: time at which it is checked.
         warns: whether a broken rule is only logged.
     """
 
@@ -120,7 +120,7 @@ class Rule:
     warns: bool = False
 
     def message(self, run: Run) -> str | None:
-        """What is wrong: setting, value and remedy; None where the rule is kept or does not apply."""
+        """Return the error message: setting, value and remedy; None if the rule holds or does not apply."""
         try:
             problem = self.problem(run) if self.applies(run) else None
         except (ConfigError, OmegaConfBaseException) as error:
@@ -131,13 +131,13 @@ class Rule:
 def value_rule(
     subject: str, setting: str, is_good: Callable[[Any], bool], why: str, applies: Callable[[Run], bool] = always
 ) -> Rule:
-    """A rule about one value; a setting that is not there, or is null, is left alone.
+    """Make a rule about one value; a setting that is missing or null is not checked.
 
     Args:
         subject: of the rule.
         setting: dotted name.
-        is_good: whether a value can work.
-        why: what is wrong with others, and what to do.
+        is_good: returns whether a value can work.
+        why: reason why other values cannot work, and the remedy.
         applies: whether the rule concerns a run.
     """
 
@@ -149,7 +149,7 @@ def value_rule(
 
 
 def never(subject: str, setting: str, value: object, why: str, applies: Callable[[Run], bool] = always) -> Rule:
-    """A rule that refuses one value of a setting."""
+    """Make a rule that refuses one value of a setting."""
     return value_rule(subject, setting, lambda found: found != value, why, applies)
 
 
@@ -162,7 +162,7 @@ def number_rule(
     *,
     integer: bool = False,
 ) -> Rule:
-    """A rule about a number; a value that is no finite number is refused as well."""
+    """Make a rule about a number; a value that is no finite number is refused as well."""
 
     def problem(run: Run) -> str | None:
         value = run.number(setting, integer=integer)
@@ -178,13 +178,13 @@ def choice_rule(
     more: str = "",
     applies: Callable[[Run], bool] = always,
 ) -> Rule:
-    """A rule that refuses values which are none of the known ones; null is left alone.
+    """Make a rule that refuses unknown values; null is not checked.
 
     Args:
         subject: of the rule.
         setting: dotted name.
-        known: gives what the setting may be.
-        more: follows the list in the message.
+        known: returns the valid values.
+        more: text after the list in the message.
         applies: whether the rule concerns a run.
     """
 
@@ -197,7 +197,7 @@ def choice_rule(
 
 
 def broken(rules: Iterable[Rule], run: Run) -> Iterator[tuple[Rule, str]]:
-    """Walk rules in their order, and give those that a run breaks with their messages, each message once."""
+    """Yield the rules that a run breaks, in order, with their messages; each message once."""
     said = set()
     for rule in rules:
         message = rule.message(run)

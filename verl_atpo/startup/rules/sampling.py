@@ -1,4 +1,4 @@
-"""Rules about how verl's rollout samples: expansions of one context have to differ, and trees have to fit."""
+"""Rules about sampling in verl's rollout: expansions of one context must differ, and trees must fit."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from verl_atpo.startup.verl_config import MULTI_TURN, ROLLOUT
 
 SUBJECT = "sampling"
 COLDEST = 0.01
-"""Lowest temperature and ``top_p`` that are not as good as greedy."""
+"""Lowest temperature and ``top_p`` that are not practically greedy."""
 SHORTEST = 16
-"""Fewest response tokens in which two turns and an observation between them find room."""
+"""Fewest response tokens that hold two turns and an observation between them."""
 SAME = "expansions of one context would all be the same"
 
 

@@ -1,4 +1,4 @@
-"""The table of all rules, those of this package and those that others register."""
+"""Table of all rules, those of this package and those that other code registers."""
 
 from __future__ import annotations
 
@@ -58,15 +58,15 @@ _registered: list[Rule] = []
 
 
 def register_rules(*rules: Rule) -> None:
-    """Add rules to the table; they are walked after this package's own. A rule that is there already is left out."""
+    """Add rules to the table, after this package's own. A rule that is in the table already is not added again."""
     _registered.extend(rule for rule in rules if rule not in _registered)
 
 
 def rules(stage: Stage) -> tuple[Rule, ...]:
-    """All rules of a stage, in the order in which they are walked."""
+    """Return all rules of a stage, in the order in which they are checked."""
     return tuple(rule for rule in (*_BUILT_IN, *_registered) if rule.stage is stage)
 
 
 def broken_rules(run: Run, stage: Stage) -> Iterator[tuple[Rule, str]]:
-    """The rules of a stage that a run breaks, with their messages; warnings are among them."""
+    """Yield the rules of a stage that a run breaks, with their messages; warnings are included."""
     yield from broken(rules(stage), run)

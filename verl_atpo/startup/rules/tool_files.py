@@ -1,4 +1,4 @@
-"""Rules about the files that name the tools: the file itself, its entries, their classes and settings."""
+"""Rules about the tool config files: the file itself, its entries, their classes and settings."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ def _entries(run: Run) -> None:
 
 
 def find_file(key: str, path: str) -> Path:
-    """The file that a setting names, where verl will find it.
+    """Find the file that a setting names, as verl will find it.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: there is no such file.
     """
     from verl.experimental.agent_loop.utils import resolve_config_path
 
@@ -55,10 +55,10 @@ def find_file(key: str, path: str) -> Path:
 
 
 def load_yaml(setting: str, path: Path) -> Any:
-    """Content of a YAML file as plain containers, interpolations resolved.
+    """Read a YAML file as plain containers, interpolations resolved.
 
     Args:
-        setting: how the message begins.
+        setting: beginning of the message.
         path: the file.
 
     Raises:
@@ -110,7 +110,7 @@ def _check_schema(where: str, schema: Mapping[str, Any]) -> None:
 
 
 def import_class(where: str, name: str) -> Any:
-    """The class with this dotted name.
+    """Import the class with this dotted name.
 
     Raises:
         ConfigError: the module cannot be imported, or has no such class.
@@ -139,7 +139,7 @@ RULES = (
 
 
 def check_tool_files(config: DictConfig) -> None:
-    """Check the tools' files, and that the classes they name can be imported; no tool is made.
+    """Check the tools' files, and import the classes that they name; no tool is made.
 
     Raises:
         ConfigError: names file and entry, what is wrong and what to do.

@@ -1,4 +1,4 @@
-"""Rules about the tools themselves: they can be made, and stateful ones open and close with rows of the data."""
+"""Rules about the tools: they can be made, and stateful ones open and close with rows of the data."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from verl_atpo.startup.trial import attempt
 from verl_atpo.startup.verl_config import refusal
 
 PATIENCE_S = 5.0
-"""Seconds that opening or closing one state may take here; a slower one is left alone."""
+"""Seconds that opening or closing one state may take here; a slower one is not checked."""
 
 
 def _has_tools(run: Run) -> bool:
@@ -28,7 +28,7 @@ def _made(run: Run) -> None:
 
 
 def _rows(run: Run) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """The first and the last of the sampled rows of each file."""
+    """Yield the first and the last of the sampled rows of each file."""
     for rows in (*run.once(train_rows), *run.once(validation_rows)):
         names = list(rows.names())
         for name, row in dict([names[0], names[-1]]).items():
@@ -49,7 +49,7 @@ def _opens(run: Run) -> None:
 
 
 def _offers(row: Mapping[str, Any], tool: Any) -> bool:
-    """Whether a row offers a tool to the model."""
+    """Return whether a row offers a tool to the model."""
     selection = (row.get("extra_info") or {}).get("tool_selection")
     return selection is None or not len(selection) or tool.name in selection
 

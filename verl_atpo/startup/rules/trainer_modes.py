@@ -1,4 +1,4 @@
-"""Rules about verl's trainer modes: what verl would refuse, or fail over, once Ray and models are up."""
+"""Rules about verl's trainer modes: settings at which verl would fail once Ray and models have started."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def _separate(run: Run) -> bool:
 
 
 def _storage(run: Run) -> str | None:
-    """TransferQueue holds a batch, and with an asynchronous trainer those that are sampled ahead."""
+    """Refuse a TransferQueue that is too small for one batch and those that an asynchronous trainer samples ahead."""
     size = run.get(STORAGE)
     if size is None:  # no limit
         return None

@@ -1,4 +1,4 @@
-"""Rules about what trees need of the rest of verl's config: trainer, rewards, contexts, dumps."""
+"""Rules about other settings that trees depend on: trainer, rewards, contexts, dumps."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def _settings(run: Run) -> None:
 
 
 def _unwritten_contexts(run: Run) -> str | None:
-    """Pooled contexts where nothing writes their values."""
+    """Refuse pooled contexts if no sampler writes their values."""
     if run.atpo.credit.contexts is Contexts.SEPARATE:
         return None
     return (
@@ -31,7 +31,7 @@ def _unwritten_contexts(run: Run) -> str | None:
 
 
 def _unread_contexts(run: Run) -> str | None:
-    """``states`` where nothing reads it; ``merged``, which the presets set, is only warned of."""
+    """Refuse ``states`` if no estimator reads it; ``merged``, which the presets set, only causes a warning."""
     if run.atpo.credit.contexts is not Contexts.STATES or run.get(ESTIMATOR) == "atpo":
         return None
     return f"{ESTIMATOR}={run.get(ESTIMATOR)} only sums a row's rewards; set {ESTIMATOR}=atpo, or {CONTEXTS}=separate"
@@ -44,7 +44,7 @@ def _dump_folder(run: Run) -> str | None:
 
 
 def _undumped(run: Run) -> str | None:
-    """Trees are asked for, and verl's own sampler grows none."""
+    """Refuse settings of trees with verl's own sampler, which grows none."""
     if not run.atpo.dump_dir:
         return None
     return (
