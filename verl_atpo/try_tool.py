@@ -152,7 +152,7 @@ async def _try(tool: Any, given_kwargs: dict[str, Any], given: list[Asked] | Non
     branching = branching_of(tool)
     offered = {each.name: each for each in expanded([tool])}
     schemas = "\n".join(json.dumps(_schema(each), indent=2, ensure_ascii=False) for each in offered.values())
-    _say(f"What the model is told:\n{schemas}\n")
+    _say(f"What the model reads:\n{schemas}\n")
     if given is None:
         _say("Calls as name=value or JSON, an empty line ends the game.")
     rehearsal = Rehearsal(tool, given_kwargs)

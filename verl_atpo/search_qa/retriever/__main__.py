@@ -26,19 +26,19 @@ from verl_atpo.search_qa.retriever.slow_clients import timed_protocol
 logger = logging.getLogger("verl_atpo.search_qa.retriever")
 
 _GRACE_S = 3
-"""For requests under way when it is asked to stop; with all else it ends within five seconds."""
+"""Seconds for running requests after a stop signal; with everything else the process ends within five seconds."""
 _LAST_SEARCH_S = 0.5
 _KEEP_ALIVE_S = 120  # longer than clients keep idle connections, or requests meet a connection that is being closed
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Serve until SIGTERM or SIGINT; requests under way are answered first.
+    """Serve until SIGTERM or SIGINT; running requests are answered first.
 
     Returns:
         0 after a stop by a signal, 2 for a corpus, index or setting that cannot work.
 
     Raises:
-        SystemExit: with code 1, where the address cannot be served on.
+        SystemExit: with code 1 if the address cannot be served on.
     """
     options = options_of(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
@@ -71,7 +71,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _bound(host: str, port: int) -> socket.socket:
-    """A socket at the address, which does not listen.
+    """Open a socket at the address, without listening.
 
     Raises:
         OSError: the port is taken, or the host is not this machine.
@@ -88,7 +88,7 @@ def _bound(host: str, port: int) -> socket.socket:
 
 
 class _Server(uvicorn.Server):
-    """Says where it serves once it does."""
+    """Server that logs its address once it serves."""
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
@@ -116,7 +116,7 @@ def _stopped(number: int, frame: FrameType | None) -> None:
 
 
 def _raise_file_limit() -> None:
-    """Every client is an open file: use what the system grants."""
+    """Raise the limit on open files to the system's maximum, since every client is an open file."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 

@@ -1,4 +1,4 @@
-"""Queries to JSON: many requests share a batch, take turns, and each query has an answer or an error of its own."""
+"""Conversion of queries to JSON answers: concurrent requests share batches, each query gets its own answer or error."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 THREAD_NAME = "search"
 _PASSAGE_COST = 16
 _MOST_BATCH_COST = 16_384
-"""Bounds the time that a batch of long queries, or of many passages each, keeps the others waiting."""
+"""Limit on the cost of a batch, so that long queries or many passages do not delay other requests for long."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,8 +28,8 @@ class Question:
 
     Attributes:
         query: its text.
-        topk: passages wanted.
-        scores: whether with scores.
+        topk: number of passages.
+        scores: whether the answer includes scores.
     """
 
     query: str
@@ -37,22 +37,22 @@ class Question:
     scores: bool
 
     def cost(self) -> int:
-        """About what it costs to answer, in characters of a query."""
+        """Estimated cost of the answer, in characters of a query."""
         return len(self.query) + _PASSAGE_COST * self.topk
 
 
 class Answerer:
-    """Batches the queries of concurrent requests, and searches and writes JSON outside the event loop.
+    """Batched search for the queries of concurrent requests; search and JSON run outside the event loop.
 
-    Requests take turns in the queue, and a batch is bounded by what its queries cost, so that a request that asks for
-    much is answered piece by piece between the others.
+    Requests take turns in the queue, and the cost of a batch is limited, so that a large request is answered in parts
+    between the others.
 
     Args:
         corpus: the passages.
         index: over them.
         max_batch: queries in one search.
-        window_s: seconds a query waits for others while a thread is idle.
-        threads: searches at once.
+        window_s: seconds that a query waits for others while a thread is idle.
+        threads: concurrent searches.
     """
 
     def __init__(self, corpus: Corpus, index: PassageIndex, *, max_batch: int, window_s: float, threads: int) -> None:
@@ -70,7 +70,7 @@ class Answerer:
         )
 
     async def answer(self, questions: list[Question]) -> list[bytes | Exception]:
-        """The hits of each query as a JSON list, or why there are none; an empty list for a blank query."""
+        """Return the hits of each query as a JSON list, or its error; an empty list for a blank query."""
         source = object()
         asked = (self._batcher.submit(question, source) for question in questions)
         answers = await asyncio.gather(*asked, return_exceptions=True)
@@ -79,12 +79,12 @@ class Answerer:
         return cast("list[bytes | Exception]", answers)
 
     def check(self) -> None:
-        """Raise ``DamagedError`` if a file of corpus or index was changed."""
+        """Raise ``DamagedError`` if a file of corpus or index has changed."""
         self._corpus.check()
         self._index.check()
 
     def close(self) -> None:
-        """Stop the threads as soon as they are done with what they search for; a later query starts others."""
+        """Stop the threads after their current searches; a later query starts new ones."""
         if self._threads is not None:
             self._threads.shutdown(wait=False, cancel_futures=True)
             self._threads = None
@@ -100,7 +100,7 @@ class Answerer:
         return [self._written(question, found[question.query, question.topk]) for question in asked]
 
     def _search(self, asked: list[Question]) -> dict[tuple[str, int], list[Hit] | Exception]:
-        """One search per ``topk`` in the batch: a larger one must not change which of equal scores are found."""
+        """Search once per ``topk`` in the batch: a larger one could change which of several equal scores are found."""
         found: dict[tuple[str, int], list[Hit] | Exception] = {}
         for topk in {question.topk for question in asked}:
             queries = list(dict.fromkeys(question.query for question in asked if question.topk == topk))
@@ -111,7 +111,7 @@ class Answerer:
         return found
 
     def _found(self, queries: list[str], topk: int) -> Sequence[list[Hit] | Exception]:
-        """Hits of each query; if the search of all fails, each is searched for on its own."""
+        """Return the hits of each query; if the search of all fails, each is searched for alone."""
         if not queries:
             return []
         try:

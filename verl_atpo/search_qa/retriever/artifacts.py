@@ -1,7 +1,7 @@
-"""A folder that is built once and used again: whole or not there, and rebuilt when what it was made of changes.
+"""Folders that are built once and reused: either complete or absent, and rebuilt when their inputs change.
 
-Its record holds a checksum of every file in it, so that a file that was cut short or changed is noticed, before it is
-used and while it is.
+A folder's record holds a checksum of each of its files, so that a truncated or changed file is detected before and
+during its use.
 """
 
 from __future__ import annotations
@@ -27,28 +27,28 @@ logger = logging.getLogger(__name__)
 RECORD = "fingerprint.json"
 _READ_BYTES = 1 << 22
 _LITTLE_BYTES = 1 << 20
-"""Free space with which a failed write is taken for a full disk."""
+"""Free bytes below which a failed write counts as a full disk."""
 
 
 class ReadOnlyError(OSError):
-    """An index that is not there, where none can be built."""
+    """The index does not exist, and none can be built."""
 
 
 class DiskFullError(OSError):
-    """No space was left for an index."""
+    """The disk has no space left for an index."""
 
 
 class DamagedError(RuntimeError):
-    """A file that is not what it was; says which, and what to do."""
+    """A file has changed; the message names it, and the remedy."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Content:
-    """What is in a file.
+    """Size and checksum of a file.
 
     Attributes:
         bytes: its size.
-        xxh3: its checksum, 128 bits in hexadecimal. It finds damage; it is no protection against forgery.
+        xxh3: its checksum, 128 bits in hexadecimal. It detects damage, not forgery.
     """
 
     bytes: int
@@ -56,7 +56,7 @@ class Content:
 
 
 def content_of(file: int | Path) -> Content:
-    """The content of a file, given by its path or an open descriptor, whose position does not matter.
+    """Compute size and checksum of a file, given by its path or by an open descriptor at any position.
 
     Raises:
         OSError: it cannot be read.
@@ -72,12 +72,12 @@ def content_of(file: int | Path) -> Content:
 
 
 class ServedFile:
-    """A file that is mapped into memory or read bit by bit, and so must stay as it is.
+    """A file that is mapped into memory or read in parts, and so must not change.
 
     Args:
         path: the file.
-        content: what it has to hold.
-        remedy: for the error.
+        content: its expected size and checksum.
+        remedy: for the error message.
 
     Raises:
         OSError: it cannot be opened.
@@ -87,15 +87,15 @@ class ServedFile:
         self.path = path
         self._content = content
         self._remedy = remedy
-        self._file = path.open("rb")  # the same file, whatever its name may come to mean
+        self._file = path.open("rb")  # stays the same file even if the path is replaced
         self._seen = self._state()
         self._lock = threading.Lock()
 
     def check(self) -> None:
-        """Look whether it has been written to; if it may have been, read all of it.
+        """Check whether the file has changed; read all of it if its times or size have.
 
         Raises:
-            DamagedError: it holds something else.
+            DamagedError: its content differs.
         """
         with self._lock:
             state = self._state()
@@ -111,14 +111,14 @@ class ServedFile:
 
 
 def noted(path: Path, note: Path) -> ServedFile:
-    """A file that was made elsewhere: what it holds is noted when it is first served, and compared ever after.
+    """Open a file that was made elsewhere: its checksum is recorded when it is first served, and compared later.
 
     Args:
         path: the file.
-        note: where that stands.
+        note: file of the record.
 
     Raises:
-        DamagedError: it holds something else than before.
+        DamagedError: its content differs from the record.
         OSError: it cannot be read.
     """
     content = content_of(path)
@@ -143,18 +143,18 @@ def noted(path: Path, note: Path) -> ServedFile:
 
 
 def build_once(folder: Path, fingerprint: Mapping[str, Any], build: Callable[[Path], None]) -> list[ServedFile]:
-    """Make ``folder``, unless it holds the undamaged work of an equal fingerprint already.
+    """Build ``folder``, unless it already holds the undamaged result of an equal fingerprint.
 
-    The work is done in a folder beside it, which takes its name when all is written: a build that dies leaves the
-    former state, and its remains are removed by the next one. Processes that want the same folder build it once.
+    The files are written to a temporary folder next to it, which is renamed at the end: a build that dies leaves the
+    earlier state, and the next build removes its remains. Processes that need the same folder build it once.
 
     Args:
-        folder: where the result belongs.
-        fingerprint: JSON values that say what the result is made of.
-        build: writes its files into the (existing, empty) folder it is given.
+        folder: folder of the result.
+        fingerprint: JSON values that identify the inputs of the build.
+        build: writes its files into the given (existing, empty) folder.
 
     Returns:
-        Its files, to be checked while they are in use.
+        The folder's files, to be checked while they are in use.
     """
     with _lock_of(folder) as writable:
         if not _is_usable(folder, fingerprint):
@@ -171,7 +171,7 @@ def build_once(folder: Path, fingerprint: Mapping[str, Any], build: Callable[[Pa
 
 @contextlib.contextmanager
 def _lock_of(folder: Path) -> Iterator[bool]:
-    """Hold the folder's lock; yields whether there is one, which a disk that is only read does not have."""
+    """Hold the folder's lock; yield False if the disk is read-only, so that there is none."""
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         lock = FileLock(folder.parent / f".{folder.name}.lock")
@@ -216,7 +216,7 @@ def _build(folder: Path, fingerprint: Mapping[str, Any], build: Callable[[Path],
 
 
 def _is_full(error: Exception, free: int) -> bool:
-    """Whether a build failed because no space was left; libraries that write files say so in words of their own."""
+    """Return whether a build failed for lack of disk space; libraries report that by errors of their own."""
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return True
     return free < _LITTLE_BYTES and isinstance(error, OSError | RuntimeError | MemoryError)
@@ -242,7 +242,7 @@ def _holds(path: Path, content: Content) -> bool:
 
 
 def _record_of(folder: Path) -> dict[str, Any] | None:
-    """The record, or None if there is none that can be read as one."""
+    """Read the record; None if there is no readable one."""
     try:
         record = json.loads((folder / RECORD).read_bytes())
         _contents(record)

@@ -1,4 +1,4 @@
-"""Many concurrent calls, few batches: the two ends of the wire both use it."""
+"""Batching of concurrent calls, for both the client and the server."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ def _one(item: object) -> int:
 
 
 class Batcher(Generic[Item, Result]):
-    """Collects the items of concurrent callers into batches; for use in one event loop.
+    """Collector of concurrent callers' items into batches, for use in one event loop.
 
-    A batch leaves when it is full, or when its oldest item has waited for ``window_s``. While ``concurrency`` batches
-    are under way items wait, and leave at once in full batches as soon as one of them returns: the batches grow with
-    the load. A caller that is cancelled takes its item along if it has not left, and disturbs no other caller. Sources
-    take turns, so one that wants much does not delay one that wants little.
+    A batch starts when it is full, or when its oldest item has waited for ``window_s``. While ``concurrency`` batches
+    run, items wait; as soon as one batch returns, they start at once in full batches, so batches grow with the load. A
+    cancelled caller removes its item if that has not started, and affects no other caller. Sources take turns, so a
+    large one does not delay a small one.
 
     Args:
-        run: makes one batch; returns one result per item, in order. A result that is an exception is raised to the
-            caller of its item alone; one that ``run`` raises, to all callers of the batch.
+        run: processes one batch; returns one result per item, in order. A result that is an exception is raised only
+            for the caller of its item; an exception of ``run`` is raised for all callers of the batch.
         max_batch: items in one batch.
-        window_s: seconds that the first item of a batch waits for company.
-        concurrency: batches under way at once.
+        window_s: seconds that the first item of a batch waits for others.
+        concurrency: batches that run at once.
         cost: of an item.
         max_cost: of one batch; an item that costs more goes alone.
     """
@@ -55,14 +55,14 @@ class Batcher(Generic[Item, Result]):
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def submit(self, item: Item, source: Hashable = None) -> Result:
-        """The result of ``item``.
+        """Return the result of ``item``.
 
         Args:
-            item: one.
-            source: whose it is; sources take turns.
+            item: input of one call.
+            source: identity of the caller; sources take turns.
 
         Raises:
-            Exception: the item's own, or whatever ``run`` raised for the batch it was in.
+            Exception: the item's own, or the one that ``run`` raised for its batch.
         """
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Result] = loop.create_future()
@@ -75,7 +75,7 @@ class Batcher(Generic[Item, Result]):
         return await future
 
     def _leave(self) -> None:
-        """Start batches of what waits, as many as may be under way."""
+        """Start batches of the waiting items, up to ``concurrency``."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -86,7 +86,7 @@ class Batcher(Generic[Item, Result]):
             task.add_done_callback(self._returned)
 
     def _batch(self) -> list[tuple[Item, asyncio.Future[Result]]]:
-        """The next batch: an item of each source in turn, the source served last at the end of the queue."""
+        """Form the next batch: one item of each source in turn; the source served last goes to the end of the queue."""
         batch: list[tuple[Item, asyncio.Future[Result]]] = []
         cost = 0
         while self._waiting and len(batch) < self._max_batch:

@@ -22,7 +22,7 @@ from verl_atpo.search_qa.retriever.words import has_unspaced_text, sampled, word
 logger = logging.getLogger(__name__)
 
 COMPILE_FROM = 50_000
-"""Passages from which on compiled code (where numba is installed) is worth the seconds that compiling takes."""
+"""Number of passages from which compiled code (with numba) saves more time than compiling takes."""
 
 
 class Bm25Index:
@@ -31,7 +31,7 @@ class Bm25Index:
     Args:
         corpus: the passages.
         index_dir: folder for the index.
-        settings: how text becomes terms.
+        settings: conversion of text to terms.
     """
 
     method = "bm25"
@@ -57,12 +57,12 @@ class Bm25Index:
         self.search([corpus[0]["contents"]], topk=1)  # compiles the search, so that no query waits for it
 
     def check(self) -> None:
-        """Raise ``DamagedError`` if a file of the index was changed."""
+        """Raise ``DamagedError`` if a file of the index has changed."""
         for file in self._files:
             file.check()
 
     def search(self, queries: Sequence[str], topk: int) -> list[list[Hit]]:
-        """The ``topk`` best passages of each query, best first; passages that share no term with it are left out."""
+        """Return the ``topk`` best passages of each query, best first, without passages that share no term with it."""
         terms = [self._terms(query) for query in queries]
         known = [place for place, ids in enumerate(terms) if ids]
         hits: list[list[Hit]] = [[] for _ in queries]
@@ -74,9 +74,9 @@ class Bm25Index:
         return hits
 
     def _terms(self, query: str) -> list[int]:
-        """Those of the index's terms that the query holds.
+        """Return the index's terms that occur in the query.
 
-        The tokenizer would do it too, but remembers every word that it ever saw and is not made for several threads.
+        The tokenizer could do that as well, but it stores every word that it has seen, and is not thread-safe.
         """
         stem = Stemmer.Stemmer(self._settings.stemmer).stemWord if self._settings.stemmer else str
         words = [word for word in self._tokenizer.splitter(query.lower()) if word not in self._tokenizer.stopwords]

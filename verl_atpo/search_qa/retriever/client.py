@@ -1,4 +1,4 @@
-"""The client's end of ``POST /retrieve``, the interface that Search-R1 introduced and the field's servers share.
+"""Client of ``POST /retrieve``, the interface that Search-R1 introduced and similar servers share.
 
 Request: ``{"queries": [...], "topk": 3, "return_scores": true}``. Answer: ``{"result": [[hit, ...], ...]}``, one list
 per query (``hits.py`` reads it).
@@ -25,11 +25,11 @@ _KEEP_IDLE_S = 4.0  # servers close idle connections after 5 s (uvicorn) or more
 
 
 class RetrieverError(RuntimeError):
-    """No answer; says url and error.
+    """No answer; the message names url and error.
 
     Attributes:
-        passing: whether the reason may pass: a connection error, a time-out, 429, 5xx or an answer that is not
-            understood. Otherwise the server refused the request.
+        passing: whether the reason is transient: a connection error, a time-out, 429, 5xx or an answer that cannot be
+            read. Otherwise the server refused the request.
     """
 
     def __init__(self, said: str, *, passing: bool) -> None:
@@ -38,16 +38,16 @@ class RetrieverError(RuntimeError):
 
 
 class _Passing(Exception):
-    """A request failed for a reason that may pass."""
+    """A request failed for a transient reason."""
 
 
 class _Unfit(_Passing):
-    """The server failed over what it was asked, or answered what cannot be understood: one query may be the cause."""
+    """The server failed on a request, or its answer cannot be read: a single query may be the cause."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Answer:
-    """What one query got.
+    """Result of one query.
 
     Attributes:
         passages: best first.
@@ -62,7 +62,7 @@ class Answer:
 
 @dataclasses.dataclass(frozen=True)
 class _Line:
-    """Connections, and places for the requests under way: a request waits for its place, and its time begins then."""
+    """Connections of one event loop, and a limit on running requests; a request's time starts once it may run."""
 
     session: aiohttp.ClientSession
     places: asyncio.Semaphore
@@ -70,20 +70,20 @@ class _Line:
 
 @dataclasses.dataclass(frozen=True)
 class _End:
-    """What belongs to one event loop: connections and the batches under way."""
+    """State of one event loop: connections and running batches."""
 
     scope: AsyncGenerator[aiohttp.ClientSession, None]
     batcher: Batcher[str, Answer]
 
 
 class RetrieverClient:
-    """Sends queries of concurrent callers in few requests over kept connections; safe to share between event loops.
+    """Client that batches concurrent queries over persistent connections; may be shared between event loops.
 
-    Connections belong to an event loop and are closed with it (when the loop shuts its asynchronous generators down,
+    Connections belong to an event loop. They are closed with it (when the loop shuts down its asynchronous generators,
     as ``asyncio.run`` does) or at the end of the process.
 
-    A query never fails for what another one does: when a request with several is answered by 5xx, or by what cannot be
-    understood, each of them is asked again in a request of its own. Other further tries are the caller's
+    A query never fails because of another one: if a request with several queries is answered by 5xx, or by an answer
+    that cannot be read, each query is sent again in its own request. All other retries are the caller's
     (``replay/guard.py``).
 
     Args:
@@ -92,7 +92,7 @@ class RetrieverClient:
         timeout_s: seconds that one request may take.
         batch_window_s: seconds that a query waits for others.
         max_batch: queries in one request.
-        max_requests: requests under way at once.
+        max_requests: concurrent requests.
     """
 
     def __init__(
@@ -117,7 +117,7 @@ class RetrieverClient:
         _CLIENTS.add(self)
 
     async def retrieve(self, query: str) -> Answer:
-        """The passages for one query.
+        """Return the passages for one query.
 
         Raises:
             RetrieverError: no answer.
@@ -148,7 +148,7 @@ class RetrieverClient:
             self._ends.pop(loop, None)
 
     async def _fetch(self, line: _Line, queries: Sequence[str]) -> list[Answer | RetrieverError]:
-        """What each query got; of several queries, one that got nothing is asked again on its own."""
+        """Return each query's result; of several queries, one without result is sent again alone."""
         started = time.monotonic()
         found = await self._asked(line, queries)
         places = [place for place, each in enumerate(found) if each is None]
@@ -166,7 +166,7 @@ class RetrieverClient:
         return answers
 
     async def _asked(self, line: _Line, queries: Sequence[str]) -> list[Passages | RetrieverError | None]:
-        """The passages of each query, or why there are none, or None for one to be asked alone."""
+        """Return each query's passages or error, or None for a query to be sent again alone."""
         try:
             return list(await self._post(line, queries))
         except (_Passing, aiohttp.ClientError) as error:
@@ -176,7 +176,7 @@ class RetrieverClient:
             return [RetrieverError(said, passing=isinstance(error, _Passing)) for _ in queries]
 
     async def _post(self, line: _Line, queries: Sequence[str]) -> list[Passages | None]:
-        """One request."""
+        """Send one request and read its answer."""
         body = {"queries": queries, "topk": self._topk, "return_scores": True}
         try:
             async with line.places, line.session.post(self.url, json=body) as response:
@@ -197,7 +197,7 @@ class RetrieverClient:
         return [None if isinstance(each, ValueError) else each for each in found]
 
     def close_at_exit(self) -> None:
-        """Close what loops that were never shut down have left open; called at the end of the process."""
+        """Close the connections of loops that were never shut down; called at the end of the process."""
         for loop, end in list(self._ends.items()):
             if loop.is_running():
                 closing = asyncio.run_coroutine_threadsafe(end.scope.aclose(), loop)

@@ -1,4 +1,4 @@
-"""The passages: a JSON-lines file that is read where it lies, whatever its size."""
+"""Corpus of passages: a JSON-lines file of any size that is read in place."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ _NAMED_LINES = 5
 
 
 class CorpusError(ValueError):
-    """A corpus that cannot be used; says file, line, what was found and what is expected."""
+    """A corpus that cannot be used; the message names file, line, and the found and expected form."""
 
 
 class Corpus:
     r"""Passages of a file with one ``{"id": ..., "contents": "\"Title\"\ntext"}`` a line (wiki-18's form).
 
-    Every line is checked once, when the place of each passage (8 bytes) and the checksum of its line (4 bytes) are
-    written down; both are memory-mapped later, and the file is read passage by passage. Blank lines are skipped,
-    ``id`` may be missing (the passage's number counts instead), other keys are ignored. Halves of surrogate pairs,
-    which JSON can spell and UTF-8 cannot carry, are served as U+FFFD. Reading is thread-safe.
+    Every line is checked once, and the offset of each passage (8 bytes) and the checksum of its line (4 bytes) are
+    stored. Both are memory-mapped later, and the file is read passage by passage. Blank lines are skipped, ``id`` may
+    be missing (the passage's number is used instead), other keys are ignored. Halves of surrogate pairs, which JSON can
+    spell and UTF-8 cannot encode, are served as U+FFFD. Reading is thread-safe.
 
     Args:
         path: the file.
-        index_dir: folder for the places of the lines.
+        index_dir: folder for the offsets of the lines.
 
     Raises:
         CorpusError: no such file, no passage, or a line of another form.
@@ -67,7 +67,7 @@ class Corpus:
         return len(self._offsets)
 
     def __getitem__(self, place: int) -> dict[str, Any]:
-        """``{"id", "contents"}`` of the passage at ``place``, counted from 0.
+        """Return ``{"id", "contents"}`` of the passage at ``place``, counted from 0.
 
         Raises:
             DamagedError: the file no longer holds it.
@@ -83,12 +83,12 @@ class Corpus:
         return _passage(line.strip(), place)
 
     def check(self) -> None:
-        """Raise :class:`DamagedError` if the places of the lines were changed; a passage is checked when it is read."""
+        """Raise :class:`DamagedError` if the stored offsets have changed; a passage is checked when it is read."""
         for file in self._files:
             file.check()
 
     def texts(self, progress: str) -> Iterator[str]:
-        """``contents`` of all passages in order.
+        """Yield ``contents`` of all passages in order.
 
         Args:
             progress: title of the progress bar.
@@ -107,7 +107,7 @@ def _passage(line: bytes, place: int) -> dict[str, Any]:
 
 
 def _find_lines(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Where the passages begin (uint64) and checksums from there to the next (uint32), after a check of each line."""
+    """Check each line; return the passages' offsets (uint64) and the checksums up to the next passage (uint32)."""
     offsets, checksums, mended = array.array("Q"), array.array("I"), array.array("Q")
     offset = 0
     with (
@@ -136,7 +136,7 @@ def _find_lines(path: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _check(line: bytes, place: str) -> bool:
-    """Check a line; returns whether its text has to be mended."""
+    """Check a line; return whether its text has to be repaired."""
     try:
         passage = json.loads(line)
     except (ValueError, RecursionError) as error:

@@ -24,7 +24,7 @@ _INDEX = "index.faiss"
 
 
 class Embedder:
-    """Texts to unit vectors, float32 ``[texts, dim]``."""
+    """Encoder of texts as unit vectors, float32 ``[texts, dim]``."""
 
     def __init__(self, settings: DenseSettings) -> None:
         self._model = SentenceTransformer(settings.model, device=settings.device)
@@ -33,11 +33,11 @@ class Embedder:
         self.dim = len(self.queries([""])[0])
 
     def queries(self, texts: Sequence[str]) -> np.ndarray:
-        """Vectors of queries."""
+        """Encode queries."""
         return self._model.encode_query(list(texts), prompt=self._query_prefix, **self._how())
 
     def passages(self, texts: Sequence[str]) -> np.ndarray:
-        """Vectors of passages."""
+        """Encode passages."""
         return self._model.encode_document(list(texts), prompt=self._passage_prefix, **self._how())
 
     def _how(self) -> dict[str, Any]:
@@ -45,18 +45,18 @@ class Embedder:
 
 
 class DenseIndex:
-    """Nearest passages of an embedded query.
+    """Index of embeddings that finds the passages closest to a query.
 
     Args:
         corpus: the passages.
         index_dir: folder for the index.
         settings: model and kind of index.
-        index_file: a ready-made FAISS index over this corpus in its order and with this model (as is published for
-            wiki-18 with E5); none is built then.
+        index_file: an existing FAISS index over this corpus, in its order and with this model (such as the published
+            one of wiki-18 with E5); none is built then.
 
     Raises:
         ValueError: ``index_file`` cannot be read, or does not fit the corpus or the model.
-        DamagedError: it holds something else than when it was first served.
+        DamagedError: it has changed since it was first served.
     """
 
     method = "dense"
@@ -77,12 +77,12 @@ class DenseIndex:
             self._index.nprobe = settings.nprobe
 
     def check(self) -> None:
-        """Raise ``DamagedError`` if the file of the index was changed."""
+        """Raise ``DamagedError`` if the file of the index has changed."""
         for file in self._files:
             file.check()
 
     def search(self, queries: Sequence[str], topk: int) -> list[list[Hit]]:
-        """The ``topk`` nearest passages of each query, best first (fewer where an IVF index finds fewer)."""
+        """Return the ``topk`` closest passages of each query, best first (fewer if an IVF index finds fewer)."""
         scores, places = self._index.search(self._embedder.queries(queries), min(topk, self._index.ntotal))
         return [
             [(int(place), float(score)) for place, score in zip(*found, strict=True) if place >= 0]

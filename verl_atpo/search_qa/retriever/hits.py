@@ -1,4 +1,4 @@
-"""Reader of the answers to ``POST /retrieve``, which trusts none: each query's hits are good or bad on their own.
+"""Validation of answers to ``POST /retrieve``: each query's hits are checked independent of the others.
 
 A hit is ``{"document": {"id", "contents"}, "score"}``, or only the document from servers that give no scores.
 ``contents`` is the title in quotes, a line break, the text.
@@ -26,8 +26,8 @@ class Passage:
 
     Attributes:
         contents: ``"Title"``, a line break, the text.
-        id: the server's name of it, if it gave one.
-        score: higher is better; ``None`` if the server gave none.
+        id: the server's name of the passage; ``None`` without one.
+        score: higher is better; ``None`` without one.
     """
 
     contents: str
@@ -40,10 +40,10 @@ Passages = tuple[Passage, ...]
 
 
 async def body_of(response: aiohttp.ClientResponse) -> bytes:
-    """The body of an answer.
+    """Read the body of an answer from its stream.
 
     Raises:
-        ValueError: it is longer than any answer that is meant.
+        ValueError: it is longer than any valid answer.
     """
     try:
         await response.content.readexactly(_MOST_BYTES + 1)
@@ -53,17 +53,17 @@ async def body_of(response: aiohttp.ClientResponse) -> bytes:
 
 
 def parse_result(data: bytes, queries: int) -> list[Passages | ValueError]:
-    """Read the body of an answer.
+    """Parse the body of an answer.
 
     Args:
         data: JSON.
-        queries: how many lists of hits are expected.
+        queries: expected number of lists of hits.
 
     Returns:
-        The passages of each query, or what is wrong with its hits.
+        The passages of each query, or the error in its hits.
 
     Raises:
-        ValueError: another shape than this module describes.
+        ValueError: another form than this module describes.
     """
     try:
         body = json.loads(data)

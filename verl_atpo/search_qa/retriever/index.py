@@ -1,4 +1,4 @@
-"""What the server needs of an index."""
+"""Interface of an index, as the server uses it."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from typing import Protocol
 
 Hit = tuple[int, float]
-"""Place of a passage in the corpus, counted from 0, and its score (higher is better)."""
+"""Number of a passage in the corpus, counted from 0, and its score (higher is better)."""
 
 
 class PassageIndex(Protocol):
-    """Finds passages; ``search`` may be called from several threads."""
+    """Search index over passages; ``search`` may be called from several threads."""
 
     @property
     def method(self) -> str:
@@ -21,7 +21,7 @@ class PassageIndex(Protocol):
         """Name of the embedding model, if there is one."""
 
     def check(self) -> None:
-        """Raise ``DamagedError`` if a file of the index was changed while it was in use."""
+        """Raise ``DamagedError`` if a file of the index has changed during use."""
 
     def search(self, queries: Sequence[str], topk: int) -> list[list[Hit]]:
-        """At most ``topk`` hits for each query, best first."""
+        """Return at most ``topk`` hits for each query, best first."""

@@ -1,7 +1,7 @@
-"""A child process for the server, started again if a file that it reads is cut short under it.
+"""Child process for the server, restarted if one of its mapped files is truncated.
 
-Files are checked before each search, but one that is mapped into memory and cut short between the check and the search
-ends the process (SIGBUS). The next one builds anew what is damaged, or names it.
+Files are checked before each search, but a memory-mapped file that is truncated between the check and the search ends
+the process (SIGBUS). The next process rebuilds the damaged files, or names them.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ _PR_SET_PDEATHSIG = 1
 
 
 def restarted(serve: Callable[[], int]) -> int:
-    """Run ``serve`` in a child process, a few times more if SIGBUS ends it; SIGTERM and SIGINT are handed on to it.
+    """Run ``serve`` in a child process, and restart it a few times after SIGBUS; SIGTERM and SIGINT are passed on.
 
     Args:
         serve: returns the exit code.
 
     Returns:
-        The exit code: in the child its own, here that of the last child, 128 and the signal if a signal ended it.
+        The exit code: in the child its own; in the parent that of the last child, or 128 plus the signal that ended it.
     """
     code = 0
     for left in reversed(range(MOST_RESTARTS + 1)):

@@ -40,7 +40,7 @@ class RetrieveAnswer(BaseModel):
 
 
 class HealthAnswer(BaseModel):
-    """What is served."""
+    """Description of the served index."""
 
     status: Literal["ready"]
     passages: int
@@ -49,7 +49,7 @@ class HealthAnswer(BaseModel):
 
 
 class Refusal(BaseModel):
-    """Why there is no answer."""
+    """Reason of an error."""
 
     detail: Any
 
@@ -113,7 +113,7 @@ def _failed(reason: str, *, damaged: bool) -> JSONResponse:
 
 
 def _as_json_has_it(number: Any) -> Any:
-    """JSON knows one kind of number: 5.0 is an integer."""
+    """Accept 5.0 as an integer, since JSON has only one type of number."""
     return int(number) if isinstance(number, float) and number.is_integer() else number
 
 
@@ -139,7 +139,7 @@ def _request_model(settings: ServerSettings) -> type[BaseModel]:
 
 
 async def _refuse(request: Request, error: Exception) -> JSONResponse:
-    """422 with place and reason; the input is not sent back, it need not even be valid JSON."""
+    """Answer 422 with place and reason; the input is not returned, since it may not be valid JSON."""
     assert isinstance(error, RequestValidationError)
     detail = [{"loc": list(each["loc"]), "msg": each["msg"]} for each in error.errors()]
     return JSONResponse({"detail": detail}, status_code=422)

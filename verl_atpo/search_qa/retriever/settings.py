@@ -1,4 +1,4 @@
-"""Settings of the retriever, from which its command line is made: a field is an option, its text the help."""
+"""Settings of the retriever and its command line: each field is an option, and its description is the help text."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ E5_PREFIXES = ("query: ", "passage: ")
 
 
 def _written_as(metavar: str, parse: Callable[[str], Any], show: Callable[[Any], str] = str) -> Any:
-    """How a value stands on the command line, where that differs from Python."""
+    """Format of a value on the command line if it differs from Python."""
     return tyro.constructors.PrimitiveConstructorSpec(
         nargs=1,
         metavar=metavar,
@@ -40,16 +40,16 @@ class ServerSettings:
     """Limits and batching of the server.
 
     Attributes:
-        topk: passages per query of a request that does not say.
-        max_topk: most that a request may ask for.
+        topk: passages per query if a request names no number.
+        max_topk: maximum number of passages per query.
         max_queries: queries in one request.
         max_query_chars: characters of one query.
         max_passages: passages that one request may ask for, queries times topk.
         max_body_bytes: bytes of one request.
         max_batch: queries in one search.
-        batch_window_s: time a query waits for others while a thread is idle; milliseconds on the command line.
-        threads: searches at once.
-        patience_s: seconds that a client has to send a request, and again to take its answer.
+        batch_window_s: time that a query waits for others while a thread is idle; milliseconds on the command line.
+        threads: concurrent searches.
+        patience_s: seconds that a client has to send a request, and again to receive its answer.
     """
 
     topk: int = 3
@@ -75,7 +75,7 @@ class ServerSettings:
 
 @dataclasses.dataclass(frozen=True)
 class Bm25Settings:
-    """How text becomes terms.
+    """Conversion of text to terms.
 
     Attributes:
         stemmer: a Snowball stemmer's language, or ``None`` for words as they are.
@@ -95,15 +95,15 @@ class Bm25Settings:
 
 @dataclasses.dataclass(frozen=True)
 class DenseSettings:
-    """How text becomes vectors and vectors are searched.
+    """Encoding of text as vectors, and search among them.
 
     Attributes:
         model: name or folder of a sentence-transformers model.
         factory: FAISS's description of the index; ``Flat`` is exact, ``IVF4096,PQ64`` small and fast.
         nprobe: lists of an IVF index that one query looks into; other kinds ignore it.
-        query_prefix: stands before queries; ``None`` means what the model is known to need (E5), else its own prompt.
+        query_prefix: text before queries; ``None`` means the prefix of E5 models, for others the model's own prompt.
         passage_prefix: the same for passages.
-        train_passages: passages that an index which must be trained is trained on.
+        train_passages: passages on which a trainable index is trained.
         batch_size: texts in one batch of the model.
         device: torch's name of the device, ``None`` for the best one there is.
     """
@@ -118,7 +118,7 @@ class DenseSettings:
     device: str | None = None
 
     def prefixes(self) -> tuple[str | None, str | None]:
-        """Of queries and of passages. E5 models are known by their name; the instruct ones take other prompts."""
+        """Return the prefixes of queries and passages. E5 is recognized by its name; instruct models differ."""
         words = Path(self.model).name.lower().split("-")
         query, passage = E5_PREFIXES if "e5" in words and "instruct" not in words else (None, None)
         return (
@@ -129,18 +129,18 @@ class DenseSettings:
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Serves passage retrieval over HTTP (docs/retriever.md).
+    """Serve passage retrieval over HTTP (docs/retriever.md).
 
     Attributes:
         corpus: JSON lines in the form of wiki-18.
         method: sparse or dense retrieval.
-        index_dir: folder of the index; by default beside the corpus, with the ending .index.
-        index_file: a ready-made FAISS index over this corpus with this model, for dense retrieval.
+        index_dir: folder of the index; by default next to the corpus, with the suffix .index.
+        index_file: an existing FAISS index over this corpus with this model, for dense retrieval.
         host: address to serve on; 0.0.0.0 for other machines.
-        port: 0 takes a free one and logs it.
-        bm25: of sparse retrieval.
-        dense: of dense retrieval.
-        server: of either.
+        port: port to serve on; 0 uses a free one and logs it.
+        bm25: settings of sparse retrieval.
+        dense: settings of dense retrieval.
+        server: settings of both.
     """
 
     corpus: Path
@@ -155,11 +155,11 @@ class Options:
 
     @property
     def index_folder(self) -> Path:
-        """Where the index is."""
+        """Folder of the index."""
         return self.index_dir or self.corpus.with_name(self.corpus.name + ".index")
 
 
 def options_of(arguments: list[str] | None) -> Options:
-    """What a command line says; ends the program with code 2 where it says nothing that could work."""
+    """Parse a command line; end the program with code 2 if it is invalid."""
     flat = (tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff)
     return tyro.cli(Options, prog="python -m verl_atpo.search_qa.retriever", args=arguments, config=flat)

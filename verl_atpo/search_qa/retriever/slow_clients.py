@@ -1,7 +1,7 @@
-"""HTTP connections with time limits: clients that send or take too slowly are let go.
+"""HTTP connections with time limits: clients that send or receive too slowly are disconnected.
 
-uvicorn waits for ever for the rest of a request and for the reader of an answer. Each costs a file descriptor, and the
-latter the memory of the answer.
+uvicorn waits without limit for the rest of a request and for a client to read its answer. Both hold a file descriptor,
+and the latter also the memory of the answer.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ _Base: Any = AutoHTTPProtocol
 
 
 class TimedProtocol(_Base):
-    """A connection whose client has ``patience_s`` seconds for a request, and as long for its answer.
+    """A connection whose client has ``patience_s`` seconds to send a request, and again to receive its answer.
 
-    A request has to be whole that long after its first byte (the first of a connection: after the connection was
-    made), else the answer is 408; headers longer than 64 KiB are answered by 431. An answer has to be taken that long
-    after it was given, else the connection is cut.
+    A request must be complete within that time after its first byte (a connection's first request: after the
+    connection was made), else the answer is 408. Headers longer than 64 KiB are answered by 431. An answer must be
+    received within that time after it was sent, else the connection is closed.
     """
 
     patience_s: float
@@ -83,5 +83,5 @@ class TimedProtocol(_Base):
 
 
 def timed_protocol(patience_s: float) -> type[TimedProtocol]:
-    """The class of connections with this limit: uvicorn makes its connections itself, of a class."""
+    """Make a class of connections with this limit: uvicorn is given a class, and makes the connections itself."""
     return type("TimedProtocol", (TimedProtocol,), {"patience_s": patience_s})

@@ -1,4 +1,4 @@
-"""Text that can travel: JSON can spell halves of surrogate pairs, which neither UTF-8 nor a tokenizer takes."""
+"""Repair of text for UTF-8 and tokenizers, which reject the halves of surrogate pairs that JSON can spell."""
 
 from __future__ import annotations
 
@@ -8,5 +8,5 @@ _HALF = re.compile("[\ud800-\udfff]")
 
 
 def valid_unicode(text: str) -> str:
-    """``text`` with U+FFFD for each half of a surrogate pair."""
+    """Replace each half of a surrogate pair in ``text`` by U+FFFD."""
     return _HALF.sub("\ufffd", text)

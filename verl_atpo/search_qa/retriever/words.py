@@ -1,7 +1,7 @@
-"""Text to words for sparse retrieval, in scripts that put no spaces between words too.
+"""Text to words for sparse retrieval, also in scripts that put no spaces between words.
 
-Chinese, Japanese, Thai and their like are cut into overlapping pairs of characters, as search engines do without a
-dictionary: a query then shares terms with every passage that holds two of its characters in a row.
+Chinese, Japanese, Thai and similar scripts are split into overlapping pairs of characters, as search engines do without
+a dictionary: a query then shares terms with every passage that has two of its characters in a row.
 """
 
 from __future__ import annotations
@@ -17,26 +17,26 @@ _UNSPACED = (
 _RUN = re.compile(f"[{_UNSPACED}]+")
 _WORD_OR_RUN = re.compile(rf"[{_UNSPACED}]+|(?:(?![{_UNSPACED}])\w){{2,}}")
 _LEAST_SHARE = 0.1
-"""Of letters, from which on a corpus counts as one without spaces."""
+"""Share of letters in such scripts from which a corpus counts as one without spaces."""
 _SAMPLED = 1000
 
 
 def has_unspaced_text(passages: Sequence[str]) -> bool:
-    """Whether so much of a sample of passages is in scripts without spaces that words would find nothing."""
+    """Return whether so much of a sample of passages is in scripts without spaces that words would find nothing."""
     text = "".join(passages)
     unspaced = sum(len(run) for run in _RUN.findall(text))
     return unspaced > _LEAST_SHARE * max(sum(map(str.isalpha, text)), 1)
 
 
 def sampled(size: int) -> list[int]:
-    """Places of passages to look at, spread over a corpus of this size."""
+    """Return the numbers of the sampled passages, spread over a corpus of this size."""
     return sorted(
         {place * size // _SAMPLED for place in range(min(size, _SAMPLED))} if size > _SAMPLED else range(size)
     )
 
 
 def words_and_pairs(text: str) -> list[str]:
-    """Words of two letters or more, and the pairs of characters of runs without spaces (of one character, itself)."""
+    """Split text into words of at least two letters and, in scripts without spaces, pairs of characters (or one)."""
     return [term for found in _WORD_OR_RUN.findall(text) for term in _terms(found)]
 
 

@@ -58,8 +58,8 @@ def golden_answers(ground_truth: Any) -> list[str]:
     """Return the golden answers of a row, for all forms of its ``ground_truth``.
 
     Args:
-        ground_truth: ``{"target": answers}`` or ``answers``, where ``answers`` is a string, a list, a tuple or an array
-            of strings. A string may be any of these as JSON or Python text (``'["Oslo", "Christiania"]'``, as in PopQA).
+        ground_truth: ``{"target": answers}`` or ``answers``. These are a string, or a list, tuple or array of strings.
+            A string may be any of these as JSON or Python text (``'["Oslo", "Christiania"]'``, as in PopQA).
 
     Raises:
         ValueError: another form, no answer, or an answer that is not a string or is blank.

@@ -44,7 +44,7 @@ def _dump_folder(run: Run) -> str | None:
 
 
 def _undumped(run: Run) -> str | None:
-    """Refuse settings of trees with verl's own sampler, which grows none."""
+    """Warn of a dump folder with verl's own sampler, which grows no trees."""
     if not run.atpo.dump_dir:
         return None
     return (
