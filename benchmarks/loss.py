@@ -2,8 +2,8 @@
 
     python -m benchmarks.loss [--shapes 8x8192 64x8192] [--turns 6 200] [--device cpu cuda] [--out result.json]
 
-Every repeat runs the three losses one after the other on the same tensors, so what else the machine does hits all
-three alike. Times are the shortest of the repeats; peak memory is what a call allocates on top of its inputs. Writes
+Every repeat runs the three losses one after the other on the same tensors, so other load on the machine affects all
+three equally. Times are the shortest of the repeats; peak memory is what a call allocates on top of its inputs. Writes
 ``benchmarks/results/loss.json``.
 """
 

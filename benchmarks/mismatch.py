@@ -1,4 +1,4 @@
-"""How far the log-probs of decoding are from those of a forward pass over the same tokens, turn by turn.
+"""Difference of log-probs between decoding and a forward pass over the same tokens, turn by turn.
 
     python -m benchmarks.mismatch MODEL [--samples 18] [--tokens 30]
 

@@ -234,7 +234,7 @@ def lab_decided() -> str:
 
 
 def lab_uncertainty() -> str:
-    """Whether a turn's NLL says something about its context."""
+    """Correlation of a turn's NLL with that of its context."""
     return uncertainty.table(RESULTS / "lab_uncertainty.json")
 
 

@@ -1,4 +1,4 @@
-"""Keeps what a run of `examples/smollm2/run.sh` came to: `python -m benchmarks.smollm2 OUT`.
+"""Result of a run of `examples/smollm2/run.sh`: `python -m benchmarks.smollm2 OUT`.
 
 At its end or while it runs: writes `benchmarks/results/smollm2.json` and, into `docs/results/`, the run's trees and
 learning curve.

@@ -1,4 +1,4 @@
-"""How often loss and estimator make the host wait for the device, or send it something.
+"""Count of transfers between host and device in loss and estimator.
 
     python -m benchmarks.transfers [--device cuda] [--out FILE.json]
 

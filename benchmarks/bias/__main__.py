@@ -25,11 +25,11 @@ WARM_UP = 40
 
 
 def measure(kind: str, repeats: float, shape: str, trees: int, seed: int) -> Iterator[dict[str, Any]]:
-    """What trees of one shape say in tasks of one kind, by credit and aggregation.
+    """Measure trees of one shape in tasks of one kind, by credit and aggregation.
 
     Args:
         kind: of task.
-        repeats: probability that a turn is said in words that others say it in.
+        repeats: probability that a turn has the same tokens as others with its action.
         shape: of the trees.
         trees: drawn, shared by :data:`TABLES` random tasks.
         seed: of everything random.

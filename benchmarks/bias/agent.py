@@ -41,7 +41,7 @@ PARAMETERS: list[tuple[Context, str]] = [(context, turn) for context, turns in L
 
 
 def probabilities(context: Context) -> dict[str, float]:
-    """Of the turns in a context."""
+    """Probabilities of the turns in a context."""
     weights = {turn: math.exp(logit) for turn, logit in LOGITS[context].items()}
     total = sum(weights.values())
     return {turn: weight / total for turn, weight in weights.items()}

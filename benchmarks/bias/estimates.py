@@ -1,4 +1,4 @@
-"""What a tree estimates: the value of the prompt and the gradient, under ways to grow it and to weigh it."""
+"""Estimates of the prompt's value and of the gradient by trees that are grown and weighted in several ways."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def split(grown: Sampled) -> Estimate:
 
 
 def per_leaf(credit: CreditConfig) -> Callable[[Sampled], Estimate]:
-    """Every row trains its whole path with the advantages of its turns, but for the scale of the z-score."""
+    """Train each row's whole path with the advantages of its turns, without the scale of the z-score."""
     scheme = find_scheme(AtpoConfig(credit=dataclasses.replace(credit, normalize=Normalize.CENTER)))
 
     def estimate(grown: Sampled) -> Estimate:
@@ -189,4 +189,4 @@ ARMS: dict[str, tuple[ExpansionConfig, Callable[[Sampled], Estimate]]] = {
     "tree": (dataclasses.replace(TREE.expansion, schedule=Schedule.ROUNDS), per_leaf(SUM)),
     "paper, with 16 leaves": (_grown(NLL, Penalty.SIBLINGS), per_leaf(PAPER)),
 }
-"""What is measured: `unbiased` and every single deviation from it, and the presets."""
+"""Arms: `unbiased` and every single deviation from it, and the presets."""

@@ -1,4 +1,4 @@
-"""What one tree's gradient says of the exact one, for ways to grow the tree, to credit its turns and to add them up."""
+"""Comparison of one tree's gradient with the exact one, by ways to grow the tree, credit turns and add them up."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ def shrunk_by_score(grown: Sampled) -> Sequence[float | None]:
 
 
 def muted(credit: Credit, most: float = 0.5) -> Credit:
-    """Less of an advantage for turns that surprise: times min(1, most / sum of (1 - p) ** 2 over its tokens)."""
+    """Multiply the advantage of surprising turns by min(1, most / sum of (1 - p) ** 2 over its tokens)."""
 
     def less(grown: Sampled) -> list[float | None]:
         factors = muting(grown.tree, most)
@@ -142,7 +142,7 @@ def muted(credit: Credit, most: float = 0.5) -> Credit:
 
 
 def true_value(grown: Sampled) -> list[float | None]:
-    """What a perfect critic gives: mean outcome below the turn, minus the exact value of its context."""
+    """Credit by a perfect critic: mean outcome below the turn, minus the exact value of its context."""
     values = trajectory_values(grown.tree)
     own = zip(values[1:], grown.histories[1:], strict=True)
     return [None, *(value - grown.table.value[history[:-1]] for value, history in own)]
@@ -184,7 +184,7 @@ def gradient(grown: Sampled, advantages: Sequence[float | None], aggregation: st
 
 
 def _in_rows(tree: TurnTree, divided: bool) -> list[float]:
-    """How often rows train each turn, each row counting once or divided by its tokens."""
+    """Count how often rows train each turn, each row counting once or divided by its tokens."""
     weights = [0.0] * len(tree.nodes)
     rows = [tree.path(leaf) for leaf in tree.leaves]
     tokens = [sum(len(tree.turn(node).token_ids) for node in row) for row in rows]
@@ -205,7 +205,7 @@ def _split(tree: TurnTree) -> list[float]:
 
 @dataclasses.dataclass
 class Direction:
-    """What the gradients of many trees say of the exact one."""
+    """Comparison of the gradients of many trees with the exact one."""
 
     gradients: list[np.ndarray] = dataclasses.field(default_factory=list)
     tokens: list[int] = dataclasses.field(default_factory=list)

@@ -4,8 +4,8 @@ An agent takes four to six turns. Every turn is an action in a context, which is
 random logits is the policy. One action ends the trajectory. It succeeds if the sum of random effects of its turns is
 above a threshold, so all of it is known; what a kind sets is how large the effects of early and of late turns are.
 
-A turn is said in one to three tokens, and in words that are new with a probability: so contexts, equal as states, are
-equal as tokens as often as one likes, and the gradient stays the same.
+A turn has one to three tokens, which are new with a given probability. So contexts that are equal as states repeat as
+tokens at any chosen rate, and the gradient stays the same.
 """
 
 from __future__ import annotations
@@ -52,12 +52,12 @@ class Table:
 
 
 def ends(history: History) -> bool:
-    """Whether these actions are a whole trajectory."""
+    """Return whether these actions are a complete trajectory."""
     return len(history) == TURNS or (len(history) >= FIRST_END and history[-1] == ENDS)
 
 
 def actions(history: History) -> range:
-    """Those there are in a context."""
+    """List the actions in a context."""
     return range(ACTIONS if len(history) + 1 >= FIRST_END else ENDS)
 
 

@@ -20,7 +20,7 @@ RESULT = Path(__file__).parents[1] / "results" / "bias.json"
 
 
 def measure(arm: str, trees: int, seed: int) -> dict[str, Any]:
-    """What an arm's trees say on average.
+    """Average the estimates of an arm's trees.
 
     Returns:
         ``value`` and its standard ``error``; ``cosine`` of the mean gradient with the exact one; ``scale``, the mean

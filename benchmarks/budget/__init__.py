@@ -1,1 +1,1 @@
-"""What each method of the recipes samples per prompt: leaves, tokens and tool calls, computed from the recipes."""
+"""Samples per prompt of each method of the recipes: leaves, tokens and tool calls, computed from the recipes."""

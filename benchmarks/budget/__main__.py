@@ -23,7 +23,7 @@ COLUMNS = ("leaves", "sampled_tokens", "trained_tokens", "context_tokens", "tool
 
 
 def rollout_of(config: DictConfig) -> AtpoConfig:
-    """How a composed recipe samples one prompt: its tree, or ``rollout.n`` chains."""
+    """Return how a composed recipe samples one prompt: its tree, or ``rollout.n`` chains."""
     atpo, rollout = check_config(config), config.actor_rollout_ref.rollout
     if rollout.agent.get("agent_loop_manager_class") == MANAGER:
         return atpo

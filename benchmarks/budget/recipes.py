@@ -16,7 +16,7 @@ METHODS = ("react", "grpo", "dapo", "gspo", "tree_grpo", "entropy_branching", "a
 
 
 def recipe_arguments(script: str, *arguments: str, **variables: str) -> list[str]:
-    """What a recipe would hand to ``main_ppo``.
+    """Return the arguments that a recipe would hand to ``main_ppo``.
 
     Args:
         script: file name in ``recipes/``.

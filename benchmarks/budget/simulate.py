@@ -24,7 +24,7 @@ FIRST_ID = 10
 
 @dataclasses.dataclass(frozen=True)
 class TurnLengths:
-    """How long simulated trajectories are; assumed, not measured on any model.
+    """Lengths of simulated trajectories; assumed, not measured on any model.
 
     Attributes:
         answer_probability: chance that a turn answers instead of searching.
@@ -47,7 +47,7 @@ class TurnLengths:
 
 @dataclasses.dataclass(frozen=True)
 class Sampled:
-    """What one prompt cost.
+    """Cost of one prompt.
 
     Attributes:
         leaves: trajectories that are trained on.
@@ -121,5 +121,5 @@ async def sample_prompt(config: AtpoConfig, lengths: TurnLengths, seed: int) -> 
         sampled_tokens=sum(len(generation.output.token_ids) for generation in live),
         trained_tokens=sum(sum(branch.output.response_mask) for branch in branches),
         context_tokens=sum(len(branch.output.prompt_ids) + len(branch.output.response_ids) for branch in branches),
-        tool_calls=len(live) - len(branches),  # one behind every turn but a trajectory's last
+        tool_calls=len(live) - len(branches),  # one after every turn except a trajectory's last
     )

@@ -1,4 +1,4 @@
-"""Does the laboratory learn as verl does: arms that ran in both, world by world."""
+"""Agreement of the laboratory with verl: arms that ran in both, world by world."""
 
 from __future__ import annotations
 

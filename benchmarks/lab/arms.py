@@ -37,7 +37,7 @@ def _loss(mode: str, low: float, high: float) -> tuple[str, ...]:
 
 
 BASE = (*in_verl.FOUR_CHAINS, *in_verl.SEPARATE)
-"""The trees that arms are told from: 4 + 12 trajectories, and the paper's credit."""
+"""The trees on top of which arms are defined: 4 + 12 trajectories, and the paper's credit."""
 CHAINS, OUTCOME, RANDOM = in_verl.CHAINS, in_verl.OUTCOME, in_verl.RANDOM_TREES
 TOKEN, TOKEN_HIGHER = _loss("vanilla", 0.2, 0.2), _loss("vanilla", 0.2, 0.28)
 SEQUENCE, TURN = _loss("gspo", 0.03, 0.04), _loss("atpo", 0.03, 0.04)
@@ -203,7 +203,7 @@ ARMS = {
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """What an arm comes to.
+    """Settings of an arm.
 
     Attributes:
         atpo: expansion and credit.

@@ -1,8 +1,9 @@
-"""What a step's rollout takes each arm at the paper's lengths, simulated: `python -m benchmarks.lab.clock`.
+"""Simulated time of each arm's rollout step at the paper's lengths: `python -m benchmarks.lab.clock`.
 
-The laboratory's engine has no clock worth reading: one thread, no tools that wait. So each arm's trees, of the shape
-that it has in the laboratory, are grown at the paper's lengths on the simulated engines of `benchmarks.rollout.scale`.
-Writes `benchmarks/results/lab_clock.json`, and goes on from what is there; training takes no time here.
+The laboratory's own clock says nothing about rollouts: one thread, no tools that wait. So each arm's trees, of the
+shape that it has in the laboratory, are grown at the paper's lengths on the simulated engines of
+`benchmarks.rollout.scale`. Writes `benchmarks/results/lab_clock.json`, and goes on from what is there; training takes
+no time here.
 """
 
 from __future__ import annotations
@@ -55,10 +56,10 @@ def summary(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return rows
 
 
-def kept(file: Path, told: dict[str, Any]) -> list[dict[str, Any]]:
+def kept(file: Path, conditions: dict[str, Any]) -> list[dict[str, Any]]:
     """The runs of a file that were made with the same settings."""
     result = json.loads(file.read_text()) if file.exists() else {}
-    return list(result["runs"]) if result.get("settings") == told else []
+    return list(result["runs"]) if result.get("settings") == conditions else []
 
 
 def main() -> None:
@@ -70,18 +71,18 @@ def main() -> None:
     parser.add_argument("--prompts", type=int, default=64)
     parser.add_argument("--out", type=Path, default=RESULT)
     options = parser.parse_args()
-    told = {
+    conditions = {
         **{name: getattr(options, name) for name in ("engines", "tools", "prompts")},
         "speed": dataclasses.asdict(SPEED),
         "workload": dataclasses.asdict(WORKLOAD),
     }
-    runs = kept(options.out, told)
+    runs = kept(options.out, conditions)
     for seed, arm in itertools.product(options.seeds, TIMED):
         if any((run["arm"], run["seed"]) == (arm, seed) for run in runs):
             continue
         runs.append(measure(arm, options.engines, options.tools, options.prompts, seed))
         print(f"{arm}, seed {seed}: {runs[-1]['seconds']:.1f} s", flush=True)
-        options.out.write_text(json.dumps({"settings": told, "rows": summary(runs), "runs": runs}, indent=1))
+        options.out.write_text(json.dumps({"settings": conditions, "rows": summary(runs), "runs": runs}, indent=1))
     print(tabulate(summary(runs), headers="keys", tablefmt="github", floatfmt=".3f"))
 
 

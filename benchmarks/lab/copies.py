@@ -1,4 +1,4 @@
-"""How often turns and contexts repeat in HopQA's trees and chains: `python -m benchmarks.lab.copies --steps 0 25`.
+"""Repetition of turns and contexts in HopQA's trees and chains: `python -m benchmarks.lab.copies --steps 0 25`.
 
 Trains `gigpo` and, after each of the numbers of steps, grows chains and trees of the same prompts; trains nothing on
 these. Prints a table.
@@ -25,7 +25,7 @@ from verl_atpo.tree.tree import TurnTree
 
 
 def repeats(trees: Sequence[TurnTree]) -> dict[str, str]:
-    """Share of turns that other branches said too in an equal context, and of later turns with others to compare with.
+    """Measure the share of turns that other trajectories repeat in an equal context, and of later turns with siblings.
 
     The first turns of a tree share the prompt, whatever counts as one context.
     """

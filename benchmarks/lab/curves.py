@@ -1,4 +1,4 @@
-"""What the result files say: the cost to reach an accuracy, its mean over runs, and how sure that is."""
+"""Costs to reach an accuracy from the result files: means over runs, and their confidence intervals."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from statsmodels.stats.multitest import multipletests
 from benchmarks import runs
 
 COSTS = ("step", "sampled_tokens", "trained_tokens_in_rows", "trained_tokens_distinct")
-"""What a point of a curve may have cost, all of it since the start."""
+"""Costs of a point of a curve, from the start of the run."""
 RESAMPLES = 5000
 
 
@@ -49,7 +49,7 @@ class Curve:
         )
 
     def cost_to_reach(self, target: float, cost: str) -> float:
-        """Where the curve, straight between validations, first comes to a target; infinite if it never does."""
+        """Cost at which the curve, straight between validations, first reaches a target; infinite if it never does."""
         spent, (none, whole) = self.cost[cost], self.scale
         accuracy = none + target * (whole - none)
         if self.accuracy[0] >= accuracy:
@@ -105,7 +105,7 @@ def over_gain(curves: Sequence[Curve], baseline: str) -> list[Curve]:
     """The curves, with targets as shares of what the baseline gains in the same task, world and seed.
 
     It gains the difference between its first validation and the mean of its last two; where that is nothing, or where
-    the baseline has not run, no share can be told and the curve is left out.
+    the baseline has not run, no share is defined and the curve is left out.
     """
     gains = {
         (curve.task, curve.world, curve.seed): (curve.accuracy[0], sum(curve.accuracy[-2:]) / 2)

@@ -1,9 +1,8 @@
-"""When are outcomes decided? `python -m benchmarks.lab.decided --task text_world --world 2`.
+"""Undecided share of the outcome after each turn: `python -m benchmarks.lab.decided --task text_world --world 2`.
 
-A tree shares what comes before a branch. What a branch can tell is how much the outcome still varies from there on, and
-what it costs are the tokens that are still to be sampled. Of every chain, after each of its turns, continuations are
-sampled, and both are told as shares of what they are at the prompt. A tree pays where much is undecided and little is
-left to be said.
+An expansion shares the turns before it. Its information is the variance of the outcome from there on, and its cost the
+tokens that are still to be sampled. Continuations of every chain are sampled after each of its turns, and both are
+reported as shares of their value at the prompt. A tree pays where much is undecided and few tokens remain.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ RESULT = GRADIENT.with_name("lab_decided.json")
 
 @dataclasses.dataclass(frozen=True)
 class Continued:
-    """What was sampled after the first turns of one chain.
+    """Continuations after the first turns of one chain.
 
     Attributes:
         turns: of the chain, before.
@@ -50,13 +49,13 @@ class Continued:
 
 
 async def chain_of(engine: Engine, episode: Episode, task: Task, prefix: Sequence[Generation] = ()) -> Branch:
-    """A conversation that begins with what was said in another."""
+    """A conversation that begins with the turns of another."""
     session = BranchSession(engine, None, prefix)
     return Branch.of(session, await converse(session, episode.partner(), task.limits))
 
 
 def sampled_tokens(branch: Branch) -> int:
-    """Those that were not replayed."""
+    """Count the tokens that were not replayed."""
     return sum(len(generation.output.token_ids) for generation in branch.generations[branch.replayed :])
 
 
@@ -130,11 +129,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULT)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    told = {name: getattr(options, name) for name in ("task", "world", "seed", "after", "prompts", "continuations")}
+    settings = {name: getattr(options, name) for name in ("task", "world", "seed", "after", "prompts", "continuations")}
     task = TASKS[options.task](options.world)
     policy = Place(options.task, options.world, options.seed, options.after, reference=0).policy(task)
     chains = measure(task, policy, options.prompts, options.continuations, options.seed)
-    keep(options.out, told, summary(chains))
+    keep(options.out, settings, summary(chains))
     print(table(options.out))
 
 

@@ -1,8 +1,8 @@
 """The laboratory's engine: an LLM client for many agent loops at once, in one thread.
 
 Loops ask as they would ask vLLM (`generate`). When all of them wait, what they asked for is decoded together as one
-*wave*, with a key-value cache that knows every context of the policy's present weights, so that neither a later turn
-nor a branch pays for its prefix. A wave's rows stop each at its own end.
+*wave*, with a key-value cache that knows every context of the policy's current weights, so that neither a later turn
+nor an expansion pays for its prefix. A wave's rows stop each at its own end.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ Result = TypeVar("Result")
 
 @dataclasses.dataclass
 class Answer:
-    """What a loop gets: the fields of verl's ``TokenOutput`` that matter here.
+    """Answer to a loop: the fields of verl's ``TokenOutput`` that matter here.
 
     Attributes:
         token_ids: sampled, the end token included.
@@ -76,7 +76,7 @@ class Engine:
         self.refresh()
 
     def refresh(self) -> None:
-        """Take the model's present weights; contexts of the former ones are forgotten."""
+        """Take the model's current weights; contexts of earlier ones are dropped."""
         with torch.no_grad():
             self._weights = Weights.of(self._model)
         self.forget()
@@ -187,7 +187,7 @@ class Engine:
         return cache, logits(self._weights, hidden[torch.arange(len(contexts)), last])
 
     def _extend(self, contexts: list[tuple[int, ...]], known: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Cache of contexts, and hidden states (B, S, width) of their tokens behind the ``known`` ones."""
+        """Cache of contexts, and hidden states (B, S, width) of their tokens after the ``known`` ones."""
         width = max(len(context) - done for context, done in zip(contexts, known, strict=True))
         shape = (2 * len(self._weights.layers), len(contexts), self._weights.heads)
         longest = max(done + width for done in known)

@@ -1,4 +1,4 @@
-"""What a task is to the laboratory, and the agent loop that plays all of them, as verl's `tool_agent` would."""
+"""Interface of the laboratory's tasks, and the agent loop that plays them, as verl's `tool_agent` would."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from transformers import Qwen3ForCausalLM
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
-    """Where a conversation ends at the latest.
+    """Limits of a conversation.
 
     Attributes:
         turns: turns of the model; the last one is not acted on.
@@ -58,7 +58,7 @@ class Episode:
     """A question of a task.
 
     Attributes:
-        source: what accuracies are told apart by.
+        source: group for which accuracy is reported.
         partner: makes the other side of a new conversation about it.
         answer: the gold answer; empty where the task has none.
     """

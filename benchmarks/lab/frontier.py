@@ -1,4 +1,4 @@
-"""What trees win over groups of chains of any size, as a picture: a method is worth what it adds to this trade-off.
+"""Plot of tokens against steps for trees and for groups of chains of any size.
 
 Fewer trajectories a prompt save sampled tokens and take more steps, whatever samples them. So a tree that samples fewer
 tokens than as many chains has to be compared with fewer chains too.
@@ -40,14 +40,14 @@ def point(curves: Sequence[Curve], arm: str, accuracy: float) -> tuple[Interval,
 
 
 def target(curves: Sequence[Curve], targets: Sequence[float]) -> float:
-    """The highest of some rising accuracies that all of GRPO's runs came to; the lowest, if they came to none."""
+    """Return the highest of some rising accuracies that all of GRPO's runs reach; the lowest, if they reach none."""
     runs = [curve for curve in curves if curve.arm == BASELINE]
     reached = [each for each in targets if all(run.cost_to_reach(each, "step") < math.inf for run in runs)]
     return [*targets[:1], *reached][-1]
 
 
 def draw(results: Path, out: Path) -> None:
-    """Steps over sampled tokens to the highest accuracy that GRPO always comes to, both over GRPO's, as a PNG."""
+    """Plot steps over sampled tokens to the highest accuracy that GRPO always reaches, both over GRPO's, as a PNG."""
     import matplotlib
 
     matplotlib.use("Agg")

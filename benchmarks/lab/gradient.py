@@ -1,4 +1,4 @@
-"""What one step's gradient is worth: `python -m benchmarks.lab.gradient --task text_world --arms grpo tree`.
+"""Quality of one step's gradient: `python -m benchmarks.lab.gradient --task text_world --arms grpo tree`.
 
 Training runs differ by luck; a single step's gradient can be drawn again and again with the same weights. Every arm
 gets the same prompts and the same policy, that of GRPO after some steps. The measure is the cosine between a step's
@@ -41,7 +41,7 @@ def draws(run: Run, policy: dict[str, torch.Tensor], count: int) -> torch.Tensor
 
 @dataclasses.dataclass(frozen=True)
 class Place:
-    """Where gradients are compared.
+    """Run and policy at which gradients are compared.
 
     Attributes:
         task, world, seed: of all runs.
@@ -88,7 +88,7 @@ def signal_share(gradients_DP: torch.Tensor) -> float:
 
 
 def measure(plan: Plan, task: Task, policy: dict[str, torch.Tensor], best_P: torch.Tensor, count: int) -> Measured:
-    """What the gradients of an arm's steps are worth.
+    """Measure the quality of the gradients of an arm's steps.
 
     Args:
         plan: which arm, world and seed.
@@ -111,12 +111,12 @@ def measure(plan: Plan, task: Task, policy: dict[str, torch.Tensor], best_P: tor
 
 def table(rows: Sequence[Measured], baseline: str = "grpo") -> str:
     """One row an arm, in Markdown; gradients of the same prompts are compared."""
-    told = []
+    lines = []
     (of_baseline,) = [torch.tensor(row["cosine"]) for row in rows if row["arm"] == baseline]
     for row in rows:
         cosines = torch.tensor(row["cosine"])
         ratio, error = _ratio(cosines, of_baseline)
-        told.append(
+        lines.append(
             {
                 "arm": ARMS[row["arm"]].title,
                 "steps drawn": len(cosines),
@@ -127,17 +127,17 @@ def table(rows: Sequence[Measured], baseline: str = "grpo") -> str:
                 "sampled tokens": f"{row['sampled_tokens']:.0f}",
             }
         )
-    return tabulate(told, headers="keys", tablefmt="github", disable_numparse=True)
+    return tabulate(lines, headers="keys", tablefmt="github", disable_numparse=True)
 
 
 def tables(file: Path) -> str:
     """All that was measured, in Markdown."""
     said = []
     for each in json.loads(file.read_text()) if file.exists() else []:
-        told = each["settings"]
+        run = each["settings"]
         said.append(
-            f"{told['task']}, world {told['world']}, after {told['after']} steps of GRPO; the direction is the mean of "
-            f"{told['reference']} steps:\n\n{table(each['rows'])}"
+            f"{run['task']}, world {run['world']}, after {run['after']} steps of GRPO; the direction is the mean of "
+            f"{run['reference']} steps:\n\n{table(each['rows'])}"
         )
     return "\n\n".join(said) or "Nothing is measured yet."
 
@@ -149,11 +149,11 @@ def _ratio(ours: torch.Tensor, theirs: torch.Tensor) -> tuple[float, float]:
     return ratio, float(left.std() / len(left) ** 0.5 / theirs.mean().abs())
 
 
-def keep(file: Path, told: dict[str, Any], found: object) -> None:
+def keep(file: Path, conditions: dict[str, Any], found: object) -> None:
     """Put what was found into a file, in the place of what was found with the same settings before."""
     kept = json.loads(file.read_text()) if file.exists() else []
-    kept = [each for each in kept if each["settings"] != told]
-    kept.append({"settings": told, "found": found})
+    kept = [each for each in kept if each["settings"] != conditions]
+    kept.append({"settings": conditions, "found": found})
     file.write_text(json.dumps(kept, indent=1))
 
 
@@ -173,12 +173,12 @@ def main() -> None:
     torch.set_num_threads(1)
 
     place = Place(options.task, options.world, options.seed, options.after, options.reference)
-    told = dataclasses.asdict(place) | {"draws": options.draws}
+    conditions = dataclasses.asdict(place) | {"draws": options.draws}
     kept = json.loads(options.out.read_text()) if options.out.exists() else []
-    rows = next((each["rows"] for each in kept if each["settings"] == told), None)
+    rows = next((each["rows"] for each in kept if each["settings"] == conditions), None)
     if rows is None:
         rows = []
-        kept.append({"settings": told, "rows": rows})
+        kept.append({"settings": conditions, "rows": rows})
     arms = dict.fromkeys(["grpo", *options.arms])  # the table compares all with GRPO
     wanted = [arm for arm in arms if arm not in {row["arm"] for row in rows}]
     if wanted:

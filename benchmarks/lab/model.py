@@ -42,7 +42,7 @@ class Weights:
         embedding: (V, width), also what makes the logits.
         norm: before the logits.
         frequencies: (D / 2,) of the rotary positions.
-        heads: queries' and keys' alike.
+        heads: of queries and of keys.
         head_dim: D.
         eps: of all norms.
     """

@@ -25,7 +25,7 @@ DRAWN = (
 
 
 def draw(results: Path, out: Path) -> None:
-    """Performance profiles: the share of runs that came to a task's highest target, over tokens and steps, as a PNG."""
+    """Performance profiles: the share of runs that reach a task's highest target, over tokens and steps, as a PNG."""
     import matplotlib
 
     matplotlib.use("Agg")

@@ -121,7 +121,7 @@ class Run:
         return self._engine.sampled_tokens
 
     def engine(self) -> Engine:
-        """Another one with the weights of now, so that what it samples leaves training's alone."""
+        """Make another engine with the current weights, so that its samples leave those of training unchanged."""
         return Engine(self._model, self._plan.seed, self._task.end)
 
     def validate(self) -> float:

@@ -1,9 +1,9 @@
-"""Is a turn's uncertainty that of its context? `python -m benchmarks.lab.uncertainty --task hopqa --world 2`.
+"""Correlation of a turn's and its context's uncertainty: `python -m benchmarks.lab.uncertainty --task hopqa --world 2`.
 
 A tree samples turns again that the policy was unsure of, by the mean NLL of the tokens it happened to sample. Here they
-are picked by chance, and what is sampled in their contexts the second time is told beside the first: the NLL, and the
-mean entropy of the distributions that the tokens were drawn from, which an engine knows and verl does not pass on. A
-score that is to choose contexts has to come out alike both times.
+are selected at random, and the first and the second sample of each context are compared: the NLL, and the mean entropy
+of the distributions that the tokens were drawn from, which an engine knows and verl does not pass on. A score for
+choosing contexts has to be similar both times.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def entropy(turn: Turn) -> float:
 
 
 def sampled_twice(grown: GrownTree) -> list[Twice]:
-    """Every picked turn of a tree with the one that a branch sampled in its place."""
+    """List every selected turn of a tree with the one that an expansion sampled in its place."""
     found = []
     for limb in grown.limbs:
         if limb.pick is not None and (second := limb.resampled) is not None:
@@ -120,10 +120,10 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULT)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    told = {name: getattr(options, name) for name in ("task", "world", "seed", "after", "prompts")}
+    conditions = {name: getattr(options, name) for name in ("task", "world", "seed", "after", "prompts")}
     task = TASKS[options.task](options.world)
     policy = Place(options.task, options.world, options.seed, options.after, reference=0).policy(task)
-    keep(options.out, told, measure(task, policy, options.prompts, options.seed))
+    keep(options.out, conditions, measure(task, policy, options.prompts, options.seed))
     print(table(options.out))
 
 

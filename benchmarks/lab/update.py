@@ -70,7 +70,7 @@ def advantages(batch: Batch, settings: Settings) -> torch.Tensor:
 
 @dataclasses.dataclass(frozen=True)
 class Cost:
-    """What a step's training takes.
+    """Cost of a step's training.
 
     Attributes:
         in_rows: tokens of all rows, prompts included.
@@ -175,7 +175,7 @@ def trie_of(group: Sequence[Row]) -> Trie:
 def response_log_probs(
     weights: Weights, groups: Sequence[Sequence[Row]], tries: Sequence[Trie], width: int
 ) -> torch.Tensor:
-    """(R, T) log-probabilities of the responses' tokens, nats; 0 behind their ends.
+    """(R, T) log-probabilities of the responses' tokens, nats; 0 after their ends.
 
     Args:
         weights: of the policy.

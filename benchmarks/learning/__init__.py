@@ -1,4 +1,4 @@
-"""Does each part earn its keep: arms on one task, one warm start, the same prompts and as many trajectories.
+"""Comparison of arms on one task with one warm start, the same prompts and as many trajectories.
 
 | file | what it holds |
 |---|---|

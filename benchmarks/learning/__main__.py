@@ -78,7 +78,7 @@ async def watch(options: argparse.Namespace) -> None:
 
 
 def status(options: argparse.Namespace) -> str:
-    """How many of all runs are done."""
+    """Count the finished runs."""
     sessions = plan(options.arms, options.seeds)
     asked, done = [(arm, seed) for seed, arms in sessions for arm in arms], _done(options.results)
     return f"{sum(run in done for run in asked)} of {len(asked)} runs are done"

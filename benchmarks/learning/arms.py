@@ -145,7 +145,7 @@ WALL_CLOCK = {
         MAIN_SEEDS,
     ),
 }
-"""What was and what is recommended, against GRPO as it is and as it would be with packed training, on the clock."""
+"""Earlier and current recommendation against GRPO, padded and packed, by wall clock."""
 ALL = {**ARMS, **WALL_CLOCK}
 MAIN = tuple(name for name, arm in {**BASELINES, **ATPO}.items() if arm.seeds == MAIN_SEEDS)
 

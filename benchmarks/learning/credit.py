@@ -1,4 +1,4 @@
-"""How far turn-wise credit is from trajectory credit: `python -m benchmarks.learning.credit outputs/learning`.
+"""Difference of turn-wise and trajectory credit: `python -m benchmarks.learning.credit outputs/learning`.
 
 A turn that several leaves share is trained once per leaf. Trajectory credit trains it with the advantage of each of
 these leaves, which at an importance ratio of 1 is their mean; turn-wise credit with its own advantage every time. So
@@ -52,7 +52,7 @@ def shared_turns(tree: dict[str, Any]) -> tuple[list[tuple[float, float, int]], 
 
 
 def compare(trees: Iterable[dict[str, Any]]) -> dict[str, float] | None:
-    """What a run's trees with unequal rewards say; everything is weighted with trained tokens.
+    """Measure a run's trees with unequal rewards, weighted with trained tokens.
 
     Returns:
         ``trees``: how many; ``shared``: share of trained tokens in shared turns; ``correlation`` of their advantages

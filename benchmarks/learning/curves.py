@@ -1,4 +1,4 @@
-"""What the result files say: accuracy over sampled tokens, and paired comparisons of arms."""
+"""Accuracy over sampled tokens, and paired comparisons of arms, from the result files."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ KEPT = {
 
 
 def record(arm: str, seed: int, overrides: Sequence[str], steps: Steps, seconds: float) -> dict[str, Any]:
-    """What is kept of a run: its settings, a list of values for each of `KEPT`, and the validations.
+    """Make the record of a run: its settings, a list of values for each of `KEPT`, and the validations.
 
     Args:
         arm, seed: which run.

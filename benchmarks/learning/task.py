@@ -23,7 +23,7 @@ Other `HOPS` or another model need new ones: remove them and the results.
 
 
 def warm_start_file(seed: int) -> Path:
-    """Where the warm-started weights of a seed are kept."""
+    """Return the file of a seed's warm-started weights."""
     return WARM_STARTS / f"seed{seed}.safetensors"
 
 

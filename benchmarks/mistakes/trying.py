@@ -26,7 +26,7 @@ UNSET = ("WANDB_API_KEY", "WANDB_MODE", "HF_HUB_OFFLINE", "VERL_ATPO_REHEARSAL")
 
 @dataclass(frozen=True)
 class Noticed:
-    """How a mistake was noticed.
+    """Detection of a mistake.
 
     Attributes:
         seconds: that it took, in a process of its own with the import of verl.

@@ -168,7 +168,7 @@ def lines(options: argparse.Namespace, known: list[dict[str, Any]]) -> Iterator[
 
 
 def key_of(line: dict[str, Any]) -> tuple[Any, ...]:
-    """What a line is about, in the table's order."""
+    """Return the key of a line, in the table's order."""
     places = list(MODELS).index(line["model"]), list(BATCHES).index(line["batch"])
     return line["device"], *places, -line["scale"], line["mode"]
 

@@ -1,4 +1,4 @@
-"""verl's own FSDP2 engine and the packed one, made alike."""
+"""verl's own FSDP2 engine and the packed one, made in the same way."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ from verl_atpo.settings import ConfigError
 RESULT = Path(__file__).parents[1] / "results" / "packed_families.json"
 CPU = torch.device("cpu")
 TOLERANCE, STATE_TOLERANCE = 1e-5, 5e-5
-"""Of the norm; the latter for gradients of models with states, whose rule sums in float32 whatever it is given."""
+"""Tolerances, relative to the norm; the latter for gradients of models with states, whose rule sums in float32."""
 TINY: dict[str, Any] = {
     "vocab_size": 97, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4,
     "num_key_value_heads": 2, "head_dim": 8, "max_position_embeddings": 512, "initializer_range": 0.2,
@@ -135,7 +135,7 @@ def tiny_config(kind: str, more: dict[str, Any]) -> Any:
 
 
 def known(config: Any, values: dict[str, Any]) -> dict[str, Any]:
-    """Those values that a configuration has a setting for."""
+    """Select the values that a configuration has a setting for."""
     return {name: value for name, value in values.items() if hasattr(config, name)}
 
 
@@ -215,7 +215,7 @@ def objective(found: dict[str, torch.Tensor]) -> torch.Tensor:
 
 
 def gradients(model: Any) -> dict[str, torch.Tensor]:
-    """Of all parameters that have one."""
+    """Gradients of all parameters that have one."""
     return {f"gradient {name}": each.grad for name, each in model.named_parameters() if each.grad is not None}
 
 

@@ -8,7 +8,7 @@ from benchmarks.headlines import read_rows, spread
 
 
 def table() -> str:
-    """What packed training was to reach, and the range of what it does."""
+    """Goals of packed training, and the range of the measurements."""
     rows = read_rows("packed.json", "results")
     updates = [row for row in rows if row["mode"] == "update"]
     measured = {

@@ -37,7 +37,7 @@ SHAPES = {"0.6B": (16, 8, 128), "4B": (32, 8, 128), "head 64": (12, 4, 64), "hea
 """Heads, key heads, size."""
 WINDOW = 1024
 TOLERANCES = {torch.float32: 1e-4, torch.bfloat16: 2e-2}
-"""Of the norm."""
+"""Tolerance, relative to the norm."""
 LAYER = torch.nn.Identity()
 
 

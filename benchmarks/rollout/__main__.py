@@ -49,7 +49,7 @@ async def measure(client: VllmClient, batch: Batch, schedule: str) -> dict[str, 
 
 
 def repetitions(repeats: int, known: list[dict[str, Any]]) -> Iterator[tuple[str, int, list[str]]]:
-    """Latency, number and schedules of the repetitions that are not known as a whole: one cannot be told in parts."""
+    """List latency, number and schedules of incomplete repetitions, which have to run again as a whole."""
     for number in range(repeats):
         for latency in LATENCIES:
             done = {run["schedule"] for run in known if (run["latency"], run["repetition"]) == (latency, number)}
@@ -114,7 +114,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULT)
     parser.add_argument("--resume", action="store_true", help="keep the runs that the file has")
     options = parser.parse_args()
-    told = {
+    settings = {
         "settings": {
             "prompts": options.prompts,
             "max_num_seqs": options.max_num_seqs,
@@ -124,11 +124,11 @@ def main() -> None:
         "machine": {"cpus": os.cpu_count(), "platform": os.environ.get("VERL_PLATFORM", "")},
     }
     stands = json.loads(options.out.read_text()) if options.resume and options.out.is_file() else {}
-    known = stands["runs"] if told.items() <= stands.items() else []
+    known = stands["runs"] if settings.items() <= stands.items() else []
 
     def keep(records: list[dict[str, Any]]) -> None:
         options.out.parent.mkdir(parents=True, exist_ok=True)
-        options.out.write_text(json.dumps({**told, "rows": summary(records), "runs": records}, indent=1))
+        options.out.write_text(json.dumps({**settings, "rows": summary(records), "runs": records}, indent=1))
 
     with tempfile.TemporaryDirectory() as folder:
         asyncio.run(compare(options, options.model or small_model(Path(folder)), known, keep))

@@ -31,7 +31,7 @@ async def no_pause() -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Workload:
-    """What trajectories look like.
+    """Distribution of trajectories.
 
     Attributes:
         prompt_tokens: length of every prompt.
@@ -83,7 +83,7 @@ def heavy_tailed(median_s: float) -> Latency:
 
 
 class NoTokenizer:
-    """What a guard needs where observations are no text."""
+    """Tokenizer of a guard whose observations are no text."""
 
     all_special_tokens = ()
 

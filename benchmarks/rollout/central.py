@@ -1,4 +1,4 @@
-"""The actors of which there is one for all nodes: verl's router of requests, and TransferQueue's controller."""
+"""Load on the actors that all nodes share: verl's router of requests, and TransferQueue's controller."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ CHUNK = 22
 
 
 def measure_central(prompts: int, leaves: int, engines: int) -> list[dict[str, Any]]:
-    """What each does a second, called from one process, and how long a poll of the trainer takes.
+    """Measure the calls per second of each from one process, and the time of a trainer's poll.
 
     Args:
         prompts, leaves: entries that TransferQueue holds: prompts, and rows of each.

@@ -42,7 +42,7 @@ LEAVES = PAPER.expansion.leaves
 
 
 def batch(prompts: int, seed: int, tools: str = TOOLS) -> Batch:
-    """What one worker samples."""
+    """Samples of one worker."""
     return Batch(prompts, PAPER, WORKLOAD, LATENCIES[tools], seed=seed)
 
 

@@ -1,4 +1,4 @@
-"""What the rollout costs beside the engine: ``python -m benchmarks.rollout.overhead``.
+"""Cost of the rollout without the engine: ``python -m benchmarks.rollout.overhead``.
 
 An engine that answers at once leaves only our own work: time per turn of trees, next to the same agent's chains without
 anything of ours, how time and memory grow from 8 to 64 prompts of 22 leaves, and what a finished tree holds. Writes

@@ -19,7 +19,7 @@ from verl_atpo.rollout.grown import GrownTree
 
 @dataclasses.dataclass(frozen=True)
 class Batch:
-    """What is to be sampled.
+    """Work that a schedule has to sample.
 
     Attributes:
         prompts: how many.
@@ -41,7 +41,7 @@ class Batch:
 
 
 class Barrier:
-    """Lets everybody on when all have arrived: one step of generation, or of tools, for all running branches."""
+    """Barrier of one step of generation, or of tools, for all running trajectories."""
 
     def __init__(self) -> None:
         self._running = self._arrived = 0
@@ -93,7 +93,7 @@ async def continuous(client: Any, batch: Batch) -> int:
 
 
 async def lock_step(client: Any, batch: Batch) -> int:
-    """Rounds in steps: all running branches generate, then all wait, then all call tools, then all wait."""
+    """Rounds in lock-step: all running trajectories generate, then all wait, then all call tools, then all wait."""
     return sum(len(tree.leaves) for tree in await grow(client, batch.scheduled(Schedule.ROUNDS), Barrier()))
 
 
@@ -102,7 +102,7 @@ SCHEDULES = {"chains": chains, "rounds": rounds, "continuous": continuous, "lock
 
 
 def speeds(leaves: int, sampled_tokens: int, seconds: float) -> dict[str, float]:
-    """What is told of a schedule that took so long."""
+    """Compute the figures of a schedule from its time."""
     return {
         "seconds": seconds,
         "leaves_per_s": leaves / seconds,

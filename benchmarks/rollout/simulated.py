@@ -19,7 +19,7 @@ BLOCK = 16
 
 @dataclasses.dataclass(frozen=True)
 class EngineSpeed:
-    """How long one step of an engine takes, in which every running request gets a token.
+    """Duration of one step of an engine, in which every running request gets a token.
 
     The defaults are assumed, not measured: the order of a model of 4 billion parameters on one recent GPU.
 
@@ -101,7 +101,7 @@ class SimulatedEngine:
 
 
 class SimulatedFleet:
-    """Engines behind verl's client: a request id stays with its engine, a new one goes to the least loaded.
+    """Engines with verl's client: a request id stays with its engine, a new one goes to the least loaded.
 
     Attributes:
         engines: of the fleet.

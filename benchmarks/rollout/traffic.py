@@ -1,4 +1,4 @@
-"""What a leaf sends over the network, measured on the very objects that verl sends: pickled, in bytes."""
+"""Network traffic per leaf, measured on the objects that verl sends: pickled, in bytes."""
 
 from __future__ import annotations
 

@@ -4,9 +4,9 @@
                                   [--steps 8] [--seed 0] [--out FILE.json] [--resume]
 
 verl's `trainer.v1.trainer_mode`, with chains and with trees by both schedules, in real runs of `main_ppo` on the CPU
-platform: an agent with three turns and a tool of 0.5 s that takes 30 times as long once in a hundred calls. What is
-told is from the end of the first step to that of the last: steps a minute, and the shares of the time in which the
-engine was busy, put to sleep for the training, and awake with nothing to do since all branches wait for tools. Writes
+platform: an agent with three turns and a tool of 0.5 s that takes 30 times as long once in a hundred calls. Figures
+are from the end of the first step to that of the last: steps a minute, and the shares of the time in which the engine
+was busy, put to sleep for the training, and awake with nothing to do since all trajectories wait for tools. Writes
 `benchmarks/results/trainers.json`; `--resume` keeps the rows that the file has with the same settings.
 """
 
@@ -46,7 +46,7 @@ MODES = ("sync", "colocate_async")
 
 
 def arguments(arm: str, mode: str, data: Path, out: Path, steps: int, seed: int) -> list[str]:
-    """Of `main_ppo`."""
+    """Arguments of `main_ppo`."""
     actor = "actor_rollout_ref.actor"
     longest = TURNS * LENGTHS[1] + (TURNS - 1) * len(OBSERVATION)
     return [
@@ -111,8 +111,8 @@ def trained(arm: str, mode: str, options: argparse.Namespace) -> dict[str, Any]:
     out.mkdir(parents=True, exist_ok=True)
     notes = out / "notes.jsonl"
     notes.unlink(missing_ok=True)
-    told = arguments(arm, mode, data, out, options.steps, options.seed)
-    command = [sys.executable, "-m", "verl.trainer.main_ppo", *told]
+    overrides = arguments(arm, mode, data, out, options.steps, options.seed)
+    command = [sys.executable, "-m", "verl.trainer.main_ppo", *overrides]
     asyncio.run(call(command, out / "train.log", {"VERL_PLATFORM": "cpu", **ONE_THREAD}))
     found = shares(map(json.loads, notes.read_text().splitlines()))
     return {

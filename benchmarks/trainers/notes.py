@@ -1,4 +1,4 @@
-"""What a run notes of itself: a JSON line per generation, and when the engine is put to sleep and woken."""
+"""Notes of a run: a JSON line per generation, and when the engine is put to sleep and woken."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def note(kind: str, begin: float, end: float | None = None) -> None:
 
 
 def shares(notes: Iterable[dict[str, float | str]]) -> dict[str, float]:
-    """How the engine's time was spent from the end of the first step to that of the last.
+    """Measure the engine's use of time from the end of the first step to that of the last.
 
     Args:
         notes: of :func:`note`. The engine sleeps from ``asleep`` to the next ``awake``, which ends a step; a generation
@@ -32,12 +32,12 @@ def shares(notes: Iterable[dict[str, float | str]]) -> dict[str, float]:
         ``steps`` and ``seconds`` of that stretch, and of its time the shares in which the engine was ``busy`` with at
         least one generation, ``asleep``, and awake without anything to do (``waiting``).
     """
-    told = sorted(notes, key=lambda each: float(each["begin"]))
-    woken = [float(each["begin"]) for each in told if each["kind"] == AWAKE]
+    in_order = sorted(notes, key=lambda each: float(each["begin"]))
+    woken = [float(each["begin"]) for each in in_order if each["kind"] == AWAKE]
     begin, end = woken[0], woken[-1]
-    slept = [float(each["begin"]) for each in told if each["kind"] == ASLEEP]
+    slept = [float(each["begin"]) for each in in_order if each["kind"] == ASLEEP]
     asleep = [(at, next(later for later in woken if later > at)) for at in slept if begin <= at < end]
-    spans = [(float(each["begin"]), float(each["end"])) for each in told if each["kind"] == GENERATION]
+    spans = [(float(each["begin"]), float(each["end"])) for each in in_order if each["kind"] == GENERATION]
     awake = list(zip([begin, *(later for _, later in asleep)], [*(at for at, _ in asleep), end], strict=True))
     busy = sum(_covered(spans, *stretch) for stretch in awake)
     sleeping = sum(later - at for at, later in asleep)

@@ -75,7 +75,7 @@ def viewer(folder: Path, cache: Path, *arguments: str) -> Iterator[tuple[str, su
 
 
 def answers(address: str) -> bool:
-    """Whether something listens there."""
+    """Return whether something listens there."""
     try:
         urllib.request.urlopen(address, timeout=10)
     except urllib.error.HTTPError:
@@ -86,7 +86,7 @@ def answers(address: str) -> bool:
 
 
 def wait_until(true: Callable[[], Any], seconds: float = 30.0) -> Any:
-    """What ``true`` returns once it is true.
+    """Wait for a true result of ``true``, and return it.
 
     Raises:
         TimeoutError: it was not within ``seconds``, which only something broken needs.
