@@ -77,7 +77,7 @@ def write_row(
     Raises:
         ValueError: spans as said above are expected; numbers that float32 cannot hold.
 
-    Example:
+    Examples:
         Turn 1 is tokens 0-1, token 2 an observation, turn 2 is tokens 3-6:
 
         >>> row = write_row([TurnCredit(0.5, 0.25), TurnCredit(-1.0)], [(0, 2), (3, 7)], 1.0, 7)

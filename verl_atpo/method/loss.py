@@ -101,7 +101,7 @@ class Turns:
         number_RT: int, 1, 2, ... along the row; observation tokens have that of the turn before, or 0.
         lengths_RK: float, tokens of each turn by its number; K is (T + 1) // 2 + 1.
 
-    Example:
+    Examples:
         >>> turns = Turns(torch.tensor([[True, True, False, True]]), torch.float32)
         >>> turns.number_RT.tolist(), turns.lengths_RK.tolist()
         ([[1, 1, 1, 2]], [[0.0, 2.0, 1.0]])

@@ -34,7 +34,7 @@ def relative_noise(undecided: float, spent: float, sampled: int, chains: int) ->
         sampled: n, turns sampled in the context so far; at least 1.
         chains: M, at least 2.
 
-    Example:
+    Examples:
         Half of the variance is decided when half of the tokens are sampled, in one of six chains that share nothing:
 
         >>> round(relative_noise(0.5, 0.5, 1, 6), 3)

@@ -17,7 +17,7 @@ from verl_atpo.tree.tree import TurnTree
 def squared_score(turn: Turn) -> float:
     """Sum (1 - p) ** 2 over the sampled tokens of a turn.
 
-    Example:
+    Examples:
         >>> from types import SimpleNamespace
         >>> from verl_atpo.tree.recording import Generation
         >>> output = SimpleNamespace(token_ids=[5, 6], log_probs=[math.log(0.5), 0.0])

@@ -143,7 +143,7 @@ def never_rising(measured: Sequence[tuple[float, float]]) -> list[float]:
     Args:
         measured: value and weight.
 
-    Example:
+    Examples:
         >>> never_rising([(0.5, 1.0), (0.8, 2.0), (0.1, 1.0)])
         [0.7, 0.7, 0.1]
     """

@@ -58,7 +58,7 @@ def split(overrides: Sequence[str]) -> tuple[list[str], list[Replaced]]:
         Overrides that apply, in the same order, and those that yielded. If Hydra cannot parse the overrides, all
         apply, so that Hydra reports the error.
 
-    Example:
+    Examples:
         >>> split(["algorithm.adv_estimator=grpo", "trainer.nnodes=2", "+atpo=tree"])[0]
         ['trainer.nnodes=2', '+atpo=tree']
     """

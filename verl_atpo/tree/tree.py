@@ -53,7 +53,7 @@ class TurnNode:
 class TurnTree:
     """A growing tree of turns; ``nodes[0]`` is the root and a parent's index is below its children's.
 
-    Example:
+    Examples:
         >>> tree = TurnTree()
         >>> search = tree.add_turn(ROOT, mean_nll=0.7)
         >>> answer = tree.add_turn(search.index, mean_nll=0.2, is_leaf=True, reward=1.0)

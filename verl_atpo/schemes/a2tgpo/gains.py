@@ -73,7 +73,7 @@ def z_scores(tree: TurnTree, gains: Sequence[float | None], rows: Sequence[Seque
 def discounted(scores: Sequence[float | None], discount: float) -> list[float]:
     """Compute D of every turn of one trajectory; 0 where no score is known from there on.
 
-    Example:
+    Examples:
         >>> discounted([1.0, -1.0, None], 0.5)  # (1 - 0.5) / sqrt(2); -1 / sqrt(1); nothing
         [0.35355339059327373, -1.0, 0.0]
     """
