@@ -81,7 +81,7 @@ def compute_atpo_advantage(
 
 @functools.cache
 def estimator_named(name: str) -> Estimator:
-    """The function that verl registers as the estimator ``name``."""
+    """Make the function that verl registers as the estimator ``name``."""
     return compute_atpo_advantage if name == ATPO else functools.partial(compute_atpo_advantage, estimator=name)
 
 
@@ -120,7 +120,7 @@ def _scheme(config: Any, name: str) -> Scheme:
 
 @functools.cache
 def _say_how_to_grow_trees(name: str) -> None:
-    """One line per process."""
+    """Log the notice about plain chains, once per process."""
     logger.warning(
         f"algorithm.adv_estimator={name} got plain chains: each turn gets its trajectory's outcome. To grow trees, add "
         f"+atpo={'tree' if name == 'atpo' else name}, or set actor_rollout_ref.rollout.agent.agent_loop_manager_class="

@@ -252,7 +252,7 @@ def register_scheme(scheme: _Scheme) -> _Scheme:
 
 
 def known_schemes() -> Mapping[str, type[Scheme]]:
-    """All registered schemes: the package's own, and those of the entry-point group ``verl_atpo.schemes``."""
+    """Return all registered schemes: the package's own, and those of the entry-point group ``verl_atpo.schemes``."""
     _discover()
     return SCHEMES
 
@@ -277,7 +277,7 @@ def settings_groups(scheme: object = None) -> Mapping[str, type]:
 
 
 def scheme_named(name: str) -> type[Scheme]:
-    """The scheme registered under ``name``, or the class at the import path ``name``.
+    """Return the scheme registered under ``name``, or the class at the import path ``name``.
 
     Raises:
         ConfigError: there is none.
@@ -305,7 +305,7 @@ def scheme_named(name: str) -> type[Scheme]:
 
 
 def find_scheme(atpo: AtpoConfig, estimator: object = None) -> Scheme:
-    """The credit scheme of a run.
+    """Make the credit scheme of a run.
 
     Args:
         atpo: settings of the run.

@@ -62,7 +62,7 @@ def probe(module: Any, model: Any, dtype: torch.dtype, device: torch.device) -> 
 
 
 def probe_rows(config: Any) -> tuple[list[int], list[list[int]]]:
-    """A shared prefix, longer than a short window, and two ends; no id that a configuration names as special."""
+    """Make a shared prefix, longer than a short window, and two ends, without ids that the configuration names."""
     text = config.get_text_config()
     window = getattr(text, "sliding_window", None) or 0
     length = max(PREFIX, window + 8) if window <= LONGEST_WINDOW else PREFIX

@@ -118,7 +118,7 @@ def build_trie(token_T: Ints, offsets: Ints) -> Trie:
 
 
 def _ends(rows: SortedRows, begin_R: Ints, total: int) -> Ints:
-    """A token of depth d ends where the next sorted row begins that shares no more than d tokens."""
+    """Find each token's end: for depth d, the start of the next sorted row that shares no more than d tokens."""
     end = np.empty(total, dtype=np.int64)
     end_at_depth = np.full(int(rows.length_R.max(initial=0)), total)
     for shared, length, begin in zip(rows.shared_R[::-1], rows.length_R[::-1], begin_R[::-1], strict=True):

@@ -66,7 +66,7 @@ class ToolSession:
         self._states = States(self.counts)
 
     def wrap(self, tools: Sequence[Any]) -> list[Any]:
-        """The loop's tools for this run, of the same types and names; a stateful tool with actions becomes these."""
+        """Make the loop's tools for this run, of the same types and names; actions replace their stateful tool."""
         return [
             self._function(tool) if isinstance(tool, FunctionTool) else self._tool(tool) for tool in expanded(tools)
         ]

@@ -69,7 +69,7 @@ def _wandb(backend: Any, records: Sequence[Record], step: int) -> None:
 
 
 def outline(record: Record) -> str:
-    """A tree in plain text: a line a turn, indented by its depth."""
+    """Write a tree as plain text: a line per turn, indented by its depth."""
     template = record.get("template") or []
     children: dict[int, list[Any]] = {}
     for node in record["nodes"]:
@@ -92,5 +92,5 @@ def outline(record: Record) -> str:
 
 
 def as_code(text: str) -> str:
-    """``text`` as a code block of Markdown, in which nothing is markup."""
+    """Write ``text`` as a code block of Markdown, in which nothing is markup."""
     return "\n".join(f"    {line}" for line in visible(text).splitlines())

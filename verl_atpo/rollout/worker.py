@@ -264,7 +264,7 @@ class TreeAgentLoopWorker(RunScopedWorker):
     async def _score_leaf(
         self, output: AgentLoopOutput | list[AgentLoopOutput], validate: bool, **kwargs: Any
     ) -> list[AgentLoopOutput]:
-        """The outputs of a trajectory of a tree, the last one scored.
+        """Return the outputs of a trajectory of a tree, the last one scored.
 
         Raises:
             BranchBug: there is no reward.

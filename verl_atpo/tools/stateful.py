@@ -97,15 +97,15 @@ class StatefulTool(BaseTool):
         """Release ``state``; called exactly once for everything that ``open`` and ``restore`` returned."""
 
     def snapshot(self, state: Any) -> Any:
-        """A copy of ``state`` that later calls do not change, not None; writing this makes the tool branch by fork."""
+        """Copy ``state``, never to None, so that later calls do not change the copy; sets ``branching`` to fork."""
         raise NotImplementedError
 
     def restore(self, snapshot: Any) -> Any:
-        """A new state equal to the one that ``snapshot`` was taken of; a snapshot may be restored many times."""
+        """Make a new state equal to the one that ``snapshot`` was taken of; a snapshot may be restored many times."""
         raise NotImplementedError
 
     def get_openai_tool_schema(self) -> OpenAIFunctionToolSchema:
-        """The schema read off :meth:`call`: its docstring, and all arguments but the state.
+        """Make the schema from :meth:`call`: its docstring, and all arguments except the state.
 
         Of a tool with actions, which an agent loop never offers itself, all their schemas are the description: verl's
         filter of overlong prompts sees only this.
@@ -223,7 +223,7 @@ async def run(function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any
 
 
 def described(method: Callable[..., Any], name: str) -> OpenAIFunctionToolSchema:
-    """The schema of a bound method whose first argument is the state, under the name that the model calls."""
+    """Make the schema of a bound method whose first argument is the state, under the name that the model calls."""
     schema = get_json_schema(_without_state(method))
     schema["function"]["name"] = name
     return OpenAIFunctionToolSchema.model_validate(schema)
@@ -260,7 +260,7 @@ def _close_later(loop: asyncio.AbstractEventLoop, close: Callable[[Any], Any], h
 
 
 def _without_state(call: Callable[..., Any]) -> Callable[..., Any]:
-    """A function with the docstring and signature of the bound method ``call``, without its first argument."""
+    """Make a function with the docstring and signature of the bound method ``call``, without its first argument."""
     signature = inspect.signature(call)
     parameters = list(signature.parameters.values())
     if not parameters or any(each.kind in (each.VAR_POSITIONAL, each.VAR_KEYWORD) for each in parameters):

@@ -52,7 +52,7 @@ def _feed(digest: Any, item: Any) -> None:
 
 
 def _data(item: Any) -> tuple[bytes, ...]:
-    """The data of a picture, an array or a tensor, with its shape and kind; anything else as its pickle."""
+    """Return the data of a picture, an array or a tensor, with its shape and kind; anything else as its pickle."""
     if hasattr(item, "detach"):  # torch.Tensor; numpy knows no bfloat16
         import torch
 

@@ -95,7 +95,7 @@ def _depth_above(one: Path, other: Path) -> int | None:
 
 
 def _tasks(run: Run, left: str, right: str) -> None:
-    """A table of the tasks that both runs sampled, those whose reward differs most first."""
+    """Show a table of the tasks that both runs sampled, by descending difference of reward."""
     tasks = run.index.tasks(left, right, MOST_TASKS)
     with ui.element("div").classes("panel"):
         ui.label(f"Tasks of both runs, by difference of their mean reward (the {len(tasks)} largest)").classes("label")

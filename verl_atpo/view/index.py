@@ -314,7 +314,7 @@ class TreeIndex:
         return self._rows(f"WHERE {where} ORDER BY {filters.order()} LIMIT ? OFFSET ?", [*parameters, limit, offset])
 
     def by_uid(self, uid: str) -> Row | None:
-        """The tree of that uid, the latest if there are several."""
+        """Find the tree of a uid, the latest if there are several."""
         return next(iter(self._rows("WHERE uid = ? ORDER BY id DESC LIMIT 1", [uid])), None)
 
     def sources(self) -> list[str]:

@@ -196,7 +196,7 @@ class TreePage:
             self.fold(node) if what == "fold" else self.select(node)
 
     def go(self, by: int, mixed: bool = False) -> None:
-        """To the next tree of the table (``by`` 1) or the one before (-1)."""
+        """Go to the next tree of the table (``by`` 1) or the one before (-1)."""
         filters = dataclasses.replace(self.filters, outcome="mixed") if mixed else self.filters
         uid = next_uid(self.run.index.uids(self.filters), set(self.run.index.uids(filters)), self.record["uid"], by)
         if uid is None:

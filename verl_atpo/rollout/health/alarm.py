@@ -8,7 +8,7 @@ from verl_atpo.report.metrics import WorkerStats
 
 logger = logging.getLogger(__name__)
 
-PATIENCE = 3
+ALARM_AFTER = 3
 """Useless steps in a row before the alarm, and between two alarms."""
 
 
@@ -28,7 +28,7 @@ class UselessSteps:
             return self._streak
         cause = cause_of(stats)
         self._streak = self._streak + 1 if cause else 0
-        if cause and self._streak % PATIENCE == 0:
+        if cause and self._streak % ALARM_AFTER == 0:
             first = f" The first error of a tool:\n{stats.tools.first_error}" if stats.tools.first_error else ""
             logger.error("The last %d steps taught nothing: %s.%s", self._streak, cause, first)
         return self._streak

@@ -116,7 +116,7 @@ def describe_bug(error: BaseException, prompt: Mapping[str, Any]) -> str:
 
 
 def _place(error: BaseException) -> str:
-    """The line that raised an error; where we made one of what was raised, the line that raised that."""
+    """Return the line that raised an error, or the ``SystemExit`` or the like that the error wraps."""
     while isinstance(error.__cause__, BaseException) and not isinstance(error.__cause__, Exception):
         error = error.__cause__
     frames = traceback.extract_tb(error.__traceback__)

@@ -155,7 +155,7 @@ class Interpreter:
             self._worker.close()
 
     async def _watched(self, nonce: str) -> str:
-        """The reply, unless the interpreter takes too long for it."""
+        """Wait for the reply, within the call's limits."""
         reply = self._reply = asyncio.ensure_future(self._read_reply(nonce))
         limits = self._config
         started, cpu_before, names_before = time.monotonic(), self._worker.cpu_s(), missing_names()
@@ -229,12 +229,12 @@ class Interpreter:
 
 
 def _longest_reply(config: PythonConfig) -> int:
-    """Bytes; stray lines count."""
+    """Compute the most bytes of a reply; stray lines count."""
     return config.output_bytes * REPLY_BYTES_PER_BYTE + REPLY_FRAME_BYTES
 
 
 def _bounded(output: str, size: int) -> str:
-    """``output`` in valid Unicode and not longer than an honest interpreter would have made it."""
+    """Decode ``output`` to valid Unicode, no longer than the limit that an unmodified worker keeps."""
     data = output.encode("utf-8", "replace")
     if len(data) <= size + LEFT_OUT_BYTES:
         return data.decode()

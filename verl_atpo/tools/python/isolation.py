@@ -163,7 +163,7 @@ def _bwrap() -> str:
 
 
 def _bwrap_options(executable: str, paths: tuple[str, ...], disk_mb: int) -> list[str]:
-    """An empty root with what Python needs to read, and one folder to write to."""
+    """Make the command of an empty root with Python's files to read, and one folder to write to."""
     real = os.path.realpath(executable)
     options = ["--unshare-all", "--die-with-parent", "--new-session", "--as-pid-1", "--cap-drop", "ALL", *NO_NAME]
     for path in (*paths, real):

@@ -57,7 +57,7 @@ _ALL_BITS = 0xFFFFFFFF
 
 @functools.cache
 def compiled_filter() -> bytes:
-    """The filter as the kernel takes it (classic BPF), for this machine's architecture.
+    """Compile the filter to the kernel's form (classic BPF), for this machine's architecture.
 
     Raises:
         ImportError: the package ``pyseccomp`` or the library ``libseccomp`` is not there.

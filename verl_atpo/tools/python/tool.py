@@ -57,7 +57,7 @@ class PythonTool(StatefulTool):
 
     @classmethod
     def read_settings(cls, config: dict[str, Any]) -> PythonConfig:
-        """The settings in a tool's ``config``; the start-up checks call it before any tool is made.
+        """Read the settings in a tool's ``config``; the start-up checks call it before any tool is made.
 
         Raises:
             ConfigError: a setting that cannot work.

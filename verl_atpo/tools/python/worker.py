@@ -122,7 +122,7 @@ class Output(io.RawIOBase):
         return True
 
     def close(self) -> None:
-        """Nothing: streams on this close it when they are collected."""
+        """Do nothing: streams on this close it when they are collected."""
 
     def write(self, data: typing.Any) -> int:
         data = bytes(data)
@@ -178,7 +178,7 @@ class Session:
 
 
 def described(error: BaseException) -> str:
-    """The traceback; of an exception that the model made so that it has none, its type."""
+    """Format the traceback; only the type of an exception that the model built to have none."""
     try:
         return _own_traceback(error)
     except BaseException:  # attributes of any type and methods that raise: the model's error like any other
@@ -186,7 +186,7 @@ def described(error: BaseException) -> str:
 
 
 def _own_traceback(error: BaseException) -> str:
-    """The traceback without the frames of this file and of libraries."""
+    """Format the traceback without the frames of this file and of libraries."""
     shown = traceback.TracebackException.from_exception(error)
     pending: list[traceback.TracebackException] = [shown]
     while pending:
