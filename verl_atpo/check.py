@@ -56,11 +56,11 @@ def findings(run: Run) -> Iterator[tuple[bool, str]]:
     if blocked:
         return
     yield from ((True, line) for line in overridden(run.config))
-    if (problem := verls_problem(run.config)) is not None:
+    if (problem := verl_problem(run.config)) is not None:
         yield False, problem
 
 
-def verls_problem(config: DictConfig) -> str | None:
+def verl_problem(config: DictConfig) -> str | None:
     """Return the message of verl's own check of the config; None if it passes."""
     from verl.trainer.ppo.utils import need_critic, need_reference_policy
     from verl.utils.config import validate_config

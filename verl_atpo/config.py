@@ -134,7 +134,7 @@ class CreditConfig:
         own = ("paper", "merged", "returns", "split")
         if self.scheme in own and self.scheme != self._described:
             raise ValueError(
-                f"scheme={self.scheme!r} cannot work: the settings beside it (weights={self.weights.value}, "
+                f"scheme={self.scheme!r} cannot work: the other settings (weights={self.weights.value}, "
                 f"tool_rewards={self.tool_rewards:g}, contexts={self.contexts.value}) describe "
                 f"scheme={self._described}; set scheme=null, or change them."
             )

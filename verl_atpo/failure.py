@@ -83,7 +83,7 @@ def is_outage(error: BaseException) -> bool:
     Such are outages of tools and engine, transient errors (:func:`is_transient`) and Ray's own errors, anywhere in
     the chain of causes. An error of a remote function is judged by the original error.
     """
-    return passes(error, _is_out)
+    return passes(error, _outage_verdict)
 
 
 def _passes(error: BaseException) -> bool | None:
@@ -101,7 +101,7 @@ def _passes(error: BaseException) -> bool | None:
     return verdict_of(error)
 
 
-def _is_out(error: BaseException) -> bool | None:
+def _outage_verdict(error: BaseException) -> bool | None:
     if isinstance(error, OUTAGES):
         return True
     names = _names(error)

@@ -64,7 +64,7 @@ _NOT_THESE = re.compile(
     r"UnsupportedProtocol|LocalProtocolError|.*Certificate.*|InvalidURL|InvalidSchema|MissingSchema|LocationValueError"
 )
 """Class names of errors that the request or the setup caused."""
-_WAITED_FOR_THE_MODEL = ("playwright", "selenium", "subprocess", "func_timeout", "wrapt_timeout_decorator")
+_MODEL_TIMEOUTS = ("playwright", "selenium", "subprocess", "func_timeout", "wrapt_timeout_decorator")
 """Packages whose time-outs mean that the model's action did not happen in time, not that a server is down."""
 _STATUS_ERRORS = frozenset({"APIStatusError", "APIError"})
 """Base classes of generated API clients, whose ``InternalServerError`` is transient."""
@@ -167,7 +167,7 @@ def group_members(error: BaseException) -> list[BaseException]:
 def named_outage(name: str) -> bool:
     """Return whether a class of this (dotted) name is a transient error of a client."""
     package, _, last = name.rpartition(".")
-    if package.split(".")[0] in _WAITED_FOR_THE_MODEL or _NOT_THESE.fullmatch(last):
+    if package.split(".")[0] in _MODEL_TIMEOUTS or _NOT_THESE.fullmatch(last):
         return False
     return name in _OTHER_NAMES or any(names.fullmatch(last) for names in (_CONNECTION, _OVERLOAD))
 

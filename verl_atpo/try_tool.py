@@ -156,7 +156,7 @@ async def _try(tool: Any, given_kwargs: dict[str, Any], given: list[Asked] | Non
     if given is None:
         _say("Calls as name=value or JSON, an empty line ends the game.")
     rehearsal = Rehearsal(tool, given_kwargs)
-    game = await rehearsal.play(_typed(offered) if given is None else each(given), _teller(len(offered) > 1))
+    game = await rehearsal.play(_typed(offered) if given is None else each(given), _printer(len(offered) > 1))
     wrong = await first_difference(rehearsal, branching, game)
     totals = rehearsal.guard.totals
     if totals.states_opened != totals.states_closed:
@@ -187,7 +187,7 @@ def _schema(tool: Any) -> dict[str, Any]:
     return described
 
 
-def _teller(several: bool) -> Callable[[Call], None]:
+def _printer(several: bool) -> Callable[[Call], None]:
     """Make a function that prints a call, with the function's name if there are several."""
 
     def tell(call: Call) -> None:
@@ -232,7 +232,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m verl_atpo.try_tool", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("tool", help="module.Class or module.function; the folder you stand in is searched first")
+    parser.add_argument("tool", help="module.Class or module.function; the current folder is searched first")
     parser.add_argument(
         "--kwargs", type=_object, default={}, metavar="JSON", help="arguments of `open`: the row's create_kwargs"
     )

@@ -45,7 +45,7 @@ async def test_what_swallows_its_cancellation_is_left_behind_and_listed_until_it
     with pytest.raises(TimeoutError, match=r"A tool took longer than 0.05 s"):
         await within(0.05, Activity("A tool"), stubborn())
     (left,) = running()
-    assert left.abandoned and "stubborn" in left.stack() and "A tool goes on though nobody waits" in caplog.text
+    assert left.abandoned and "stubborn" in left.stack() and "A tool still runs though nothing waits" in caplog.text
     over.set()
     await asyncio.sleep(0.05)
     assert running() == []

@@ -527,7 +527,7 @@ def test_a_server_that_dies_of_a_file_cut_short_is_started_again(tmp_path: Path)
         while len(addresses := re.findall(r"http://[\d.]+:\d+", server.log())) < 2:
             assert server.process.poll() is None
             time.sleep(0.05)
-        assert server.serving != first and "A file was cut short while it was read" in server.log()
+        assert server.serving != first and "A file was truncated while it was read" in server.log()
         code, said = 0, None
         while code != 200:  # it is built first
             assert server.process.poll() is None

@@ -23,7 +23,7 @@ def test_whatever_goes_wrong_in_a_check_ends_the_run(monkeypatch, error):
     def broken(*arguments):
         raise error
 
-    monkeypatch.setattr(driver, "obey_rules", broken)
+    monkeypatch.setattr(driver, "apply_rules", broken)
     message = refusal(config_with())
     assert type(error).__name__ in message and "test_driver.py" in message
 
@@ -33,7 +33,7 @@ def test_interpolations_that_fail_end_the_run():
 
 
 def test_a_long_message_is_cut(monkeypatch):
-    monkeypatch.setattr(driver, "obey_rules", lambda run, *rest: run.config["x" * 5000])
+    monkeypatch.setattr(driver, "apply_rules", lambda run, *rest: run.config["x" * 5000])
     with open_dict(config := config_with()):
         OmegaConf.set_struct(config, True)
     with pytest.raises(SystemExit) as end:
@@ -42,7 +42,7 @@ def test_a_long_message_is_cut(monkeypatch):
 
 
 def test_a_config_without_us_passes_unseen(monkeypatch):
-    monkeypatch.setattr(driver, "obey_rules", lambda *arguments: 1 / 0)
+    monkeypatch.setattr(driver, "apply_rules", lambda *arguments: 1 / 0)
     with initialize_config_module("verl.trainer.config", version_base=None):
         CheckConfig().on_job_start(compose("ppo_trainer"))
 
@@ -54,10 +54,10 @@ def test_the_banner_says_what_a_run_uses(caplog):
         "estimator: atpo",
         "loss: atpo, seq-mean-token-mean",
         "importance ratio between 1 - 0.003 and 1 + 0.004",
-        "M=6, K=3, L=2: 12 leaves, branched by noise",
+        "M=6, K=3, L=2: 12 leaves, turns selected by noise",
         "contexts=merged, baseline_weights=False, scheme=shrunk",
         "agent loop: tool_agent",
-        "SearchTool (stateless when a turn branches)",
+        "SearchTool (stateless in expansions)",
     ):
         assert words in caplog.text
     caplog.clear()

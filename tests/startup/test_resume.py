@@ -46,13 +46,13 @@ def test_steps_of_a_run():
     assert total_steps(config_with(optim, mode, "trainer.v1.separate_async.parameter_sync_step=4")) == 3
 
 
-def test_other_settings_than_the_run_was_begun_with_are_named(tmp_path):
+def test_other_settings_than_at_the_first_start_are_named(tmp_path):
     remember_settings(config_of(tmp_path))
     saved(tmp_path, 2)
     again = config_of(tmp_path, f"{LR}=5e-6", "trainer.total_training_steps=9", "algorithm.atpo.dump_dir=trees")
     assert list(changed_settings(config_of(tmp_path))) == []
     assert list(changed_settings(again)) == [f"{LR}=5e-06, it was 1e-06"]
-    remember_settings(again)  # what the run was begun with stays
+    remember_settings(again)  # the settings of the first start stay
     assert list(changed_settings(again)) == [f"{LR}=5e-06, it was 1e-06"]
     (warning,) = resume_warnings(again, changed_settings(again))
     assert "after step 2" in warning and LR in warning
@@ -82,7 +82,7 @@ def test_ctrl_c_is_answered_with_where_the_run_goes_on(tmp_path, step):
     if step:
         saved(tmp_path, step)
     end = DriverEnd(config_of(tmp_path), RunFile("a", 1, "here", [], 0.0), tmp_path)
-    assert ("goes on from step 6" if step else "before the first checkpoint") in end.stopped()
+    assert ("continues from step 6" if step else "before the first checkpoint") in end.stopped()
     assert "starts anew" in DriverEnd(config_with(), RunFile("a", 1, "here", [], 0.0), tmp_path).stopped()
 
 

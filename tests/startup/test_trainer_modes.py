@@ -45,8 +45,8 @@ def test_a_separate_rollout_that_works(monkeypatch):
     [
         ("trainer.v1.trainer_mode=async", "expected one of sync, colocate_async, separate_async"),
         ("data.train_batch_size=16", "parameter_sync_step \\* ppo_mini_batch_size = 2 \\* 4; set one of the three"),
-        ("actor_rollout_ref.rollout.nnodes=0", "set how many, beside those of the trainer"),
-        ("actor_rollout_ref.rollout.n_gpus_per_node=0", "set how many, beside those of the trainer"),
+        ("actor_rollout_ref.rollout.nnodes=0", "the rollout needs its own devices; set their number"),
+        ("actor_rollout_ref.rollout.n_gpus_per_node=0", "the rollout needs its own devices; set their number"),
         ("actor_rollout_ref.rollout.checkpoint_engine.backend=naive", "set nccl, or gloo with \\+platform=cpu"),
         ("actor_rollout_ref.hybrid_engine=False", "set it to True, or VERL_LOGGING_LEVEL=WARNING"),
     ],

@@ -35,7 +35,7 @@ def called(function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
     try:
         return function(*args, **kwargs)
     except asyncio.CancelledError as error:
-        raise StrayCancellation(f"{_name(function)} let a CancelledError of its own client escape") from error
+        raise StrayCancellation(f"{_name(function)} let a CancelledError of a client escape") from error
     except StopIteration as error:
         raise ExitError.of(error) from error
     except Exception:

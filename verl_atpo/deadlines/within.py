@@ -40,7 +40,7 @@ async def within(seconds: float | None, activity: Activity, work: Awaitable[Any]
         await asyncio.wait({task}, timeout=seconds)
         if task.done():
             if task.cancelled():
-                raise StrayCancellation(f"{activity.name} let a CancelledError of its own client escape.")
+                raise StrayCancellation(f"{activity.name} let a CancelledError of a client escape.")
             return task.result()
         raise TimeoutError(f"{activity.name} took longer than {seconds:g} s.")
     finally:
@@ -59,7 +59,7 @@ async def _stop(activity: Activity, task: asyncio.Task[Any]) -> None:
             end(activity)
         else:
             activity.abandoned = True
-            logger.warning("%s goes on though nobody waits for it. It stands at:\n%s", activity.name, activity.stack())
+            logger.warning("%s still runs though nothing waits for it. Its stack:\n%s", activity.name, activity.stack())
 
 
 def _retrieve_error(task: asyncio.Task[Any]) -> None:

@@ -125,7 +125,7 @@ class GlooCheckpointEngine(CheckpointEngine):
             content = await self._broadcast(torch.empty(content_bytes, dtype=torch.uint8))
             metas: list[TensorMeta] = pickle.loads(header.numpy().tobytes())
             for meta, chunk in zip(metas, content.split([meta.chunk_size for meta in metas]), strict=True):
-                yield meta, chunk.clone()  # aligned, whatever its offset in the bucket
+                yield meta, chunk.clone()  # aligned, independent of its offset in the bucket
 
     async def _broadcast(self, tensor: torch.Tensor) -> torch.Tensor:
         options = dist.BroadcastOptions()

@@ -50,7 +50,7 @@ def wrap_init_process_group() -> None:
 
 
 def wrap_offload_policy() -> None:
-    """Make FSDP2's ``CPUOffloadPolicy`` pin no memory, whatever it is asked.
+    """Make FSDP2's ``CPUOffloadPolicy`` pin no memory, independent of its arguments.
 
     verl offloads the reference model to pinned host memory, and has no setting for it. Memory is pinned for an
     accelerator's transfers: where there is none, torch refuses.

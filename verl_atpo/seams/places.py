@@ -64,7 +64,7 @@ SEAMS: dict[Feature, tuple[Seam, ...]] = {
         _seam(f"{_TQ}:AgentLoopManagerTQ.__init__", "workers that grow trees", mentions="agent_loop_workers_class"),
         _seam(
             f"{_TQ}:AgentLoopManagerTQ.generate_sequences",
-            "prompts are dealt out to workers",
+            "prompts are distributed to workers",
             "prompts",
             "chunk agent_loop_workers",
         ),
@@ -129,7 +129,7 @@ SEAMS: dict[Feature, tuple[Seam, ...]] = {
         _seam("verl.experimental.agent_loop.tool_parser:ToolParser", "formats are known by name", mentions="_registry"),
         _seam("verl.experimental.agent_loop.utils:resolve_config_path", "files are found as verl finds them"),
         _seam("config:actor_rollout_ref.rollout.n", "the number of leaves"),
-        _seam("config:actor_rollout_ref.rollout.calculate_log_probs", "how sure the policy was"),
+        _seam("config:actor_rollout_ref.rollout.calculate_log_probs", "log-probs of the sampled tokens"),
         _seam("config:actor_rollout_ref.rollout.agent.default_agent_loop", "the loop of rows that name none"),
     ),
     Feature.SCHEMES: tuple(seam for kind in known_schemes().values() for seam in kind.seams()),
@@ -160,7 +160,7 @@ SEAMS: dict[Feature, tuple[Seam, ...]] = {
         _seam("verl.utils.tensordict_utils:index_select_tensor_dict", "rows of a pack", "batch indices"),
         _seam(
             "verl.trainer.ppo.v1.trainer_base:PPOTrainer._balance_batch",
-            "rows are dealt to ranks",
+            "rows are distributed to ranks",
             "batch metrics",
             "reorder",
         ),

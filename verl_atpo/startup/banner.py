@@ -38,7 +38,7 @@ def banner(config: DictConfig, atpo: AtpoConfig) -> str:
         expansion = atpo.expansion
         lines["trees"] = (
             f"M={expansion.initial_chains}, K={expansion.branches_per_round}, L={expansion.rounds}: "
-            f"{expansion.leaves} leaves, branched by {expansion.strategy}, budget {expansion.budget.value}"
+            f"{expansion.leaves} leaves, turns selected by {expansion.strategy}, budget {expansion.budget.value}"
         )
         lines["credit"] = ", ".join(
             f"{name}={value}" for name, value in atpo.to_mapping()["credit"].items() if value is not None
@@ -59,9 +59,9 @@ def _tools(config: DictConfig) -> Iterator[str]:
     if path := get(config, key):
         for tool in load_yaml(key, find_file(key, path))["tools"]:
             kind = import_class(key, tool["class_name"])
-            yield f"{kind.__name__} ({branching_of(kind).value} when a turn branches)"
+            yield f"{kind.__name__} ({branching_of(kind).value} in expansions)"
     if path := get(config, f"{MULTI_TURN}.function_tool_path"):
-        yield f"functions of {path} (stateless when a turn branches)"
+        yield f"functions of {path} (stateless in expansions)"
 
 
 def yielded(config: DictConfig) -> Iterator[str]:

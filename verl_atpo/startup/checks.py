@@ -55,11 +55,11 @@ def check_config(config: DictConfig) -> AtpoConfig:
         ConfigError: names the setting, its value and the remedy.
     """
     run = Run(config)
-    obey_rules(run, Stage.CONFIG)
+    apply_rules(run, Stage.CONFIG)
     return run.atpo
 
 
-def obey_rules(run: Run, stage: Stage, warn: Callable[[str], None] = lambda message: None) -> None:
+def apply_rules(run: Run, stage: Stage, warn: Callable[[str], None] = lambda message: None) -> None:
     """Apply the rules of a stage.
 
     Args:

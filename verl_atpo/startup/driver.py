@@ -27,7 +27,7 @@ from verl_atpo.report.run_file import this_start
 from verl_atpo.seams.check import SeamMissing, require
 from verl_atpo.seams.features import asked_for
 from verl_atpo.startup.banner import banner, overridden
-from verl_atpo.startup.checks import is_used, obey_rules
+from verl_atpo.startup.checks import apply_rules, is_used
 from verl_atpo.startup.driver_end import DriverEnd
 from verl_atpo.startup.opening import resume_warnings
 from verl_atpo.startup.order import obey_order
@@ -63,11 +63,11 @@ class CheckConfig(Callback):
         try:
             require(*asked_for(config))
             run = Run(config)
-            obey_rules(run, Stage.CONFIG, logger.warning)
+            apply_rules(run, Stage.CONFIG, logger.warning)
             for line in overridden(config):
                 logger.warning(line)
             if rehearses(run):
-                obey_rules(run, Stage.REHEARSAL, logger.warning)
+                apply_rules(run, Stage.REHEARSAL, logger.warning)
             logger.info(banner(config, run.atpo))
             self._begin(config, run)
         except (ConfigError, SeamMissing) as error:

@@ -43,7 +43,7 @@ class DriverEnd:
         """Return the message after Ctrl+C."""
         step = resumed_step(self._config)
         if step is not None:
-            return f"Stopped by Ctrl+C. The same command goes on from step {step}."
+            return f"Stopped by Ctrl+C. The same command continues from step {step}."
         if saves_checkpoints(self._config):
             return "Stopped by Ctrl+C before the first checkpoint. The same command starts at the first step."
         return "Stopped by Ctrl+C. No checkpoints are saved (trainer.save_freq=-1): the same command starts anew."

@@ -143,7 +143,10 @@ def tokenizer(run: Run) -> Any:
             made = hf_tokenizer(path, trust_remote_code=bool(run.get("actor_rollout_ref.model.trust_remote_code")))
     except Exception as error:
         raise refuse(
-            setting, path, f"its tokenizer cannot be loaded: {brief(error)}. Save the tokenizer beside the model", error
+            setting,
+            path,
+            f"its tokenizer cannot be loaded: {brief(error)}. Save the tokenizer in the model's folder",
+            error,
         ) from error
     if template := run.get(TEMPLATE):
         made.chat_template = template

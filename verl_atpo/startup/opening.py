@@ -54,7 +54,7 @@ def _checkpoints(config: DictConfig) -> str:
     if not saves_checkpoints(config):
         return "none (trainer.save_freq=-1), a stopped run starts anew"
     every = get(config, "trainer.save_freq")
-    return f"every {every} steps to {get(config, CHECKPOINTS)}; the same command goes on from the last one"
+    return f"every {every} steps to {get(config, CHECKPOINTS)}; the same command continues from the last one"
 
 
 def resume_warnings(config: DictConfig, changed: Iterator[str]) -> Iterator[str]:
@@ -70,4 +70,4 @@ def resume_warnings(config: DictConfig, changed: Iterator[str]) -> Iterator[str]
     differences = list(changed)
     if differences:
         changes = "; ".join(differences)
-        yield f"The run goes on after step {resumed} with other settings than it was begun with: {changes}"
+        yield f"The run continues after step {resumed} with other settings than at its first start: {changes}"

@@ -85,7 +85,7 @@ def remember_settings(config: DictConfig) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(json.dumps(flat(config), indent=1, default=str))
     except (OSError, OmegaConfBaseException) as error:
-        logger.warning("The settings of this run cannot be kept in %s: %s", file, error)
+        logger.warning("The settings of this run cannot be written to %s: %s", file, error)
 
 
 def changed_settings(config: DictConfig) -> Iterator[str]:

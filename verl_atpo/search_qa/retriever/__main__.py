@@ -106,7 +106,7 @@ def _serve(config: uvicorn.Config, address: socket.socket) -> None:
     deadline = time.monotonic() + _LAST_SEARCH_S
     for thread in searches:
         thread.join(max(deadline - time.monotonic(), 0))
-    if any(thread.is_alive() for thread in searches):  # nobody waits for its answer any more
+    if any(thread.is_alive() for thread in searches):  # nothing waits for its answer any more
         logging.shutdown()
         os._exit(0)
 

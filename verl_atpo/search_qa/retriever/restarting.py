@@ -42,12 +42,12 @@ def restarted(serve: Callable[[], int]) -> int:
         code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
         if code != -signal.SIGBUS or not left:
             break
-        logger.error("A file was cut short while it was read. Starting again: what is damaged is built anew, or named")
+        logger.error("A file was truncated while it was read. Restarting: damaged files are rebuilt, or named")
     return code if code >= 0 else 128 - code
 
 
 def _become_child() -> None:
-    os.setpgid(0, 0)  # Ctrl+C reaches it once, handed on, and not from the terminal too
+    os.setpgid(0, 0)  # so that Ctrl+C reaches it once, passed on, and not from the terminal as well
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)

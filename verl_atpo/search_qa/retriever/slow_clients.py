@@ -33,7 +33,7 @@ class TimedProtocol(_Base):
 
     def connection_made(self, transport: asyncio.Transport) -> None:
         super().connection_made(transport)
-        self._reading = self.loop.call_later(self.patience_s, self._not_whole)
+        self._reading = self.loop.call_later(self.patience_s, self._request_timed_out)
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
@@ -42,13 +42,13 @@ class TimedProtocol(_Base):
             self._refuse(b"431 Request Header Fields Too Large")
         elif self._waits_for_headers() or self.cycle.more_body:
             if self._reading is None:
-                self._reading = self.loop.call_later(self.patience_s, self._not_whole)
+                self._reading = self.loop.call_later(self.patience_s, self._request_timed_out)
         else:
             self._stop("_reading")
 
     def on_response_complete(self) -> None:
         self._stop("_writing")
-        self._writing = self.loop.call_later(self.patience_s, self._not_taken)
+        self._writing = self.loop.call_later(self.patience_s, self._answer_timed_out)
         super().on_response_complete()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -65,7 +65,7 @@ class TimedProtocol(_Base):
             timer.cancel()
         setattr(self, name, None)
 
-    def _not_whole(self) -> None:
+    def _request_timed_out(self) -> None:
         self._reading = None
         self._refuse(b"408 Request Timeout")
 
@@ -74,9 +74,9 @@ class TimedProtocol(_Base):
             self.transport.write(_REFUSAL % status)
         self.transport.close()
         self._stop("_writing")
-        self._writing = self.loop.call_later(self.patience_s, self._not_taken)
+        self._writing = self.loop.call_later(self.patience_s, self._answer_timed_out)
 
-    def _not_taken(self) -> None:
+    def _answer_timed_out(self) -> None:
         self._writing = None
         if self.transport.get_write_buffer_size():
             self.transport.abort()

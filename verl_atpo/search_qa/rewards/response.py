@@ -112,7 +112,7 @@ def last_boxed(text: str) -> str | None:
 
     Escaped braces are text. Of nested boxes the innermost counts.
     """
-    opened: list[tuple[bool, int]] = []  # is it a box, where its content begins
+    opened: list[tuple[bool, int]] = []  # whether it is a box, start of its content
     last: tuple[int, int] | None = None
     for brace in _BRACES.finditer(text):
         if brace.group() == "}":

@@ -102,5 +102,5 @@ def _read(answers: Any) -> Any:
 def _ground_truth_error(ground_truth: Any) -> str:
     return (
         f"reward_model.ground_truth: got {ground_truth!r}, expected one or more golden answers that are not blank, as "
-        '{"target": ["..."]}, as a list of strings or as one string; correct the row, or prepare the data file anew.'
+        '{"target": ["..."]}, as a list of strings or as one string; correct the row, or prepare the data file again.'
     )

@@ -36,7 +36,7 @@ RULES = (
     _count(f"{ACTOR}.ppo_mini_batch_size", "no mini-batch would hold a row"),
     _count("data.train_batch_size", "no step would have a prompt"),
     _count("data.max_prompt_length", "every prompt would be too long"),
-    _count(f"{AGENT}.num_workers", "nobody would run the agent loop"),
+    _count(f"{AGENT}.num_workers", "no worker would run the agent loop"),
     _count(f"{MULTI_TURN}.max_parallel_calls", "no tool would ever be called"),
     _count("trainer.total_training_steps", "the run would end without a step", _trains),
     _above("trainer.total_epochs", "the run would end without a step; set at least 1", applies=_trains),

@@ -27,7 +27,7 @@ MANAGER = "reward.reward_manager.name"
 PASSED = ("data_source", "solution_str", "ground_truth", "extra_info")
 """Keyword arguments with which verl's reward managers call a reward function."""
 EXPECTED = "expected a number, or a dict with a number under `score`"
-PATIENCE_S = 5.0
+TRIAL_LIMIT_S = 5.0
 """Seconds that the reward of one row may take here; a slower one is not checked."""
 
 
@@ -130,10 +130,10 @@ def _score(
     truth = row["reward_model"].get("ground_truth")
     text = truth if isinstance(truth, str) else str(truth)
     extra = {**(row.get("extra_info") or {}), "num_turns": 2, "rollout_reward_scores": {}}
-    if trees:  # the tree rollout alone hands it on; verl_atpo.policy_text serves every sampler
+    if trees:  # only the tree rollout passes it; verl_atpo.policy_text works with every sampler
         extra["policy_text"] = text
     passed = {"data_source": row.get("data_source"), "solution_str": text, "ground_truth": truth, "extra_info": extra}
-    return attempt(lambda: (function or default_compute_score)(**{**passed, **arguments}), PATIENCE_S)
+    return attempt(lambda: (function or default_compute_score)(**{**passed, **arguments}), TRIAL_LIMIT_S)
 
 
 def reward_problem(returned: Any) -> str | None:
@@ -168,7 +168,7 @@ def _out(run: Run) -> str | None:
         if raised is not None and is_outage(raised):
             return f"a service that it asks is out: {brief(raised)}. Start it before the first step"
         if trial.outcome.late:
-            return f"it takes longer than {PATIENCE_S:g} s for {trial.name}, so what it returns was not checked"
+            return f"it takes longer than {TRIAL_LIMIT_S:g} s for {trial.name}, so what it returns was not checked"
     return None
 
 

@@ -15,7 +15,7 @@ from verl_atpo.startup.rules.tool_files import FUNCTION_TOOLS, SUBJECT, TOOL_CON
 from verl_atpo.startup.trial import attempt
 from verl_atpo.startup.verl_config import refusal
 
-PATIENCE_S = 5.0
+TRIAL_LIMIT_S = 5.0
 """Seconds that opening or closing one state may take here; a slower one is not checked."""
 
 
@@ -55,10 +55,10 @@ def _offers(row: Mapping[str, Any], tool: Any) -> bool:
 
 
 def _open_and_close(tool: Any, kwargs: Mapping[str, Any], name: str) -> None:
-    opened = attempt(lambda: tool.open(**kwargs), PATIENCE_S)
+    opened = attempt(lambda: tool.open(**kwargs), TRIAL_LIMIT_S)
     _judge(tool, "open", name, kwargs, opened.raised)
     if opened.raised is None and not opened.late:
-        _judge(tool, "close", name, kwargs, attempt(lambda: tool.close(opened.returned), PATIENCE_S).raised)
+        _judge(tool, "close", name, kwargs, attempt(lambda: tool.close(opened.returned), TRIAL_LIMIT_S).raised)
 
 
 def _judge(tool: Any, method: str, name: str, kwargs: Mapping[str, Any], raised: BaseException | None) -> None:

@@ -44,7 +44,7 @@ def _steps(run: Run) -> str | None:
 
 def _own_devices(setting: str) -> Rule:
     def problem(run: Run) -> str | None:
-        why = f"{HERE} the rollout has devices of its own; set how many, beside those of the trainer"
+        why = f"{HERE} the rollout needs its own devices; set their number, in addition to the trainer's"
         return None if run.get(setting) else why
 
     return Rule(SUBJECT, setting, problem, _separate)
