@@ -54,7 +54,7 @@ def test_numbers_of_every_kind_are_rewards(value):
 
 @pytest.mark.parametrize(("value", "words"), NO_NUMBERS.values(), ids=NO_NUMBERS)
 def test_everything_else_is_refused_with_what_was_returned(value, words):
-    with pytest.raises(BranchBug, match=f"^The reward function returned .*{words}.*Remedy: mend the reward function"):
+    with pytest.raises(BranchBug, match=f"^The reward function returned .*{words}.*Remedy: fix the reward function"):
         check_result(value)
 
 

@@ -56,7 +56,7 @@ async def test_an_adaptive_tree_that_succeeds_has_the_rows_of_its_chains_and_lea
 @pytest.mark.parametrize(
     ("loop", "words"),
     [
-        ("missing_key", ["'missing_key'", "KeyError: 'weather'", "broken_loops.py", "in observe", "mend it"]),
+        ("missing_key", ["'missing_key'", "KeyError: 'weather'", "broken_loops.py", "in observe", "fix it"]),
         ("forgetful", ["row that is not what was sampled", "response token 0"]),
         ("overlapping", ["replaced its context", "an output for every stretch"]),
     ],
@@ -138,7 +138,7 @@ def refuses():
         (lambda: "0.5", ["reward function returned '0.5'", "str is no number"]),
         (lambda: [0.5], ["reward function returned [0.5]", "list is no number"]),
         (lambda: (0.5, {"why": "x"}), ["reward function returned (0.5, {'why': 'x'})", "tuple is no number"]),
-        (refuses, ["reward function raised KeyError: 'no such answer'", "mend it"]),
+        (refuses, ["reward function raised KeyError: 'no such answer'", "fix it"]),
     ],
 )
 async def test_a_reward_that_cannot_be_trained_on_stops_the_run(model, queue, score, words):

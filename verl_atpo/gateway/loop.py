@@ -139,7 +139,7 @@ class GatewayAgentLoop(AgentLoopBase):
             )
         if ended.crash is not None and (silent or self._settings.on_crash is OnCrash.STOP):
             when = "before it asked the model" if silent else f"({KEY}.on_crash=stop)"
-            raise BranchBug(f"The agent crashed {when}. Remedy: mend it. {ended.crash}")
+            raise BranchBug(f"The agent crashed {when}. Remedy: fix it. {ended.crash}")
         if silent:
             raise BranchBug(
                 "The agent ended without asking the model, so there is nothing to train. Remedy: let it send its "
@@ -181,7 +181,7 @@ def _set_reward(output: AgentLoopOutput, result: Any) -> None:
     if not isinstance(given, int | float):
         return
     if not math.isfinite(given):
-        raise BranchBug(f"The agent's reward is {given!r}: expected a finite number. Remedy: mend the agent.")
+        raise BranchBug(f"The agent's reward is {given!r}: expected a finite number. Remedy: fix the agent.")
     further.pop("reward", None)
     output.reward_score = float(given)
     output.extra_fields["reward_extra_info"] = further

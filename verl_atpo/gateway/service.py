@@ -40,7 +40,7 @@ class Crashes:
         if crash is not None and self.ended >= LEAST_JUDGED and self.crashed > self._most * self.ended:
             raise BranchBug(
                 f"{self.crashed} of {self.ended} agents crashed, more than {KEY}.max_crash_share={self._most:g} "
-                f"allows. Remedy: mend the agent, or raise the share if it is the model's doing. The last one: {crash}"
+                f"allows. Remedy: fix the agent, or raise the share if the model causes them. The last one: {crash}"
             )
 
 

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     import torch
 
 MARK: float = struct.unpack(">f", b"\x03ATP")[0]
-"""A normal float32 of 5.7e-37: no reward is that small without being 0, and beside a reward it adds nothing."""
+"""A normal float32 of 5.7e-37, smaller than any reward except 0; rounding removes it from a sum with a reward."""
 
 PART: float = struct.unpack(">f", b"\x03ATR")[0]
 """The mark of a row whose outcome counts in another row of the same trajectory."""
@@ -75,7 +75,7 @@ def write_row(
         At least ``length`` rewards. Where there are more, the response needs as many further tokens, which are masked.
 
     Raises:
-        ValueError: spans as said above are expected; numbers that float32 cannot hold.
+        ValueError: spans that violate the above; numbers that float32 cannot hold.
 
     Examples:
         Turn 1 is tokens 0-1, token 2 an observation, turn 2 is tokens 3-6:

@@ -39,7 +39,7 @@ def node_values(
     tool_rewards: float = 0.0,
     contexts: Contexts | Grouping = Contexts.SEPARATE,
 ) -> list[float | None]:
-    """Compute the value of every node, its return to go, from the rewards as they stand.
+    """Compute the value of every node, its return to go, from unscaled rewards.
 
     A leaf's value is its reward. An inner node's is, over the children (``leaf_mean``: the leaves below) whose
     value is known, their mean or (``child_softmax``) their mean weighted with the softmax of the children's mean NLL.

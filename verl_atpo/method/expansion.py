@@ -67,7 +67,7 @@ def select_turns(
     """Select the ``k`` turns that expansions which start together re-sample, best first.
 
     Args:
-        tree: the tree as it stands; turns of trajectories that still run are candidates too.
+        tree: the current tree; turns of running trajectories are candidates too.
         k: number of expansions to start. With fewer candidates than ``k`` the list is gone through again from the top.
         config: names the strategy and its settings.
         rng: source of randomness of strategies that need one.

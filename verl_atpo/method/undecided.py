@@ -76,7 +76,7 @@ def _sums(tree: TurnTree, outcome: Sequence[float | None]) -> tuple[list[int], l
 class Undecided:
     """Shares of the outcome's variance that are left after 0, 1, 2, ... turns, over the trees of recent steps.
 
-    Where trees have said little so far, every turn is taken to decide the same share of what is left, so that U_k falls
+    Where few trees were measured so far, every turn is taken to decide the same share of the rest, so that U_k falls
     as r ** k. This r is fitted to what was measured, and to 1 - 1 / turns (the mean number of turns of a trajectory).
 
     Args:
@@ -91,7 +91,7 @@ class Undecided:
         self._trees = self._turns = self._scale = 0.0
 
     def add(self, tree: TurnTree, tool_rewards: float = 0.0, contexts: Contexts = Contexts.MERGED) -> None:
-        """Take a finished tree into account; one whose outcomes are all equal says nothing.
+        """Add a finished tree; one whose outcomes are all equal changes nothing.
 
         Args:
             tree: with the tokens of its turns, unless contexts are ``separate``.

@@ -40,7 +40,7 @@ class CallCounts:
 
     Attributes:
         calls: calls made; those answered from a recording or a memo are not.
-        retries: further tries of them.
+        retries: repeated tries.
         errors: calls that failed: the model's own mistakes, answered by tool or loop, or a broken tool.
         outages: calls whose infrastructure failed past its retries.
         over_limit: calls refused because of ``tools.max_calls``.

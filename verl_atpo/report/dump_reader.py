@@ -49,7 +49,7 @@ def dump_files(folder: Path) -> list[Path]:
 
 
 def new_lines(path: Path, name: str, start: int) -> Iterator[tuple[Line, bytes]]:
-    """Yield whole lines from byte ``start`` on, each with its first :data:`HEAD` bytes.
+    """Yield complete lines from byte ``start`` on, each with its first :data:`HEAD` bytes.
 
     Reads the file once, a chunk at a time; a torn last line is left for the next time.
     """
@@ -73,7 +73,7 @@ def parse(text: str, *, whole: bool = True) -> Any:
 
     Args:
         text: the JSON.
-        whole: nothing follows it; otherwise it is the beginning of ``text``.
+        whole: ``text`` holds nothing else; otherwise ``text`` begins with it.
 
     Raises:
         OddLine: it is no JSON, or nested too deeply.

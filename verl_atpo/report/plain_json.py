@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Set
 from typing import Any
 
 LONGEST_TEXT = 4000
-"""Characters of one text that are kept; a note says how many there were."""
+"""Characters kept of one text; a note gives the full number."""
 MOST_ITEMS = 2000
 """Items of one value that are kept, nested ones included."""
 DEEPEST = 12

@@ -278,7 +278,7 @@ def _outcome(record: Mapping[str, Any], rewards: list[float]) -> Outcome:
 
 
 def _saved(record: Mapping[str, Any], nodes: list[dict[str, Any]]) -> float | None:
-    """1 - sampled tokens / (leaves x mean of the initial chains); of an old dump without what failed tries sampled."""
+    """1 - sampled tokens / (leaves x mean of the initial chains); an old dump lacks the tokens of failed tries."""
     if chain_tokens := record.get("chain_tokens"):
         return 1.0 - record["sampled_tokens"] / chain_tokens
     leaves = sum(bool(node["is_leaf"]) for node in nodes)

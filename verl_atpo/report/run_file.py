@@ -35,7 +35,7 @@ class RunFile:
         steps: training steps of the run; None where only the trainer knows.
         resumed: step of the checkpoint that it went on from; None for a fresh run.
         dump_dir: folder of its trees.
-        ended: how it ended, ``completed``, ``failed: ...`` or ``stopped``; None while it has not said so.
+        ended: how it ended, ``completed``, ``failed: ...`` or ``stopped``; None while it is unknown.
     """
 
     start: str
@@ -78,7 +78,7 @@ def lives(pid: int, began: float | None = None) -> bool:
 
     Args:
         pid: its number.
-        began: when it said that it runs; a process that started later only has the same number.
+        began: time at which it reported that it runs; a process that started later merely reuses the number.
     """
     try:
         process = psutil.Process(pid)

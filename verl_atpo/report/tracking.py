@@ -58,7 +58,7 @@ def keep_metrics_files(resumes: bool) -> Callable[[], None]:
     """Let verl's logger ``file`` keep what an earlier start wrote into the same file; verl empties it.
 
     Args:
-        resumes: whether the run goes on from a checkpoint: its lines are added to the earlier ones. Otherwise the
+        resumes: whether the run continues from a checkpoint: its lines are added to the earlier ones. Otherwise the
             earlier file gets another name, ``metrics.jsonl.1`` and so on.
 
     Returns:

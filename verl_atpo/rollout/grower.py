@@ -34,7 +34,7 @@ RunBranch = Callable[[Start], Awaitable[Branch]]
 
 
 class TreeGrower:
-    """Grows one tree with as many leaves as its budget says, M + L * K if that is fixed, or raises.
+    """Grows one tree with the leaves of its budget, M + L * K if that is fixed, or raises.
 
     Args:
         config: settings.
@@ -208,7 +208,7 @@ class TreeGrower:
 async def grow_and_ask(grower: TreeGrower, questions: Questions | None) -> GrownTree:
     """Grow a tree and, where the credit scheme asks the engine, wait for its answers.
 
-    Raises what :meth:`TreeGrower.grow` and :meth:`Questions.settle` do; nothing asks any more by then.
+    Raises what :meth:`TreeGrower.grow` and :meth:`Questions.settle` do, after all requests have ended.
     """
     if questions is None:
         return await grower.grow()

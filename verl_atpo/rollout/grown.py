@@ -13,7 +13,7 @@ from verl_atpo.tree.tree import ROOT, TurnTree
 
 @dataclasses.dataclass
 class Limb:
-    """One of a tree's M + L * K trajectories, from its start on.
+    """One of a tree's M + L * K trajectories, running or finished.
 
     Attributes:
         number: of its leaf, in order of start.
@@ -98,5 +98,5 @@ class GrownTree:
 
     @property
     def regrown(self) -> int:
-        """Tries that had to be made again."""
+        """Number of repeated tries."""
         return sum(len(limb.failures) for limb in self.limbs)

@@ -57,7 +57,7 @@ class TreeAgentLoopManager(AgentLoopManagerTQ):
         """Hand a batch of prompts to the workers without waiting for its trees.
 
         Raises:
-            RunStopped: the trees before met bugs or outages only, or a worker stands still.
+            RunStopped: earlier trees had bugs or outages only, or a worker is stuck.
         """
         self.check_failures()
         default = self.rollout_config.agent.default_agent_loop
@@ -72,10 +72,10 @@ class TreeAgentLoopManager(AgentLoopManagerTQ):
             super().generate_sequences(prompts)
 
     def check_failures(self) -> None:
-        """Ask the workers what failed.
+        """Collect the workers' failures.
 
         Raises:
-            RunStopped: the run has to end (:class:`StopRule`), or a worker stands still.
+            RunStopped: the run has to end (:class:`StopRule`), or a worker is stuck.
         """
         if self._watch.stuck is not None:
             raise RunStopped(self._watch.stuck)

@@ -85,7 +85,7 @@ def blamed(error: Exception, data_source: Any) -> Exception:
     raised = getattr(error, "cause", None) or error  # Ray wraps what a remote function raised
     if died_while_made(error):
         return ConfigError(
-            f"{last_words(error)}. verl's reward worker died of it while it was made. Remedy: mend {FUNCTION}, or what "
+            f"{last_words(error)}. verl's reward worker died of it while it was made. Remedy: fix {FUNCTION}, or what "
             "else it loads."
         )
     if isinstance(raised, NotImplementedError):  # verl's own rewards know some data sources only
@@ -98,7 +98,7 @@ def blamed(error: Exception, data_source: Any) -> Exception:
     if is_outage(error):
         return error
     return BranchBug(
-        f"The reward function raised {brief(error)}. A trajectory without a reward cannot be trained on. Remedy: mend "
+        f"The reward function raised {brief(error)}. A trajectory without a reward cannot be trained on. Remedy: fix "
         "it, and let it return what such a response deserves."
     )
 
@@ -120,7 +120,7 @@ def _without_verls_key(extra: Mapping[str, Any]) -> dict[str, Any]:
 def _returned(result: Any, why: str) -> str:
     return (
         f"The reward function returned {_short(result)}: expected a finite number, or a mapping with one under "
-        f"'score'; {why}. Remedy: mend the reward function ({FUNCTION})."
+        f"'score'; {why}. Remedy: fix the reward function ({FUNCTION})."
     )
 
 

@@ -102,7 +102,7 @@ def trained_masks(grown: GrownTree, shared_turns: SharedTurns) -> list[list[list
 def _versions(branch: Branch) -> dict[str, int]:
     """Make verl's fields for the versions of the weights that sampled a trajectory, shared turns included.
 
-    Its asynchronous trainers need them in every row, and not every agent loop hands on what the engine said.
+    Its asynchronous trainers need them in every row, and not every agent loop passes them on.
     """
     found = versions(branch.turns)
     return {} if found is None else dict(zip((OLDEST_VERSION, NEWEST_VERSION), found, strict=True))

@@ -87,7 +87,7 @@ class TreeAgentLoopWorker(RunScopedWorker):
         uid = prompt.get("uid")
         if isinstance(error, ConfigError) or died_while_made(error):
             self._failures = dataclasses.replace(noted, fatal=noted.fatal or describe_bug(error, prompt))
-        # A loop that has never asked the model will hardly do so after an outage.
+        # A loop that has never asked the model is not expected to do so after an outage.
         elif is_outage(error) and (self.has_sampled or not isinstance(error, NothingSampledError)):
             self._failures = dataclasses.replace(noted, failed=noted.failed + 1, outage=brief(error))
             logger.error("Prompt %s failed as a group, of an outage: %s", uid, brief(error))
@@ -282,7 +282,7 @@ class TreeAgentLoopWorker(RunScopedWorker):
     async def _compute_score(self, outputs: list[AgentLoopOutput], kwargs: dict) -> None:
         """Score a trajectory; a reward function finds the policy's own words in ``extra_info["policy_text"]``.
 
-        verl hands it the decoded response, observations included, in which nothing says for certain who wrote what.
+        verl hands it the decoded response, observations included, which does not mark its authors reliably.
 
         Raises:
             ConfigError: verl has no reward for the data source, or its reward worker died while it was made.

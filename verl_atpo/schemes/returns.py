@@ -1,4 +1,4 @@
-"""The scheme ``returns``: rewards that tools give on the way count beside the outcome (``credit.tool_rewards``)."""
+"""The scheme ``returns``: rewards of tools count in addition to the outcome (``credit.tool_rewards``)."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Comparison of an agent loop's rows with the record of what was sampled, token by token.
 
-A row is sound if it holds exactly what the engine was asked with and what it sampled:
+A row is sound if it holds exactly the ids of the engine's requests and answers:
 
 - prompt and response, up to the last sampled token, are the context of the last turn and that turn;
 - the mask is 1 on the sampled tokens and 0 on all others;

@@ -57,7 +57,7 @@ class ToolCall:
         if not math.isfinite(reward):
             raise BranchBug(
                 f"Tool {self.name!r} gave the reward {self.result[1]!r} for a call: expected a finite number or None. "
-                "Remedy: mend the tool, or set algorithm.atpo.credit.tool_rewards=0."
+                "Remedy: fix the tool, or set algorithm.atpo.credit.tool_rewards=0."
             )
         return reward
 
@@ -69,7 +69,7 @@ class Generation:
     Attributes:
         dropped: tokens at the end of the context before that the loop took away; 0 for one that only appends. The
             context before is that of the generation listed before, or of ``before``, with its answer.
-        observed_ids: what the loop added after that: the prompt, an observation, or nothing (the turn goes on).
+        observed_ids: what the loop added after that: the prompt, an observation, or nothing (the turn continues).
         output: what the engine answered: ``token_ids``, ``log_probs`` in nats, ``extra_fields``.
         tool_calls: calls made before the loop asked again.
         media: digests of the images, videos and audio that the engine was asked with, in order (``tree/media.py``).
@@ -209,7 +209,7 @@ class Turn:
     def versions(self) -> tuple[int, int] | None:
         """Oldest and newest version of the weights that sampled it; None where the engine does not say.
 
-        They differ where an asynchronous trainer stopped the generation for new weights and let it go on with them.
+        They differ where an asynchronous trainer stopped the generation for new weights and continued it with them.
         """
         return versions([self])
 

@@ -38,7 +38,7 @@ def cause_of(stats: WorkerStats) -> str | None:
     """Explain why a step taught nothing; None where it may have taught something."""
     tools, trees = stats.tools, stats.trees
     if tools.calls > 0 and tools.errors >= tools.calls:
-        return f"every one of {tools.calls} tool calls raised. Mend the tool, or what its schema tells the model"
+        return f"every one of {tools.calls} tool calls raised. Fix the tool, or its schema, which the model reads"
     if all(depth == 1 for tree in trees for depth in tree.depths):
         return (
             "every trajectory had one turn, so that no tree could branch. Does the prompt say how tools are called, "

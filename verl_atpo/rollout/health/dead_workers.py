@@ -2,7 +2,7 @@
 
 verl's trainer hands prompts to the workers without waiting and then looks for prompts that have ended. Those of a
 worker that died (out of memory, a lost node) or whose event loop is blocked would never end. A thread of the trainer's
-process notices it, ends a worker that stands still, and marks its prompts as failed by verl's own protocol; the
+process notices it, ends a stuck worker, and marks its prompts as failed by verl's own protocol; the
 trainer's wait then ends, and the run ends with the reason.
 """
 
@@ -31,7 +31,7 @@ class WorkerWatch:
     """Watches the workers of one manager.
 
     Args:
-        limit_s: seconds that a worker may say nothing (a function that holds Python's global lock, a process that was
+        limit_s: seconds that a worker may be silent (a function that holds Python's global lock, a process that was
             stopped); ``None`` for no limit.
         interval_s: seconds between looks.
 

@@ -47,7 +47,7 @@ def contained(function: Callable[..., Any], config: WatchConfig) -> Callable[...
 
     Args:
         function: plain or ``async``; the wrapper is what it is.
-        config: when the log says where it stands. It only does: the rollout worker that waits for the reward gives up.
+        config: seconds until its stack is logged. Giving up is left to the rollout worker that waits for the reward.
     """
     Watchdog(WatchConfig(warn_s=config.warn_s, limit_s=None)).start()
 

@@ -33,13 +33,13 @@ class Failures:
     """Failures of one worker's prompts since its start.
 
     Attributes:
-        finished: prompts that were published whole.
+        finished: prompts whose rows were all published.
         failed: prompts that failed of outages.
         outage: why the last of them failed.
         bugs: prompts that failed of errors in a loop, a tool or the reward.
         bug: why the first of them failed.
-        fatal: a reason to end the run at once: a setting that cannot work, or a worker that stands still.
-        stuck: whether the worker stands still, so that none of its prompts will end.
+        fatal: a reason to end the run at once: a setting that cannot work, or a stuck worker.
+        stuck: the worker makes no progress, so none of its prompts will end.
     """
 
     finished: int = 0
@@ -109,7 +109,7 @@ def describe_bug(error: BaseException, prompt: Mapping[str, Any]) -> str:
     if isinstance(error, ConfigError | BranchBug | NothingSampledError):
         return f"{error} {met}"
     return (
-        f"The agent loop {prompt.get('agent_name')!r} raised {brief(error)} at {_place(error)}. Remedy: mend it; for "
+        f"The agent loop {prompt.get('agent_name')!r} raised {brief(error)} at {_place(error)}. Remedy: fix it; for "
         "trouble that passes raise verl_atpo.tools.ToolOutage, ConnectionError or TimeoutError, and the trajectory is "
         f"run again. {met}"
     )

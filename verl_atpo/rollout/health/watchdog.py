@@ -79,7 +79,7 @@ class Watchdog:
                     self._look_at(activity, passed)
 
     def _watched(self) -> list[Activity]:
-        """Activities that have to go on; what is known of others is forgotten."""
+        """List the activities that have to make progress, and drop the records of all others."""
         found = [each for each in running() if each.watched and not each.paused and not each.abandoned]
         seen = {each: self._seen.get(each) or _Seen(each.moves) for each in found}
         self._seen = {each: old if old.moves == each.moves else _Seen(each.moves) for each, old in seen.items()}

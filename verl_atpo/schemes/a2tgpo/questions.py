@@ -1,9 +1,9 @@
 """Log-probs of the gold answer in the contexts of a tree, requested from the engine while the tree grows.
 
-A context is followed by what the model is taken to say (``information_gain.prompt``) with the gold answer in it; the
-engine returns the log-prob of each of these tokens (``prompt_logprobs``) and samples one token that is not used. Each
-distinct context of a tree is asked once, in a task of its own: no trajectory waits. An expansion that starts in a known
-context, and a replayed prefix, ask nothing.
+The text ``information_gain.prompt``, with the gold answer in it, is appended to a context; the engine returns the
+log-prob of each of these tokens (``prompt_logprobs``) and samples one token that is not used. Each distinct context of
+a tree is asked once, in a task of its own: no trajectory waits. An expansion that starts in a known context, and a
+replayed prefix, ask nothing.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ class PromptedAnswer:
 
 
 class GoldAnswers:
-    """Asks for one tree.
+    """Questions of one tree.
 
     Args:
         client: verl's ``LLMServerClient``, or any object with its ``generate``.
