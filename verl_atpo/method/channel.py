@@ -81,8 +81,8 @@ def write_row(
         Turn 1 is tokens 0-1, token 2 an observation, turn 2 is tokens 3-6:
 
         >>> row = write_row([TurnCredit(0.5, 0.25), TurnCredit(-1.0)], [(0, 2), (3, 7)], 1.0, 7)
-        >>> [0.0 if abs(reward) == MARK else reward for reward in row]
-        [0.5, 0.0, -0.25, -1.25, 0.0, 2.0, 0.0]
+        >>> tuple(0.0 if abs(reward) == MARK else reward for reward in row)
+        (0.5, 0.0, -0.25, -1.25, 0.0, 2.0, 0.0)
         >>> row.index(MARK), row.index(-MARK)
         (1, 4)
     """
