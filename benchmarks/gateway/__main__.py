@@ -18,7 +18,7 @@ from typing import Any
 
 from tabulate import tabulate
 
-from tests.assets.gateway import ScriptedEngine, make_loop, run, sampled
+from benchmarks.gateway.scripted import ScriptedEngine, make_loop, run, sampled
 from verl_atpo.gateway.service import close_service
 
 CLIENT = """

@@ -23,7 +23,7 @@ import transformers
 from tabulate import tabulate
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
 
-from benchmarks.packed.rows import Rows, batch_of, counted
+from benchmarks.packed.rows import Rows, batch_of, counted, random_trees
 from verl_atpo.packed.attention import NAME, RUNNING
 from verl_atpo.packed.delta import run_over_tries
 from verl_atpo.packed.head import Scoring, score_through_own_head
@@ -238,8 +238,6 @@ def judge(kind: str, more: dict[str, Any], seed: int = 0) -> dict[str, Any]:
     Returns:
         ``exact`` with the differences, ``refused`` with the reason, ``wrong`` with the differences, or ``not built``.
     """
-    from tests.assets.random_rows import random_trees
-
     rows = random_trees(seed, groups=2, rows=5)
     try:
         config = tiny_config(kind, more)

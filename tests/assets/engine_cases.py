@@ -22,8 +22,8 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from benchmarks.packed.engines import make_engine, make_loss
 from benchmarks.packed.families import FAMILIES, make_model, tiny_config
-from benchmarks.packed.rows import Rows, batch_of, counted
-from tests.assets.random_rows import random_trees, rows_by_hand
+from benchmarks.packed.rows import Rows, batch_of, counted, random_trees
+from tests.assets.random_rows import rows_by_hand
 from tests.assets.tiny_model import write_model
 from verl_atpo.packed import head
 from verl_atpo.packed.trainer import arrange

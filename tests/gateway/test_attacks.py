@@ -11,7 +11,7 @@ import aiohttp
 import openai
 import pytest
 
-from tests.assets.gateway import ScriptedEngine, make_loop, run
+from benchmarks.gateway.scripted import ScriptedEngine, make_loop, run
 
 REQUEST = {"model": "m", "messages": [{"role": "user", "content": "x"}]}
 

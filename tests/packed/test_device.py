@@ -9,8 +9,7 @@ from torch.nn.attention.flex_attention import flex_attention
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from benchmarks.packed.kernels import inputs, tree_of
-from benchmarks.packed.rows import batch_of
-from tests.assets.random_rows import random_trees
+from benchmarks.packed.rows import batch_of, random_trees
 from verl_atpo.packed import head
 from verl_atpo.packed.attention import DIVISIBLE
 from verl_atpo.packed.delta import ancestor_convolution, delta_rule

@@ -11,7 +11,7 @@ from transformers import Qwen3Config
 from transformers.models.qwen3 import modeling_qwen3
 
 from benchmarks.packed.families import FAMILIES, RESULT, judge, make_model, packed_results, tiny_config
-from tests.assets.random_rows import random_trees
+from benchmarks.packed.rows import random_trees
 from verl_atpo.packed.attention import NAME
 from verl_atpo.packed.delta import run_over_tries
 from verl_atpo.packed.head import score_through_own_head

@@ -7,8 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benchmarks.packed.rows import batch_of
-from tests.assets.random_rows import random_trees, rows_by_hand
+from benchmarks.packed.rows import batch_of, random_trees
+from tests.assets.random_rows import rows_by_hand
 from verl_atpo.packed.packs import plan_packs
 from verl_atpo.packed.rows import pack_inputs, row_tokens
 from verl_atpo.packed.trie import sort_rows
