@@ -76,7 +76,7 @@ def test_next_to_verl_comes_what_the_core_imports_and_nothing_else(required):
     assert len(core) > 10
     assert required() <= core
     unknown = core - required() - OF_VERL - CPU_ONLY
-    assert unknown == {"typing-extensions"}, "of pydantic"
+    assert unknown == set()
 
 
 @pytest.mark.parametrize("extra", WITH_EXTRA)
