@@ -82,7 +82,7 @@ def write_row(
 
         >>> row = write_row([TurnCredit(0.5, 0.25), TurnCredit(-1.0)], [(0, 2), (3, 7)], 1.0, 7)
         >>> tuple(0.0 if abs(reward) == MARK else reward for reward in row)
-        (0.5, 0.0, -0.25, -1.25, 0.0, 2.0, 0.0)
+        (0.5, 0.0, -0.25, -1.25, 0.0, 0.0, 2.0)
         >>> row.index(MARK), row.index(-MARK)
         (1, 4)
     """

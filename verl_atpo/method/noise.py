@@ -38,7 +38,7 @@ def relative_noise(undecided: float, spent: float, sampled: int, chains: int) ->
         Half of the variance is decided when half of the tokens are sampled, in one of six chains that share nothing:
 
         >>> round(relative_noise(0.5, 0.5, 1, 6), 3)
-        0.866
+        0.861
     """
     many = chains * (2.0 - spent)
     variance = 1.0 - undecided / 2

@@ -144,7 +144,7 @@ def never_rising(measured: Sequence[tuple[float, float]]) -> list[float]:
         measured: value and weight.
 
     Examples:
-        >>> never_rising([(0.5, 1.0), (0.8, 2.0), (0.1, 1.0)])
+        >>> [round(value, 2) for value in never_rising([(0.5, 1.0), (0.8, 2.0), (0.1, 1.0)])]
         [0.7, 0.7, 0.1]
     """
     pools: list[tuple[float, float, int]] = []
