@@ -41,7 +41,7 @@ class ListProblems(Callback):
         verdict = (
             f"would not start: {problems} {'problem' if problems == 1 else 'problems'}" if problems else "would start"
         )
-        print(f"The run {verdict}." + ("" if rehearses(run) else " Its files were not looked at."))
+        print(f"The run {verdict}." + ("" if rehearses(run) else " Its files were not checked."))
         sys.exit(int(problems > 0))
 
 

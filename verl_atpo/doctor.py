@@ -67,7 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     ]
     if verl is None:
         print(tabulate(versions(), headers=("", "installed", "run with"), missingval="-"), end="\n\n")
-    print(tabulate(features(verl), headers=("what verl has to have a place for", "seams", "hold")), end="\n\n")
+    print(tabulate(features(verl), headers=("feature", "seams", "hold")), end="\n\n")
     for trouble in troubles:
         print(f"{'NO TREES' if trouble.essential else 'will not work'}: {trouble.what}: {trouble.why}")
     ill = any(trouble.essential for trouble in troubles)
@@ -168,12 +168,13 @@ def library_troubles() -> Iterator[Trouble]:
         )
     if version == "0.9.0":
         yield Trouble(
-            "verl 0.9.0", "verl[vllm]==0.9.0 leaves vLLM and torch open and brings no TransferQueue: install verl 0.9.1"
+            "verl 0.9.0",
+            "verl[vllm]==0.9.0 pins neither vLLM nor torch and installs no TransferQueue: install verl 0.9.1",
         )
     for setting, module in (("rollout.name=sglang", "sglang"), ("actor.strategy=megatron", "megatron")):
         if importlib.util.find_spec(module) is None:
             yield Trouble(
-                setting, f"{module} is not installed: it needs an environment made as verl's documentation says"
+                setting, f"{module} is not installed: it needs an environment set up as verl's documentation describes"
             )
 
 

@@ -169,7 +169,7 @@ async def _try(tool: Any, given_kwargs: dict[str, Any], given: list[Asked] | Non
     _say(f"\n{right if wrong is None else f'WRONG: {wrong}'}")
     if longest := max((len(call.text) for call in game if len(call.text) > VERLS_CUT), default=0):
         _say(
-            f"Mind: verl's tool agent cuts answers to {VERLS_CUT} characters, the longest here has {longest}; set "
+            f"Note: verl's tool agent cuts answers to {VERLS_CUT} characters, the longest here has {longest}; set "
             "actor_rollout_ref.rollout.multi_turn.max_tool_response_length."
         )
     return int(wrong is not None)

@@ -16,7 +16,7 @@ from verl_atpo.startup.verl_config import ACTOR, AGENT, DEFAULT_LOOP, ESTIMATOR,
 WATCHED = {
     ESTIMATOR: "turns get no advantage of their own",
     LOSS: "the loss has no ratio per turn",
-    f"{ACTOR}.loss_agg_mode": "rows weigh otherwise in the loss",
+    f"{ACTOR}.loss_agg_mode": "rows have other weights in the loss",
     f"{ACTOR}.clip_ratio_low": "the clip range is not the one for ratios per turn",
     f"{ACTOR}.clip_ratio_high": "the clip range is not the one for ratios per turn",
     f"{AGENT}.agent_loop_manager_class": "no trees are grown",

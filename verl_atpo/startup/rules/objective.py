@@ -78,14 +78,14 @@ def _clip_rule(setting: str) -> Rule:
 def _empty_range(run: Run) -> str | None:
     low, high = (_clip_setting(run, side) for side in ("low", "high"))
     if [run.number(low), run.number(high)] == [0, 0]:
-        raise ConfigError(refusal(low, 0, "the clip range is empty, so that nothing is learnt; set e.g. 0.003"))
+        raise ConfigError(refusal(low, 0, "the clip range is empty, so the policy would not change; set e.g. 0.003"))
     return None
 
 
 def _rejection(run: Run) -> str | None:
     rejection = run.get(f"{CORRECTION}.rollout_rs")
     if isinstance(rejection, str) and any(each.strip().startswith("token") for each in rejection.split(",")):
-        return "rejecting single tokens cuts turns in two; reject whole rows, e.g. seq_mean_k1"
+        return "rejecting single tokens splits turns; reject complete rows, e.g. seq_mean_k1"
     return None
 
 
