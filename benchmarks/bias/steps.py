@@ -216,7 +216,7 @@ class Direction:
         self.tokens.append(tokens)
 
     def cosines(self, truth: np.ndarray) -> np.ndarray:
-        """Of every tree's gradient; 0 for one that is 0."""
+        """Compute the cosine of every tree's gradient with the exact one; 0 for a gradient of 0."""
         drawn = np.array(self.gradients).reshape(len(self.gradients), -1)
         lengths = np.linalg.norm(drawn, axis=1)
         along = drawn @ truth.ravel() / np.linalg.norm(truth)

@@ -60,7 +60,7 @@ def _row(arm: str, step: int, curves: Sequence[Curve], runs: Sequence[Run]) -> d
 
 
 def _of_fewer_questions(run: Run, step: int) -> float:
-    """By how much the variance of an accuracy on verl's validation questions is above that on the laboratory's."""
+    """Compute the extra variance of an accuracy on verl's validation questions over that on the laboratory's."""
     by_hops = run.by_source[run.steps.index(step)].values()
     fewer = 1 / VAL_PER_HOP - 1 / HELD_OUT_PER_HOP
     return sum(share * (1 - share) for share in by_hops) * fewer / len(by_hops) ** 2

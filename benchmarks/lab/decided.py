@@ -70,9 +70,9 @@ async def continued(engine: Engine, episode: Episode, task: Task, branch: Branch
 
 
 def summary(chains: Sequence[Sequence[Continued]]) -> list[dict[str, float]]:
-    """By turns made: chains that are still going, and means over all chains, relative to those after no turn.
+    """Summarise by number of turns: running chains, and means over all chains, relative to those after no turn.
 
-    A chain that has ended has nothing undecided and nothing to be said.
+    A chain that has ended has nothing undecided and no tokens left.
     """
     longest = max(map(len, chains))
     undecided, tokens = np.zeros((len(chains), longest)), np.zeros((len(chains), longest))

@@ -224,7 +224,7 @@ class Engine:
         return hidden_states(self._weights, ids, positions, attend)
 
     def _longest_known(self, context: tuple[int, ...]) -> int:
-        """How many of its first tokens are in the cache; its last token never counts, for its logits are wanted."""
+        """Count its leading tokens in the cache; the last token never counts, because its logits are needed."""
         lengths = sorted((length for length in self._lengths if length < len(context)), reverse=True)
         return next((length for length in lengths if context[:length] in self._cache), 0)
 

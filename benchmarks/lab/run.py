@@ -28,7 +28,7 @@ MOST_GENERATED = 10
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """Which run, and how long.
+    """Identity and length of a run.
 
     Attributes:
         task, arm, world, seed: which.
@@ -140,7 +140,7 @@ class Run:
         return mean
 
     def record(self) -> dict[str, Any]:
-        """What is kept of the run."""
+        """Make the record of the run."""
         plan = dataclasses.asdict(self._plan)
         return {**plan, "overrides": list(ARMS[self._plan.arm].overrides), **self._history}
 

@@ -34,7 +34,7 @@ class Play:
         self._world, self._chat = World.start(game), chat
 
     def answer(self, turn_ids: list[int]) -> Sequence[int] | None:
-        """What is seen after the turn's action; None if there is no action."""
+        """Return the observation after the turn's action; None if there is no action."""
         action = self._chat.called(turn_ids)
         return None if action is None else self._chat.observation(self._world.act(action))
 

@@ -120,7 +120,7 @@ DIAGNOSTICS = {
 
 
 def diagnostics(runs: Sequence[Run]) -> str:
-    """Why arms differ: what the clip removed, how often all rewards of a prompt were equal, where trees branched."""
+    """Training figures of the arms: clipped share, prompts with equal rewards, selected turns."""
     rows = []
     for arm in ARMS:
         own = [run.means for run in runs if run.arm == arm]

@@ -51,7 +51,7 @@ MODELS = {
         cpu_tokens=3_000,
     ),
 }  # fmt: skip
-"""By their number of parameters; the last has SmolLM2-135M's shape."""
+"""Models by number of parameters; the last has SmolLM2-135M's shape."""
 
 
 def write_model(name: str, folder: Path) -> Path:

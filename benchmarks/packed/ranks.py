@@ -69,11 +69,11 @@ class Batch:
         return other
 
     def packed(self, ranks: int, updates: int, budget: int) -> dict[str, float]:
-        """What the package's own placement logs."""
+        """Return the metrics that the package's own placement logs."""
         return arrange(self.keys, np.concatenate(self.rows), self.offsets, ranks, updates, budget)[1]
 
     def lengths(self, rows: list[int]) -> Ints:
-        """Of some rows."""
+        """Count the tokens of each of some rows."""
         return np.diff(self.offsets)[rows]
 
 

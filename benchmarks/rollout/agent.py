@@ -58,7 +58,7 @@ class Workload:
         return max(4, min(4 * self.median_turn_tokens, round(drawn)))
 
     def ends(self, turn: int, last_token: int) -> bool:
-        """Whether a turn ends its trajectory: a function of what was sampled, so that a replay takes the same way."""
+        """Return whether a turn ends its trajectory: a function of its tokens, so that a replay takes the same way."""
         return turn == self.max_turns or random.Random(last_token * 31 + turn).random() < self.end_share
 
 

@@ -98,7 +98,7 @@ async def lock_step(client: Any, batch: Batch) -> int:
 
 
 SCHEDULES = {"chains": chains, "rounds": rounds, "continuous": continuous, "lock-step": lock_step}
-"""By the name that tables give them."""
+"""Schedules by their name in tables."""
 
 
 def speeds(leaves: int, sampled_tokens: int, seconds: float) -> dict[str, float]:

@@ -134,12 +134,12 @@ class Branch(TypedDict, total=False):
     own_turns: Count
     diverged: bool
     picked: Pick | None
-    """Why it started where it did; ``None`` for a chain."""
+    """Reason of the selection; ``None`` for a chain."""
     started_s: Seconds
     """Seconds from the tree's start to its own."""
     ended_s: Seconds | None
     failures: list[str]
-    """Why earlier attempts of it failed, in order."""
+    """Errors of earlier attempts, in order."""
     reward: Number
     reward_extra: dict[str, Any]
     """Further keys of the reward function."""
@@ -204,7 +204,7 @@ class Record(TypedDict, total=False):
     template: Annotated[list[str], Len(0, 1000)]
     """Special tokens of the tokenizer that occur in the tree's texts."""
     failed: str | None
-    """Why the tree failed as a group; its turns so far are still here."""
+    """Error by which the tree failed as a group; its turns so far are in the record."""
     root_value: Number | None
     credit: dict[str, Any]
     """Settings of the credit by name (``backup``, ``advantage``, ``contexts``, ``normalize``, ...)."""

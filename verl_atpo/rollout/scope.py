@@ -2,7 +2,7 @@
 
 verl's worker builds a loop from its own ``llm_client`` and ``tools`` and hands the loop's output to its own
 ``_agent_loop_postprocess``. Here all three depend on the run that the current task belongs to, a context variable, so
-that runs beside one another do not meet and verl's code stays as it is.
+that concurrent runs are isolated and verl's code is unchanged.
 """
 
 from __future__ import annotations
