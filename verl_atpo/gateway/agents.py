@@ -1,4 +1,4 @@
-"""Agents as the gateway runs them: a Python function on a thread of its own, or a command in a folder of its own."""
+"""Agents that the gateway runs: a Python function on its own thread, or a command in its own folder."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ class Agent(Protocol):
     """An agent that is run once per trajectory."""
 
     async def run(self, task: Task, access: Access) -> Any:
-        """Run to the end; cancelled, it ends what it started.
+        """Run to the end; when cancelled, end all that was started.
 
         Returns:
             The agent's result.
@@ -211,7 +211,7 @@ class _Thread:
             self._set(self.future.set_result, result)
 
     def _set(self, setter: Callable[[Any], None], value: Any) -> None:
-        with contextlib.suppress(Exception):  # nobody waits any more
+        with contextlib.suppress(Exception):  # the caller is gone
             setter(value)
 
     async def _awaited(self, result: Any) -> Any:

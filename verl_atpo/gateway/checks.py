@@ -14,7 +14,7 @@ from verl_atpo.startup.verl_config import DEFAULT_LOOP
 
 
 def check_gateway(config: DictConfig) -> None:
-    """Check the gateway's settings, and that the agent they name is there.
+    """Check the gateway's settings, and that their agent exists.
 
     Rows may name agents of their own, so no agent at all is refused only when a trajectory of the default loop starts.
 

@@ -31,7 +31,7 @@ class ContextBuilder:
     def build(self, request: Request, tools: list[dict[str, Any]]) -> tuple[list[int], Call | None]:
         """Make the context, and find the call that it continues token by token.
 
-        A continued call's ids are kept as they are; only the new messages go through the template. Where the model's
+        A continued call's ids are unchanged; only the new messages go through the template. Where the model's
         family cannot append them to that call, the whole context is made by the template and continues nothing.
 
         Raises:

@@ -131,7 +131,7 @@ class GatewayAgentLoop(AgentLoopBase):
             await asyncio.gather(running, failed, return_exceptions=True)
 
     def _judge(self, ended: Ended, trajectory: Trajectory, service: Service) -> None:
-        """Raise what the agent's end is, unless it is an answer to be scored."""
+        """Raise the error for the agent's end, unless it is an answer to be scored."""
         silent = not trajectory.conversation.calls
         if ended.late and silent:
             raise ToolOutage(

@@ -1,4 +1,4 @@
-"""Chat messages in one canonical form, in which what a harness sends back can be compared with what it was sent."""
+"""Canonical form of chat messages, for comparing a harness's copy of an answer with the answer."""
 
 from __future__ import annotations
 

@@ -49,7 +49,7 @@ class Rehearsed:
     Attributes:
         calls: of each call of the recorded run the tokens of its context and the text of its answer.
         rows: of the recorded run.
-        divergences: by the number of calls that were to be replayed, what the run asked for instead.
+        divergences: by number of calls to replay, a description of the run's different request.
     """
 
     calls: list[tuple[int, str]]
@@ -84,7 +84,7 @@ class AgentRehearsal:
 
         Args:
             row: the data row; ``raw_prompt`` has the messages.
-            answers: what the model is to say, call by call.
+            answers: texts of the model, call by call.
         """
         engine = GivenAnswers(self._tokenizer, answers)
         try:

@@ -89,7 +89,7 @@ class Trajectory:
         refused: requests that a limit refused.
         generate_s: seconds that the engine took.
         failed: is set when the client's failure ends the trajectory.
-        failure: what the client raised.
+        failure: error of the client.
     """
 
     def __init__(

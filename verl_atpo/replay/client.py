@@ -39,7 +39,7 @@ class BranchSession:
         request_id: sticky routing id, shared by the trajectories of a tree so that they meet a warm prefix cache;
             ``None`` keeps the loop's own ids.
         prefix: generations to replay, in the order in which they were answered.
-        on_turn: called whenever the loop goes on after a turn of its own: that turn and the tool calls after it are
+        on_turn: called whenever the loop continues after a live turn: that turn and the tool calls after it are
             complete.
         on_sampled: called with the number of tokens of every live generation.
         on_context: called with the prompt ids of every live turn, before it is sampled.
@@ -49,7 +49,7 @@ class BranchSession:
         live: the generations of this run that were sampled, in the order in which they were answered.
         replaying: whether the latest generation was a replayed one, so that the tool calls after it are on record.
         latest: the latest generation.
-        activity: the run, for the watchdog: it does not count what has bounds of its own.
+        activity: the run, for the watchdog, without the time of calls that have bounds of their own.
         failure: the outage or bug that ended the run; raised at the loop's next generation and at its end.
         closed: the loop has returned; nothing is sampled any more.
     """

@@ -183,7 +183,7 @@ class ToolGuard:
 
         Raises:
             TimeoutError: it took longer.
-            Exception: what it raised; see :func:`verl_atpo.deadlines.within.within`.
+            Exception: its error; see :func:`verl_atpo.deadlines.within.within`.
         """
 
         async def start() -> Any:
@@ -199,7 +199,7 @@ class ToolGuard:
             result: what :func:`verl_atpo.tools.answer.answer_of` takes.
 
         Returns:
-            Numbers and None as they are, the text of an answer that is nothing else, or verl's triple.
+            Numbers and None unchanged, the text of an answer that is only text, or verl's triple.
         """
         if fixed(result) is result and not isinstance(result, str):
             return result

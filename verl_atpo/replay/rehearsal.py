@@ -46,9 +46,9 @@ class Call:
     Attributes:
         name: of the function.
         arguments: the player's.
-        text: what the model reads.
-        reward: what the tool gave for the call.
-        refused: the tool raised, and ``text`` is what the model reads of that.
+        text: the answer for the model.
+        reward: of the tool for the call.
+        refused: the tool raised, and ``text`` is the error for the model.
         seconds: how long it took.
         last: the tool ended the episode.
     """

@@ -14,7 +14,7 @@ from verl_atpo.tree.comparison import Place, check_tree_rows
 from verl_atpo.tree.recording import Generation, Turn, group_turns
 
 Loop = Callable[[BranchSession, list[Any]], Awaitable[Any]]
-"""Runs the loop once, with this LLM client and these tools; returns what the loop makes of the trajectory."""
+"""Runs the loop once, with this LLM client and these tools; returns the loop's output."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -42,7 +42,7 @@ def ends_episode(metrics: Any) -> bool:
 
 
 def answer_of(returned: Any) -> Answer:
-    """Bring what a tool returned into verl's form.
+    """Convert a tool's return value to verl's form.
 
     A tuple is ``(text,)``, ``(text, reward)`` or ``(text, reward, metrics)`` where the second is a number or None; one
     whose second is text or a mapping is a value like any other, and read as JSON. Metrics that are no mapping are kept
@@ -65,7 +65,7 @@ def answer_of(returned: Any) -> Answer:
 
 
 def fixed(returned: Any) -> Any:
-    """Convert what a tool returned into a value that never changes later, for records and loops that call functions.
+    """Convert a tool's return value to one that never changes later, for records and loops that call functions.
 
     Numbers, None and text are unchanged, any other answer that is only text becomes that text, the rest verl's triple.
     """

@@ -1,4 +1,4 @@
-"""Declarations of a tool for the tree rollout: how its past calls are repeated, and whose fault a failure is."""
+"""Declarations of a tool for the tree rollout: treatment of its past calls, and errors that say who failed."""
 
 from __future__ import annotations
 

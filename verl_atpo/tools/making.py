@@ -54,7 +54,7 @@ def make_tools(tool_config_path: str | None, function_tool_path: str | None) -> 
         function_tool_path: verl's ``multi_turn.function_tool_path``, likewise.
 
     Returns:
-        What the model can call: function tools, ``BaseTool``s, and the actions of stateful tools.
+        All that the model can call: function tools, ``BaseTool``s, and the actions of stateful tools.
 
     Raises:
         ConfigError: a tool cannot be made or called; names it, and what to write instead.

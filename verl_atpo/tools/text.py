@@ -51,7 +51,7 @@ def harmless(text: str, tokenizer: Any) -> str:
     """Remove the model's control tokens from ``text``, for observations that an agent loop writes itself.
 
     Args:
-        text: what a page, a program or an environment said.
+        text: of a page, a program or an environment.
         tokenizer: the model's.
     """
     found = _KNOWN.get(tokenizer)
@@ -85,7 +85,7 @@ class ControlTokens:
         return self._by_ids(text) if self._rewrites and self._ids else text
 
     def _by_ids(self, text: str) -> str:
-        """Break what the tokenizer still makes a control token of, because it rewrites text before it looks."""
+        """Break text that the tokenizer still reads as a control token, because it rewrites text first."""
         for gap in ("\u200b", " ", ""):
             found = self._tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
             spans = zip(found["input_ids"], found["offset_mapping"], strict=True)

@@ -1,8 +1,8 @@
 """Extension of verl's tool agent: rows without nulls, a count of calls that it answers itself, ends of episodes.
 
-verl's ``ToolAgentLoop`` answers unknown functions, malformed arguments and errors around a tool by itself, so nobody
-who is handed its tools learns of them. Its methods are wrapped once per process; for tools that make use of none of
-this it does what it did.
+verl's ``ToolAgentLoop`` answers unknown functions, malformed arguments and errors around a tool by itself, so its
+tools do not see them. Its methods are wrapped once per process; for tools that use none of this its behaviour is
+unchanged.
 """
 
 from __future__ import annotations

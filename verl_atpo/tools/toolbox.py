@@ -22,7 +22,7 @@ class ToolAnswer:
 
     Attributes:
         name: of the function that was called.
-        text: what the model reads, an error's words included.
+        text: answer for the model; of a failed call the error's text.
         reward: of the call; 0.0 unless the tool gives one.
         response: verl's form of the answer, with images if there are any.
     """
@@ -51,7 +51,7 @@ class Toolbox:
 
     Args:
         loop: the agent loop, for its tokenizer and its settings under ``rollout.multi_turn``.
-        tools: what the loop's ``__init__`` got as ``tools``, or a list of tools.
+        tools: the argument ``tools`` of the loop's ``__init__``, or a list of tools.
         row: what ``run`` got of the data row, for ``tools_kwargs`` and ``extra_info.tool_selection``.
 
     Attributes:

@@ -263,7 +263,7 @@ def _worker(process: Process, information: int, sandbox: Sandbox, config: Python
 
 
 async def _discard(process: Process) -> str:
-    """Kill a process that did not start as it should, and with it what it started; returns its last words."""
+    """Kill a process that failed to start, with its children; returns the end of its error output."""
     process.kill()
     _, errors = await asyncio.shield(asyncio.ensure_future(process.communicate()))
     return errors.decode(errors="replace").strip()[-500:]

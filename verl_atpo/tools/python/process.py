@@ -24,7 +24,7 @@ class Process:
 
     Attributes:
         pid: its process id.
-        stdout, stderr: what it writes.
+        stdout, stderr: its output streams.
     """
 
     stdout: asyncio.StreamReader
@@ -104,7 +104,7 @@ class Process:
         self._popen.kill()
 
     def write(self, data: bytes) -> None:
-        """Send to its standard input; what a process that has ended cannot read is lost."""
+        """Send to its standard input; data for a process that has ended is lost."""
         self._streams[0].write(data)
 
     async def wait(self) -> int:

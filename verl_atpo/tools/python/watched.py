@@ -20,7 +20,7 @@ _PAGE_TABLES = re.compile(rb"^VmPTE:\s+(\d+) kB", re.MULTILINE)
 _STATUS_BYTES = 8192
 _DENTRIES = Path("/proc/sys/fs/dentry-state")
 _NEGATIVE = 4
-"""Place of the number of names that do not exist in what the kernel says of its cache of names."""
+"""Column of the number of missing names in the kernel's statistics of its name cache."""
 
 
 def missing_names() -> int | None:
@@ -32,7 +32,7 @@ def missing_names() -> int | None:
 
 
 class WatchedProcess:
-    """A process that is not trusted, and what it makes the kernel hold.
+    """An untrusted process, and the kernel memory that it uses.
 
     Args:
         pid: of a process that has not been reaped.

@@ -88,7 +88,7 @@ def restrict_files(package_folder: str, readable: list[str]) -> None:
 
 
 def check_locked() -> None:
-    """Try what must not work; a sandbox that lets it through must not start."""
+    """Try forbidden actions; a sandbox that allows one must not start."""
     attempts = {
         "read " + FORBIDDEN_FILE: lambda: os.close(os.open(FORBIDDEN_FILE, os.O_RDONLY)),
         "open a socket": lambda: socket.socket().close(),
@@ -109,7 +109,7 @@ def make_repeatable(seed: int) -> None:
 
 
 class Output(io.RawIOBase):
-    """Keeps the beginning and the end of what a cell writes, so that memory stays bounded."""
+    """Beginning and end of a cell's output, so that memory stays bounded."""
 
     def __init__(self, size: int) -> None:
         self.half = size // 2
@@ -150,7 +150,7 @@ class Session:
         self.cells = 0
 
     def run(self, code: str) -> str:
-        """Run one cell; returns what it wrote, the value of its last expression, and its exception."""
+        """Run one cell; returns its output, the value of its last expression, and its exception."""
         self.output.clear()
         # A stream of each cell's own, as the last one may have closed its own.
         stream: typing.Any = io.TextIOWrapper(self.output, "utf-8", "backslashreplace", write_through=True)
