@@ -18,7 +18,6 @@ import psutil
 
 from tests.assets.python_path import PYTHON_PATH, ROOT
 from tests.assets.tiny_model import write_model
-from verl_atpo.report.metrics_file import read_steps
 
 ASSETS = ROOT / "tests" / "assets"
 PROMPTS, LEAVES = 4, 8
@@ -72,6 +71,8 @@ class Run:
         runtime = "+ray_kwargs.ray_init.runtime_env.env_vars"
         command += [f"{runtime}.{name}='{value}'" for name, value in own.items() if not name.startswith("RAY_")]
         variables = {"RAY_ADDRESS": "local", "VERL_PLATFORM": PLATFORMS[device], "PYTHONPATH": PYTHON_PATH, **own}
+        self._metrics = folder / "metrics.jsonl"
+        self._before = self._metrics.stat() if self._metrics.exists() else None
         self._log = (folder / "train.log").open("w")
         self.process = subprocess.Popen(
             command,
@@ -98,8 +99,14 @@ class Run:
         return (self.folder / "train.log").read_text()
 
     def steps(self) -> list[dict[str, Any]]:
-        """What verl logged so far."""
-        return [{"step": step, "data": data} for step, data in read_steps(self.folder / "metrics.jsonl")]
+        """Return what verl has logged since this start; the lines of an earlier start in the folder are kept there."""
+        if not self._metrics.exists():
+            return []
+        with self._metrics.open("rb") as file:
+            if self._before is not None and os.fstat(file.fileno()).st_ino == self._before.st_ino:
+                file.seek(self._before.st_size)
+            records = map(json.loads, file.read().split(b"\n")[:-1])
+        return [{"step": step, "data": data} for step, data in {each["step"]: each["data"] for each in records}.items()]
 
     def wait_for_step(self, step: int) -> None:
         """Until ``step`` has been logged."""
