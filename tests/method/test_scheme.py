@@ -31,8 +31,10 @@ def class_of_the_docs() -> str:
     ("atpo", "estimator", "name"),
     [
         (AtpoConfig(), "atpo", "paper"),
-        (TREE, "atpo", "merged"),
-        (TREE, "grpo", "merged"),
+        (TREE, "atpo", "shrunk"),
+        (TREE, "grpo", "shrunk"),
+        (AtpoConfig(credit=CreditConfig(contexts=Contexts.MERGED)), "atpo", "merged"),
+        (AtpoConfig(credit=CreditConfig(contexts=Contexts.MERGED)), "grpo", "merged"),
         (UNBIASED, "atpo", "split"),
         (AtpoConfig(credit=CreditConfig(tool_rewards=1.0)), "atpo", "returns"),
         (AtpoConfig(credit=CreditConfig(tool_rewards=1.0, contexts=Contexts.MERGED)), None, "returns"),
