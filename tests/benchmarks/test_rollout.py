@@ -50,16 +50,20 @@ async def test_a_request_id_stays_with_its_engine_and_new_ones_spread():
         assert fleet.sampled_tokens == 3
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_no_schedule_waits_more_than_rounds_and_lock_step_waits_most(seed: int):
-    batch = Batch(8, SMALL, Workload(median_turn_tokens=8), Latency(median_s=0.5, sigma=0.5, tail_share=0.1), seed)
-    figures = {schedule: asyncio.run(simulate(schedule, batch, 1, EngineSpeed())) for schedule in SCHEDULES}
-    leaves = 8 * SMALL.expansion.leaves
-    for each in figures.values():
-        assert each["leaves_per_s"] == pytest.approx(leaves / each["seconds"])
-        assert 0 < each["busy"] <= 1.001
-    assert figures["continuous"]["seconds"] < figures["rounds"]["seconds"] < figures["lock-step"]["seconds"]
-    assert figures["rounds"]["tokens_per_leaf"] < figures["chains"]["tokens_per_leaf"]
+def test_no_schedule_waits_more_than_rounds_and_lock_step_waits_most():
+    """In the mean of 8 seeds: one call in ten takes 30 times as long, so that a single seed may say otherwise."""
+    latency, leaves = Latency(median_s=0.5, sigma=0.5, tail_share=0.1), 8 * SMALL.expansion.leaves
+    seconds, tokens_per_leaf = Counter[str](), Counter[str]()
+    for seed in range(8):
+        batch = Batch(8, SMALL, Workload(median_turn_tokens=8), latency, seed)
+        for schedule in SCHEDULES:
+            each = asyncio.run(simulate(schedule, batch, 1, EngineSpeed()))
+            assert each["leaves_per_s"] == pytest.approx(leaves / each["seconds"])
+            assert 0 < each["busy"] <= 1.001
+            seconds[schedule] += each["seconds"]
+            tokens_per_leaf[schedule] += each["tokens_per_leaf"]
+    assert seconds["continuous"] < seconds["rounds"] < seconds["lock-step"]
+    assert tokens_per_leaf["rounds"] < tokens_per_leaf["chains"]
 
 
 def test_the_same_seed_gives_the_same_figures():
