@@ -118,7 +118,7 @@ def test_a_tool_that_branches_well_is_told_so(capsys, kind, how):
     code, said = tried(capsys, kind, "--kwargs", '{"start": 1}', *CALLS)
     assert code == 0 and f"branches by {how}: 3 calls" in said
     assert '> {"by": 2}\nat 3   [' in said and "at 10   [" in said and "ms, reward 1]" in said
-    schema = json.loads(said.partition("told:\n")[2].partition("\n\n")[0])
+    schema = json.loads(said.partition("What the model reads:\n")[2].partition("\n\n")[0])
     assert list(schema["parameters"]["properties"]) == ["by"]
 
 
