@@ -24,7 +24,7 @@ from verl_atpo.method.undecided import Undecided
 from verl_atpo.schemes.shrunk import Estimates, estimates
 from verl_atpo.schemes.split import split_weights
 from verl_atpo.tree.contexts import group_contexts
-from verl_atpo.tree.recording import Generation, Turn
+from verl_atpo.tree.recording import BEGIN, Generation, Turn, contexts_of
 from verl_atpo.tree.tree import ROOT, TurnTree
 
 NEW = 10**9
@@ -34,6 +34,39 @@ EVENLY = [1.0, 0.75, 0.5, 0.25, 0.125]
 
 def credited(tree: TurnTree, undecided=EVENLY, contexts: Contexts = Contexts.MERGED) -> Estimates:
     return estimates(tree, group_contexts(tree, contexts), undecided, [node.reward for node in tree.nodes])
+
+
+def say(tree: TurnTree, parent: int, observed: int, said: int, reward: float | None = None, **changed: Any) -> int:
+    """Add a turn that reads one token and says one, and ends with ``reward``; return its number."""
+    turn = Turn((Generation(0, [observed], SimpleNamespace(token_ids=[said], log_probs=[-1.0]), **changed),))
+    return tree.add_turn(parent, mean_nll=1.0, is_leaf=reward is not None, reward=reward, turn=turn).index
+
+
+def random_delegation(seed: int, words: int) -> TurnTree:
+    """Grow chains and expansions that begin conversations and go on with any of those before."""
+    rng, tree = random.Random(seed), TurnTree()
+    for number in range(rng.randint(2, 8)):
+        parent = rng.choice([node.index for node in tree.nodes if not node.is_leaf]) if number > 3 else ROOT
+        while parent == ROOT or not tree.nodes[parent].is_leaf:
+            before = [BEGIN, *tree.generations(tree.path(parent))]
+            base = rng.choice(before) if len(before) > 1 and rng.random() < 0.7 else BEGIN
+            changed = {} if len(before) > 1 and base is before[-1] else {"before": base}
+            observed = 0 if parent == ROOT else rng.randrange(2)
+            ended = len(before) == 6 or rng.random() < 0.2
+            reward = rng.choice([0.0, 0.3, 1.0]) if ended else None
+            parent = say(tree, parent, observed, 10 + rng.randrange(words), reward, **changed)
+    return tree
+
+
+def histories(tree: TurnTree) -> list[Any]:
+    """List what came before each turn: all contexts and turns of its trajectory, and the context it was sampled in."""
+    found: list[Any] = [()]
+    for node in tree.nodes[1:]:
+        generations = tree.generations(tree.path(node.index))
+        asked = [tuple(context) for context in contexts_of(generations)]
+        said = [tuple(generation.output.token_ids) for generation in generations[:-1]]
+        found.append((tuple(asked), tuple(said)))
+    return found
 
 
 def test_one_expansion_by_hand():
@@ -107,10 +140,11 @@ def test_many_turns_of_one_context_are_compared_with_each_other(before):
         assert found.advantages[leaf] == pytest.approx(outcome - others, abs=1e-9 if not before else 0.03)
 
 
+@pytest.mark.parametrize("grown", [random_talk, random_delegation])
 @given(st.integers(0, 10**6), st.sampled_from([1, 2, 3, NEW]))
-def test_baselines_are_the_posterior_means_of_a_dense_model(seed, words):
+def test_baselines_are_the_posterior_means_of_a_dense_model(grown, seed, words):
     """All contexts at once: a linear system with one unknown for each, edges n / D and outcomes 1 / U."""
-    tree = random_talk(seed, words)
+    tree = grown(seed, words)
     rng = random.Random(seed)
     undecided = [1.0]
     for _ in range(5):
@@ -126,7 +160,7 @@ def test_baselines_are_the_posterior_means_of_a_dense_model(seed, words):
 
 def dense_baseline(tree: TurnTree, left_out: int, undecided: list[float]) -> float | None:
     """Posterior mean of the context of a turn, from a tree without this turn and all that follows it."""
-    context = group_contexts(tree, Contexts.MERGED).context
+    context = histories(tree)
     gone = {left_out}
     for node in tree.nodes[1:]:
         if node.parent in gone:
@@ -160,9 +194,40 @@ def dense_baseline(tree: TurnTree, left_out: int, undecided: list[float]) -> flo
     return float(np.linalg.solve(system, right)[number[context[left_out]]])
 
 
+def test_a_sub_agents_context_at_two_depths_by_hand():
+    """A sub-agent reads 9 after the main agent's first turn, in another chain after its second. U = 1, 0.6, 0.3.
+
+    root -> 1 -> 2 (9): 1.0; root -> 3 -> 4 (main) -> 5 (9): 0.0; root -> 6 -> 7 (9): 0.5. Turns 1, 3 and 6 are copies.
+    Turns 2 and 7 share a context; turn 5 has the same words before it, but the main agent has done more.
+    Baseline of 2: 7 says 0.5 with variance U_1 = 0.6. Turn 5 says 0 with U_2 = 0.3, to the context of 4 with D_1 = 0.3,
+    to the prompt with D_0 = 0.4, and down again with D_0 / 2, as 1 and 6 are two draws: with 1.2. That makes 1/3.
+    For 5 nothing shares its context; 2 and 7 say 0.75 through all contexts before.
+    """
+    tree = TurnTree()
+    first = say(tree, ROOT, 0, 1, before=BEGIN)
+    say(tree, first, 9, 2, 1.0, before=BEGIN)
+    second = say(tree, ROOT, 0, 1, before=BEGIN)
+    say(tree, say(tree, second, 5, 1), 9, 2, 0.0, before=BEGIN)
+    say(tree, say(tree, ROOT, 0, 1, before=BEGIN), 9, 3, 0.5, before=BEGIN)
+    found = credited(tree, [1.0, 0.6, 0.3])
+    assert found.peers == [0, 2, 1, 2, 0, 0, 2, 1]
+    assert found.baselines[2] == pytest.approx(1 / 3)
+    assert found.baselines[4:6] == pytest.approx([0.75, 0.75])
+    assert found.values[1:] == [1.0, 1.0, 0.0, 0.0, 0.0, 0.5, 0.5]
+
+
+def test_chains_whose_loop_wrote_different_first_prompts_are_compared():
+    tree = TurnTree()
+    for clock, reward in ((1, 1.0), (2, 0.0), (3, 0.5)):
+        say(tree, say(tree, ROOT, clock, 7, before=BEGIN), 8, 7, reward, before=BEGIN)
+    assert credited(tree).values[0] == pytest.approx(0.5)
+    assert credited(tree).baselines[1:] == pytest.approx([0.25, 0.25, 0.75, 0.75, 0.5, 0.5])
+
+
+@pytest.mark.parametrize("grown", [random_talk, random_delegation])
 @given(st.integers(0, 10**6), st.sampled_from([1, 2, NEW]), st.floats(-3, 3))
-def test_what_comes_of_a_turn_never_moves_its_own_baseline(seed, words, change):
-    tree = random_talk(seed, words)
+def test_what_comes_of_a_turn_never_moves_its_own_baseline(grown, seed, words, change):
+    tree = grown(seed, words)
     before = credited(tree)
     rng = random.Random(seed)
     leaf = rng.choice(tree.leaves)
@@ -242,9 +307,10 @@ def test_the_estimator_reads_the_advantages_out_of_rows(words, normalize):
                 assert found == pytest.approx([expected[node]] * 2, abs=1e-5)
 
 
+@pytest.mark.parametrize("grown", [random_talk, random_delegation])
 @given(st.integers(0, 10**6), st.sampled_from([1, 3, NEW]))
-def test_differences_of_the_dump_make_the_advantages(seed, words):
-    tree = random_talk(seed, words)
+def test_differences_of_the_dump_make_the_advantages(grown, seed, words):
+    tree = grown(seed, words)
     tree.undecided = EVENLY
     credit = credit_of(tree, shrunk(mute_above=0.3))
     plain = credited(tree)

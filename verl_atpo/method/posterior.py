@@ -12,6 +12,9 @@ prompt wherever it is looked at, so chains that share nothing weigh the same.
 Turns with equal tokens in an equal context (copies) whose next contexts are equal too are n draws of one value: their D
 is D / n, and what was sampled after any of them is pooled first.
 
+Contexts are told apart by all that came before (:func:`verl_atpo.tree.contexts.along_paths`): equal tokens that a
+sub-agent or a compacted conversation reads after different turns are contexts of their own, related by those before.
+
 Everything is done by passing messages up and down the tree of contexts, which is exact for this model.
 """
 
@@ -22,7 +25,7 @@ import math
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from verl_atpo.tree.contexts import Grouping
+from verl_atpo.tree.contexts import Grouping, along_paths
 from verl_atpo.tree.tree import ROOT, TurnTree
 
 LEAST = 1e-6
@@ -86,6 +89,7 @@ class ContextTree:
         cls, tree: TurnTree, grouping: Grouping, outcome: Sequence[float | None], gain: Sequence[float]
     ) -> ContextTree:
         """Collect what messages are passed along."""
+        grouping = along_paths(tree, grouping)
         known = [each is not None for each in outcome]
         for node in reversed(tree.nodes[1:]):
             known[node.parent] |= known[node.index]
@@ -173,9 +177,20 @@ class Messages:
         return below.after(self.decides(depth), contexts.gain[node])
 
     def _parts(
-        self, context: int, left_out: Collection[int] = (), weights: Sequence[float] | None = None
+        self,
+        context: int,
+        left_out: Collection[int] = (),
+        weights: Sequence[float] | None = None,
+        beside: int | None = None,
     ) -> Iterator[Estimate]:
-        """List independent estimates of a context's value from the turns sampled in it, without some of them."""
+        """List independent estimates of a context's value from the turns sampled in it.
+
+        Args:
+            context: the context.
+            left_out: turns whose trajectories do not count.
+            weights: by node, factors of the precision of turns.
+            beside: context that follows, and does not count.
+        """
         contexts, depth = self._contexts, self._contexts.depth[context]
         for node in contexts.turns[context]:
             outcome = contexts.outcome[node]
@@ -184,7 +199,7 @@ class Messages:
         for follower in contexts.follows.get(context, []):
             draws = contexts.draws[follower]
             left = [node for node in draws if node not in left_out]
-            if not left:
+            if not left or follower == beside:
                 continue
             below = self._below[follower]
             if len(left) < len(draws):
@@ -196,7 +211,7 @@ class Messages:
     def _from_before(self, context: int, follower: int) -> Estimate | None:
         """Estimate the value of ``follower`` from everything that was not sampled in it or later."""
         draws = self._contexts.draws[follower]
-        elsewhere = pool([*self._parts(context, draws), *filter(None, [self._above[context]])])
+        elsewhere = pool([*self._parts(context, beside=follower), *filter(None, [self._above[context]])])
         return elsewhere and elsewhere.after(self.decides(self._contexts.depth[context]) / len(draws))
 
 

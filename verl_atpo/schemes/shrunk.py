@@ -22,7 +22,7 @@ from verl_atpo.method.credit import Number, Outcomes, leaf_returns, normalizatio
 from verl_atpo.method.posterior import ContextTree, Messages
 from verl_atpo.method.scheme import Credit, Known, Scheme, register_scheme
 from verl_atpo.method.squared_score import muting, squared_score
-from verl_atpo.tree.contexts import Grouping, group_contexts
+from verl_atpo.tree.contexts import Grouping, along_paths, group_contexts
 from verl_atpo.tree.tree import ROOT, TurnTree
 
 
@@ -36,9 +36,9 @@ class Shrunk(Scheme):
         precision         1 / U_k of an outcome for its turn's context, 1 / (D_k + 1 / sum of precisions) of other turns
         baseline          precision-weighted mean of the other turns of the context and of what is known from before it
 
-    ``credit.contexts`` says what one context is; ``credit.advantage`` and ``backup`` have to be their defaults. A
-    z-score divides by the deviation of leave-one-out differences, so that chains get GRPO's advantages; with
-    ``normalize=center`` they get RLOO's.
+    ``credit.contexts`` says what one context is, where all that came before is equal too. ``credit.advantage`` and
+    ``backup`` have to be their defaults. A z-score divides by the deviation of leave-one-out differences, so that
+    chains get GRPO's advantages; with ``normalize=center`` they get RLOO's.
     """
 
     name = "shrunk"
@@ -87,7 +87,7 @@ class Shrunk(Scheme):
         scale = normalization(Outcomes.of(returns), self.config.normalize)[1] * self._share(len(returns))
         mute = self.config.mute_above
         factors = [1.0] * len(tree.nodes) if mute is None else muting(tree, mute)
-        context = group_contexts(tree, self.config.contexts).context
+        context = along_paths(tree, group_contexts(tree, self.config.contexts)).context
         described: list[list[dict[str, Any]]] = []
         for node, value, advantage in zip(tree.nodes, credit.values, credit.advantages, strict=True):
             if node.index == ROOT or value is None or advantage is None:

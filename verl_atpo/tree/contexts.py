@@ -82,6 +82,29 @@ def group_contexts(tree: TurnTree, contexts: Contexts) -> Grouping:
     return Grouping(copy_of if contexts is Contexts.MERGED else own, context)
 
 
+def along_paths(tree: TurnTree, grouping: Grouping) -> Grouping:
+    """Keep turns in one context only where all contexts and turns before it are equal too; the contexts form a tree.
+
+    Contexts of a plain chat are so already: its context holds everything before. Where trajectories have several
+    conversations (sub-agents, compaction), a context may be met after other turns, at another depth, or after other
+    contexts. What was done before still decides the outcome, so it is a context of its own there. All first turns have
+    one context, the tree's prompt, also where the loop wrote something of its own into it.
+
+    Args:
+        tree: the tree.
+        grouping: of its turns; not by states.
+    """
+    numbers: dict[tuple[int, int], int] = {}
+    firsts: dict[tuple[int, int], int] = {}
+    copy_of, context = [ROOT], [-1]
+    for node in tree.nodes[1:]:
+        before = copy_of[node.parent]
+        here = (before, -1 if before == ROOT else grouping.context[node.index])
+        context.append(numbers.setdefault(here, len(numbers)))
+        copy_of.append(firsts.setdefault((context[-1], grouping.copy_of[node.index]), node.index))
+    return Grouping(copy_of, context)
+
+
 def _added_media(tree: TurnTree, node: TurnNode) -> tuple[str, ...]:
     """List the images, videos and audio of a turn's observation; of its whole context where the loop replaced some."""
     before = () if node.parent == ROOT else tree.turn(node.parent).generations[-1].media
