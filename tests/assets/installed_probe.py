@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from importlib.metadata import distribution, entry_points
 from pathlib import Path
@@ -26,6 +27,7 @@ SEARCHES = [
 
 def compose_all() -> None:
     """Every preset, under verl's real config and our checks."""
+    os.environ["VERL_PLATFORM"] = "cpu"  # after verl was imported: presets of the platform ask for it
     with initialize_config_module("verl.trainer.config", version_base=None):
         for group, names in PRESETS.items():
             for name in names:

@@ -220,6 +220,7 @@ def node(index: int, parent: int, round: int, observation: str, text: str, rewar
 
 def tree(step: int) -> dict:
     return {
+        "uid": "0",
         "global_step": step,
         "prompt": "<|im_start|>user\nexample<|im_end|>\n<|im_start|>user\n1 + 2?<|im_end|>\n<|im_start|>assistant\n",
         "ground_truth": "3",

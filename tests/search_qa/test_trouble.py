@@ -137,7 +137,7 @@ async def test_one_querys_trouble_is_its_own(behaviour: Any) -> None:
 
 @pytest.mark.fault("Search server", "an answer without an end", "an outage")
 async def test_an_answer_without_an_end_is_not_read_to_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("verl_atpo.search_qa.retriever.wire._MOST_BYTES", 1000)
+    monkeypatch.setattr("verl_atpo.search_qa.retriever.hits._MOST_BYTES", 1000)
 
     async def long(request: web.Request, queries: list[str]) -> web.StreamResponse:
         return web.Response(body=b" " * 2000)

@@ -64,7 +64,10 @@ BAD = [
     (f"{C}.shared_turns=twice", f"{C}.shared_turns='twice'"),
     (f"{C}.contexts=merge", f"{C}.contexts='merge'"),
     ((f"{C}.contexts=states", f"{C}.advantage=value"), f"{C}.contexts='states'"),
-    ((f"{C}.contexts=states", "algorithm.adv_estimator=grpo"), f"{C}.contexts=states"),
+    (
+        (f"{C}.contexts=states", f"{C}.advantage=diff_parent", f"{C}.scheme=null", "algorithm.adv_estimator=grpo"),
+        f"{C}.contexts=states",
+    ),
     ((f"{C}.contexts=merged", f"{R}.agent.agent_loop_manager_class=null"), f"{C}.contexts=merged"),
     (f"{C}=[1,2]", f"{C}=[1, 2]"),
     # machines without GPU
