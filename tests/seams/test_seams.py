@@ -20,6 +20,7 @@ from verl_atpo.seams.check import SeamMissing, missing, problem_of, problems, re
 from verl_atpo.seams.features import asked_for
 from verl_atpo.seams.places import SEAMS, Feature, Seam
 from verl_atpo.seams.versions import installed_version, tested_versions
+from verl_atpo.startup.driver import REHEARSAL_ENV
 
 ALL = [(feature, seam) for feature, own in SEAMS.items() for seam in own]
 OLDER = "0.9.0"
@@ -108,7 +109,7 @@ def in_the_older_verl(older: Path, agent: str) -> subprocess.CompletedProcess[st
     code = f"VERSION, AGENT = {OLDER!r}, {[agent]!r}\n{COMPOSED}"
     return subprocess.run(
         [sys.executable, "-W", "ignore", "-c", code],
-        env={**os.environ, "PYTHONPATH": f"{older}{os.pathsep}{PYTHON_PATH}"},
+        env={**os.environ, REHEARSAL_ENV: "off", "PYTHONPATH": f"{older}{os.pathsep}{PYTHON_PATH}"},
         capture_output=True,
         text=True,
         timeout=300,
