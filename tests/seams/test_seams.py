@@ -119,7 +119,7 @@ def in_the_older_verl(older: Path, agent: str) -> subprocess.CompletedProcess[st
 def test_the_older_verl_registers_composes_and_passes_the_checks(older):
     done = in_the_older_verl(older, "+agent=search")
     assert done.returncode == 0, done.stderr[-3000:]
-    assert "rollout.n=5 gives way to +atpo=tree: it is 12 now" in done.stderr
+    assert "rollout.n=5 yields to +atpo=tree: it is 12" in done.stderr
 
 
 def test_what_the_older_verl_has_no_place_for_is_refused_before_ray_starts(older):
