@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from omegaconf import ListConfig, OmegaConf
+from omegaconf import ListConfig
 
 from verl_atpo.failure import brief
 from verl_atpo.settings import ConfigError, did_you_mean
@@ -291,12 +291,6 @@ def tools(run: Run) -> list[Any]:
 def schemas(run: Run) -> list[dict[str, Any]]:
     """Return the schemas of the tools as the chat template gets them."""
     return [each.tool_schema.model_dump(exclude_unset=True, exclude_none=True) for each in run.once(tools)]
-
-
-def template_arguments(run: Run) -> dict[str, Any]:
-    """Return ``data.apply_chat_template_kwargs``."""
-    value = run.get("data.apply_chat_template_kwargs")
-    return dict(OmegaConf.to_container(value, resolve=True)) if value else {}  # type: ignore[arg-type]
 
 
 @contextlib.contextmanager
