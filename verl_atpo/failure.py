@@ -9,7 +9,9 @@ from __future__ import annotations
 import re
 from itertools import pairwise
 
-from verl_atpo.transient import STATUSES, dotted, named_outage, passes, verdict_of
+from verl_atpo.error_codes import STATUSES
+from verl_atpo.error_names import dotted, named_outage
+from verl_atpo.transient import passes, verdict_of
 
 LONGEST_PAUSE_S = 60.0
 LONGEST_REASON = 400

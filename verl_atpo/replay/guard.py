@@ -19,7 +19,7 @@ from transformers import PreTrainedTokenizerBase
 from verl_atpo.config import ObservationCut, ToolConfig
 from verl_atpo.deadlines.activity import Activity
 from verl_atpo.deadlines.within import within
-from verl_atpo.failure import ToolOutage, TransientToolError, is_transient
+from verl_atpo.failure import OUTAGES, ToolOutage, TransientToolError, is_outage, is_transient
 from verl_atpo.tools.answer import answer_of, compact, fixed
 from verl_atpo.tools.text import ControlTokens
 
@@ -162,7 +162,7 @@ class ToolGuard:
                     counts.retries += number > 1
                     return await self._one_try(tool, live)
         except Exception as error:
-            if not is_transient(error):
+            if isinstance(error, OUTAGES) or not is_outage(error):
                 raise
             times = "1 try" if number == 1 else f"{number} tries"
             raise ToolOutage(f"Tool {tool!r} is out after {times}: {error!r}") from error
