@@ -9,7 +9,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 SCRIPTS = {
     "hopqa": ROOT / "examples" / "quickstart.sh",
-    **{task: ROOT / "examples" / task / "run.sh" for task in ("python_sandbox", "smollm2", "text_world")},
+    **{task: ROOT / "examples" / task / "run.sh" for task in ("black_box", "python_sandbox", "smollm2", "text_world")},
 }
 """Task -> its script, of those that share ``examples/kit/run.sh``."""
 

@@ -57,7 +57,8 @@ def test_a_task_composes_and_its_files_are_there(task: str, tmp_path: Path) -> N
     assert (config.data.seed, rollout.seed) == (3, 3)
     assert config.data.train_files == f"{tmp_path}/train.parquet"
     tools = rollout.multi_turn.tool_config_path or rollout.multi_turn.function_tool_path
-    assert Path(tools).is_file() and Path(config.reward.custom_reward_function.path).is_file()
+    assert task == "black_box" or Path(tools).is_file()  # its agents bring their own tools
+    assert Path(config.reward.custom_reward_function.path).is_file()
     assert (ROOT / "examples" / task / "prepare.py").is_file()
 
 

@@ -1,0 +1,28 @@
+"""The agent with the OpenAI Agents SDK: its runner asks and calls the tools; here are the tools and the end."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import agents
+from openai import AsyncOpenAI
+
+from examples.black_box.repository import Repository
+
+MOST_CALLS = 8
+
+agents.set_tracing_disabled(True)
+
+
+async def solve(task: Any, base_url: str, api_key: str) -> dict[str, Any]:
+    """Repair the repository of the data row; the reward function gets the files."""
+    with Repository(task.extra_info) as repository:
+        async with AsyncOpenAI(base_url=base_url, api_key=api_key) as client:
+            model = agents.OpenAIChatCompletionsModel(model="policy", openai_client=client)
+            tools = [agents.function_tool(tool) for tool in (repository.check, repository.find, repository.edit)]
+            agent = agents.Agent(name="repairer", model=model, tools=tools)
+            try:
+                await agents.Runner.run(agent, task.text, max_turns=MOST_CALLS)
+            except (agents.MaxTurnsExceeded, agents.ModelBehaviorError):
+                pass  # the model's own fault: what it has done is scored
+        return {"files": repository.files()}
