@@ -1,65 +1,120 @@
 """Measure the gateway: ``python -m benchmarks.gateway [--trajectories 1000] [--at-once 64] [--kill 0.2]``.
 
-The engine is simulated and answers at once, so all time of a call is the gateway's and the client's. Agents of the
-second part are processes, a share of which is killed at a random moment.
+The engine is simulated. In the first part it answers at once, so all time of a call is the gateway's and the client's;
+the same client also calls the same server with an empty handler. Agents of the second part are processes, a share of
+which is killed: before the first call, or during or after any of them.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import collections
+import contextlib
 import random
 import statistics
 import sys
 import tempfile
 import time
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import aiohttp
+from aiohttp import web
 from tabulate import tabulate
 
 from benchmarks.gateway.scripted import ScriptedEngine, make_loop, run, sampled
 from verl_atpo.gateway.service import close_service
 
+CALLS = 3
 CLIENT = """
-import json, os, urllib.request
-url, key = os.environ["OPENAI_BASE_URL"] + "/chat/completions", os.environ["OPENAI_API_KEY"]
+import http.client, json, os, random, signal, sys, threading, time
+from urllib.parse import urlsplit
+killed_at, delay = int(sys.argv[1]), float(sys.argv[2])
+
+def kill_soon(call):
+    if call == killed_at:
+        threading.Timer(delay, os.kill, (os.getpid(), signal.SIGKILL)).start()
+
+kill_soon(0)
+if killed_at == 0:
+    time.sleep(1)
+url = urlsplit(os.environ["OPENAI_BASE_URL"])
+server = http.client.HTTPConnection(url.hostname, url.port)
+headers = {"Authorization": "Bearer " + os.environ["OPENAI_API_KEY"], "Content-Type": "application/json"}
 messages = json.load(open(os.environ["TASK_FILE"]))["messages"]
-for _ in range(3):
-    body = json.dumps({"model": "m", "messages": messages}).encode()
-    request = urllib.request.Request(url, body, {"Authorization": "Bearer " + key, "Content-Type": "application/json"})
-    message = json.load(urllib.request.urlopen(request))["choices"][0]["message"]
+for call in range(1, CALLS + 1):
+    kill_soon(call)
+    server.request("POST", url.path + "/chat/completions", json.dumps({"model": "m", "messages": messages}), headers)
+    message = json.load(server.getresponse())["choices"][0]["message"]
     messages += [{"role": "assistant", "content": message["content"]}, {"role": "user", "content": "Go on."}]
+    time.sleep(0.05 * (killed_at > 0))
 json.dump({"reward": 1.0}, open(os.environ["RESULT_FILE"], "w"))
-"""
-"""Three calls; standard library only, so that a process starts fast."""
+time.sleep(0.2 * (killed_at > 0))
+""".replace("CALLS", str(CALLS))
+"""A few calls; standard library only, so that a process starts fast. It kills itself during or after a call."""
+LATENCY_S = 0.05
 
 
-async def overhead(calls: int, at_once: int) -> list[float]:
+async def talk(base_url: str, api_key: str, messages: list[dict[str, Any]], calls: int) -> list[float]:
+    """Seconds of each call of a conversation that grows."""
+    seconds, messages = [], list(messages)
+    async with aiohttp.ClientSession(headers={"Authorization": f"Bearer {api_key}"}) as session:
+        for _ in range(calls):
+            started = time.perf_counter()
+            async with session.post(f"{base_url}/chat/completions", json={"messages": messages}) as response:
+                message = (await response.json())["choices"][0]["message"]
+            seconds.append(time.perf_counter() - started)
+            messages.append({"role": "assistant", "content": message["content"]})
+            messages.append({"role": "user", "content": "Go on."})
+    return seconds
+
+
+async def calls_of_agents(calls: int, at_once: int) -> list[float]:
     """Seconds of each call of agents that run at the same time: HTTP, tokens, tool parser and all."""
-    import aiohttp
-
     seconds: list[float] = []
 
     async def agent(task: Any, base_url: str, api_key: str) -> float:
-        messages = list(task.messages)
-        async with aiohttp.ClientSession(headers={"Authorization": f"Bearer {api_key}"}) as session:
-            for _ in range(calls):
-                started = time.perf_counter()
-                async with session.post(f"{base_url}/chat/completions", json={"messages": messages}) as response:
-                    message = (await response.json())["choices"][0]["message"]
-                seconds.append(time.perf_counter() - started)
-                messages.append({"role": "assistant", "content": message["content"]})
-                messages.append({"role": "user", "content": "Go on."})
+        seconds.extend(await talk(base_url, api_key, task.messages, calls))
         return 1.0
 
-    await asyncio.gather(*(run(make_loop(ScriptedEngine(_answer), agent)) for _ in range(at_once)))
+    await asyncio.gather(*(run(make_loop(ScriptedEngine([ANSWER] * calls), agent)) for _ in range(at_once)))
     await close_service()
     return seconds
 
 
-def _answer(context: str) -> str:
-    return f"Answer {context.count('Go on.')} of some twenty tokens, which is what a short turn of an agent has."
+ANSWER = "Answer of some twenty tokens, which is what a short turn of an agent has."
+
+
+@contextlib.asynccontextmanager
+async def empty_server() -> AsyncIterator[str]:
+    """The base URL of aiohttp's server with a handler that reads a request and gives one answer."""
+
+    async def handle(request: web.BaseRequest) -> web.Response:
+        await request.json()
+        return web.json_response({"choices": [{"message": {"content": ANSWER}}]})
+
+    runner = web.ServerRunner(web.Server(handle))
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    try:
+        yield f"http://127.0.0.1:{runner.addresses[0][1]}/v1"
+    finally:
+        await runner.cleanup()
+
+
+async def calls_of_nothing(calls: int, at_once: int) -> list[float]:
+    """Seconds of each call of the empty server, by clients on threads of their own, as agents are."""
+    messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Where is Oslo?"}]
+
+    def client(url: str) -> list[float]:
+        return asyncio.run(talk(url, "none", messages, calls))
+
+    async with empty_server() as url:
+        found = await asyncio.gather(*(asyncio.to_thread(client, url) for _ in range(at_once)))
+    return [second for seconds in found for second in seconds]
 
 
 async def killed(trajectories: int, at_once: int, share: float, folder: Path) -> dict[str, Any]:
@@ -68,35 +123,54 @@ async def killed(trajectories: int, at_once: int, share: float, folder: Path) ->
     script.write_text(CLIENT)
     rng, slots = random.Random(0), asyncio.Semaphore(at_once)
     wrong = {"lost": 0, "doubled": 0, "mis-rewarded": 0}
-    crashed = silent = 0
+    crashes: collections.Counter[int] = collections.Counter()
 
-    async def one(number: int) -> None:
-        nonlocal crashed, silent
-        engine = ScriptedEngine(_answer, latency_s=0.05)
-        kill = f"import signal, threading; threading.Timer({rng.uniform(0.0, 0.4)}, os.kill, (os.getpid(), 9)).start()"
-        body = CLIENT.replace("for _ in", f"{kill}\nfor _ in") if rng.random() < share else CLIENT
-        own = folder / f"agent_{number}.py"
-        own.write_text(body)
+    async def one(killed_at: int, delay: float) -> None:
+        engine = ScriptedEngine([ANSWER] * 3 * CALLS, latency_s=LATENCY_S)
+        command = [sys.executable, "-S", str(script), str(killed_at), str(delay)]
         async with slots:
             try:
-                rows = await run(make_loop(engine, command=[sys.executable, "-S", str(own)], max_crash_share=1.0))
-            except Exception:  # killed before it asked once: nothing to train
-                silent += 1
-                wrong["lost"] += bool(engine.answers)
+                rows = await run(make_loop(engine, command=command, max_crash_share=1.0))
+            except Exception:  # killed at every start before it asked once
+                crashes[0] += 1
+                wrong["lost"] += bool(engine.answers) or killed_at > 1
                 return
         crash = rows[0].extra_fields["agent_crash"] is not None
-        crashed += crash
+        crashes[rows[0].extra_fields["agent_calls"]] += crash
         tokens, expected = sampled(rows), [token for answer in engine.answers for token in answer]
         wrong["lost"] += len(tokens) < len(expected)
         wrong["doubled"] += len(tokens) > len(expected)
         wrong["mis-rewarded"] += rows[-1].reward_score != (None if crash else 1.0)
 
     started = time.perf_counter()
-    await asyncio.gather(*map(one, range(trajectories)))
+    plans = [
+        (rng.randint(0, CALLS) if rng.random() < share else -1, rng.uniform(0.0, 3 * LATENCY_S))
+        for _ in range(trajectories)
+    ]
+    await asyncio.gather(*(one(*plan) for plan in plans))
     seconds = time.perf_counter() - started
     await close_service()
-    counts = {"trajectories": trajectories, "killed after a call": crashed, "killed before any": silent, **wrong}
-    return {**counts, "seconds": round(seconds, 1)}
+    counts = {f"killed after {calls} calls": crashes[calls] for calls in range(CALLS + 1)}
+    return {"trajectories": trajectories, **counts, **wrong, "seconds": round(seconds, 1)}
+
+
+def overhead(calls: int, at_once: int) -> dict[str, Any]:
+    """Times of the gateway's calls and of the empty server's, by turns, so that a busy machine slows both."""
+    found: dict[str, list[float]] = {"gateway": [], "empty server": []}
+    used = dict.fromkeys(found, 0.0)
+    for _ in range(ROUNDS):
+        for name, measure in (("gateway", calls_of_agents), ("empty server", calls_of_nothing)):
+            before = time.process_time()
+            found[name] += [1000 * each for each in asyncio.run(measure(calls, at_once))]
+            used[name] += 1000 * (time.process_time() - before)
+    columns: dict[str, Any] = {"agents at once": at_once, "calls": len(found["gateway"])}
+    for name, times in found.items():
+        columns[f"{name}: median ms"] = round(statistics.median(times), 2)
+        columns[f"{name}: CPU ms"] = round(used[name] / len(times), 2)
+    return columns
+
+
+ROUNDS = 5
 
 
 def main() -> None:
@@ -107,19 +181,7 @@ def main() -> None:
     parser.add_argument("--at-once", type=int, default=64)
     parser.add_argument("--kill", type=float, default=0.2, help="share of agents that are killed")
     options = parser.parse_args()
-    rows = []
-    for at_once in (1, 8):
-        used = time.process_time()
-        seconds = sorted(1000 * each for each in asyncio.run(overhead(options.calls, at_once)))
-        rows.append(
-            {
-                "agents at once": at_once,
-                "calls": len(seconds),
-                "CPU ms a call": round(1000 * (time.process_time() - used) / len(seconds), 2),
-                "median ms a call": round(statistics.median(seconds), 2),
-                "90 %": round(seconds[int(0.9 * len(seconds))], 2),
-            }
-        )
+    rows = [overhead(options.calls, at_once) for at_once in (1, 8)]
     print(tabulate(rows, headers="keys", tablefmt="github"))
     with tempfile.TemporaryDirectory() as folder:
         found = asyncio.run(killed(options.trajectories, options.at_once, options.kill, Path(folder)))

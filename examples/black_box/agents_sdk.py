@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import agents
@@ -21,8 +22,7 @@ async def solve(task: Any, base_url: str, api_key: str) -> dict[str, Any]:
             model = agents.OpenAIChatCompletionsModel(model="policy", openai_client=client)
             tools = [agents.function_tool(tool) for tool in (repository.check, repository.find, repository.edit)]
             agent = agents.Agent(name="repairer", model=model, tools=tools)
-            try:
+            # The model's own mistakes end a run; what it has done until then is scored.
+            with contextlib.suppress(agents.MaxTurnsExceeded, agents.ModelBehaviorError):
                 await agents.Runner.run(agent, task.text, max_turns=MOST_CALLS)
-            except (agents.MaxTurnsExceeded, agents.ModelBehaviorError):
-                pass  # the model's own fault: what it has done is scored
         return {"files": repository.files()}

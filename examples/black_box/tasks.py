@@ -10,7 +10,20 @@ from typing import Any
 from examples.black_box.repository import checks_script
 
 FILES = ("client", "server", "cache", "worker", "router", "storage", "logger", "queue")
-NAMES = ("PORT", "RETRIES", "TIMEOUT", "THREADS", "LIMIT", "DEPTH", "WIDTH", "BATCH", "DELAY", "LEVEL", "QUOTA", "SHARDS")
+NAMES = (
+    "PORT",
+    "RETRIES",
+    "TIMEOUT",
+    "THREADS",
+    "LIMIT",
+    "DEPTH",
+    "WIDTH",
+    "BATCH",
+    "DELAY",
+    "LEVEL",
+    "QUOTA",
+    "SHARDS",
+)
 VALUES = tuple(range(10, 30))
 QUESTION = "Make the checks pass."
 FILES_EACH, NAMES_EACH = 4, 2

@@ -132,6 +132,41 @@ async def test_a_crash_stops_the_run_where_a_setting_says_so(tmp_path):
         await run(make_loop(ScriptedEngine(["Yes."]), command=command, on_crash="stop"))
 
 
+KILLED = """
+import os, pathlib, signal, sys
+starts = pathlib.Path(sys.argv[1])
+starts.write_text(starts.read_text() + "x" if starts.exists() else "x")
+if len(starts.read_text()) <= int(sys.argv[2]):
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.parametrize("shell", [False, True], ids=["signal", "code of a shell"])
+async def test_an_agent_that_is_killed_before_it_asks_starts_again(tmp_path, shell):
+    path = tmp_path / "agent.py"
+    path.write_text(KILLED + ASK)
+    command = [sys.executable, str(path), str(tmp_path / "starts"), "2"]
+    if shell:
+        command = ["sh", "-c", " ".join(command) + "; exit $?"]
+    (row,) = await run(make_loop(ScriptedEngine(["Yes."]), command=command))
+    assert row.extra_fields["agent_crash"] is None and row.extra_fields["agent_calls"] == 1
+    assert (tmp_path / "starts").read_text() == "xxx"
+
+
+async def test_an_agent_that_is_always_killed_before_it_asks_is_an_outage(tmp_path):
+    path = tmp_path / "agent.py"
+    path.write_text(KILLED + ASK)
+    command = [sys.executable, str(path), str(tmp_path / "starts"), "100"]
+    with pytest.raises(ToolOutage, match="killed 3 times before it asked"):
+        await run(make_loop(ScriptedEngine(["Yes."]), command=command))
+
+
+async def test_an_agent_that_is_killed_after_a_call_is_scored_once(tmp_path):
+    command = script(tmp_path / "agent.py", "import signal\nos.kill(os.getpid(), signal.SIGKILL)")
+    (row,) = await run(make_loop(ScriptedEngine(["Yes.", "Again."]), command=command, max_crash_share=1.0))
+    assert row.extra_fields["agent_calls"] == 1 and "exit code -9" in row.extra_fields["agent_crash"]
+
+
 async def test_an_agent_that_never_asks_is_a_bug():
     async def silent(task, base_url, api_key):
         return 1.0

@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from verl_atpo.gateway.commands import GroupProcess, command_environment
+from verl_atpo.gateway.commands import GroupProcess, command_environment, killed
 from verl_atpo.gateway.settings import KEY, GatewayConfig
 from verl_atpo.settings import ConfigError
 
@@ -74,7 +74,16 @@ class Task:
 
 
 class AgentCrash(Exception):
-    """The agent raised an error or crashed; the text ends with its last output."""
+    """The agent raised an error or crashed.
+
+    Args:
+        text: ends with its last output.
+        killed: it was ended by a signal that came from outside, such as that of a machine without memory.
+    """
+
+    def __init__(self, text: str, killed: bool = False) -> None:
+        super().__init__(text)
+        self.killed = killed
 
 
 class Agent(Protocol):
@@ -267,7 +276,7 @@ class CommandAgent:
             finally:
                 await asyncio.shield(asyncio.ensure_future(process.end()))
             if code != 0:
-                raise AgentCrash(f"exit code {code}; its last words:\n{process.last_words()}")
+                raise AgentCrash(f"exit code {code}; its last output:\n{process.last_output()}", killed(code))
             return self._result(result_file)
 
     def _result(self, path: Path) -> Any:

@@ -25,7 +25,13 @@ logger = logging.getLogger(__name__)
 
 INHERITED = ("PATH", "HOME", "LANG", "LC_ALL", "LC_CTYPE", "TMPDIR", "PYTHONPATH", "VIRTUAL_ENV", "SSL_CERT_FILE")
 """Variables of the worker that a command sees; others may hold secrets of the training run."""
+ENDED_FROM_OUTSIDE = (signal.SIGKILL, signal.SIGTERM, signal.SIGHUP)
 SHORTEST_PAUSE_S, LONGEST_PAUSE_S = 0.005, 0.05
+
+
+def killed(code: int) -> bool:
+    """Return whether an exit code, a shell's included, is that of a program ended from outside."""
+    return -code in ENDED_FROM_OUTSIDE or code - 128 in ENDED_FROM_OUTSIDE
 
 
 def command_environment(further: Mapping[str, str], access: Access, task: Path, result: Path) -> dict[str, str]:
@@ -110,7 +116,7 @@ class GroupProcess:
         self._popen.wait()
         await asyncio.to_thread(self._end_strays)
 
-    def last_words(self) -> str:
+    def last_output(self) -> str:
         """Return the end of its output, errors first."""
         texts = [self._tail(path) for path in reversed(self._files)]
         return "\n".join(text for text in texts if text) or "(none)"

@@ -56,6 +56,11 @@ class Request:
     after: Call | None
     known: int
 
+    @property
+    def new(self) -> Sequence[Message]:
+        """The messages after that call's."""
+        return self.messages[self.known :]
+
 
 class Conversation:
     """All calls of one trajectory.

@@ -29,6 +29,8 @@ logger = logging.getLogger(__name__)
 
 AGENT_COLUMN = "agent"
 """Column of a data row that may name its agent's function."""
+MOST_STARTS = 3
+"""Starts of an agent that is killed from outside before it asks the model."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,11 +40,13 @@ class Ended:
     Attributes:
         result: what it returned.
         crash: last output of a crashed agent.
+        killed: the crash came from outside.
         late: it was ended because its time was up.
     """
 
     result: Any = None
     crash: str | None = None
+    killed: bool = False
     late: bool = False
 
 
@@ -69,17 +73,20 @@ class GatewayAgentLoop(AgentLoopBase):
 
         Raises:
             BranchBug: it never asked the model, crashed where that stops the run, or gave a reward that is no number.
-            ToolOutage: its time was up before it asked the model.
+            ToolOutage: its time was up before it asked the model, or it was killed from outside again and again.
             Exception: any error of the LLM client.
         """
         service = await service_of(self._settings, self.tokenizer)
         agent = make_agent(self._settings, row.get(AGENT_COLUMN) or self._agent)
-        trajectory = self._trajectory(service, sampling_params, row.get("priority", 0))
         task = Task([dict(message) for message in row["raw_prompt"]], row)
         async with service.slots:
             started = time.monotonic()
-            async with service.endpoint.serving(trajectory) as access:
-                ended = await self._run_agent(agent, task, access, trajectory)
+            for _ in range(MOST_STARTS):
+                trajectory = self._trajectory(service, sampling_params, row.get("priority", 0))
+                async with service.endpoint.serving(trajectory) as access:
+                    ended = await self._run_agent(agent, task, access, trajectory)
+                if not ended.killed or trajectory.conversation.calls:
+                    break
             seconds = time.monotonic() - started
         if trajectory.failure is not None:
             raise trajectory.failure
@@ -124,7 +131,7 @@ class GatewayAgentLoop(AgentLoopBase):
                 return Ended(late=trajectory.failure is None)
             return Ended(result=running.result())
         except AgentCrash as crash:
-            return Ended(crash=str(crash))
+            return Ended(crash=str(crash), killed=crash.killed)
         finally:
             failed.cancel()
             running.cancel()
@@ -136,6 +143,11 @@ class GatewayAgentLoop(AgentLoopBase):
         if ended.late and silent:
             raise ToolOutage(
                 f"The agent did not ask the model once within {KEY}.timeout_s={self._settings.timeout_s:g} s."
+            )
+        if ended.killed and silent:
+            raise ToolOutage(
+                f"The agent was killed {MOST_STARTS} times before it asked the model. Is the machine out of memory? "
+                f"{ended.crash}"
             )
         if ended.crash is not None and (silent or self._settings.on_crash is OnCrash.STOP):
             when = "before it asked the model" if silent else f"({KEY}.on_crash=stop)"

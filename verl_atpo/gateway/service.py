@@ -30,7 +30,7 @@ class Crashes:
         """Count a trajectory.
 
         Args:
-            crash: the agent's last words; None if it ended well.
+            crash: last output of a crashed agent; None if it ended well.
 
         Raises:
             BranchBug: too many crashed.
