@@ -31,7 +31,7 @@ def test_trees_of_an_agent_with_sub_agents_and_compaction_are_trained(tmp_path):
         "trainer.test_freq=-1",
         "+train=packed",
     )
-    assert run.wait(600) == 0, run.log[-5000:]
+    assert run.wait() == 0, run.log[-5000:]
     assert run.left_over() == []
     for step in range(1, STEPS + 1):
         rows = run.rows(step)
