@@ -10,6 +10,7 @@ SEED=${SEED:-0}
 STEPS=${STEPS:-40}
 PROMPTS=${PROMPTS:-8} # prompts a step; each grows one tree of 12 leaves
 LR=${LR:-1e-3}
+TRAIN=${TRAIN-packed} # every distinct token is trained once; TRAIN= trains on verl's padded rows
 OUT=${OUT:-outputs/hopqa_seed$SEED}
 ########################### end of user block ####################
 TASK=hopqa TITLE=HopQA TESTS="accuracy on entities it never trained on, by number of hops"
@@ -20,4 +21,4 @@ ROLLOUT=(
     actor_rollout_ref.rollout.multi_turn.function_tool_path=examples/hopqa/search_tool.py
 )
 REWARD=(reward.custom_reward_function.path=examples/kit/answer_reward.py)
-source "$(dirname "${BASH_SOURCE[0]}")/kit/run.sh" "$@"
+source "$(dirname "${BASH_SOURCE[0]}")/kit/run.sh" ${TRAIN:+"+train=$TRAIN"} "$@"

@@ -21,6 +21,8 @@ class Schedule(str, enum.Enum):
     """K at a time, whenever all trajectories have ended (the paper)."""
     CONTINUOUS = "continuous"
     """As chains end, at the best turns sampled so far, those of running trajectories included."""
+    STAGGERED = "staggered"
+    """One after another while chains run, as their expected turns pass; like ``continuous`` until a tree is known."""
 
 
 class Budget(str, enum.Enum):

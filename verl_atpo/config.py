@@ -61,23 +61,37 @@ class ExpansionConfig:
     schedule: Schedule = Schedule.CONTINUOUS
     """Time at which the L * K expansions start."""
     start_after: Share = 0.5
-    """Share of the chains that have ended when the first expansion starts; for ``schedule=continuous``."""
+    """Share of the chains that have ended when the first expansion starts; for ``schedule=continuous``, and with
+    ``staggered`` for the first trees, when the number of turns is not known."""
     in_flight: Positive | None = None
-    """Expansions of one tree that run at a time, null for no limit; for ``schedule=continuous``."""
+    """Trajectories of one tree that run at a time, null for no limit; for ``schedule=continuous`` and ``staggered``."""
     budget: Budget = Budget.FIXED
     """Number of expansions: always L * K, or none while every trajectory has succeeded."""
     success: Annotated[float, Field(allow_inf_nan=False, strict=True)] = 1.0
     """Lowest outcome of a successful trajectory; for ``budget=adaptive``."""
     spares: Annotated[int, Field(ge=0, le=1024, strict=True)] = 0
     """Expansions beyond L * K for a tree with a failure, if other trees used fewer; for ``budget=adaptive``."""
+    first_at: Share = 0.2
+    """Share of the chains' expected turns that is sampled when the first expansion starts; for
+    ``schedule=staggered``."""
+    last_at: Share = 0.6
+    """Share of the chains' expected turns that is sampled when the last expansion starts; for
+    ``schedule=staggered``."""
 
     def __post_init__(self) -> None:
         if self.branches_per_round == 0 and self.rounds > 0:
             raise ValueError(
                 "branches_per_round=0 cannot work: expected an integer of at least 1 (for plain chains set rounds=0)."
             )
-        if self.schedule is Schedule.CONTINUOUS and self.strategy == "other_chains":
-            raise ValueError("schedule='continuous' cannot work: other_chains needs every chain; set schedule=rounds.")
+        if self.schedule is not Schedule.ROUNDS and self.strategy == "other_chains":
+            raise ValueError(
+                f"schedule={self.schedule.value!r} cannot work: other_chains needs every chain; set schedule=rounds."
+            )
+        if self.first_at > self.last_at:
+            raise ValueError(
+                f"first_at={self.first_at:g} cannot work: expected at most last_at ({self.last_at:g}), because the "
+                "last expansion does not start before the first."
+            )
         if self.budget is Budget.FIXED and self.spares:
             raise ValueError(f"spares={self.spares} cannot work: fixed budgets leave none; set budget=adaptive, or 0.")
 

@@ -69,7 +69,7 @@ TASKS = {
 
 def arguments(task: Task, data: Path, seed: int) -> list[str]:
     """Return the arguments of the task's script to `main_ppo`, with this benchmark's changes."""
-    variables = {"DRY_RUN": "1", "OUT": str(data), "SEED": str(seed)}
+    variables = {"DRY_RUN": "1", "OUT": str(data), "SEED": str(seed), "TRAIN": ""}
     variables |= {"STEPS": str(task.steps), "PROMPTS": str(task.prompts)}
     command = ["bash", task.script, *task.overrides, *ONLY_TRAINING]
     done = subprocess.run(

@@ -1,4 +1,4 @@
-"""Four ways to sample the trajectories of a batch: chains, trees in rounds or continuously, rounds in lock-step."""
+"""Ways to sample the trajectories of a batch: chains, trees by each schedule, rounds in lock-step."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from verl_atpo.replay.client import BranchSession
 from verl_atpo.replay.runner import Branch, LoopRunner, Start
 from verl_atpo.rollout.grower import TreeGrower
 from verl_atpo.rollout.grown import GrownTree
+from verl_atpo.tree.tree import Depth
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,6 +27,8 @@ class Batch:
         config: of the trees; chains take as many trajectories per prompt.
         workload, latency: what trajectories and tools look like.
         seed: of lengths and latencies.
+        depths: of the chains of earlier trees.
+        undecided: share of the outcome's variance that earlier trees had left after 0, 1, ... turns.
     """
 
     prompts: int
@@ -33,6 +36,8 @@ class Batch:
     workload: Workload
     latency: Latency
     seed: int = 0
+    depths: Sequence[Depth] = ()
+    undecided: Sequence[float] = (1.0,)
 
     def scheduled(self, schedule: Schedule) -> Batch:
         """The same, with trees that grow by ``schedule``."""
@@ -92,6 +97,11 @@ async def continuous(client: Any, batch: Batch) -> int:
     return sum(len(tree.leaves) for tree in await grow(client, batch.scheduled(Schedule.CONTINUOUS)))
 
 
+async def staggered(client: Any, batch: Batch) -> int:
+    """Our asynchronous trees, expansions one after another while chains run; returns the number of leaves."""
+    return sum(len(tree.leaves) for tree in await grow(client, batch.scheduled(Schedule.STAGGERED)))
+
+
 async def lock_step(client: Any, batch: Batch) -> int:
     """Rounds in lock-step: all running trajectories generate, then all wait, then all call tools, then all wait."""
     return sum(len(tree.leaves) for tree in await grow(client, batch.scheduled(Schedule.ROUNDS), Barrier()))
@@ -99,6 +109,8 @@ async def lock_step(client: Any, batch: Batch) -> int:
 
 SCHEDULES = {"chains": chains, "rounds": rounds, "continuous": continuous, "lock-step": lock_step}
 """Schedules by their name in tables."""
+ALL_SCHEDULES = {**SCHEDULES, "staggered": staggered}
+"""The same and the one that needs to know earlier trees."""
 
 
 def speeds(leaves: int, sampled_tokens: int, seconds: float) -> dict[str, float]:
@@ -129,7 +141,8 @@ async def grow(client: Any, batch: Batch, barrier: Barrier | None = None) -> Seq
             with barrier.joined() if barrier else contextlib.nullcontext():
                 return await runner.branch(start)
 
-        return await TreeGrower(batch.config, run_branch, random.Random(number)).grow()
+        earlier = batch.undecided, batch.depths
+        return await TreeGrower(batch.config, run_branch, random.Random(number), None, *earlier).grow()
 
     return await asyncio.gather(*map(tree, range(batch.prompts)))
 

@@ -20,7 +20,8 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
-from verl_atpo.config import ROOT_KEY, ConfigError, Contexts, ExpansionConfig, Penalty
+from verl_atpo.config import ROOT_KEY, ConfigError, Contexts, ExpansionConfig, Penalty, Schedule
+from verl_atpo.method.lengths import depths_of
 from verl_atpo.method.noise import relative_noise
 from verl_atpo.settings import did_you_mean
 from verl_atpo.tree.contexts import group_contexts
@@ -62,7 +63,7 @@ def strategy_named(name: str) -> Strategy:
 
 
 def select_turns(
-    tree: TurnTree, k: int, config: ExpansionConfig, rng: random.Random, *, least_depth: int = 0
+    tree: TurnTree, k: int, config: ExpansionConfig, rng: random.Random, *, least_depth: int = 0, wait: bool = False
 ) -> list[int]:
     """Select the ``k`` turns that expansions which start together re-sample, best first.
 
@@ -73,15 +74,19 @@ def select_turns(
         rng: source of randomness of strategies that need one.
         least_depth: turns up to a candidate, itself included, where there are any such: 1 leaves out the root, 2 the
             first turns too, which share nothing but the prompt.
+        wait: more turns will be known later: without enough of this depth select fewer, none of them twice.
 
     Returns:
-        ``k`` node indices; :data:`~verl_atpo.tree.tree.ROOT` stands for a fresh chain.
+        ``k`` node indices, or fewer with ``wait``; :data:`~verl_atpo.tree.tree.ROOT` stands for a fresh chain.
 
     Raises:
         ConfigError: ``config.strategy`` is not registered.
     """
-    ordered = strategy_named(config.strategy)(tree, _candidates(tree, least_depth), config, rng)
-    return list(itertools.islice(itertools.cycle(ordered), k))
+    candidates = _candidates(tree, least_depth)
+    if wait and tree.depth(candidates[0]) < least_depth:
+        return []
+    ordered = strategy_named(config.strategy)(tree, candidates, config, rng)
+    return ordered[:k] if wait else list(itertools.islice(itertools.cycle(ordered), k))
 
 
 def _candidates(tree: TurnTree, least_depth: int) -> list[int]:
@@ -169,28 +174,54 @@ def where_noise_falls_most(
     :func:`~verl_atpo.method.noise.relative_noise` rates contexts by their depth and by how many turns were sampled in
     them. A depth at which only a share of the chains can be expanded gains only this share, so that chains are not
     expanded late for having been long. Chains with fewer expansions come first.
+
+    With ``schedule=staggered`` depths are rated by the chains of earlier trees, and a running chain is left out until
+    it has come to its best depth.
     """
-    depths = _depths(tree)
-    chains = len(tree.nodes[ROOT].children)
-    if chains < 2:
+    rating = _NoiseRating(tree, config)
+    if rating.chains < 2:
         return candidates
-    context = group_contexts(tree, Contexts.MERGED).context
-    sampled = Counter(context)
     best: dict[int, tuple[int, float, int]] = {}
     for node in candidates:
         path = tree.path(node)
         if not path:
             continue
-        rating, selected = 1.0, ROOT
-        if 1 < len(path) <= len(depths):
-            left = tree.undecided[min(len(path), len(tree.undecided)) - 1]
-            there = sampled[context[node]] + tree.nodes[tree.nodes[node].parent].pending
-            spent, going = depths[len(path) - 1]
-            noise = relative_noise(left, spent, there, chains)
-            rating, selected = min((1.0, ROOT), (1.0 - going * (1.0 - noise), node))
-        so_far = best.get(path[0]) or (_expansions(tree, path[0]), rating, selected)
-        best[path[0]] = min(so_far, (so_far[0], rating, selected))
+        so_far = best.get(path[0]) or (_expansions(tree, path[0]), 1.0, ROOT)
+        best[path[0]] = min(so_far, (so_far[0], rating(node), node))
+    if config.schedule is Schedule.STAGGERED:
+        return _ready(tree, best, rating)
     return [node for _, _, node in sorted(best.values())] or [ROOT]
+
+
+class _NoiseRating:
+    """Noise times tokens with one more expansion in a context, relative to chains.
+
+    Attributes:
+        chains: of the tree.
+        depths: of its chains, or of those of earlier trees.
+    """
+
+    def __init__(self, tree: TurnTree, config: ExpansionConfig) -> None:
+        self._tree = tree
+        staggered = config.schedule is Schedule.STAGGERED
+        self.chains = config.initial_chains if staggered else len(tree.nodes[ROOT].children)
+        self.depths = tree.depths or depths_of(tree, tree.leaves)
+        self._context = group_contexts(tree, Contexts.MERGED).context
+        self._sampled = Counter(self._context)
+
+    def __call__(self, node: int) -> float:
+        """Rate the context that a node was sampled in; a first turn's is that of a fresh chain."""
+        tree = self._tree
+        there = self._sampled[self._context[node]] + tree.nodes[tree.nodes[node].parent].pending
+        return self.at(tree.depth(node), there)
+
+    def at(self, depth: int, sampled: int = 1) -> float:
+        """Rate the context of the turn of a depth in which ``sampled`` turns were sampled so far."""
+        if not 1 < depth <= len(self.depths):
+            return 1.0
+        left = self._tree.undecided[min(depth, len(self._tree.undecided)) - 1]
+        there = self.depths[depth - 1]
+        return 1.0 - there.going * (1.0 - relative_noise(left, there.spent, sampled, self.chains))
 
 
 def _expansions(tree: TurnTree, node: int) -> int:
@@ -200,21 +231,34 @@ def _expansions(tree: TurnTree, node: int) -> int:
     return grown + tree.nodes[node].pending + sum(_expansions(tree, child) for child in children)
 
 
-def _depths(tree: TurnTree) -> list[tuple[float, float]]:
-    """Compute by depth the share of its tokens that a chain has sampled there, and the share of chains that go on.
+def _ready(tree: TurnTree, best: dict[int, tuple[int, float, int]], rating: _NoiseRating) -> list[int]:
+    """List the contexts of chains that are at their best depth or have ended, those with fewest expansions only.
 
-    The first is averaged over the chains that have come so far, the second is the share of those that went on after one
-    more turn, so that this turn may be re-sampled.
+    A chain that will come to a better depth gets its expansion then, so no other chain gets a second one before.
+
+    Args:
+        tree: with running chains.
+        best: by a chain's first turn, its expansions so far, its best rating and the context that has it.
+        rating: of contexts.
     """
-    shares: list[list[float]] = []
-    for leaf in tree.leaves:
-        tokens = [len(tree.turn(node).token_ids) for node in tree.path(leaf)]
-        for depth, before in enumerate(itertools.accumulate([0, *tokens[:-1]])):
-            if len(shares) == depth:
-                shares.append([])
-            shares[depth].append(before / sum(tokens))
-    going = [len(each) / len(tree.leaves) for each in shares[1:]] + [0.0]
-    return [(sum(each) / len(each), on) for each, on in zip(shares, going, strict=bool(shares))]
+    ended = {tree.nodes[leaf].branch for leaf in tree.leaves}
+    firsts = tree.nodes[ROOT].children
+    begun = len({tree.nodes[first].branch for first in firsts if tree.nodes[first].round == 0})
+    fewest = math.inf if begun >= rating.chains else 0
+    ready = []
+    for first in firsts:
+        expansions, so_far, node = best.get(first, (_expansions(tree, first), 1.0, ROOT))
+        if (number := tree.nodes[first].branch) not in ended:
+            reached = max(tree.depth(node.index) for node in tree.nodes if node.branch == number)
+            depths = range(reached + 1, len(rating.depths) + 1)
+            if min((rating.at(depth) for depth in depths), default=1.0) < so_far:
+                fewest = min(fewest, expansions)
+                continue
+        if first in best:
+            ready.append((expansions, so_far, node))
+    if not ready and fewest == math.inf:
+        return [ROOT]
+    return [node for expansions, _, node in sorted(ready) if expansions <= fewest]
 
 
 def target_depths(tree: TurnTree, others: list[list[int]], count: int, penalty: float) -> list[int]:

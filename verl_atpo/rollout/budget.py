@@ -65,7 +65,7 @@ class TreeBudget:
                 return 0
             if started == self.most and not running:
                 self.most += self._spares.take(min(expansion.branches_per_round, self.ever - self.most))
-        if expansion.schedule is Schedule.CONTINUOUS and expansion.in_flight is not None:
+        if expansion.schedule is not Schedule.ROUNDS and expansion.in_flight is not None:
             return min(self.most - started, max(0, expansion.in_flight - running))
         return self.most - started
 

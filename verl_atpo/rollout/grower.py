@@ -3,7 +3,7 @@
 Asynchronous and engine-agnostic: a trajectory is a coroutine, so a slow tool delays its own trajectory only. With
 ``rounds`` K expansions start whenever all others have ended, and their turns join the tree then, in order of number.
 With ``continuous`` a turn joins as soon as its loop goes on, and expansions start as soon as enough chains have ended,
-at the best turns known by then.
+at the best turns known by then. With ``staggered`` they start one after another as the chains' turns join.
 """
 
 from __future__ import annotations
@@ -19,13 +19,15 @@ from collections.abc import Awaitable, Callable, Sequence
 from verl_atpo.config import AtpoConfig, Schedule
 from verl_atpo.failure import ReplayEndedError, is_outage, pause_s
 from verl_atpo.method.expansion import Pick, explain, select_turns
+from verl_atpo.method.lengths import expected_turns
 from verl_atpo.method.scheme import Questions
 from verl_atpo.replay.client import BranchSession
 from verl_atpo.replay.runner import Branch, Start
 from verl_atpo.rollout.budget import Spares, TreeBudget
 from verl_atpo.rollout.grown import GrownTree, Limb
+from verl_atpo.rollout.stagger import expansions_due, progress
 from verl_atpo.tree.recording import group_turns
-from verl_atpo.tree.tree import ROOT, TurnTree
+from verl_atpo.tree.tree import ROOT, Depth, TurnTree
 
 logger = logging.getLogger(__name__)
 
@@ -42,6 +44,7 @@ class TreeGrower:
         rng: for selection strategies that draw.
         spares: expansions that the trees of a batch share, for ``budget=adaptive``.
         undecided: share of the outcome's variance that earlier trees had left after 0, 1, ... turns.
+        depths: of the chains of earlier trees, for ``schedule=staggered``; empty before there is one.
 
     Attributes:
         grown: the tree so far, also when it failed.
@@ -54,15 +57,18 @@ class TreeGrower:
         rng: random.Random,
         spares: Spares | None = None,
         undecided: Sequence[float] = (1.0,),
+        depths: Sequence[Depth] = (),
     ) -> None:
         self._config = config
         self._budget = TreeBudget(config.expansion, spares or Spares())
         self._expansion = config.expansion
-        self._continuous = config.expansion.schedule is Schedule.CONTINUOUS
+        self._continuous = config.expansion.schedule is not Schedule.ROUNDS
+        self._staggered = config.expansion.schedule is Schedule.STAGGERED
+        self._turn_joined = asyncio.Event()
         self._run_branch = run_branch
         self._rng = rng
         self._began = time.monotonic()
-        self.grown = GrownTree(TurnTree(undecided))
+        self.grown = GrownTree(TurnTree(undecided, depths if self._staggered else ()))
 
     async def grow(self) -> GrownTree:
         """Grow the tree.
@@ -78,13 +84,26 @@ class TreeGrower:
                 if not running:
                     self._budget.close(len(self.grown.limbs))
                     return self.grown
-                done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+                done = await self._wait(running)
+                running -= done
                 if errors := [error for task in done if (error := task.exception()) is not None]:
                     raise errors[0]
         finally:
             for task in running:
                 task.cancel()
             await asyncio.gather(*running, return_exceptions=True)
+
+    async def _wait(self, running: set[asyncio.Task[None]]) -> set[asyncio.Task[None]]:
+        """Wait until a trajectory has ended, or with ``staggered`` a turn has joined; returns the ended ones."""
+        if not self._staggered:
+            return (await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED))[0]
+        self._turn_joined.clear()
+        turn = asyncio.create_task(self._turn_joined.wait())
+        try:
+            await asyncio.wait({*running, turn}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            turn.cancel()
+        return {task for task in running if task.done()}
 
     def _next(self, running: int) -> list[Limb]:
         """Return the trajectories that start now, while ``running`` others have not ended."""
@@ -93,11 +112,10 @@ class TreeGrower:
         if chains := expansion.initial_chains - len(limbs[: expansion.initial_chains]):
             return self._start([None] * min(free, chains))
         if self._continuous:
-            ended = sum(limb.branch is not None for limb in limbs[: expansion.initial_chains])
-            if ended < math.ceil(expansion.start_after * expansion.initial_chains):
+            if not (free := self._due(free)):
                 return []
             # While chains run, many a turn that is known is a first one: to sample it again would be a fresh chain.
-            least_depth = 1 if ended == expansion.initial_chains else 2
+            least_depth = 2 if self._chains_run else 1
         else:
             least_depth = 0
             if running:
@@ -107,8 +125,27 @@ class TreeGrower:
                     self._join(limb, limb.branch)
             free = min(free, expansion.branches_per_round)
         self._count_pending()
-        selected = select_turns(self.grown.tree, free, expansion, self._rng, least_depth=least_depth)
+        wait = self._staggered and self._chains_run
+        selected = select_turns(self.grown.tree, free, expansion, self._rng, least_depth=least_depth, wait=wait)
         return self._start(explain(self.grown.tree, selected, expansion, least_depth=least_depth))
+
+    @property
+    def _chains(self) -> list[Limb]:
+        return self.grown.limbs[: self._expansion.initial_chains]
+
+    @property
+    def _chains_run(self) -> bool:
+        return any(chain.branch is None for chain in self._chains)
+
+    def _due(self, free: int) -> int:
+        """Count the expansions that start now, of ``free`` that may."""
+        expansion, chains = self._expansion, self._chains
+        turns = expected_turns(self.grown.tree.depths)
+        if self._staggered and turns is not None:
+            due = expansions_due(progress(chains, turns), self._budget.most - len(chains), expansion)
+            return min(free, max(0, due - (len(self.grown.limbs) - len(chains))))
+        ended = sum(chain.branch is not None for chain in chains)
+        return free if ended >= math.ceil(expansion.start_after * expansion.initial_chains) else 0
 
     def _count_pending(self) -> None:
         tree = self.grown.tree
@@ -203,6 +240,7 @@ class TreeGrower:
                 tool_reward=turn.tool_reward if self._config.credit.tool_rewards else 0.0,
             ).index
         limb.joined = len(turns)
+        self._turn_joined.set()
 
 
 async def grow_and_ask(grower: TreeGrower, questions: Questions | None) -> GrownTree:

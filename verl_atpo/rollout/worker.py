@@ -29,6 +29,7 @@ from verl_atpo.deadlines.containment import contain_tasks
 from verl_atpo.deadlines.threads import in_thread
 from verl_atpo.deadlines.within import within
 from verl_atpo.failure import BranchBug, NothingSampledError, brief, died_while_made, is_outage, pause_s
+from verl_atpo.method.lengths import Lengths
 from verl_atpo.method.scheme import Credit
 from verl_atpo.method.undecided import Undecided
 from verl_atpo.replay.guard import CallMemo, ToolGuard
@@ -73,6 +74,7 @@ class TreeAgentLoopWorker(RunScopedWorker):
         self._at_work = 0
         self._spares = Spares()
         self._undecided = Undecided()
+        self._lengths = Lengths()
 
     @ray.method(concurrency_group=HEALTH)
     async def failures(self) -> Failures:
@@ -197,7 +199,8 @@ class TreeAgentLoopWorker(RunScopedWorker):
             return await runner.branch(start)
 
         started = time.monotonic()
-        grower = TreeGrower(self.atpo, run_branch, random.Random(prompt["uid"]), self._spares, self._undecided.shares)
+        earlier = self._undecided.shares, self._lengths.depths
+        grower = TreeGrower(self.atpo, run_branch, random.Random(prompt["uid"]), self._spares, *earlier)
         try:
             grown = await grow_and_ask(grower, questions)
         except Exception as error:
@@ -206,6 +209,7 @@ class TreeAgentLoopWorker(RunScopedWorker):
             raise
         credit = self._credit(grown)
         self._undecided.add(grown.tree, self.atpo.credit.tool_rewards)
+        self._lengths.add(grown.tree)
         self._stats.trees.append(tree_stats(grown, time.monotonic() - started, credit))
         for number, rows in enumerate(trajectory_rows(grown, credit, self.atpo.credit.shared_turns)):
             await super()._agent_loop_postprocess(rows, False, **{**prompt, "session_id": number})

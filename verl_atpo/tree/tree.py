@@ -50,6 +50,19 @@ class TurnNode:
     children: list[int] = dataclasses.field(default_factory=list)
 
 
+@dataclasses.dataclass(frozen=True)
+class Depth:
+    """One depth of chains.
+
+    Attributes:
+        spent: share of its tokens that a chain has sampled before its turn there, over the chains that came so far.
+        going: share of all chains that go on after this turn, so that it may be re-sampled.
+    """
+
+    spent: float
+    going: float
+
+
 class TurnTree:
     """A growing tree of turns; ``nodes[0]`` is the root and a parent's index is below its children's.
 
@@ -63,11 +76,13 @@ class TurnTree:
     Attributes:
         nodes: the root and all turns.
         undecided: share of the outcome's variance that earlier trees had left after 0, 1, ... turns; (1,) before any.
+        depths: of the chains of earlier trees, at their 1st, 2nd, ... turn; empty where that is not used.
     """
 
-    def __init__(self, undecided: Sequence[float] = (1.0,)) -> None:
+    def __init__(self, undecided: Sequence[float] = (1.0,), depths: Sequence[Depth] = ()) -> None:
         self.nodes: list[TurnNode] = [TurnNode(index=ROOT, parent=-1, mean_nll=None)]
         self.undecided = undecided
+        self.depths = depths
 
     def add_turn(
         self,
