@@ -48,6 +48,8 @@ def test_every_setting_is_read():
             "budget": "adaptive",
             "success": 2,
             "spares": 8,
+            "first_at": 0.25,
+            "last_at": 1,
         },
         "credit": {
             "backup": "leaf_mean",
@@ -84,7 +86,7 @@ def test_every_setting_is_read():
     config = AtpoConfig.from_mapping(settings)
     assert config == AtpoConfig(
         ExpansionConfig(
-            10, 6, 2, 1.0, Penalty.SIBLINGS, "random", Schedule.CONTINUOUS, 1.0, 12, Budget.ADAPTIVE, 2.0, 8
+            10, 6, 2, 1.0, Penalty.SIBLINGS, "random", Schedule.CONTINUOUS, 1.0, 12, Budget.ADAPTIVE, 2.0, 8, 0.25, 1.0
         ),
         CreditConfig(
             Backup.LEAF_MEAN,
@@ -157,7 +159,11 @@ def test_a_mapping_of_the_defaults_reads_back():
         ({"expansion": {"penalty": float("nan")}}, "algorithm.atpo.expansion.penalty=nan", "expected a finite number"),
         ({"expansion": {"penalty": "0.05"}}, "algorithm.atpo.expansion.penalty='0.05'", "expected float, got str"),
         ({"expansion": {"strategy": 3}}, "algorithm.atpo.expansion.strategy=3", "expected str, got int"),
-        ({"expansion": {"schedule": "continous"}}, "expansion.schedule='continous'", "one of rounds, continuous"),
+        (
+            {"expansion": {"schedule": "continous"}},
+            "expansion.schedule='continous'",
+            "one of rounds, continuous, stag",
+        ),
         ({"expansion": {"start_after": 0}}, "algorithm.atpo.expansion.start_after=0", "a number above 0"),
         ({"expansion": {"start_after": 1.5}}, "algorithm.atpo.expansion.start_after=1.5", "a number of at most 1"),
         ({"expansion": {"in_flight": 0}}, "algorithm.atpo.expansion.in_flight=0", "an integer of at least 1 or null"),

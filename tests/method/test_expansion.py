@@ -14,11 +14,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from verl_atpo.config import ConfigError, ExpansionConfig, Penalty
+from verl_atpo.config import ConfigError, ExpansionConfig, Penalty, Schedule
 from verl_atpo.method.expansion import STRATEGIES, explain, register_strategy, select_turns, uncertainty_score
 from verl_atpo.method.noise import relative_noise
 from verl_atpo.tree.recording import Generation, Turn
-from verl_atpo.tree.tree import ROOT, TurnTree
+from verl_atpo.tree.tree import ROOT, Depth, TurnTree
 
 
 def example() -> TurnTree:
@@ -187,3 +187,57 @@ def test_ties_go_by_depth_as_the_authors_walk_the_tree():
     selected = select_turns(tree, 4, config, random.Random(0))
     assert selected == [1, 4, 2, ROOT]
     assert [pick.rank for pick in explain(tree, selected, config)] == [1, 2, 3, 4]
+
+
+def test_no_turn_is_selected_twice_where_others_will_be_known_later():
+    def waiting(tree: TurnTree, depth: int) -> list[int]:
+        config = ExpansionConfig(penalty=0.0)
+        return select_turns(tree, 6, config, random.Random(0), least_depth=depth, wait=True)
+
+    assert waiting(example(), 2) == [6, 2, 7]
+    tree = TurnTree()
+    tree.add_turn(ROOT, mean_nll=0.5)
+    assert waiting(tree, 2) == [] and waiting(tree, 1) == [1]
+
+
+def running(*lengths: int, ended: tuple[int, ...] = ()) -> TurnTree:
+    """Chains of an earlier step's five equal turns, of which so many are sampled, half of the variance decided by two.
+
+    Node numbers go through the first chain's turns, then the second's.
+    """
+    depths = [Depth(at / 5, float(at < 4)) for at in range(5)]
+    tree = TurnTree((1.0, 1.0, 0.1, 0.1, 0.1), depths)
+    for chain, length in enumerate(lengths):
+        parent = ROOT
+        for number in range(length):
+            turn = Turn((Generation(0, [number], SimpleNamespace(token_ids=[chain], log_probs=[-1.0])),))
+            last = {"is_leaf": True, "reward": 0.0} if chain in ended and number == length - 1 else {}
+            parent = tree.add_turn(parent, mean_nll=1.0, turn=turn, branch=chain, **last).index
+    return tree
+
+
+def staggered(tree: TurnTree) -> list[int]:
+    config = ExpansionConfig(3, 3, 1, strategy="noise", schedule=Schedule.STAGGERED)
+    return select_turns(tree, 3, config, random.Random(0), least_depth=2, wait=True)
+
+
+def test_noise_waits_until_a_running_chain_is_at_its_best_depth():
+    """The best context is the one after two turns, where a third was sampled."""
+    assert min(range(1, 5), key=lambda at: relative_noise((1.0, 1.0, 0.1, 0.1, 0.1)[at], at / 5, 1, 3)) == 2
+    assert staggered(running(2, 2, 2)) == []
+    assert staggered(running(3, 2, 4)) == [3, 8]  # the third turns of the first and the third chain
+    # The second chain ended after two turns, of which the first may be a fresh chain and the last is no candidate; or
+    # after three, of which the second may be re-sampled, with less benefit than the others' third.
+    assert staggered(running(3, 2, 3, ended=(1,))) == [3, 8]
+    assert staggered(running(3, 3, 3, ended=(1,))) == [3, 9, 5]
+
+
+def test_noise_gives_no_chain_a_second_expansion_before_another_had_its_first():
+    tree = running(3, 2, 4)
+    tree.nodes[2].pending = 1  # the context of the first chain's third turn
+    assert staggered(tree) == [8]
+    tree.nodes[7].pending = 1
+    assert staggered(tree) == []
+    tree = running(3, 3)  # the third chain has no turn yet
+    tree.nodes[2].pending = 1
+    assert staggered(tree) == [6]

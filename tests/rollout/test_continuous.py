@@ -27,7 +27,7 @@ from verl_atpo.report.describe import TreeDescriber
 from verl_atpo.report.metrics import tree_stats
 from verl_atpo.rollout.grower import TreeGrower
 from verl_atpo.rollout.grown import GrownTree
-from verl_atpo.tree.tree import ROOT, TurnTree
+from verl_atpo.tree.tree import ROOT, Depth, TurnTree
 
 EXPANSION: dict[str, Any] = {"schedule": Schedule.CONTINUOUS}
 
@@ -46,9 +46,11 @@ class Watched:
         self.running: set[int] = set()
         self.most_running = 0
         self.beside: dict[int, set[int]] = {}
+        self.began: list[float] = []
 
     async def __call__(self, start: Start) -> Branch:
         self.starts.append(start)
+        self.began.append(asyncio.get_running_loop().time())
         self.running.add(start.number)
         self.beside.setdefault(start.number, set(self.running))
         self.most_running = max(self.most_running, len(self.running))
@@ -57,13 +59,14 @@ class Watched:
         return branch
 
 
-def grow(config: AtpoConfig, engine: FakeEngine, loop: FakeLoop) -> tuple[GrownTree, Watched]:
-    """A tree, on a virtual clock; one that stands still is noticed at once."""
+def grow(config: AtpoConfig, engine: FakeEngine, loop: FakeLoop, *earlier: Any) -> tuple[GrownTree, Watched]:
+    """A tree, on a virtual clock; one that stands still is noticed at once. ``earlier`` is what is known of trees."""
 
     async def on_a_virtual_clock() -> tuple[GrownTree, Watched]:
         with VirtualClock().patch_loop():
             run = Watched(runner_of(engine, loop))
-            return await asyncio.wait_for(TreeGrower(config, run, random.Random(0)).grow(), 1e6), run
+            grower = TreeGrower(config, run, random.Random(0), None, *earlier)
+            return await asyncio.wait_for(grower.grow(), 1e6), run
 
     return asyncio.run(on_a_virtual_clock())
 
@@ -157,7 +160,7 @@ def test_with_equal_latencies_after_all_chains_the_picks_of_a_round_are_those_of
 ):
     """The root, which `continuous` leaves out, aside."""
     picked = {}
-    for schedule in Schedule:
+    for schedule in (Schedule.ROUNDS, Schedule.CONTINUOUS):
         settings = config(
             chains, branches, 1, schedule=schedule, start_after=1.0, penalty_counts=penalty_counts, strategy=strategy
         )
@@ -258,3 +261,70 @@ def test_forking_tools_leave_snapshots_while_branches_are_still_to_start():
 
 def _numbers_without(starts: Sequence[Start]) -> list[int]:
     return [start.number for start in starts if not start.snapshots]
+
+
+FOUR_TURNS = [Depth(0.0, 1.0), Depth(0.25, 1.0), Depth(0.5, 1.0), Depth(0.75, 0.0)]
+"""Chains of earlier trees: four turns of equal length."""
+HALVED = (1.0, 0.5, 0.25, 0.125, 0.0625)
+"""Share of the outcome's variance that is left after each turn."""
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    chains=st.integers(1, 5),
+    branches=st.integers(1, 4),
+    rounds=st.integers(0, 3),
+    seed=st.integers(0, 10_000),
+    stop=st.sampled_from([0.0, 0.3, 1.0]),
+    max_turns=st.integers(1, 6),
+    drift=st.booleans(),
+    fail=st.sampled_from([0.0, 0.2]),
+    ends=st.sampled_from([(0.01, 0.01), (0.2, 0.6), (1.0, 1.0)]),
+    in_flight=st.sampled_from([None, 1, 5]),
+    strategy=st.sampled_from(["entropy", "random", "noise"]),
+    known=st.booleans(),
+)
+def test_staggered_trees_are_whole_too(
+    chains, branches, rounds, seed, stop, max_turns, drift, fail, ends, in_flight, strategy, known
+):
+    settings = config(
+        chains, branches, rounds, schedule=Schedule.STAGGERED, first_at=ends[0], last_at=ends[1],
+        in_flight=in_flight, strategy=strategy,
+    )  # fmt: skip
+    earlier = (HALVED, FOUR_TURNS) if known else ()
+    grown, run = grow(
+        settings, FakeEngine(seed, stop=stop, fail=fail, latency_s=10.0), FakeLoop(max_turns, drift), *earlier
+    )
+    check(grown, settings)
+    assert in_flight is None or run.most_running <= in_flight
+
+
+class Clockwork(FakeEngine):
+    """Answers every request after one second, so that all chains take their turns together."""
+
+    async def generate(self, request_id: str, **kwargs: Any) -> Any:
+        await asyncio.sleep(1.0)
+        return await super().generate(request_id, **kwargs)
+
+
+def test_staggered_expansions_start_as_the_turns_of_chains_join():
+    """Four chains of 6 turns, one a second; earlier chains had 4, so a quarter of the expected turns is a second.
+
+    A turn joins when the next one begins, the second one after 2 s. Of six expansions between 20 and 70 %, those due at
+    20, 30, 40 and 50 % start then, the others at 60 and 70 % after 3 s.
+    """
+    settings = config(4, 3, 2, schedule=Schedule.STAGGERED, first_at=0.2, last_at=0.7, strategy="entropy")
+    _, run = grow(settings, Clockwork(1, stop=0.0), FakeLoop(6), HALVED, FOUR_TURNS)
+    assert run.began == [0, 0, 0, 0, 2, 2, 2, 2, 3, 3]
+    _, run = grow(settings, Clockwork(1, stop=0.0), FakeLoop(6))  # nothing is known: like continuous
+    assert run.began == [0, 0, 0, 0, 6, 6, 6, 6, 6, 6]
+
+
+def test_staggered_expansions_where_noise_falls_most_fall_on_one_chain_each():
+    settings = config(6, 3, 2, schedule=Schedule.STAGGERED, first_at=0.01, last_at=0.01, strategy="noise")
+    grown, run = grow(settings, FakeEngine(2, stop=0.0, latency_s=10.0), FakeLoop(6), HALVED, FOUR_TURNS)
+    check(grown, settings)
+    assert sorted(grown.tree.path(node)[0] for node in grown.picked) == sorted(
+        grown.tree.path(leaf)[0] for leaf in grown.leaves[:6]
+    )
+    assert all(run.beside[limb.number] & set(range(6)) for limb in grown.limbs[6:])  # chains were running
