@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 import re
+from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
+import matplotlib
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import ImageFont
 
 from tests.assets.trees import random_tree
 from tests.assets.untrusted import NASTY
 from verl_atpo.render.colors import ColorBy, heat, scale_of, shade
+from verl_atpo.render.export import to_svg
 from verl_atpo.render.layout import ROOT, below, children_of, lay_out, neighbour
 from verl_atpo.render.picture import draw_tree
 from verl_atpo.render.thumbnail import draw_thumbnail
@@ -22,6 +27,7 @@ from verl_atpo.render.timeline import draw_timeline, spans
 from verl_atpo.render.trajectory import branch_of, leaves_of, path_to, segments
 from verl_atpo.view.demo import demo_trees
 
+FONT = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
 SVG = "{http://www.w3.org/2000/svg}"
 
 
@@ -163,12 +169,15 @@ def test_a_row_ends_where_the_response_was_cut_off_and_masks_shared_turns() -> N
     assert sampled[-1] == dataclasses.replace(second, tokens=1)
 
 
-def boxes(element: ElementTree.Element, x: float = 0.0, y: float = 0.0) -> list[tuple[float, float, float, float]]:
-    """Where the badges, fold marks and rewards of a picture are: left, top, right, bottom."""
+Box = tuple[float, float, float, float]
+"""Left, top, right, bottom."""
+
+
+def boxes(element: ElementTree.Element, x: float = 0.0, y: float = 0.0) -> list[Box]:
+    """Where the badges, fold marks and rewards of a picture are."""
     found = []
     for child in element:
-        at = re.match(r"translate\(([-\d.]+) ([-\d.]+)\)", child.get("transform", ""))
-        left, top = (x + float(at[1]), y + float(at[2])) if at else (x, y)
+        left, top = origin(child, x, y)
         inner = child.find(f"{SVG}rect")
         mark = child.get("class") in ("badge-mark", "fold") or (inner is not None and inner.get("rx") == "9"
                                                                 and inner.get("fill") != "none")  # fmt: skip
@@ -179,18 +188,79 @@ def boxes(element: ElementTree.Element, x: float = 0.0, y: float = 0.0) -> list[
     return found
 
 
-@pytest.mark.parametrize("seed", range(12))
-def test_no_mark_covers_another(seed: int) -> None:
+def origin(element: ElementTree.Element, x: float, y: float) -> tuple[float, float]:
+    """Where an element's own coordinates start."""
+    at = re.match(r"translate\(([-\d.]+) ([-\d.]+)\)", element.get("transform", ""))
+    if at:
+        return x + float(at[1]), y + float(at[2])
+    return (x + float(element.get("x", 0)), y) if element.tag == f"{SVG}svg" else (x, y)
+
+
+def texts(element: ElementTree.Element, x: float = 0.0, y: float = 0.0, room: float = math.inf) -> list[Box]:
+    """Where the texts outside marks are, in the widest font of the list, cut where they are clipped."""
+    found = []
+    for child in element:
+        left, top = origin(child, x, y)
+        if child.tag == f"{SVG}text":
+            size = float(child.get("font-size", 0))
+            font = ImageFont.truetype(str(FONT), 100)
+            width = min(font.getlength(child.text or "") * size / 100, room)
+            left, baseline = x + float(child.get("x", 0)), y + float(child.get("y", 0))
+            found.append((left, baseline - 0.76 * size, left + width, baseline + 0.2 * size))
+        elif child.get("class") not in ("badge-mark", "fold") and child.find(f"{SVG}rect[@rx='9']") is None:
+            clip = float(child.get("width", math.inf)) if child.tag == f"{SVG}svg" else room
+            found += texts(child, left, top, clip)
+    return found
+
+
+def overlap(one: Box, other: Box) -> bool:
+    return not (one[2] <= other[0] or other[2] <= one[0] or one[3] <= other[1] or other[3] <= one[1])
+
+
+def crowded(seed: int, chains: int) -> dict[str, Any]:
+    """A tree with many equal turns, some of them selected twice."""
     record = next(demo_trees(1, seed=seed))
-    for node in record["nodes"]:  # many equal turns, some of them selected twice
-        node.update(text="x", token_ids=[1], observation="")
+    record["nodes"] = [node for node in record["nodes"] if node["branch"] < chains]
+    there = {node["index"] for node in record["nodes"]}
+    for node in record["nodes"]:
+        node.update(text="x", token_ids=[1], observation="", advantage=-1.23, value=-0.56)
         del node["context"], node["token_chars"]
-    record["picked"] += record["picked"]
-    marks = boxes(ElementTree.fromstring(draw_tree(record, folds=True)))
-    assert len(marks) > len(record["nodes"])
-    for one, other in itertools.combinations(marks, 2):
-        apart = one[2] <= other[0] or other[2] <= one[0] or one[3] <= other[1] or other[3] <= one[1]
-        assert apart, (one, other)
+    record["picked"] = 2 * [each for each in record["picked"] if each in there]
+    return record
+
+
+@pytest.mark.parametrize("chains", (3, 99))
+@pytest.mark.parametrize("seed", range(8))
+def test_no_mark_covers_another_or_a_text(seed: int, chains: int) -> None:
+    record = crowded(seed, chains)
+    drawn = ElementTree.fromstring(draw_tree(record, folds=True, heading=True))
+    marks, words = boxes(drawn), texts(drawn)
+    assert len(marks) > len(record["nodes"]) and len(words) > 2 * len(record["nodes"])
+    assert [pair for pair in itertools.combinations(marks, 2) if overlap(*pair)] == []
+    assert [pair for pair in itertools.product(marks, words) if overlap(*pair)] == []
+
+
+def test_a_tree_of_three_turns_is_readable_on_a_page() -> None:
+    record = next(demo_trees(1))
+    record["nodes"] = [node for node in record["nodes"] if node["turn"] <= 3]
+    drawn = ElementTree.fromstring(draw_tree(record, heading=True))
+    smallest = min(float(text.get("font-size", 0)) for text in drawn.iter(f"{SVG}text"))
+    assert smallest * 900 / float(drawn.get("width", 0)) >= 12
+    assert max(right for _, _, right, _ in texts(drawn)) <= float(drawn.get("width", 0))
+
+
+def test_an_exported_picture_shows_the_question_and_the_right_answer() -> None:
+    record = next(demo_trees(1))
+    asked, truth = "What is the birthplace of Sofia Conti (0)?", record["ground_truth"]
+    assert asked in record["prompt"] and truth
+    words = [text.text for text in ElementTree.fromstring(to_svg(record)).iter(f"{SVG}text")]
+    assert words[:2] == [asked, f"Right answer: {truth}"]
+    on_the_page = ElementTree.fromstring(draw_tree(record))
+    assert asked not in [text.text for text in on_the_page.iter(f"{SVG}text")]
+    record["ground_truth"] = ["Oslo", "Christiania"]
+    assert "Right answer: Oslo or Christiania" in to_svg(record)
+    record["ground_truth"] = None
+    assert "Right answer" not in to_svg(record)
 
 
 def test_a_box_shows_what_the_turn_was_answered() -> None:

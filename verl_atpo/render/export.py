@@ -58,8 +58,8 @@ def to_html(record: Mapping[str, Any], by: ColorBy = ColorBy.ADVANTAGE) -> str:
 
 
 def to_svg(record: Mapping[str, Any], by: ColorBy = ColorBy.ADVANTAGE) -> str:
-    """Write the picture alone."""
-    return draw_tree(record, by=by)
+    """Write the picture with the question and the right answer above."""
+    return draw_tree(record, by=by, heading=True)
 
 
 def to_png(record: Mapping[str, Any], by: ColorBy = ColorBy.ADVANTAGE, zoom: float = 2.0) -> bytes:
@@ -72,7 +72,7 @@ def to_png(record: Mapping[str, Any], by: ColorBy = ColorBy.ADVANTAGE, zoom: flo
         import resvg_py
     except ImportError as error:
         raise RuntimeError(f"A PNG needs resvg-py: {INSTALL}.") from error
-    return bytes(resvg_py.svg_to_bytes(svg_string=str(draw_tree(record, by=by)), background="#ffffff", zoom=zoom))
+    return bytes(resvg_py.svg_to_bytes(svg_string=to_svg(record, by), background="#ffffff", zoom=zoom))
 
 
 def write(record: Mapping[str, Any], path: Path, by: ColorBy = ColorBy.ADVANTAGE) -> None:

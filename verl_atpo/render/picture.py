@@ -20,11 +20,13 @@ from verl_atpo.render.layout import ROOT, Layout, Place, lay_out
 from verl_atpo.render.svg import (
     BADGE,
     CHARACTER,
+    EM,
     FAINT,
     INK,
     LINE,
     SELECTED,
     SMALL,
+    TEXT_SIZE,
     badge,
     badge_width,
     box,
@@ -36,7 +38,12 @@ from verl_atpo.render.svg import (
 from verl_atpo.render.text import HEADLINE_READS, columns, headline, shorten, visible, without_template, wrap
 from verl_atpo.render.trajectory import results
 
-MARGIN, LEGEND = 12, 46
+MARGIN, HEADER = 12, 20
+"""Pixels around the picture, and of the line with the numbers of turns."""
+HEADING_LINE, BELOW_HEADING = 18, 6
+"""Pixels of a line of the heading, and between the heading and the legend."""
+LEAST = 560
+"""Least width of a picture in pixels, for its legend and heading."""
 NARROW = 160
 """Width of a box, in pixels, up to which its numbers are advantage and value only."""
 
@@ -54,12 +61,12 @@ class Style:
         root: width of the prompt's box.
     """
 
-    width: int = 188
-    height: int = 50
+    width: int = 196
+    height: int = 52
     gap: int = 26
     between: int = 8
     lines: int = 2
-    root: int = 74
+    root: int = 76
 
     @property
     def characters(self) -> int:
@@ -69,11 +76,22 @@ class Style:
 
 def style_for(layout: Layout, headlines: Collection[str], answers: bool) -> Style:
     """Choose narrow boxes for a deep tree, and one line of text where there are many leaves or no turn needs two."""
-    style = Style(width=148, gap=22) if layout.columns > 6 else Style()
+    style = Style(width=152, gap=22) if layout.columns > 6 else Style()
     longest = max((sum(map(columns, words)) for words in headlines), default=0)
     if layout.rows > 18 or (longest <= style.characters and not answers):
-        return dataclasses.replace(style, height=36, between=6, lines=1)
+        return dataclasses.replace(style, height=38, between=6, lines=1)
     return style
+
+
+def task_lines(record: Mapping[str, Any], width: int) -> list[tuple[str, str]]:
+    """Write the question and the right answer in lines of at most ``width`` columns, each with its weight."""
+    asked = without_template(record.get("prompt") or "", record.get("template") or []).strip().splitlines()
+    found = [(line, "600") for line in wrap(" ".join(" ".join(asked).split()), width, 2)]
+    truth = record.get("ground_truth")
+    if truth is not None:
+        words = " or ".join(map(str, truth)) if isinstance(truth, list) else str(truth)
+        found.append((shorten(" ".join(f"Right answer: {words}".split()), width), "400"))
+    return found
 
 
 class _Picture:
@@ -87,6 +105,7 @@ class _Picture:
         selected: int | None,
         links: bool,
         folds: bool,
+        heading: bool,
     ) -> None:
         self.links, self.folds = links, folds
         self.record = record
@@ -108,8 +127,12 @@ class _Picture:
         self.selections = Counter(record.get("picked") or [])
         self.rewards = [node["reward"] for node in self.nodes.values() if node.get("reward") is not None]
         columns = 2 * MARGIN + style.root + (self.layout.columns - 1) * (style.width + style.gap) + 44
-        rows = MARGIN + LEGEND + self.layout.rows * (style.height + style.between)
-        self.svg = picture(max(columns, legend.WIDTH), rows)
+        width = max(columns, LEAST)
+        self.heading = task_lines(record, int((width - 2 * MARGIN) / (1.08 * CHARACTER))) if heading else []
+        self.legend = legend.lines(self.scale, width - 2 * MARGIN)
+        self.head = MARGIN + HEADING_LINE * len(self.heading) + (BELOW_HEADING if self.heading else 0)
+        self.above = self.head + legend.LINE_HEIGHT * len(self.legend) + HEADER
+        self.svg = picture(width, self.above + self.layout.rows * (style.height + style.between) + MARGIN)
         SubElement(self.svg, "title").text = visible(f"Tree {record.get('uid')}, step {record.get('global_step')}")
 
     def left(self, column: int) -> float:
@@ -117,10 +140,12 @@ class _Picture:
         return MARGIN if column == 0 else MARGIN + style.root + style.gap + (column - 1) * (style.width + style.gap)
 
     def top(self, row: float) -> float:
-        return LEGEND + row * (self.style.height + self.style.between)
+        return self.above + row * (self.style.height + self.style.between)
 
     def draw(self) -> Element:
-        legend.draw(self.svg, self.scale, MARGIN)
+        for line, (words, weight) in enumerate(self.heading):
+            text(self.svg, MARGIN, MARGIN + 10 + HEADING_LINE * line, words, size=TEXT_SIZE + 1, weight=weight)
+        legend.draw(self.svg, self.legend, MARGIN, self.head)
         self._columns()
         for place in self.layout.places.values():
             if place.parent >= 0:
@@ -131,7 +156,7 @@ class _Picture:
 
     def _columns(self) -> None:
         for column in range(1, self.layout.columns):
-            text(self.svg, self.left(column), LEGEND - 7, f"turn {column}", fill=FAINT, size=SMALL)
+            text(self.svg, self.left(column), self.above - 7, f"turn {column}", fill=FAINT, size=SMALL)
 
     def _edge(self, parent: Place, child: Place) -> None:
         style, half = self.style, self.style.height / 2
@@ -183,32 +208,41 @@ class _Picture:
         self._fold(group, place, style.width)
 
     def _words(self, inner: Element, index: int, words: str) -> None:
-        """Write what the turn does, the answer to it where there is room, and its numbers."""
+        """Write what the turn does, the answer to it where there is room, and those of its numbers that fit."""
         node, style = self.nodes[index], self.style
         answer = self.answers.get(index) if style.lines > 1 else None
         lines = wrap(words, style.characters, style.lines - bool(answer))
         for line, part in enumerate(lines):
-            text(inner, 0, 14 + 13 * line, part)
+            text(inner, 0, 15 + 14 * line, part)
         if answer:
-            text(inner, 0, 14 + 13 * len(lines), shorten(f"\u2192 {answer}", style.characters), fill=FAINT)
+            text(inner, 0, 15 + 14 * len(lines), shorten(f"\u2192 {answer}", style.characters), fill=FAINT)
         measures = [number("A", node.get("advantage"), sign=True), number("V", node.get("value"))]
         if style.width > NARROW:
             measures.append(number("nll", node.get("mean_nll")))
+        room = (self._marks(node)[1] - 12) / (EM * SMALL)
+        while len("\u2002".join(measures)) > room and len(measures) > 1:
+            measures.pop()
         text(inner, 0, style.height - 6, "\u2002".join(measures), fill="#475569", size=SMALL)
 
-    def _badges(self, group: Element, node: Mapping[str, Any]) -> None:
-        """Draw the marks of a turn side by side in the lower right corner, left of the fold mark."""
+    def _marks(self, node: Mapping[str, Any]) -> tuple[list[tuple[str, str, float]], float]:
+        """Place the marks of a turn left of the fold mark: words, colour and left edge of each; the leftmost edge."""
         times = self.selections.get(node["index"], 0)
         marks = []
         if equal := self.equal.get(node["index"]):
             marks.append((f"={len(equal) + 1}", FAINT))
         if times or (self.selections and not node.get("is_leaf")):
             marks.append((f"{times}\u00d7" if times > 1 else "◆" if times else "◇", SELECTED if times else LINE))
-        right = self.style.width - 10.0
+        right, placed = self.style.width - 10.0, []
         for words, color in reversed(marks):
             right -= badge_width(words)
-            badge(group, right, self.style.height - BADGE - 3, words, color)
+            placed.append((words, color, right))
             right -= 2
+        return placed, right
+
+    def _badges(self, group: Element, node: Mapping[str, Any]) -> None:
+        """Draw the marks of a turn in the lower right corner."""
+        for words, color, left in self._marks(node)[0]:
+            badge(group, left, self.style.height - BADGE - 3, words, color)
 
     def _leaf(self, group: Element, node: Mapping[str, Any]) -> None:
         if not node.get("is_leaf"):
@@ -255,6 +289,7 @@ def draw_tree(
     selected: int | None = None,
     links: bool = False,
     folds: bool = False,
+    heading: bool = False,
 ) -> Markup:
     """Draw a tree as SVG.
 
@@ -265,5 +300,6 @@ def draw_tree(
         selected: node with a ring around it.
         links: turns link to ``#turn-<node>``.
         folds: with the marks that a page folds at.
+        heading: with the question and the right answer above.
     """
-    return finished(_Picture(record, folded, by, selected, links, folds).draw())
+    return finished(_Picture(record, folded, by, selected, links, folds, heading).draw())

@@ -9,10 +9,12 @@ from markupsafe import Markup
 from verl_atpo.render.text import decimal, signed, visible
 
 FONT = "Inter, Roboto, 'Segoe UI', 'DejaVu Sans', sans-serif"
-CHARACTER = 6.5
-"""Width of a column of text at :data:`TEXT_SIZE`, an upper bound: longer text is clipped."""
-TEXT_SIZE, SMALL = 11, 9.5
-BADGE = 14
+EM = 0.6
+"""Width of a column of text over its size, an upper bound for most texts: longer text is clipped."""
+TEXT_SIZE, SMALL = 11.5, 11
+CHARACTER = EM * TEXT_SIZE
+"""Width of a column of text at :data:`TEXT_SIZE`."""
+BADGE = 15
 """Height of a badge in pixels."""
 INK, FAINT, LINE, SELECTED = "#0f172a", "#64748b", "#94a3b8", "#2563eb"
 
@@ -49,14 +51,14 @@ def badge(parent: Element, x: float, y: float, words: str, color: str) -> float:
     """Draw a badge with its upper left corner at (x, y); returns its width."""
     width = badge_width(words)
     group = SubElement(parent, "g", {"transform": f"translate({x:.1f} {y:.1f})", "class": "badge-mark"})
-    SubElement(group, "rect", {"width": str(width), "height": str(BADGE), "rx": "7", "fill": color})
-    text(group, width / 2, 10.5, words, fill="#ffffff", size=SMALL, anchor="middle")
+    SubElement(group, "rect", {"width": str(width), "height": str(BADGE), "rx": "7.5", "fill": color})
+    text(group, width / 2, 11.5, words, fill="#ffffff", size=SMALL, anchor="middle")
     return width
 
 
 def badge_width(words: str) -> float:
     """Width of a badge in pixels."""
-    return 16 if len(words) < 2 else 10 + 6 * len(words)
+    return BADGE if len(words) < 2 else 10 + EM * SMALL * len(words)
 
 
 def text(
