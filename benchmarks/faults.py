@@ -12,12 +12,14 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tabulate import tabulate
+
+from benchmarks import markdown
 
 ROOT = Path(__file__).parents[1]
 TABLE = ROOT / "docs" / "faults.md"
@@ -25,9 +27,8 @@ HEADER = """# Faults injected, and what happened
 
 Written by `python -m benchmarks.faults`; a test with the mark `fault` is a row. Inputs tried are cases of the test, or
 examples that were drawn for it (from a seed that pytest prints first; `--hypothesis-seed=N` repeats a run).
-
 """
-COLUMNS = ("area", "injected", "what happens", "inputs tried", "test")
+COLUMNS = ("injected", "what happens", "inputs tried", "tests")
 
 
 @dataclasses.dataclass
@@ -49,9 +50,9 @@ class Row:
     skipped: str = ""
 
     def cells(self) -> tuple[str, ...]:
-        """As the table shows it."""
+        """Return the row as the table shows it."""
         tried = f"{self.tried:,}" if self.tried else f"none here: {self.skipped}"
-        return self.area, self.injected, self.outcome, tried, f"`{self.test}`"
+        return self.injected, self.outcome, tried, f"`{self.test.partition('::')[0]}`"
 
 
 class FaultTable:
@@ -98,7 +99,11 @@ class FaultTable:
     def text(self) -> str:
         """The page."""
         rows = sorted(self.rows.values(), key=lambda row: (row.area, row.test))
-        return HEADER + tabulate([row.cells() for row in rows], COLUMNS, tablefmt="github") + "\n"
+        parts = [
+            f"\n## {area}\n\n{markdown.table([dict(zip(COLUMNS, row.cells(), strict=True)) for row in found])}\n"
+            for area, found in itertools.groupby(rows, key=lambda row: row.area)
+        ]
+        return HEADER + "".join(parts)
 
 
 def main(arguments: list[str]) -> int:

@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tabulate import tabulate
-
 WIDEST = 7
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Rows by column title, as a GitHub table.
+    """Rows by column title, as a GitHub table without padding; empty without rows.
 
     Raises:
         ValueError: more than seven columns.
     """
     if rows and len(rows[0]) > WIDEST:
         raise ValueError(f"{len(rows[0])} columns {list(rows[0])}: expected at most {WIDEST}. Split the table.")
-    return tabulate([dict(row) for row in rows], headers="keys", tablefmt="github", disable_numparse=True)
+    titles = list(rows[0]) if rows else []
+    lines = [titles, ["---"] * len(titles), *([row.get(title, "") for title in titles] for row in rows)]
+    return "\n".join(f"| {' | '.join(map(str, cells))} |" for cells in lines if cells)

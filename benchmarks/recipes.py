@@ -1,23 +1,21 @@
-"""Check verl's own recipes with one preset appended; fill the table of ``docs/recipes.md``.
+"""Check verl's own recipes with one preset appended; fill the table of ``docs/verl_recipes.md``.
 
     python -m benchmarks.recipes
 
 The recipes are those of ``tests/assets/verl_recipes.yaml``. Each is composed by Hydra, then checked by verl's
-``validate_config`` and by this package, as ``main_ppo`` does before Ray starts. Each is checked with ``+atpo=tree`` and
-with ``+atpo=chain``; recipes of several turns have ``+atpo=tree`` first. Up to three settings that the installed verl
-itself refuses are left out of a recipe. A recipe with more of them has one row.
+``validate_config`` and by this package, as ``main_ppo`` does before Ray starts, with ``+atpo=tree`` and with
+``+atpo=chain``. Up to three settings that the installed verl itself refuses are left out of a recipe.
 """
 
 from __future__ import annotations
 
-import collections
 import dataclasses
 import functools
 import re
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeAlias, cast
 
 import pyarrow
 import pyarrow.parquet
@@ -26,21 +24,21 @@ import yaml
 from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
-from tabulate import tabulate
 
+from benchmarks import markdown
 from verl_atpo.settings import ConfigError
 from verl_atpo.startup.checks import check_config
-from verl_atpo.startup.order import split
 
 ROOT = Path(__file__).parents[1]
 RECIPES = ROOT / "tests" / "assets" / "verl_recipes.yaml"
-PAGE = ROOT / "docs" / "recipes.md"
+PAGE = ROOT / "docs" / "verl_recipes.md"
 TOOLS = ROOT / "verl_atpo" / "search_qa" / "search.yaml"
 BEGIN, END = "<!-- begin recipes -->", "<!-- end recipes -->"
 SHORT = {"A.": "actor", "R.": "rollout", "F.": "ref", "M.": "model"}
-COLUMNS = ("recipe", "refused by verl", "preset", "result", "recipe settings that yield")
-NOT_ACCEPTED = "not accepted by verl"
-ANY = "any"
+COLUMNS = ("recipe", "`+atpo=tree`", "`+atpo=chain`", "settings that verl refuses")
+NOT_ACCEPTED = "-"
+ONE_TURN = "refused: one turn"
+Row: TypeAlias = tuple[str, str, str, str]
 LEFT_OUT = 3
 """Largest number of settings that are left out of a recipe because verl refuses them."""
 
@@ -97,24 +95,13 @@ class Recipe:
                 return f"refused: {refusal}"
         return "passes"
 
-    def yields(self, preset: str) -> list[str]:
-        """List the recipe's settings that a preset changes."""
-        config = composed(self, preset)
-        replaced = split([*self.options, preset])[1]
-        return [each.line for each in replaced if OmegaConf.select(config, each.key) != each.value]
-
-    def rows(self) -> Iterator[tuple[str, ...]]:
-        """Yield its rows of the table, one for each preset."""
+    def row(self) -> Row:
+        """Return its row of the table."""
         recipe, refused = self.as_verl_takes_it()
-        start = f"`{self.script}`", quoted(refused)
         if recipe is None:
-            yield *start, ANY, NOT_ACCEPTED, ""
-            return
-        for preset in ("+atpo=tree", "+atpo=chain") if self.has_turns else ("+atpo=chain", "+atpo=tree"):
-            outcome, _, why = recipe.outcome(preset).partition(": ")
-            if why:
-                outcome = f"{outcome} for {quoted([why.partition(' cannot work')[0]])}"
-            yield *start, f"`{preset}`", outcome, quoted(recipe.yields(preset))
+            return f"`{self.script}`", NOT_ACCEPTED, NOT_ACCEPTED, quoted(refused)
+        results = (short(recipe.outcome(preset)) for preset in ("+atpo=tree", "+atpo=chain"))
+        return f"`{self.script}`", *results, quoted(refused)
 
 
 @functools.cache
@@ -181,21 +168,40 @@ def key_of(option: str) -> str:
     return option.lstrip("+").partition("=")[0]
 
 
-def summary(table: Sequence[tuple[str, ...]]) -> str:
+def short(outcome: str) -> str:
+    """Shorten an outcome to the setting that is refused."""
+    setting = outcome.removeprefix("refused: ").partition(" cannot work")[0]
+    if setting == outcome:
+        return outcome
+    if setting.endswith("default_agent_loop=single_turn_agent"):
+        return ONE_TURN
+    key, _, value = setting.partition("=")
+    section, _, name = key.rpartition(".")
+    return f"refused: `{section.rpartition('.')[2] + '.' if name == 'enable' else ''}{name}={value}`"
+
+
+def summary(rows: Sequence[Row]) -> str:
     """Count the recipes, and the results of each preset."""
-    refused, taken = ({script for script, _, preset, *_ in table if (preset == ANY) is none} for none in (True, False))
-    mended = {script for script, of_it, *_ in table if of_it} - refused
-    results = collections.Counter((preset, result.split()[0]) for _, _, preset, result, _ in table if preset != ANY)
-    counts = "\n".join(f"- {preset} {result}: {count}" for (preset, result), count in sorted(results.items()))
+    taken = [row for row in rows if row[1] != NOT_ACCEPTED]
+    mended = sum(bool(row[3]) for row in taken)
+    counts = [
+        {
+            "preset": column,
+            "passes": sum(row[at] == "passes" for row in taken),
+            "refused": sum(row[at] != "passes" for row in taken),
+        }
+        for at, column in enumerate(COLUMNS[1:3], 1)
+    ]
     return (
-        f"{len(taken | refused)} recipes. verl accepts {len(taken - mended)} unchanged and {len(mended)} without the "
-        f"settings that it refuses; it does not accept {len(refused)}.\n\nOf the {len(taken)} accepted:\n\n{counts}"
+        f"{len(rows)} recipes. verl accepts {len(taken) - mended} unchanged and {mended} without the settings that it\n"
+        f"refuses; it does not accept {len(rows) - len(taken)}. Of the {len(taken)} accepted:\n\n"
+        f"{markdown.table(counts)}"
     )
 
 
 def quoted(settings: Iterable[str]) -> str:
-    """Format settings for the table."""
-    return ", ".join(f"`{each.lstrip('+').replace('actor_rollout_ref.', '')}`" for each in settings)
+    """Format settings for the table, each by the last two parts of its key."""
+    return ", ".join(f"`{'.'.join(each.lstrip('+').split('.')[-2:])}`" for each in settings)
 
 
 def main() -> None:
@@ -203,8 +209,9 @@ def main() -> None:
     page = PAGE.read_text()
     before, _, rest = page.partition(BEGIN)
     _, _, after = rest.partition(END)
-    table = [row for recipe in recipes() for row in recipe.rows()]
-    content = f"{summary(table)}\n\n{tabulate(table, COLUMNS, tablefmt='github')}"
+    rows = [recipe.row() for recipe in recipes()]
+    table = markdown.table([dict(zip(COLUMNS, row, strict=True)) for row in rows])
+    content = f"{summary(rows)}\n\n{table}"
     PAGE.write_text(f"{before}{BEGIN}\n\n{content}\n\n{END}{after}")
 
 

@@ -18,8 +18,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from tabulate import tabulate
 
+from benchmarks import markdown
 from benchmarks.lab.engine import Engine
 from benchmarks.lab.episodes import Episode, Task, converse
 from benchmarks.lab.gradient import RESULT as GRADIENT
@@ -114,7 +114,7 @@ def table(file: Path) -> str:
         for each in kept
         for row in each["found"]
     ]
-    return tabulate(rows, headers="keys", tablefmt="github", disable_numparse=True) or "Nothing is measured yet."
+    return markdown.table(rows) or "Nothing is measured yet."
 
 
 def main() -> None:

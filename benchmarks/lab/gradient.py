@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tabulate import tabulate
 from torch.nn.functional import cosine_similarity
 
+from benchmarks import markdown
 from benchmarks.lab.arms import ARMS
 from benchmarks.lab.episodes import Task
 from benchmarks.lab.run import Plan, Run
@@ -127,7 +127,7 @@ def table(rows: Sequence[Measured], baseline: str = "grpo") -> str:
                 "sampled tokens": f"{row['sampled_tokens']:.0f}",
             }
         )
-    return tabulate(lines, headers="keys", tablefmt="github", disable_numparse=True)
+    return markdown.table(lines)
 
 
 def tables(file: Path) -> str:

@@ -19,8 +19,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from tabulate import tabulate
 
+from benchmarks import markdown
 from benchmarks.lab.arms import ARMS, settings
 from benchmarks.lab.engine import Engine
 from benchmarks.lab.episodes import Task
@@ -106,7 +106,7 @@ def table(file: Path) -> str:
         }
         for each in kept
     ]
-    return tabulate(rows, headers="keys", tablefmt="github", disable_numparse=True) or "Nothing is measured yet."
+    return markdown.table(rows) or "Nothing is measured yet."
 
 
 def main() -> None:

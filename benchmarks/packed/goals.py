@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from tabulate import tabulate
-
+from benchmarks import markdown
 from benchmarks.headlines import read_rows, spread
 
 
@@ -25,4 +24,4 @@ def table() -> str:
         "tries, share of an update (goal: under 2 %)": spread([row["trie_share"] for row in updates], "{:.2%}"),
         "largest error (goal: 1e-5)": spread([row["max_error"] for row in rows], "{:.0e}"),
     }
-    return tabulate(measured.items(), headers=("goal", "measured"), tablefmt="github", disable_numparse=True)
+    return markdown.table([{"goal": goal, "measured": value} for goal, value in measured.items()])
