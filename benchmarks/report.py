@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import headlines, markdown, smollm2
+from benchmarks.bias import regimes
 from benchmarks.bias import table as credit_bias
 from benchmarks.headlines import RESULTS, read_rows
 from benchmarks.lab import agreement, decided, frontier, gradient, profiles, uncertainty
@@ -27,6 +28,7 @@ from benchmarks.packed import families, goals
 ROOT = Path(__file__).parents[1]
 _OTHERS = (
     "docs/credit.md",
+    "docs/regime.md",
     "docs/unbiased.md",
     "docs/scaling.md",
     "docs/viewer.md",
@@ -259,6 +261,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "bias": bias,
     "credit-bias": credit_bias.arm_table,
     "credit-bias-worst": credit_bias.worst,
+    "regimes": regimes.regimes,
     "chosen": headlines.chosen,
     "figure": headlines.figure,
     "claims": headlines.claims,

@@ -96,7 +96,7 @@ UNBIASED = {
     "unbiased_token": Arm("unbiased tree, token-level loss", EIGHT + TOKEN + SPLIT + PICKED_BY_OTHERS),
     "split_only": Arm("tree of 8 chains in rounds, split weights", EIGHT + TURN + SPLIT),
     "picked_by_others": Arm(
-        "tree of 8 chains in rounds, contexts picked by other chains", EIGHT + TURN + PICKED_BY_OTHERS
+        "tree of 8 chains in rounds, contexts selected by other chains", EIGHT + TURN + PICKED_BY_OTHERS
     ),
 }
 BOTH = ("algorithm.atpo.credit.advantage=diff_localglobal",)
@@ -164,19 +164,21 @@ AT_TOKEN_MEAN = {
     "grpo_12_muted_tm": Arm(
         "GRPO, 12 trajectories, muted, token-mean", CHAINS + TOKEN + TWELVE + SHRUNK[:1] + MUTED + TOKEN_MEAN
     ),
-    "tree_6_states_tm": Arm("tree, local + global, token-mean", TURN + SIX + MERGED + TOKEN_MEAN),
-    "shrunk_6_tm": Arm("tree, shrunk, by noise, token-mean", TURN + SIX + SHRUNK + BY_NOISE + TOKEN_MEAN),
+    "tree_6_states_tm": Arm("tree 6 + 6 by entropy, token-mean", TURN + SIX + MERGED + TOKEN_MEAN),
+    "shrunk_6_tm": Arm("tree 6 + 6 by noise, token-mean", TURN + SIX + SHRUNK + BY_NOISE + TOKEN_MEAN),
     "shrunk_6_muted_tm": Arm(
-        "tree, shrunk, muted, by noise, token-mean", TURN + SIX + SHRUNK + BY_NOISE + MUTED + TOKEN_MEAN
+        "tree 6 + 6 by noise, muted, token-mean", TURN + SIX + SHRUNK + BY_NOISE + MUTED + TOKEN_MEAN
     ),
-    "shrunk_6_entropy_tm": Arm("tree, shrunk, by entropy, token-mean", TURN + SIX + SHRUNK + TOKEN_MEAN),
+    "shrunk_6_entropy_tm": Arm("tree 6 + 6 by entropy, shrunk, token-mean", TURN + SIX + SHRUNK + TOKEN_MEAN),
     "shrunk_12_tm": Arm("12 chains, turn-level loss, shrunk, token-mean", CHAINS + TURN + TWELVE + SHRUNK + TOKEN_MEAN),
 }
 """Arms at verl's default aggregation, against GRPO with the same."""
 AT_ROW_MEAN = {
-    "shrunk_6": Arm("tree, shrunk, by noise", TURN + SIX + SHRUNK + BY_NOISE),
-    "shrunk_6_muted": Arm("tree, shrunk, muted, by noise", TURN + SIX + SHRUNK + BY_NOISE + MUTED),
-    "one_baseline_6": Arm("tree, one baseline", (*TURN, *SIX, *MERGED, "algorithm.atpo.credit.advantage=diff_context")),
+    "shrunk_6": Arm("tree 6 + 6 by noise", TURN + SIX + SHRUNK + BY_NOISE),
+    "shrunk_6_muted": Arm("tree 6 + 6 by noise, muted", TURN + SIX + SHRUNK + BY_NOISE + MUTED),
+    "one_baseline_6": Arm(
+        "tree 6 + 6 by entropy, one baseline", (*TURN, *SIX, *MERGED, "algorithm.atpo.credit.advantage=diff_context")
+    ),
 }
 """The same at the aggregation of the other arms."""
 A2TGPO = {
