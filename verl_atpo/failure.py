@@ -11,7 +11,7 @@ from itertools import pairwise
 
 from verl_atpo.error_codes import STATUSES
 from verl_atpo.error_names import dotted, named_outage
-from verl_atpo.transient import passes, verdict_of
+from verl_atpo.transient import group_members, passes, verdict_of
 
 LONGEST_PAUSE_S = 60.0
 LONGEST_REASON = 400
@@ -48,8 +48,7 @@ class ExitError(RuntimeError):
     @classmethod
     def of(cls, error: BaseException) -> ExitError:
         """Make the error from the type and message of what was raised."""
-        words = f": {error}" if str(error) else ""
-        return cls(f"{type(error).__name__}{words}")
+        return cls(_named(error))
 
 
 class StrayCancellation(ConnectionError):
@@ -153,7 +152,7 @@ def died_while_made(error: BaseException) -> bool:
 
 def last_words(error: BaseException) -> str:
     """Return the last line of an error's message: the original error where Ray repeats a traceback."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    lines = [line.strip() for line in message(error).splitlines() if line.strip()]
     return lines[-1][:LONGEST_REASON].rstrip(".") if lines else type(error).__name__
 
 
@@ -168,7 +167,21 @@ def pause_s(first: float, failed: int) -> float:
 def brief(error: BaseException) -> str:
     """Return an error's type and message in one short line; of the wrapped error if Ray wrapped one."""
     raised = getattr(error, "cause", None) if RAY_TASK_ERROR in _names(error) else error
-    return f"{type(raised).__name__}: {raised}"[:LONGEST_REASON]
+    return _named(raised or error)[:LONGEST_REASON]
+
+
+def message(error: BaseException) -> str:
+    """Return ``str(error)``; empty if that fails, as foreign classes may make it."""
+    try:
+        return str(error)
+    except (Exception, SystemExit):
+        return ""
+
+
+def _named(error: BaseException) -> str:
+    members = group_members(error)
+    words = f"{message(error)}: {_named(members[0])}" if members else message(error)
+    return f"{type(error).__name__}: {words}" if words else type(error).__name__
 
 
 def _names(error: BaseException) -> set[str]:

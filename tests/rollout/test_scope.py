@@ -44,6 +44,7 @@ def worker(monkeypatch: pytest.MonkeyPatch) -> Worker:
 
     for check in ("check_tree_rows", "check_chain_rows"):  # there are no rows here
         monkeypatch.setattr(scope, check, lambda *args: None)
+    monkeypatch.setattr(scope, "plain_outputs", lambda returned: returned)
     monkeypatch.setattr(scope._AgentLoopWorker, "_run_agent_loop", run)
     monkeypatch.setattr(scope._AgentLoopWorker, "_agent_loop_postprocess", publish)
     return Worker()

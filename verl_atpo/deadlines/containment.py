@@ -13,11 +13,14 @@ async def contained(work: Awaitable[Any]) -> Any:
     """Await foreign code.
 
     Raises:
-        ExitError: it raised ``SystemExit``, ``KeyboardInterrupt``, ``GeneratorExit`` or its own ``BaseException``.
+        ExitError: it raised ``SystemExit``, ``KeyboardInterrupt``, ``GeneratorExit`` or its own ``BaseException``, or
+            ``StopAsyncIteration``, which would end a loop of the caller.
         BaseException: its errors, and ``asyncio.CancelledError``.
     """
     try:
         return await work
+    except StopAsyncIteration as error:
+        raise ExitError.of(error) from error
     except (Exception, asyncio.CancelledError):
         raise
     except BaseException as error:
@@ -36,7 +39,7 @@ def called(function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         return function(*args, **kwargs)
     except asyncio.CancelledError as error:
         raise StrayCancellation(f"{_name(function)} let a CancelledError of a client escape") from error
-    except StopIteration as error:
+    except (StopIteration, StopAsyncIteration) as error:
         raise ExitError.of(error) from error
     except Exception:
         raise

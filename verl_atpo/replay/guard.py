@@ -19,8 +19,8 @@ from transformers import PreTrainedTokenizerBase
 from verl_atpo.config import ObservationCut, ToolConfig
 from verl_atpo.deadlines.activity import Activity
 from verl_atpo.deadlines.within import within
-from verl_atpo.failure import OUTAGES, ToolOutage, TransientToolError, is_outage, is_transient
-from verl_atpo.tools.answer import answer_of, compact, fixed
+from verl_atpo.failure import OUTAGES, ToolOutage, TransientToolError, brief, is_outage, is_transient
+from verl_atpo.tools.answer import answer_of, compact, fixed, settled
 from verl_atpo.tools.text import ControlTokens
 
 logger = logging.getLogger(__name__)
@@ -142,6 +142,9 @@ class ToolGuard:
             retry: whether a failed try may have no effect that a further one would repeat; without it only a
                 ``TransientToolError``, which says so itself, is tried again.
 
+        Returns:
+            What the tool returned, as :func:`verl_atpo.tools.answer.fixed` makes it.
+
         Raises:
             ToolOutage: the infrastructure failed past its retries.
             Exception: any other error of the tool.
@@ -165,13 +168,17 @@ class ToolGuard:
             if isinstance(error, OUTAGES) or not is_outage(error):
                 raise
             times = "1 try" if number == 1 else f"{number} tries"
-            raise ToolOutage(f"Tool {tool!r} is out after {times}: {error!r}") from error
+            raise ToolOutage(f"Tool {tool!r} is out after {times}: {brief(error)}") from error
         raise AssertionError("unreachable: the last try returns or raises")
 
     async def _one_try(self, tool: str, live: Live) -> Any:
         slot = contextlib.nullcontext() if self._slots is None else self._slots[tool]
         async with slot:
-            return await self.bounded(f"Tool {tool!r}", live)
+
+            async def answer() -> Any:
+                return fixed(await settled(await live()))
+
+            return await self.bounded(f"Tool {tool!r}", answer)
 
     async def bounded(self, name: str, live: Live, at_most_s: float | None = None) -> Any:
         """Await code of a tool for ``tools.timeout_s`` at most, also if it ignores its cancellation.

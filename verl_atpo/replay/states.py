@@ -12,6 +12,7 @@ from typing import Any
 
 from verl_atpo.failure import BranchBug, brief, is_outage
 from verl_atpo.replay.guard import HOUSEKEEPING_S, CallCounts, ToolGuard
+from verl_atpo.tools.answer import answered
 from verl_atpo.tools.stateful import StatefulTool, method_of, owner_of, run
 
 logger = logging.getLogger(__name__)
@@ -59,7 +60,9 @@ class States:
                 self._open(state, create_kwargs), threaded=not inspect.iscoroutinefunction(state.tool.open)
             )
         method = method_of(tool)
-        return await self._step(run(method, state.value, **arguments), not inspect.iscoroutinefunction(method))
+        threaded = not inspect.iscoroutinefunction(method)
+        step = functools.partial(run, answered) if threaded else run
+        return await self._step(step(method, state.value, **arguments), threaded)
 
     async def _open(self, state: State, create_kwargs: dict[str, Any]) -> None:
         if state.snapshot is not None:

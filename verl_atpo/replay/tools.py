@@ -17,7 +17,7 @@ import dataclasses
 import functools
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from verl.tools.function_tool import FunctionTool
@@ -25,11 +25,11 @@ from verl.tools.schemas import ToolResponse
 
 from verl_atpo.config import OnOutage
 from verl_atpo.deadlines.threads import in_thread
-from verl_atpo.failure import BranchBug, ToolOutage
+from verl_atpo.failure import BranchBug, ToolOutage, message
 from verl_atpo.replay.client import BranchSession
 from verl_atpo.replay.guard import HOUSEKEEPING_S, CallCounts, CallMemo, Live, ToolGuard
 from verl_atpo.replay.states import State, States, call_hook
-from verl_atpo.tools.answer import answer_of, fixed
+from verl_atpo.tools.answer import answer_of, answered
 from verl_atpo.tools.contract import Branching, branching_of
 from verl_atpo.tools.row import without_nulls
 from verl_atpo.tools.stateful import Action, StatefulTool, expanded
@@ -37,6 +37,9 @@ from verl_atpo.tools.tool_agent import OBSERVER, REACHED
 from verl_atpo.tree.recording import ToolCall
 
 logger = logging.getLogger(__name__)
+
+Make = Callable[[dict[str, Any]], Awaitable[Any]]
+"""Makes one try of a call, with arguments of its own."""
 
 
 class ToolSession:
@@ -104,8 +107,8 @@ class ToolSession:
 
     def _function(self, tool: FunctionTool) -> FunctionTool:
         async def call(**arguments: Any) -> Any:
-            live = tool.fn if tool.is_async else functools.partial(in_thread, tool.fn)
-            return await self._call(tool, arguments, lambda: live(**arguments))
+            live = tool.fn if tool.is_async else functools.partial(in_thread, answered, tool.fn)
+            return await self._call(tool, arguments, lambda own: live(**own))
 
         return dataclasses.replace(tool, fn=call, is_async=True)
 
@@ -127,7 +130,7 @@ class ToolSession:
             elif isinstance(tool, StatefulTool | Action):
                 result = await self._stateful(tool, parameters, create_kwargs.get(instance_id, {}))
             else:
-                result = await self._call(tool, parameters, lambda: tool.execute(instance_id, parameters, **kwargs))
+                result = await self._call(tool, parameters, lambda own: tool.execute(instance_id, own, **kwargs))
             return answer_of(result)
 
         async def release(instance_id: str, **kwargs: Any) -> None:
@@ -144,11 +147,22 @@ class ToolSession:
         state = self._states.of(tool)
         async with state.lock:
             return await self._call(
-                tool, arguments, lambda: self._states.call(state, tool, arguments, create_kwargs), state
+                tool, arguments, lambda own: self._states.call(state, tool, own, create_kwargs), state
             )
 
-    async def _call(self, tool: Any, arguments: dict[str, Any], live: Live, state: State | None = None) -> Any:
-        """Answer a call from the recording, or make it and record it."""
+    async def _call(self, tool: Any, arguments: dict[str, Any], make: Make, state: State | None = None) -> Any:
+        """Answer a call from the recording, or make it and record it.
+
+        Args:
+            tool, arguments: of the call; a tool may change the arguments that it gets, so each try has its own.
+            make: makes one try.
+            state: of a stateful tool.
+        """
+        arguments = copy.deepcopy(arguments)
+
+        def live() -> Awaitable[Any]:
+            return make(copy.deepcopy(arguments))
+
         if self._session.closed:
             raise BranchBug(f"A task that the agent loop left running called {tool.name!r} after the loop's end.")
         if (reached := REACHED.get()) is not None:
@@ -219,8 +233,7 @@ class ToolSession:
             nonlocal made
             made = True
             self.counts.calls += 1
-            returned = await self._guard.call(name, live, self.counts, retry=stateless)
-            return fixed(returned)
+            return await self._guard.call(name, live, self.counts, retry=stateless)
 
         if self._memo is None or not stateless:
             return await guarded()
@@ -229,9 +242,10 @@ class ToolSession:
         return result
 
     def _harmless(self, error: Exception) -> Exception:
-        """Return ``error``, or one with harmless words if these are unfit to be read by the model."""
-        text = self._guard.text(str(error))
-        if text == str(error):
+        """Return ``error``, or one with other words if it has none, or none that are fit to be read by the model."""
+        words = message(error)
+        text = self._guard.text(words or type(error).__name__)
+        if text == words:
             return error
         harmless = RuntimeError(text)
         harmless.__cause__ = error

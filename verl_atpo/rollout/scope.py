@@ -19,9 +19,11 @@ from verl_atpo.replay.client import BranchSession
 from verl_atpo.replay.divergence import describe_divergence
 from verl_atpo.replay.guard import CallMemo, ToolGuard
 from verl_atpo.replay.runner import LoopRunner
+from verl_atpo.tools.row import own_containers
 from verl_atpo.tools.stateful import expanded
 from verl_atpo.tools.tool_agent import complete_tool_agent
 from verl_atpo.tree.comparison import check_chain_rows, check_tree_rows
+from verl_atpo.tree.outputs import plain_outputs
 
 logger = logging.getLogger(__name__)
 
@@ -102,7 +104,7 @@ class RunScopedWorker(_AgentLoopWorker):
         async def loop(client: BranchSession, tools: list[Any]) -> Any:
             token = _RUN.set(_Run(client, tools, finish))
             try:
-                return await verl_runs(sampling_params, trajectory=trajectory, **kwargs)
+                return await verl_runs(dict(sampling_params), trajectory=trajectory, **own_containers(kwargs))
             finally:
                 _RUN.reset(token)
 
@@ -124,7 +126,8 @@ class RunScopedWorker(_AgentLoopWorker):
 
         Raises:
             NothingSampledError: the loop did not ask the model.
-            BranchBug: a row is not what was sampled; see :mod:`verl_atpo.tree.comparison`.
+            BranchBug: it is no output (:mod:`verl_atpo.tree.outputs`), or a row is not what was sampled
+                (:mod:`verl_atpo.tree.comparison`).
             Exception: what ended the run, if the loop swallowed it.
         """
         run = _RUN.get()
@@ -138,11 +141,11 @@ class RunScopedWorker(_AgentLoopWorker):
             return await self._finish(run, output, validate, kwargs)
 
     async def _finish(self, run: _Run, output: Any, validate: bool, kwargs: dict[str, Any]) -> Any:
-        outputs = output if isinstance(output, list) else [output]
+        outputs = plain_outputs(output)
         record, limit = run.client.generations, self.rollout_config.response_length
         self.has_sampled |= bool(record)
         if run.finish is None:
             check_chain_rows(record, outputs, limit)
-            return await super()._agent_loop_postprocess(output, validate, **kwargs)
+            return await super()._agent_loop_postprocess(outputs, validate, **kwargs)
         check_tree_rows(record, outputs, limit)
-        return await run.finish(output, validate, **kwargs)
+        return await run.finish(outputs, validate, **kwargs)

@@ -6,12 +6,16 @@ that changes later (a live state, a list that the tool keeps) is recorded, repla
 
 from __future__ import annotations
 
+import asyncio
+import concurrent.futures
 import dataclasses
 import datetime
 import enum
+import inspect
+import itertools
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -22,6 +26,11 @@ END_EPISODE = "end_episode"
 """Key of the metrics that a call returns: the episode is over."""
 Answer = tuple[ToolResponse, float, dict[str, Any]]
 """verl's triple: what the model reads, the reward of the call, metrics."""
+
+MOST_ITEMS = 100_000
+"""Items that are taken from an iterator which a tool returns."""
+_LARGE = 10**1000
+"""Whole numbers up to this are recorded as they are; Python refuses to write far larger ones."""
 
 _ADDRESS = re.compile(r"\bat 0x[0-9a-fA-F]{6,16}\b")
 
@@ -69,9 +78,37 @@ def fixed(returned: Any) -> Any:
 
     Numbers, None and text are unchanged, any other answer that is only text becomes that text, the rest verl's triple.
     """
-    if returned is None or type(returned) in (bool, int, float, str):
+    if returned is None or type(returned) in (bool, float, str):
+        return returned
+    if type(returned) is int and abs(returned) < _LARGE:
         return returned
     return compact(answer_of(returned))
+
+
+def answered(function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+    """Call a plain function of a tool, and make its answer text where the function ran.
+
+    An iterator runs code of the tool, and so may any conversion to text. What has to be awaited is returned as it is,
+    for :func:`settled`.
+    """
+    returned = function(*args, **kwargs)
+    waits = isinstance(returned, concurrent.futures.Future | AsyncIterator) or inspect.isawaitable(returned)
+    return returned if waits else fixed(returned)
+
+
+async def settled(returned: Any) -> Any:
+    """Await what a function returned: a coroutine (of an ``async`` function that is wrapped), a future, an iterator."""
+    if isinstance(returned, concurrent.futures.Future):
+        returned = asyncio.wrap_future(returned)
+    if inspect.isawaitable(returned):
+        returned = await returned
+    if isinstance(returned, AsyncIterator):
+        items: list[Any] = []
+        async for item in returned:
+            items.append(item)
+            _check_length(items)
+        return items
+    return returned
 
 
 def compact(answer: Answer) -> str | Answer:
@@ -120,7 +157,11 @@ def plain(value: Any) -> Any:
         return {_key(key): plain(each) for key, each in value.items()}
     if isinstance(value, set | frozenset):
         return sorted(map(plain, value), key=repr)
-    if isinstance(value, list | tuple | Iterator):
+    if isinstance(value, Iterator):
+        items = list(itertools.islice(value, MOST_ITEMS + 1))
+        _check_length(items)
+        return plain(items)
+    if isinstance(value, list | tuple):
         return [plain(each) for each in value]
     return _ADDRESS.sub("at 0x...", str(value))
 
@@ -129,6 +170,11 @@ def _response(value: Any) -> ToolResponse:
     if isinstance(value, ToolResponse):
         return value.model_copy()
     return ToolResponse(text=as_text(value))
+
+
+def _check_length(items: list[Any]) -> None:
+    if len(items) > MOST_ITEMS:
+        raise ValueError(f"the tool returned an iterator of more than {MOST_ITEMS} items")
 
 
 def _json(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""Tool arguments of a data row, without the nulls that parquet adds.
+"""Values of a data row for one run: tool arguments without the nulls that parquet adds, containers of its own.
 
 A parquet column holds one kind of struct: a key that any row has is there in all rows, null where it was not written.
 """
@@ -21,6 +21,20 @@ def without_nulls(value: Any) -> Any:
     if isinstance(value, np.ndarray):
         value = value.tolist()
     return [without_nulls(each) for each in value] if isinstance(value, list) else value
+
+
+def own_containers(value: Any) -> Any:
+    """Copy the mappings and lists of a row, at any depth, so that a run may change them; all else is shared."""
+    if type(value) is dict:
+        return {key: own_containers(each) for key, each in value.items()}
+    if type(value) is list:
+        return [own_containers(each) for each in value]
+    if isinstance(value, np.ndarray) and value.dtype == object:
+        own = value.copy()
+        for at, each in np.ndenumerate(value):
+            own[at] = own_containers(each)
+        return own
+    return value
 
 
 def create_kwargs(tools_kwargs: Any, names: Sequence[str]) -> dict[str, Any]:

@@ -216,10 +216,11 @@ def names_in_rows(tool: Any) -> list[str]:
 
 
 async def run(function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
-    """Call a plain function in a thread, or await an ``async`` one."""
+    """Call a plain function in a thread, or await an ``async`` one, wrapped or not."""
     if inspect.iscoroutinefunction(function):
         return await function(*args, **kwargs)
-    return await in_thread(function, *args, **kwargs)
+    returned = await in_thread(function, *args, **kwargs)
+    return await returned if inspect.isawaitable(returned) else returned
 
 
 def described(method: Callable[..., Any], name: str) -> OpenAIFunctionToolSchema:
