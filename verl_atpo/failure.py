@@ -13,7 +13,6 @@ from verl_atpo.error_codes import STATUSES
 from verl_atpo.error_names import dotted, named_outage
 from verl_atpo.transient import group_members, passes, verdict_of
 
-LONGEST_PAUSE_S = 60.0
 LONGEST_REASON = 400
 """Characters of an error that a message repeats: one from a remote process carries that process's traceback."""
 
@@ -154,14 +153,6 @@ def last_words(error: BaseException) -> str:
     """Return the last line of an error's message: the original error where Ray repeats a traceback."""
     lines = [line.strip() for line in message(error).splitlines() if line.strip()]
     return lines[-1][:LONGEST_REASON].rstrip(".") if lines else type(error).__name__
-
-
-def pause_s(first: float, failed: int) -> float:
-    """Return the seconds before a retry: ``first``, doubled for each of the ``failed`` earlier ones, up to a minute.
-
-    A ``first`` of more than a minute is not shortened.
-    """
-    return min(first * 2.0**failed, max(first, LONGEST_PAUSE_S))
 
 
 def brief(error: BaseException) -> str:

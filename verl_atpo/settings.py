@@ -83,6 +83,26 @@ def show(value: object) -> str:
     return text if len(text) <= _LONGEST_VALUE else text[:_LONGEST_VALUE] + "..."
 
 
+def refusal(setting: str, value: object, why: str) -> str:
+    """Return the error message for a setting that cannot work.
+
+    Args:
+        setting: its dotted name.
+        value: its value; text is shown as on a command line, without quotes.
+        why: reason and remedy; a full stop is added if there is none.
+    """
+    text = isinstance(value, str) and len(repr(value)) < _LONGEST_VALUE and value
+    shown = show(value)[1:-1] if text else show(value)
+    return f"{setting}={shown} cannot work: {why}{'' if why.endswith(('?', '.')) else '.'}"
+
+
+def refuse(setting: str, value: object, why: str, cause: BaseException | None = None) -> ConfigError:
+    """Make the error for a setting that cannot work, to be raised; arguments as of :func:`refusal`."""
+    error = ConfigError(refusal(setting, value, why))
+    error.__cause__ = cause
+    return error
+
+
 def _explain(cls: Any, error: Any, path: str) -> str:
     """Turn an error of pydantic into a message with setting, value and remedy."""
     field, parent = None, cls

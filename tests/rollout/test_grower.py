@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from tests.assets.fakes import FakeEngine, FakeLoop, contexts, guard, run_branch_with
 from verl_atpo.config import AtpoConfig, ConfigError, ExpansionConfig, GrowthConfig, Schedule
 from verl_atpo.deadlines import within
-from verl_atpo.failure import EngineOutage, pause_s
+from verl_atpo.failure import EngineOutage
 from verl_atpo.replay.guard import CallCounts
 from verl_atpo.replay.runner import LoopRunner
 from verl_atpo.report.metrics import WorkerStats, step_metrics, tree_stats
@@ -130,11 +130,6 @@ async def test_failures_are_regrown_never_cloned():
     assert grown.regrown > 0
     assert len(set(map(id, grown.branches))) == 10
     assert tree_stats(grown, 1.0).regrown == grown.regrown
-
-
-def test_pauses_double_to_a_minute_and_a_longer_first_one_stays():
-    assert [pause_s(1.0, failed) for failed in (0, 1, 2, 5, 6, 100)] == [1.0, 2.0, 4.0, 32.0, 60.0, 60.0]
-    assert [pause_s(0.0, 50), pause_s(300.0, 0), pause_s(300.0, 3)] == [0.0, 300.0, 300.0]
 
 
 async def test_a_tree_that_cannot_be_grown_raises_and_leaves_no_task_behind():

@@ -20,10 +20,10 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
-from verl_atpo.config import ROOT_KEY, ConfigError, Contexts, ExpansionConfig, Penalty, Schedule
+from verl_atpo.config import ROOT_KEY, Contexts, ExpansionConfig, Penalty, Schedule
 from verl_atpo.method.lengths import depths_of
 from verl_atpo.method.noise import relative_noise
-from verl_atpo.settings import did_you_mean
+from verl_atpo.settings import did_you_mean, refuse
 from verl_atpo.tree.contexts import group_contexts
 from verl_atpo.tree.tree import ROOT, TurnTree
 
@@ -55,10 +55,8 @@ def strategy_named(name: str) -> Strategy:
         ConfigError: nothing is registered under it.
     """
     if name not in STRATEGIES:
-        raise ConfigError(
-            f"{ROOT_KEY}.expansion.strategy={name!r} cannot work: expected one of {', '.join(sorted(STRATEGIES))}."
-            f"{did_you_mean(name, STRATEGIES)}"
-        )
+        why = f"expected one of {', '.join(sorted(STRATEGIES))}.{did_you_mean(name, STRATEGIES)}"
+        raise refuse(f"{ROOT_KEY}.expansion.strategy", name, why)
     return STRATEGIES[name]
 
 

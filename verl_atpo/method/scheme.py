@@ -30,15 +30,16 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Protocol, TypeVar
 
-from verl_atpo.config import ROOT_KEY, AtpoConfig, ConfigError
+from verl_atpo.config import ROOT_KEY, AtpoConfig
 from verl_atpo.method.channel import TurnCredit
 from verl_atpo.method.credit import Number, Outcomes, leaf_returns, normalization
 from verl_atpo.method.squared_score import muting
-from verl_atpo.settings import did_you_mean
+from verl_atpo.settings import did_you_mean, refuse
 from verl_atpo.tree.tree import TurnTree
 
 ATPO = "atpo"
 """verl's name of the estimator that reads the rows of all schemes."""
+SCHEME_KEY = f"{ROOT_KEY}.credit.scheme"
 
 Known = list[float | None]
 """A number per node, by index; ``None`` where it is not known, which is not 0."""
@@ -160,7 +161,7 @@ class Scheme(abc.ABC):
                 f"it gave the advantage {advantages[odd[0]]} to node {odd[0]}, a turn of a trajectory with an outcome; "
                 "return a finite number"
             )
-        raise ConfigError(f"{ROOT_KEY}.credit.scheme={self.name} cannot work: {problem}.")
+        raise refuse(SCHEME_KEY, self.name, problem)
 
     def chain(self, outcome: Number, mean: Number, zero: Number, first: Number) -> Number:
         """Compute the unscaled advantage of the turns of plain chains, which verl's own sampler wrote.
@@ -287,20 +288,16 @@ def scheme_named(name: str) -> type[Scheme]:
         return known[name]
     module, _, attribute = name.rpartition(".")
     if not module:
-        raise ConfigError(
-            f"{ROOT_KEY}.credit.scheme={name} cannot work: expected null, one of {', '.join(sorted(known))}, or the "
-            f"import path of a class.{did_you_mean(name, known)}"
-        )
+        names = ", ".join(sorted(known))
+        hint = did_you_mean(name, known)
+        raise refuse(SCHEME_KEY, name, f"expected null, one of {names}, or the import path of a class.{hint}")
     try:
         found = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError) as error:
-        raise ConfigError(
-            f"{ROOT_KEY}.credit.scheme={name} cannot work: {error}. Correct the path, or add its folder to PYTHONPATH."
-        ) from error
+        why = f"{error}. Correct the path, or add its folder to PYTHONPATH"
+        raise refuse(SCHEME_KEY, name, why) from error
     if not (isinstance(found, type) and issubclass(found, Scheme)):
-        raise ConfigError(
-            f"{ROOT_KEY}.credit.scheme={name} cannot work: expected a subclass of verl_atpo.method.scheme.Scheme."
-        )
+        raise refuse(SCHEME_KEY, name, "expected a subclass of verl_atpo.method.scheme.Scheme")
     return found
 
 
@@ -318,15 +315,15 @@ def find_scheme(atpo: AtpoConfig, estimator: object = None) -> Scheme:
     by_estimator = next((kind for kind in kinds if kind.estimator == estimator != ATPO), None)
     kind = by_estimator or scheme_named(atpo.credit.scheme_name)
     if by_estimator is not None and atpo.credit.scheme not in (None, kind.name):
-        raise ConfigError(
-            f"{ROOT_KEY}.credit.scheme={atpo.credit.scheme} cannot work: algorithm.adv_estimator={estimator} always "
-            f"uses scheme={kind.name}. Set credit.scheme=null, or algorithm.adv_estimator={ATPO}."
+        raise refuse(
+            SCHEME_KEY,
+            atpo.credit.scheme,
+            f"algorithm.adv_estimator={estimator} always uses scheme={kind.name}. Set credit.scheme=null, or "
+            f"algorithm.adv_estimator={ATPO}",
         )
     if estimator == ATPO != kind.estimator:
-        raise ConfigError(
-            f"algorithm.adv_estimator={ATPO} cannot work with {ROOT_KEY}.credit.scheme={kind.name}: set "
-            f"algorithm.adv_estimator={kind.estimator}, or another scheme."
-        )
+        why = f"{SCHEME_KEY}={kind.name} needs adv_estimator={kind.estimator}; set it, or another scheme"
+        raise refuse("algorithm.adv_estimator", ATPO, why)
     return kind(atpo)
 
 

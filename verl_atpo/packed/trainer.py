@@ -6,7 +6,6 @@ verl's V1 trainer has no registry for how it balances a batch, so :func:`keep_tr
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 import numpy as np
@@ -18,17 +17,15 @@ from verl.utils.seqlen_balancing import log_seqlen_unbalance
 from verl_atpo.packed.cost import SharedPrefixes, row_cost, rows_at, step_cost
 from verl_atpo.packed.placement import place_rows
 from verl_atpo.packed.trie import Ints, sort_rows
-
-_WRAPPED = "_verl_atpo_packed"
+from verl_atpo.seams.wrap import wrap_once
 
 
 def keep_trees_together() -> None:
     """Wrap ``PPOTrainer._balance_batch``; calling it again changes nothing."""
-    original = PPOTrainer._balance_batch
-    if hasattr(original, _WRAPPED):
-        return
+    wrap_once(PPOTrainer, "_balance_batch", _with_placement)
 
-    @functools.wraps(original)
+
+def _with_placement(original: Any) -> Any:
     def _balance_batch(
         self: PPOTrainer, batch: KVBatchMeta, metrics: dict[str, Any], *args: Any, **kwargs: Any
     ) -> KVBatchMeta:
@@ -45,8 +42,7 @@ def keep_trees_together() -> None:
         metrics.update(found)
         return batch
 
-    setattr(_balance_batch, _WRAPPED, True)
-    PPOTrainer._balance_batch = _balance_batch  # type: ignore[method-assign]
+    return _balance_batch
 
 
 def mini_batches(config: Any, rows: int) -> int:

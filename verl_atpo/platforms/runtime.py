@@ -4,7 +4,6 @@ The table of everything that changes, with reasons, is in the package docstring.
 installed unless :func:`install` is called (``activate_if_requested`` does that for ``VERL_PLATFORM=cpu`` only).
 """
 
-import functools
 import os
 import sys
 from collections.abc import Iterable
@@ -15,11 +14,12 @@ import torch.distributed
 from ray.runtime_context import RuntimeContext
 from torch.distributed.fsdp import CPUOffloadPolicy
 
+from verl_atpo.seams.wrap import wrap_once
+
 ENGINE_DEVICE_ENV = "VERL_ENGINE_DEVICE"
 ENGINE_DEVICE = "cuda"
 DUPLICATE_BACKEND = "cpu:gloo,cpu:gloo"
 BACKEND = "gloo"
-_MARK = "_verl_atpo_cpu"
 
 
 def install() -> None:
@@ -37,16 +37,14 @@ def wrap_init_process_group() -> None:
     verl joins a host backend and a device backend; on this platform both are the host's, and torch refuses a device
     that is named twice. Every other backend passes through unchanged.
     """
-    original = torch.distributed.init_process_group
-    if hasattr(original, _MARK):
-        return
+    wrap_once(torch.distributed, "init_process_group", _with_one_backend)
 
-    @functools.wraps(original)
+
+def _with_one_backend(original: Any) -> Any:
     def init_process_group(backend: str | None = None, *args: Any, **kwargs: Any) -> None:
         original(BACKEND if backend == DUPLICATE_BACKEND else backend, *args, **kwargs)
 
-    setattr(init_process_group, _MARK, True)
-    torch.distributed.init_process_group = init_process_group
+    return init_process_group
 
 
 def wrap_offload_policy() -> None:
@@ -55,17 +53,14 @@ def wrap_offload_policy() -> None:
     verl offloads the reference model to pinned host memory, and has no setting for it. Memory is pinned for an
     accelerator's transfers: where there is none, torch refuses.
     """
-    policy: Any = CPUOffloadPolicy
-    original = policy.__init__
-    if hasattr(original, _MARK):
-        return
+    wrap_once(CPUOffloadPolicy, "__init__", _pinning_nothing)
 
-    @functools.wraps(original)
+
+def _pinning_nothing(original: Any) -> Any:
     def __init__(self: CPUOffloadPolicy, pin_memory: bool = True) -> None:
         original(self, pin_memory=False)
 
-    setattr(__init__, _MARK, True)
-    policy.__init__ = __init__
+    return __init__
 
 
 def wrap_job_id() -> None:
@@ -75,17 +70,14 @@ def wrap_job_id() -> None:
     same one: two runs side by side would connect to each other's, and hang or sample from the other's weights. PORT is
     that of the cluster's control service, which no two clusters of a machine share.
     """
-    context: Any = RuntimeContext
-    original = context.get_job_id
-    if hasattr(original, _MARK):
-        return
+    wrap_once(RuntimeContext, "get_job_id", _with_port)
 
-    @functools.wraps(original)
+
+def _with_port(original: Any) -> Any:
     def get_job_id(self: RuntimeContext) -> str:
         return f"{original(self)}-{self.gcs_address.rpartition(':')[2]}"
 
-    setattr(get_job_id, _MARK, True)
-    context.get_job_id = get_job_id
+    return get_job_id
 
 
 class VllmCpuFinder(DistributionFinder):

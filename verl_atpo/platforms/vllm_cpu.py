@@ -1,12 +1,11 @@
 """The part of the CPU platform that runs inside vLLM's processes (entry-point group ``vllm.general_plugins``)."""
 
-import functools
+from typing import Any
 
 import torch
 
 from verl_atpo.platforms import cpu_platform_requested
-
-_MARK = "_verl_atpo_cpu"
+from verl_atpo.seams.wrap import wrap_once
 
 
 def register() -> None:
@@ -25,13 +24,11 @@ def register() -> None:
         return
     from vllm.model_executor.layers import utils
 
-    original = utils.dispatch_cpu_unquantized_gemm
-    if hasattr(original, _MARK):
-        return
+    wrap_once(utils, "dispatch_cpu_unquantized_gemm", _keeping_weights)
 
-    @functools.wraps(original)
+
+def _keeping_weights(original: Any) -> Any:
     def dispatch_and_keep(layer: torch.nn.Module, remove_weight: bool) -> None:
         original(layer, remove_weight=False)
 
-    setattr(dispatch_and_keep, _MARK, True)
-    utils.dispatch_cpu_unquantized_gemm = dispatch_and_keep
+    return dispatch_and_keep

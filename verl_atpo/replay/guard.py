@@ -13,19 +13,18 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from async_lru import alru_cache
-from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, wait_exponential_jitter
 from transformers import PreTrainedTokenizerBase
 
 from verl_atpo.config import ObservationCut, ToolConfig
 from verl_atpo.deadlines.activity import Activity
 from verl_atpo.deadlines.within import within
 from verl_atpo.failure import OUTAGES, ToolOutage, TransientToolError, brief, is_outage, is_transient
+from verl_atpo.retry import Retry
 from verl_atpo.tools.answer import answer_of, compact, fixed, settled
 from verl_atpo.tools.text import ControlTokens
 
 logger = logging.getLogger(__name__)
 
-LONGEST_RETRY_DELAY_S = 30.0
 HOUSEKEEPING_S = 120.0
 """Bound on ``snapshot`` and ``close``, which no call of the model waits for, where ``tools.timeout_s`` is null."""
 Live = Callable[[], Awaitable[Any]]
@@ -149,27 +148,23 @@ class ToolGuard:
             ToolOutage: the infrastructure failed past its retries.
             Exception: any other error of the tool.
         """
-        tries = AsyncRetrying(
-            stop=stop_after_attempt(self.config.retries + 1),
-            wait=wait_exponential_jitter(
-                multiplier=self.config.retry_delay_s, max=LONGEST_RETRY_DELAY_S, jitter=self.config.retry_delay_s
-            ),
-            retry=retry_if_exception(is_transient if retry else lambda error: isinstance(error, TransientToolError)),
-            reraise=True,
-        )
-        number = 0
+        tries = 1
+
+        def failed(error: Exception, calls: int) -> None:
+            nonlocal tries
+            tries = calls + 1
+            counts.retries += 1
+
+        may_pass = is_transient if retry else lambda error: isinstance(error, TransientToolError)
+        delay_s = self.config.retry_delay_s
+        policy = Retry(self.config.retries, delay_s, may_pass, jitter_s=delay_s)
         try:
-            async for attempt in tries:
-                with attempt:
-                    number = attempt.retry_state.attempt_number
-                    counts.retries += number > 1
-                    return await self._one_try(tool, live)
+            return await policy.call(lambda: self._one_try(tool, live), failed)
         except Exception as error:
             if isinstance(error, OUTAGES) or not is_outage(error):
                 raise
-            times = "1 try" if number == 1 else f"{number} tries"
+            times = "1 try" if tries == 1 else f"{tries} tries"
             raise ToolOutage(f"Tool {tool!r} is out after {times}: {brief(error)}") from error
-        raise AssertionError("unreachable: the last try returns or raises")
 
     async def _one_try(self, tool: str, live: Live) -> Any:
         slot = contextlib.nullcontext() if self._slots is None else self._slots[tool]

@@ -6,7 +6,6 @@ process: what is logged for a training step gets the metrics of the trees that f
 
 from __future__ import annotations
 
-import functools
 import itertools
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -14,6 +13,8 @@ from typing import Any
 
 from verl.utils import tracking
 from verl.utils.tracking import Tracking
+
+from verl_atpo.seams.wrap import wrap_once
 
 STEP_METRIC = "training/global_step"
 """verl logs this with every training step, and with nothing else."""
@@ -34,24 +35,21 @@ def add_to_tracking(take: Take, show: Show | None = None, follow: Follow | None 
     Returns:
         Function that undoes it.
     """
-    original = Tracking.log
 
-    @functools.wraps(original)
-    def log(self: Tracking, data: dict[str, Any], step: int, *args: Any, **kwargs: Any) -> Any:
-        is_step = STEP_METRIC in data
-        logged = {**data, **take()} if is_step else data
-        result = original(self, logged, step, *args, **kwargs)
-        if is_step and show is not None:
-            show(self.logger, step)
-        if follow is not None:
-            follow(step, logged)
-        return result
+    def with_metrics(original: Any) -> Any:
+        def log(self: Tracking, data: dict[str, Any], step: int, *args: Any, **kwargs: Any) -> Any:
+            is_step = STEP_METRIC in data
+            logged = {**data, **take()} if is_step else data
+            result = original(self, logged, step, *args, **kwargs)
+            if is_step and show is not None:
+                show(self.logger, step)
+            if follow is not None:
+                follow(step, logged)
+            return result
 
-    def undo() -> None:
-        Tracking.log = original  # type: ignore[method-assign]
+        return log
 
-    Tracking.log = log  # type: ignore[method-assign]
-    return undo
+    return wrap_once(Tracking, "log", with_metrics)
 
 
 def keep_metrics_files(resumes: bool) -> Callable[[], None]:
@@ -64,7 +62,6 @@ def keep_metrics_files(resumes: bool) -> Callable[[], None]:
     Returns:
         Function that undoes it.
     """
-    original = tracking.FileLogger.__init__
 
     def open_kept(path: str, mode: str, **options: Any) -> Any:
         file = Path(path)
@@ -74,19 +71,17 @@ def keep_metrics_files(resumes: bool) -> Callable[[], None]:
             file.rename(_free_name(file))
         return open(path, mode, **options)
 
-    @functools.wraps(original)
-    def keeping(self: Any, *args: Any, **kwargs: Any) -> None:
-        tracking.open = open_kept  # type: ignore[attr-defined]  # the name that verl's class looks up
-        try:
-            original(self, *args, **kwargs)
-        finally:
-            del tracking.open  # type: ignore[attr-defined]
+    def with_kept_file(original: Any) -> Any:
+        def keeping(self: Any, *args: Any, **kwargs: Any) -> None:
+            tracking.open = open_kept  # type: ignore[attr-defined]  # the name that verl's class looks up
+            try:
+                original(self, *args, **kwargs)
+            finally:
+                del tracking.open  # type: ignore[attr-defined]
 
-    def undo() -> None:
-        tracking.FileLogger.__init__ = original  # type: ignore[method-assign]
+        return keeping
 
-    tracking.FileLogger.__init__ = keeping  # type: ignore[method-assign]
-    return undo
+    return wrap_once(tracking.FileLogger, "__init__", with_kept_file)
 
 
 def _free_name(file: Path) -> Path:

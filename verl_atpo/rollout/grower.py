@@ -16,13 +16,14 @@ import random
 import time
 from collections.abc import Awaitable, Callable, Sequence
 
-from verl_atpo.config import AtpoConfig, Schedule
-from verl_atpo.failure import ReplayEndedError, is_outage, pause_s
+from verl_atpo.config import AtpoConfig, GrowthConfig, Schedule
+from verl_atpo.failure import ReplayEndedError, is_outage
 from verl_atpo.method.expansion import Pick, explain, select_turns
 from verl_atpo.method.lengths import expected_turns
 from verl_atpo.method.scheme import Questions
 from verl_atpo.replay.client import BranchSession
 from verl_atpo.replay.runner import Branch, Start
+from verl_atpo.retry import Retry
 from verl_atpo.rollout.budget import Spares, TreeBudget
 from verl_atpo.rollout.grown import GrownTree, Limb
 from verl_atpo.rollout.stagger import expansions_due, progress
@@ -33,6 +34,11 @@ logger = logging.getLogger(__name__)
 
 RunBranch = Callable[[Start], Awaitable[Branch]]
 """Runs the loop for one leaf."""
+
+
+def regrowth(growth: GrowthConfig) -> Retry:
+    """Return the retry policy for a trajectory that an outage ended."""
+    return Retry(growth.max_regrows, growth.regrow_delay_s, is_outage)
 
 
 class TreeGrower:
@@ -181,32 +187,31 @@ class TreeGrower:
         return [other for other in before if tree.turn(other).ended_s <= began]
 
     async def _grow_limb(self, limb: Limb) -> None:
-        growth = self._config.growth
-        for regrow in range(growth.max_regrows + 1):
-            try:
-                branch = await self._run_branch(self._start_of(limb))
-                _ = [turn.mean_nll for turn in branch.turns]
-            except Exception as error:
-                if regrow == growth.max_regrows or not is_outage(error):
-                    raise
-                failure = error
-            else:
-                if branch.replayed < len(branch.generations):
-                    limb.branch, limb.ended_s = branch, time.monotonic() - self._began
-                    if self._continuous:
-                        self._join(limb, branch)
-                    return
-                # The environment is not deterministic. Grow a chain of its own.
-                failure = ReplayEndedError(f"The loop ended trajectory {limb.number} without its own turn.")
-                if regrow == growth.max_regrows:
-                    raise failure
+        def failed(error: Exception, tries: int) -> None:
+            if isinstance(error, ReplayEndedError):  # the environment is not deterministic: grow a chain of its own
                 limb.context = []
-            limb.failures.append(failure)
+            limb.failures.append(error)
             limb.joined = None
-            logger.warning(
-                "Growing trajectory %d again (%d of %d): %r", limb.number, regrow + 1, growth.max_regrows, failure
-            )
-            await asyncio.sleep(pause_s(growth.regrow_delay_s, regrow))
+            most = self._config.growth.max_regrows
+            logger.warning("Growing trajectory %d again (%d of %d): %r", limb.number, tries, most, error)
+
+        limb.branch = await regrowth(self._config.growth).call(lambda: self._grown_once(limb), failed)
+        limb.ended_s = time.monotonic() - self._began
+        if self._continuous:
+            self._join(limb, limb.branch)
+
+    async def _grown_once(self, limb: Limb) -> Branch:
+        """Run the loop for a trajectory once, with a turn of its own.
+
+        Raises:
+            ReplayEndedError: it has none.
+            EmptyTurnError: a turn has no tokens.
+        """
+        branch = await self._run_branch(self._start_of(limb))
+        _ = [turn.mean_nll for turn in branch.turns]
+        if branch.replayed == len(branch.generations):
+            raise ReplayEndedError(f"The loop ended trajectory {limb.number} without its own turn.")
+        return branch
 
     def _start_of(self, limb: Limb) -> Start:
         prefix = self.grown.tree.generations(limb.context)

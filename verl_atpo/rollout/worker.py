@@ -20,7 +20,6 @@ from typing import Any
 
 import ray
 import transfer_queue as tq
-from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt
 from verl.experimental.agent_loop import AgentLoopOutput
 
 from verl_atpo.config import ConfigError, Memoize
@@ -28,7 +27,7 @@ from verl_atpo.deadlines.activity import Activity
 from verl_atpo.deadlines.containment import contain_tasks
 from verl_atpo.deadlines.threads import in_thread
 from verl_atpo.deadlines.within import within
-from verl_atpo.failure import BranchBug, NothingSampledError, brief, died_while_made, is_outage, pause_s
+from verl_atpo.failure import BranchBug, NothingSampledError, brief, died_while_made, is_outage
 from verl_atpo.method.lengths import Lengths
 from verl_atpo.method.scheme import Credit
 from verl_atpo.method.undecided import Undecided
@@ -38,7 +37,7 @@ from verl_atpo.report.describe import TreeDescriber
 from verl_atpo.report.dump import TreeDump
 from verl_atpo.report.metrics import WorkerStats, tree_stats
 from verl_atpo.rollout.budget import Spares
-from verl_atpo.rollout.grower import TreeGrower, grow_and_ask
+from verl_atpo.rollout.grower import TreeGrower, grow_and_ask, regrowth
 from verl_atpo.rollout.grown import GrownTree
 from verl_atpo.rollout.health.stop import Failures, describe_bug
 from verl_atpo.rollout.health.watchdog import Watchdog
@@ -239,18 +238,9 @@ class TreeAgentLoopWorker(RunScopedWorker):
 
     async def _run_agent_loop(self, sampling_params: dict, trajectory: dict, **kwargs: Any) -> None:
         """Run a chain as verl does, but with tools of its own, and again after an outage."""
-        growth = self.atpo.growth
         runner = self.runner(sampling_params, trajectory, kwargs, self._memo)
-        tries = AsyncRetrying(
-            stop=stop_after_attempt(growth.max_regrows + 1),
-            wait=lambda state: pause_s(growth.regrow_delay_s, state.attempt_number - 1),
-            retry=retry_if_exception(is_outage),
-            reraise=True,
-        )
         try:
-            async for attempt in tries:
-                with attempt:
-                    await runner.run(Start())
+            await regrowth(self.atpo.growth).call(lambda: runner.run(Start()))
         except Exception as error:
             uid = kwargs["uid"]
             if uid not in self._failed_chains:

@@ -17,11 +17,12 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from verl_atpo.config import AdvantageMode, AtpoConfig, Backup, ConfigError, Contexts, Normalize
+from verl_atpo.config import ROOT_KEY, AdvantageMode, AtpoConfig, Backup, Contexts, Normalize
 from verl_atpo.method.credit import Number, Outcomes, leaf_returns, normalization
 from verl_atpo.method.posterior import ContextTree, Messages
 from verl_atpo.method.scheme import Credit, Known, Scheme, register_scheme
 from verl_atpo.method.squared_score import muting, squared_score
+from verl_atpo.settings import refuse
 from verl_atpo.tree.contexts import Grouping, along_paths, group_contexts
 from verl_atpo.tree.tree import ROOT, TurnTree
 
@@ -46,16 +47,20 @@ class Shrunk(Scheme):
     def __init__(self, atpo: AtpoConfig) -> None:
         super().__init__(atpo)
         if self.config.contexts is Contexts.STATES:
-            raise ConfigError(
-                "algorithm.atpo.credit.contexts=states cannot work with credit.scheme=shrunk: equal observations after "
-                "different turns are not one context. Set credit.contexts=merged, or separate."
+            raise refuse(
+                f"{ROOT_KEY}.credit.contexts",
+                "states",
+                "with credit.scheme=shrunk equal observations after different turns are not one context. Set "
+                "credit.contexts=merged, or separate",
             )
         for name, default in (("advantage", AdvantageMode.VALUE), ("backup", Backup.CHILD_SOFTMAX)):
             given = getattr(self.config, name)
             if given is not default:
-                raise ConfigError(
-                    f"algorithm.atpo.credit.{name}={given.value} cannot work with credit.scheme=shrunk, which has "
-                    f"values and baselines of its own. Set credit.scheme=null, or credit.{name}={default.value}."
+                raise refuse(
+                    f"{ROOT_KEY}.credit.{name}",
+                    given.value,
+                    "credit.scheme=shrunk has values and baselines of its own. Set credit.scheme=null, or "
+                    f"credit.{name}={default.value}",
                 )
 
     def evaluate(self, tree: TurnTree, zero: float) -> tuple[Known, Known]:

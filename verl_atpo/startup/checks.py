@@ -13,10 +13,11 @@ from omegaconf import DictConfig
 from verl_atpo.config import ROOT_KEY, AtpoConfig, ConfigError
 from verl_atpo.method.scheme import Scheme, find_scheme
 from verl_atpo.packed.checks import is_packed
+from verl_atpo.settings import refuse
 from verl_atpo.startup.rules.loops import REMEDY, SINGLE_TURN
 from verl_atpo.startup.rules.rule import Run, Stage
 from verl_atpo.startup.rules.table import broken_rules
-from verl_atpo.startup.verl_config import DEFAULT_LOOP, ESTIMATOR, MANAGER, get, refuse
+from verl_atpo.startup.verl_config import DEFAULT_LOOP, ESTIMATOR, MANAGER, get
 
 __all__ = ["MANAGER", "check_agent_names", "check_config", "is_used", "read_config", "scheme_of"]
 
@@ -86,4 +87,4 @@ def check_agent_names(names: set[str]) -> None:
         ConfigError: one of them is verl's single-turn loop.
     """
     if SINGLE_TURN in names:
-        refuse(DEFAULT_LOOP, SINGLE_TURN, REMEDY)
+        raise refuse(DEFAULT_LOOP, SINGLE_TURN, REMEDY)

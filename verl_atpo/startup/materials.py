@@ -19,10 +19,9 @@ from typing import Any
 from omegaconf import ListConfig
 
 from verl_atpo.failure import brief
-from verl_atpo.settings import ConfigError, did_you_mean
+from verl_atpo.settings import ConfigError, did_you_mean, refuse
 from verl_atpo.startup.rules.rule import Run
 from verl_atpo.startup.rules.tool_files import FUNCTION_TOOLS, TOOL_CONFIG, find_file
-from verl_atpo.startup.verl_config import refusal
 
 MODEL = "actor_rollout_ref.model.path"
 TOKENIZER = "actor_rollout_ref.model.tokenizer_path"
@@ -36,13 +35,6 @@ SAMPLE = 64
 """Number of rows of a data file that are checked, half of them the first and half spread over the rest."""
 LARGE_BYTES = 256 << 20
 """Size in bytes above which only the beginning of a data file is read."""
-
-
-def refuse(setting: str, value: object, why: str, cause: BaseException | None = None) -> ConfigError:
-    """Make the error for a setting, to be raised."""
-    error = ConfigError(refusal(setting, value, why))
-    error.__cause__ = cause
-    return error
 
 
 def is_here(path: str) -> bool:

@@ -14,7 +14,6 @@ because there is no such key, the closest key is named.
 
 from __future__ import annotations
 
-import functools
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -27,6 +26,7 @@ from hydra.errors import ConfigCompositionException, HydraException
 from omegaconf import DictConfig, OmegaConf
 
 from verl_atpo.config import ROOT_KEY
+from verl_atpo.seams.wrap import wrap_once
 from verl_atpo.settings import did_you_mean
 from verl_atpo.startup.presets import PRESETS
 
@@ -144,11 +144,10 @@ def obey_order() -> None:
 
     ``hydra.overrides.task``, and so ``.hydra/overrides.yaml``, still hold the command line as it was written.
     """
-    compose = ConfigLoaderImpl.load_configuration
-    if hasattr(compose, "__wrapped__"):
-        return
+    wrap_once(ConfigLoaderImpl, "load_configuration", _in_order)
 
-    @functools.wraps(compose)
+
+def _in_order(compose: Any) -> Any:
     def in_order(
         self: ConfigLoaderImpl, config_name: str | None, overrides: list[str], *args: Any, **kwargs: Any
     ) -> DictConfig:
@@ -166,4 +165,4 @@ def obey_order() -> None:
             config.hydra.overrides.task = [line for line in overrides if line not in hydra]
         return config
 
-    ConfigLoaderImpl.load_configuration = in_order  # type: ignore[method-assign]
+    return in_order

@@ -1,14 +1,14 @@
-"""Access to verl's config: names of its settings, values at dotted keys, error messages for a value."""
+"""Access to verl's config: names of its settings, values at dotted keys."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import Any, NoReturn
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from verl_atpo.settings import ConfigError, did_you_mean, show
+from verl_atpo.settings import did_you_mean, refuse
 
 ACTOR = "actor_rollout_ref.actor"
 ROLLOUT = "actor_rollout_ref.rollout"
@@ -28,17 +28,6 @@ def get(config: DictConfig, key: str) -> Any:
     return OmegaConf.select(config, key)
 
 
-def refusal(key: str, value: object, why: str) -> str:
-    """Return the error message for a setting that cannot work.
-
-    Args:
-        key: dotted name of the setting.
-        value: its value.
-        why: reason and remedy; a full stop is added if there is none.
-    """
-    return f"{key}={_shown(value)} cannot work: {why}{'' if why.endswith(('?', '.')) else '.'}"
-
-
 def unknown(value: object, known: Iterable[str], more: str = "") -> str:
     """Return the reason why a value that is none of the known ones cannot work.
 
@@ -49,11 +38,6 @@ def unknown(value: object, known: Iterable[str], more: str = "") -> str:
     """
     names = list(known)
     return f"expected one of {', '.join(names)}{more}.{did_you_mean(value, names)}"
-
-
-def refuse(key: str, value: object, why: str) -> NoReturn:
-    """Raise ``ConfigError`` for a setting that cannot work; arguments as of :func:`refusal`."""
-    raise ConfigError(refusal(key, value, why))
 
 
 def number(config: DictConfig, key: str, *, integer: bool = False) -> Any:
@@ -67,15 +51,10 @@ def number(config: DictConfig, key: str, *, integer: bool = False) -> Any:
         return None
     wanted = int if integer else (int, float)
     if isinstance(value, bool) or not isinstance(value, wanted) or not math.isfinite(value):
-        refuse(key, value, f"expected {'an integer' if integer else 'a finite number'}")
+        raise refuse(key, value, f"expected {'an integer' if integer else 'a finite number'}")
     return value
 
 
 def grows_trees(config: DictConfig) -> bool:
     """Return whether verl's config selects the tree rollout as its sampler."""
     return get(config, f"{AGENT}.agent_loop_manager_class") == MANAGER
-
-
-def _shown(value: object) -> str:
-    """Format a value as on a command line: text without quotes."""
-    return show(value)[1:-1] if isinstance(value, str) and len(repr(value)) < 200 and value else show(value)

@@ -7,7 +7,6 @@ unchanged.
 
 from __future__ import annotations
 
-import functools
 import json
 from collections.abc import Mapping
 from contextvars import ContextVar
@@ -15,6 +14,7 @@ from typing import Any, Protocol
 
 from verl.tools.schemas import ToolResponse
 
+from verl_atpo.seams.wrap import wrap_once
 from verl_atpo.tools.answer import ends_episode
 from verl_atpo.tools.row import without_nulls
 
@@ -56,12 +56,9 @@ def complete_tool_agent() -> None:
     """Wrap the methods of verl's tool agent, unless that was done in this process."""
     from verl.experimental.agent_loop.tool_agent_loop import ToolAgentLoop
 
-    if not hasattr(ToolAgentLoop, _ENDED):
-        setattr(ToolAgentLoop, _ENDED, False)
-        agent: Any = ToolAgentLoop
-        agent.__init__ = _with_expanded_tools(agent.__init__)
-        agent._call_tool = _observed(agent._call_tool)
-        agent._handle_processing_tools_state = _with_an_end(agent._handle_processing_tools_state)
+    wrap_once(ToolAgentLoop, "__init__", _with_expanded_tools)
+    wrap_once(ToolAgentLoop, "_call_tool", _observed)
+    wrap_once(ToolAgentLoop, "_handle_processing_tools_state", _with_an_end)
 
 
 def malformed(name: str, arguments: Any, tools: Mapping[str, Any]) -> tuple[bool, str | None]:
@@ -88,7 +85,6 @@ def malformed(name: str, arguments: Any, tools: Mapping[str, Any]) -> tuple[bool
 
 
 def _observed(call_tool: Any) -> Any:
-    @functools.wraps(call_tool)
     async def observed(self: Any, tool_call: Any, tools_kwargs: Any, agent_data: Any) -> Any:
         tools, observer, reached = getattr(agent_data, "_active_tools", self.tools), OBSERVER.get(), Reached()
         is_malformed, said = malformed(tool_call.name, tool_call.arguments, tools)
@@ -125,7 +121,6 @@ def _kwargs_for(tool: Any, tools_kwargs: Any) -> dict[str, Any]:
 
 
 def _with_an_end(process_tools: Any) -> Any:
-    @functools.wraps(process_tools)
     async def processed(self: Any, agent_data: Any) -> Any:
         from verl.experimental.agent_loop.tool_agent_loop import AgentState
 
@@ -138,7 +133,6 @@ def _with_an_end(process_tools: Any) -> Any:
 
 
 def _with_expanded_tools(init: Any) -> Any:
-    @functools.wraps(init)
     def made(self: Any, *args: Any, tools: Any = None, **kwargs: Any) -> None:
         from verl.experimental.agent_loop.agent_loop import ToolListWrap
 

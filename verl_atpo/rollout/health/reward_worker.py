@@ -5,7 +5,6 @@ They are processes of their own: ``sys.exit()`` in a reward function ends one, a
 
 from __future__ import annotations
 
-import functools
 import inspect
 import threading
 from collections.abc import Callable
@@ -18,6 +17,7 @@ from verl_atpo.deadlines.containment import called
 from verl_atpo.deadlines.within import within
 from verl_atpo.rollout.health.watchdog import Watchdog
 from verl_atpo.rollout.reward import check_result
+from verl_atpo.seams.wrap import wrap_once
 
 NAME = "The reward function"
 
@@ -26,20 +26,15 @@ def contain_reward_functions() -> Callable[[], None]:
     """Let verl load the user's reward function contained, in every process of this package; returns what undoes it."""
     from verl.trainer.ppo import reward
 
-    if hasattr(reward.get_custom_reward_fn, "__wrapped__"):
-        return lambda: None
-    original = reward.get_custom_reward_fn
+    return wrap_once(reward, "get_custom_reward_fn", _with_containment)
 
-    @functools.wraps(original)
+
+def _with_containment(original: Any) -> Any:
     def load(config: Any) -> Any:
         function = original(config)
         return None if function is None else contained(function, read_algorithm(config.get("algorithm") or {}).watch)
 
-    def undo() -> None:
-        reward.get_custom_reward_fn = original
-
-    reward.get_custom_reward_fn = load
-    return undo
+    return load
 
 
 def contained(function: Callable[..., Any], config: WatchConfig) -> Callable[..., Any]:

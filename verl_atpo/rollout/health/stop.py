@@ -7,7 +7,6 @@ failed. :func:`check_while_polling` wraps the buffer's look at the queue, once, 
 from __future__ import annotations
 
 import dataclasses
-import functools
 import time
 import traceback
 from collections.abc import Callable, Iterable, Mapping
@@ -17,6 +16,7 @@ from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer
 
 from verl_atpo.config import ConfigError
 from verl_atpo.failure import BranchBug, NothingSampledError, brief
+from verl_atpo.seams.wrap import wrap_once
 
 LOOK_S = 10.0
 """Seconds between two looks at the workers while no prompt has failed."""
@@ -133,19 +133,16 @@ def check_while_polling(check: Callable[[], None], every_s: float = LOOK_S) -> C
     Returns:
         Function that undoes it.
     """
-    original = ReplayBuffer._sync_metadata_from_transfer_queue
     last = time.monotonic()
 
-    @functools.wraps(original)
-    def look(self: ReplayBuffer) -> None:
-        nonlocal last
-        original(self)
-        if any(self.failure_keys.values()) or time.monotonic() - last >= every_s:
-            last = time.monotonic()
-            check()
+    def with_check(original: Any) -> Any:
+        def look(self: ReplayBuffer) -> None:
+            nonlocal last
+            original(self)
+            if any(self.failure_keys.values()) or time.monotonic() - last >= every_s:
+                last = time.monotonic()
+                check()
 
-    def undo() -> None:
-        ReplayBuffer._sync_metadata_from_transfer_queue = original  # type: ignore[method-assign]
+        return look
 
-    ReplayBuffer._sync_metadata_from_transfer_queue = look  # type: ignore[method-assign]
-    return undo
+    return wrap_once(ReplayBuffer, "_sync_metadata_from_transfer_queue", with_check)

@@ -15,7 +15,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from verl_atpo.config import ConfigError, GrowthConfig
-from verl_atpo.failure import EngineOutage, brief, pause_s
+from verl_atpo.failure import EngineOutage, brief
+from verl_atpo.retry import Retry
 from verl_atpo.schemes.a2tgpo.settings import PLACE
 from verl_atpo.tree.recording import BEGIN, Generation
 from verl_atpo.tree.tree import TurnTree
@@ -169,26 +170,29 @@ class GoldAnswers:
         return mean
 
     async def _generate(self, prompt: list[int], cached: bool) -> Any:
-        for failed in range(self._growth.max_regrows + 1):
-            sampling = {LOG_PROBS: 0, "max_tokens": 1, "detokenize": False, "skip_reading_prefix_cache": not cached}
-            self.costs.requests += 1
-            self.costs.tokens += len(prompt)
-            try:
-                output = await self._client.generate(self._request_id, prompt_ids=prompt, sampling_params=sampling)
-                if not output.token_ids:
-                    raise EngineOutage("the request was given up")
-            except TypeError:
-                raise  # an engine that does not know these settings
-            except Exception as error:
-                if failed == self._growth.max_regrows:
-                    raise EngineOutage(f"The engine did not say how likely the answer is: {brief(error)}") from error
-                await asyncio.sleep(pause_s(self._growth.regrow_delay_s, failed))
-                continue
-            self.costs.cached += output.extra_fields.get(CACHED) or 0
-            if LOG_PROBS not in output.extra_fields:
-                raise ConfigError(
-                    "The engine gave no log-probs of a prompt, which algorithm.adv_estimator=a2tgpo needs: set "
-                    "actor_rollout_ref.rollout.name=vllm and trainer.v1.trainer_mode=sync, or use +atpo=tree."
-                )
-            return output
-        raise AssertionError  # the last try has returned or raised
+        # A TypeError comes from an engine that does not know these settings.
+        policy = Retry(
+            self._growth.max_regrows, self._growth.regrow_delay_s, lambda error: not isinstance(error, TypeError)
+        )
+        try:
+            output = await policy.call(lambda: self._generate_once(prompt, cached))
+        except TypeError:
+            raise
+        except Exception as error:
+            raise EngineOutage(f"The engine did not say how likely the answer is: {brief(error)}") from error
+        self.costs.cached += output.extra_fields.get(CACHED) or 0
+        if LOG_PROBS not in output.extra_fields:
+            raise ConfigError(
+                "The engine gave no log-probs of a prompt, which algorithm.adv_estimator=a2tgpo needs: set "
+                "actor_rollout_ref.rollout.name=vllm and trainer.v1.trainer_mode=sync, or use +atpo=tree."
+            )
+        return output
+
+    async def _generate_once(self, prompt: list[int], cached: bool) -> Any:
+        sampling = {LOG_PROBS: 0, "max_tokens": 1, "detokenize": False, "skip_reading_prefix_cache": not cached}
+        self.costs.requests += 1
+        self.costs.tokens += len(prompt)
+        output = await self._client.generate(self._request_id, prompt_ids=prompt, sampling_params=sampling)
+        if not output.token_ids:
+            raise EngineOutage("the request was given up")
+        return output

@@ -11,10 +11,10 @@ from tensordict import TensorDict
 
 from verl_atpo.config import ROOT_KEY, AdvantageMode, AtpoConfig, Backup, ConfigError, Contexts, Weights
 from verl_atpo.schemes.a2tgpo.scheme import A2TGPO
-from verl_atpo.settings import show
+from verl_atpo.settings import refuse, show
 from verl_atpo.startup.data_checks import column
 from verl_atpo.startup.rules.rule import Rule
-from verl_atpo.startup.verl_config import AGENT, ESTIMATOR, LOSS, MANAGER, MODE, ROLLOUT, get, grows_trees, refuse
+from verl_atpo.startup.verl_config import AGENT, ESTIMATOR, LOSS, MANAGER, MODE, ROLLOUT, get, grows_trees
 
 NAME = A2TGPO.name
 """Name of the estimator, the policy loss and the preset."""
@@ -31,15 +31,17 @@ def check_information_gain(config: DictConfig, atpo: AtpoConfig) -> None:
     clip = A2TGPO(atpo).settings.clip
     if get(config, ESTIMATOR) != NAME:
         if get(config, LOSS) == NAME:
-            refuse(LOSS, NAME, f"only {ESTIMATOR}=a2tgpo says how wide a turn's clip range is; set it, or {LOSS}=atpo")
+            raise refuse(
+                LOSS, NAME, f"only {ESTIMATOR}=a2tgpo says how wide a turn's clip range is; set it, or {LOSS}=atpo"
+            )
         return
     if not grows_trees(config):
         key = f"{AGENT}.agent_loop_manager_class"
-        refuse(
+        raise refuse(
             key, get(config, key), f"verl's own sampler knows no information gains; set {key}={MANAGER} (+atpo=a2tgpo)"
         )
     if get(config, LOSS) != NAME and clip:
-        refuse(
+        raise refuse(
             f"{SETTING}.clip",
             clip,
             f"{LOSS}={get(config, LOSS)} has one clip range for all turns; set {LOSS}=a2tgpo, or clip=0",
@@ -51,16 +53,16 @@ def check_information_gain(config: DictConfig, atpo: AtpoConfig) -> None:
 def _check_engine(config: DictConfig) -> None:
     engine, mode = get(config, f"{ROLLOUT}.name"), get(config, MODE)
     if engine not in (None, "vllm"):  # verl itself insists on a name
-        refuse(
+        raise refuse(
             f"{ROLLOUT}.name",
             engine,
             "the log-probs of a prompt's tokens are asked of vLLM, no other was tried; set vllm",
         )
     if mode not in (None, "sync"):
-        refuse(MODE, mode, "verl's client of its asynchronous trainers drops the log-probs of a prompt; set sync")
+        raise refuse(MODE, mode, "verl's client of its asynchronous trainers drops the log-probs of a prompt; set sync")
     kind = get(config, f"{ROLLOUT}.logprobs_mode")
     if kind is not None and not str(kind).endswith("logprobs"):
-        refuse(f"{ROLLOUT}.logprobs_mode", kind, "gains are differences of log-probs; set processed_logprobs")
+        raise refuse(f"{ROLLOUT}.logprobs_mode", kind, "gains are differences of log-probs; set processed_logprobs")
 
 
 def _check_credit(atpo: AtpoConfig) -> None:
@@ -73,13 +75,13 @@ def _check_credit(atpo: AtpoConfig) -> None:
     }
     for name, value in wanted.items():
         if getattr(credit, name) != value:
-            refuse(
+            raise refuse(
                 f"{ROOT_KEY}.credit.{name}",
                 getattr(credit, name).value,
                 f"with {ESTIMATOR}=a2tgpo each row's turns get its own outcome; set {value} (+atpo=a2tgpo does)",
             )
     if credit.tool_rewards:
-        refuse(
+        raise refuse(
             f"{ROOT_KEY}.credit.tool_rewards",
             credit.tool_rewards,
             f"{ESTIMATOR}=a2tgpo credits turns with information gains instead; set 0",

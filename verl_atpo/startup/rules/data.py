@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from verl_atpo.settings import ConfigError, did_you_mean
+from verl_atpo.settings import did_you_mean, refuse
 from verl_atpo.startup.data_checks import SCORED_BY_TRUTH, Reader
 from verl_atpo.startup.materials import (
     TRAIN,
@@ -20,7 +20,7 @@ from verl_atpo.startup.materials import (
     validation_rows,
 )
 from verl_atpo.startup.rules.rule import Rule, Run, Stage
-from verl_atpo.startup.verl_config import ACTOR, refusal
+from verl_atpo.startup.verl_config import ACTOR
 
 SUBJECT = "data"
 PROMPT_KEY = "data.prompt_key"
@@ -47,18 +47,15 @@ def _columns(setting: str, read: Callable[[Run], tuple[Rows, ...]]) -> Rule:
             if key not in rows.columns:
                 hint = did_you_mean(key, rows.columns)
                 why = f"{rows.file} has no such column, only {', '.join(rows.columns)}. Name the column of the prompts"
-                raise ConfigError(refusal(PROMPT_KEY, key, f"{why}.{hint}"))
+                raise refuse(PROMPT_KEY, key, f"{why}.{hint}")
             for name in NEEDED if run.get(MANAGER) in SCORED_BY_TRUTH else ():
                 if name not in rows.columns:
                     hint = did_you_mean(name, rows.columns)
-                    raise ConfigError(
-                        refusal(
-                            setting,
-                            rows.file,
-                            f"it has no column {name}, {NEEDED[name]}; it has {', '.join(rows.columns)}. Add the "
-                            "column "
-                            f"to the data.{hint}",
-                        )
+                    raise refuse(
+                        setting,
+                        rows.file,
+                        f"it has no column {name}, {NEEDED[name]}; it has {', '.join(rows.columns)}. Add the column to "
+                        f"the data.{hint}",
                     )
 
     return Rule(SUBJECT, setting, problem, stage=Stage.REHEARSAL)

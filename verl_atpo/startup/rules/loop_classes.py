@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import inspect
 
-from verl_atpo.settings import ConfigError
+from verl_atpo.settings import refuse
 from verl_atpo.startup.rules.loops import SUBJECT, own_loops
 from verl_atpo.startup.rules.rule import Rule, Run, Stage
 from verl_atpo.startup.rules.tool_files import import_class
-from verl_atpo.startup.verl_config import LOOPS, refusal
+from verl_atpo.startup.verl_config import LOOPS
 
 
 def _classes(run: Run) -> None:
@@ -23,7 +23,7 @@ def _classes(run: Run) -> None:
         elif not inspect.iscoroutinefunction(inspect.unwrap(found.run)):
             problem = f"{target}.run of the loop {name} is no coroutine function. Write `async def run`"
         if problem:
-            raise ConfigError(refusal(LOOPS, path, problem))
+            raise refuse(LOOPS, path, problem)
 
 
 RULES = (Rule(SUBJECT, LOOPS, _classes, lambda run: bool(run.get(LOOPS)), stage=Stage.REHEARSAL),)

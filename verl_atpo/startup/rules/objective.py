@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import enum
 
-from verl_atpo.config import ROOT_KEY, ConfigError, CreditConfig
+from verl_atpo.config import ROOT_KEY, CreditConfig
 from verl_atpo.method.scheme import own_estimators
+from verl_atpo.settings import refuse
 from verl_atpo.startup.rules.rule import Rule, Run, choice_rule, never
-from verl_atpo.startup.verl_config import ACTOR, ESTIMATOR, LOSS, ROLLOUT, refusal, unknown
+from verl_atpo.startup.verl_config import ACTOR, ESTIMATOR, LOSS, ROLLOUT, unknown
 
 SUBJECT = "objective"
 CORRECTION = "algorithm.rollout_correction"
@@ -78,7 +79,7 @@ def _clip_rule(setting: str) -> Rule:
 def _empty_range(run: Run) -> str | None:
     low, high = (_clip_setting(run, side) for side in ("low", "high"))
     if [run.number(low), run.number(high)] == [0, 0]:
-        raise ConfigError(refusal(low, 0, "the clip range is empty, so the policy would not change; set e.g. 0.003"))
+        raise refuse(low, 0, "the clip range is empty, so the policy would not change; set e.g. 0.003")
     return None
 
 

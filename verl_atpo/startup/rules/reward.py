@@ -14,12 +14,11 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from verl_atpo.failure import brief, is_outage
-from verl_atpo.settings import ConfigError, did_you_mean, show
+from verl_atpo.settings import did_you_mean, refuse, show
 from verl_atpo.startup.data_checks import SCORED_BY_TRUTH
-from verl_atpo.startup.materials import REWARD_FILE, REWARD_NAME, quiet, refuse, train_rows, validation_rows
+from verl_atpo.startup.materials import REWARD_FILE, REWARD_NAME, quiet, train_rows, validation_rows
 from verl_atpo.startup.rules.rule import Rule, Run, Stage
 from verl_atpo.startup.trial import Outcome, attempt
-from verl_atpo.startup.verl_config import refusal
 
 SUBJECT = "reward"
 KWARGS = "reward.custom_reward_function.reward_kwargs"
@@ -155,10 +154,10 @@ def _works(run: Run) -> None:
             why = f"with the gold answer of {trial.name} as response it raised {brief(raised)}. Correct it, or the row"
             if "policy_text" in str(raised):
                 why = f"it raised {brief(raised)}, which verl's own sampler does not pass. Use verl_atpo.policy_text"
-            raise ConfigError(refusal(REWARD_NAME, name, why)) from raised
+            raise refuse(REWARD_NAME, name, why) from raised
         returns = raised is None and not trial.outcome.late
         if returns and (problem := reward_problem(trial.outcome.returned)):
-            raise ConfigError(refusal(REWARD_NAME, name, f"for {trial.name} {problem}. Correct the function"))
+            raise refuse(REWARD_NAME, name, f"for {trial.name} {problem}. Correct the function")
 
 
 def _out(run: Run) -> str | None:

@@ -14,7 +14,8 @@ from omegaconf.errors import OmegaConfBaseException
 from verl_atpo.algorithm import read_algorithm
 from verl_atpo.config import AtpoConfig, ConfigError
 from verl_atpo.method.scheme import own_estimators, own_losses
-from verl_atpo.startup.verl_config import ESTIMATOR, LOSS, get, grows_trees, number, refusal, unknown
+from verl_atpo.settings import refusal
+from verl_atpo.startup.verl_config import ESTIMATOR, LOSS, get, grows_trees, number, unknown
 
 _Made = TypeVar("_Made")
 

@@ -7,13 +7,12 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from verl_atpo.failure import brief, is_outage
-from verl_atpo.settings import ConfigError, show
+from verl_atpo.settings import ConfigError, refuse, show
 from verl_atpo.startup.materials import tools, train_rows, validation_rows
 from verl_atpo.startup.rules.data import row_fields
 from verl_atpo.startup.rules.rule import Rule, Run, Stage
 from verl_atpo.startup.rules.tool_files import FUNCTION_TOOLS, SUBJECT, TOOL_CONFIG
 from verl_atpo.startup.trial import attempt
-from verl_atpo.startup.verl_config import refusal
 
 TRIAL_LIMIT_S = 5.0
 """Seconds that opening or closing one state may take here; a slower one is not checked."""
@@ -81,14 +80,11 @@ def _coroutines(run: Run) -> None:
         for method in ("create", "execute", "release") if isinstance(tool, BaseTool) else ():
             if not inspect.iscoroutinefunction(inspect.unwrap(getattr(tool, method))):
                 kind = type(tool).__qualname__
-                raise ConfigError(
-                    refusal(
-                        TOOL_CONFIG,
-                        run.get(TOOL_CONFIG),
-                        f"{kind}.{method} of the tool {tool.name!r} is no coroutine function, but verl awaits it. "
-                        "Write "
-                        f"`async def {method}`",
-                    )
+                raise refuse(
+                    TOOL_CONFIG,
+                    run.get(TOOL_CONFIG),
+                    f"{kind}.{method} of the tool {tool.name!r} is no coroutine function, but verl awaits it. Write "
+                    f"`async def {method}`",
                 )
 
 
