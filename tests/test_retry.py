@@ -28,7 +28,7 @@ def policy(retries: int) -> Retry:
 
 def test_a_call_is_made_again_until_it_succeeds():
     call, failures = Call(ConnectionError("a"), ConnectionError("b")), []
-    found = asyncio.run(policy(2).call(call, lambda error, calls: failures.append((str(error), calls))))
+    found = asyncio.run(policy(2).call(lambda: call(), lambda error, calls: failures.append((str(error), calls))))
     assert (found, call.made, failures) == ("done", 3, [("a", 1), ("b", 2)])
 
 
@@ -36,7 +36,7 @@ def test_the_last_error_is_raised_as_it_is_and_noted_by_nobody():
     last = ConnectionError("b")
     call, failures = Call(ConnectionError("a"), last), []
     with pytest.raises(ConnectionError) as caught:
-        asyncio.run(policy(1).call(call, lambda error, calls: failures.append(str(error))))
+        asyncio.run(policy(1).call(lambda: call(), lambda error, calls: failures.append(str(error))))
     assert caught.value is last and call.made == 2 and failures == ["a"]
 
 
@@ -44,14 +44,14 @@ def test_the_last_error_is_raised_as_it_is_and_noted_by_nobody():
 def test_what_cannot_pass_is_not_tried_again(error):
     call = Call(error)
     with pytest.raises(type(error)):
-        asyncio.run(policy(9).call(call))
+        asyncio.run(policy(9).call(lambda: call()))
     assert call.made == 1
 
 
 def test_a_cancellation_is_no_error_that_may_pass():
     call = Call(asyncio.CancelledError())
     with pytest.raises(asyncio.CancelledError):
-        asyncio.run(Retry(9, 0.0, lambda error: True).call(call))
+        asyncio.run(Retry(9, 0.0, lambda error: True).call(lambda: call()))
     assert call.made == 1
 
 

@@ -42,6 +42,9 @@ class Retry:
             Exception: the last call's, or the first one that no retry can mend.
         """
 
+        async def once() -> _Result:
+            return await make()
+
         def note(state: RetryCallState) -> None:
             error = None if state.outcome is None else state.outcome.exception()
             if failed is not None and isinstance(error, Exception):
@@ -54,7 +57,7 @@ class Retry:
             before_sleep=note,
             reraise=True,
         )
-        return await tries(make)
+        return await tries(once)
 
     def pause_s(self, failed: int) -> float:
         """Return the seconds before a retry: the first delay, doubled for each of the ``failed`` earlier retries.

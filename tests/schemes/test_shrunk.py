@@ -354,7 +354,7 @@ def test_rewards_of_tools_before_a_turn_are_not_its_merit():
 
 
 def test_states_are_refused():
-    with pytest.raises(ConfigError, match=r"contexts=states cannot work with credit.scheme=shrunk.*contexts=merged"):
+    with pytest.raises(ConfigError, match=r"contexts=states cannot work: .*scheme=shrunk.*contexts=merged"):
         credit_of(random_tree(0), shrunk(contexts=Contexts.STATES, advantage=AdvantageMode.DIFF_PARENT))
 
 
