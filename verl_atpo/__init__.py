@@ -11,7 +11,7 @@ The map, from the paper to the code:
 | beyond the paper: split weights | ``schemes/split.py`` | ``Split`` |
 | beyond the paper: rewards of tools, returns to go | ``schemes/returns.py`` | ``Returns`` |
 | beyond the paper: equal contexts in several trajectories | ``tree/contexts.py`` | ``group_contexts`` |
-| beyond the paper: adaptive budgets | ``rollout/budget.py`` | ``TreeBudget``, ``Spares`` |
+| beyond the paper: adaptive budgets | ``rollout/budget.py`` | ``TreeBudget``, ``SpareExpansions`` |
 | beyond the paper: A²TGPO, information gains | ``schemes/a2tgpo/`` | ``A2TGPO``, estimator ``a2tgpo`` |
 | credit on its way to the estimator | ``method/channel.py`` | ``write_row``, ``read_rows`` |
 | advantage of a turn | ``method/estimator.py`` | ``compute_atpo_advantage``, estimator ``atpo`` |

@@ -13,7 +13,7 @@ from verl.workers.rollout.replica import TokenOutput
 
 from benchmarks.rollout.agent import guard_without_text
 from verl_atpo.config import AtpoConfig
-from verl_atpo.replay.client import BranchSession
+from verl_atpo.replay.client import ReplayClient
 from verl_atpo.replay.runner import LoopRunner
 from verl_atpo.rollout.grower import TreeGrower
 
@@ -83,7 +83,7 @@ class SimulatedEngine:
         return TokenOutput(token_ids=tokens, log_probs=[-nll] * size)
 
 
-async def run_trajectory(session: BranchSession, lengths: TurnLengths) -> AgentLoopOutput:
+async def run_trajectory(session: ReplayClient, lengths: TurnLengths) -> AgentLoopOutput:
     """A search agent's loop: turn, observation, turn, ... until an answer or the turn limit."""
     context = [0] * lengths.prompt_tokens
     mask: list[int] = []
@@ -109,12 +109,12 @@ async def sample_prompt(config: AtpoConfig, lengths: TurnLengths, seed: int) -> 
     """
     engine = SimulatedEngine(lengths, seed)
 
-    async def loop(session: BranchSession, tools: list[Any]) -> AgentLoopOutput:
+    async def loop(session: ReplayClient, tools: list[Any]) -> AgentLoopOutput:
         return await run_trajectory(session, lengths)
 
     runner = LoopRunner(engine, guard_without_text(config.tools), loop)
 
-    branches = (await TreeGrower(config, runner.branch, random.Random(seed)).grow()).branches
+    branches = (await TreeGrower(config, runner.trajectory, random.Random(seed)).grow()).trajectories
     live = [each for branch in branches for each in branch.generations[branch.replayed :]]
     return Sampled(
         leaves=len(branches),

@@ -26,9 +26,9 @@ from benchmarks.lab.gradient import RESULT as GRADIENT
 from benchmarks.lab.gradient import Place, keep
 from benchmarks.lab.report import TASKS as TITLES
 from benchmarks.lab.tasks import TASKS
-from verl_atpo.replay.client import BranchSession
-from verl_atpo.replay.runner import Branch
+from verl_atpo.replay.client import ReplayClient
 from verl_atpo.tree.recording import Generation
+from verl_atpo.tree.trajectory import Trajectory
 
 RESULT = GRADIENT.with_name("lab_decided.json")
 
@@ -48,18 +48,18 @@ class Continued:
     tokens: list[int]
 
 
-async def chain_of(engine: Engine, episode: Episode, task: Task, prefix: Sequence[Generation] = ()) -> Branch:
+async def chain_of(engine: Engine, episode: Episode, task: Task, prefix: Sequence[Generation] = ()) -> Trajectory:
     """A conversation that begins with the turns of another."""
-    session = BranchSession(engine, None, prefix)
-    return Branch.of(session, await converse(session, episode.partner(), task.limits))
+    session = ReplayClient(engine, None, prefix)
+    return Trajectory.of(session, await converse(session, episode.partner(), task.limits))
 
 
-def sampled_tokens(branch: Branch) -> int:
+def sampled_tokens(branch: Trajectory) -> int:
     """Count the tokens that were not replayed."""
     return sum(len(generation.output.token_ids) for generation in branch.generations[branch.replayed :])
 
 
-async def continued(engine: Engine, episode: Episode, task: Task, branch: Branch, count: int) -> list[Continued]:
+async def continued(engine: Engine, episode: Episode, task: Task, branch: Trajectory, count: int) -> list[Continued]:
     """Continuations of a chain after none of its turns, the first, and so on but the last, which ends it."""
     found = []
     for turns in range(len(branch.turns)):

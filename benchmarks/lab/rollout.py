@@ -12,12 +12,13 @@ from benchmarks.lab.episodes import Episode, Task, Trajectory, converse
 from verl_atpo.config import AtpoConfig
 from verl_atpo.method.scheme import Questions, Scheme, find_scheme
 from verl_atpo.method.undecided import Undecided
-from verl_atpo.replay.client import BranchSession
-from verl_atpo.replay.runner import Branch, Start
-from verl_atpo.rollout.budget import Spares
+from verl_atpo.replay.client import ReplayClient
+from verl_atpo.replay.runner import Start
+from verl_atpo.rollout.budget import SpareExpansions
 from verl_atpo.rollout.grower import TreeGrower, grow_and_ask
-from verl_atpo.rollout.grown import GrownTree
 from verl_atpo.rollout.rows import token_rewards, trained_masks
+from verl_atpo.tree.growth import GrownTree
+from verl_atpo.tree.trajectory import Trajectory as Finished
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +40,7 @@ async def grow(
     task: Task,
     config: AtpoConfig,
     rng: random.Random,
-    spares: Spares | None = None,
+    spares: SpareExpansions | None = None,
     gains: bool = False,
     undecided: Undecided | None = None,
 ) -> list[Row]:
@@ -58,7 +59,7 @@ async def grow(
     return [
         _row(branch.output, mask, rewards)
         for branch, masks_of_rows, turns, outcome in zip(
-            grown.branches, masks, credit.rows, credit.outcomes, strict=True
+            grown.trajectories, masks, credit.rows, credit.outcomes, strict=True
         )
         for mask, rewards in zip(masks_of_rows, token_rewards(branch, turns, outcome), strict=True)
     ]
@@ -83,18 +84,18 @@ async def grow_tree(
     task: Task,
     config: AtpoConfig,
     rng: random.Random,
-    spares: Spares | None = None,
+    spares: SpareExpansions | None = None,
     questions: Questions | None = None,
     undecided: Sequence[float] = (1.0,),
 ) -> GrownTree:
     """One tree, or its chains; ``questions`` are asked about its contexts."""
 
-    async def run_branch(start: Start) -> Branch:
+    async def run_loop(start: Start) -> Finished:
         ask = None if questions is None else questions.ask
-        session = BranchSession(engine, None, start.prefix, start.on_turn, on_context=ask)
-        return Branch.of(session, await converse(session, episode.partner(), task.limits))
+        session = ReplayClient(engine, None, start.prefix, start.on_turn, on_context=ask)
+        return Finished.of(session, await converse(session, episode.partner(), task.limits))
 
-    return await grow_and_ask(TreeGrower(config, run_branch, rng, spares, undecided), questions)
+    return await grow_and_ask(TreeGrower(config, run_loop, rng, spares, undecided), questions)
 
 
 def _gold_answers(engine: Engine, episode: Episode, task: Task, scheme: Scheme) -> Questions | None:

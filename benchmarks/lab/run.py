@@ -20,7 +20,7 @@ from benchmarks.lab.episodes import Episode, Task
 from benchmarks.lab.rollout import Row, accuracy, grow
 from benchmarks.lab.update import Learner
 from verl_atpo.method.undecided import Undecided
-from verl_atpo.rollout.budget import Spares
+from verl_atpo.rollout.budget import SpareExpansions
 
 MOST_GENERATED = 10
 """With filtered groups, the most prompts asked in a step, over those it wants."""
@@ -163,7 +163,7 @@ class Run:
     async def _grow(self, count: int) -> list[list[Row]]:
         """Trees of the next ``count`` prompts, grown together."""
         prompts = list(itertools.islice(self._order(), self._prompts, self._prompts + count))
-        spares, atpo, gains = Spares(), self._settings.atpo, self._settings.estimator == "a2tgpo"
+        spares, atpo, gains = SpareExpansions(), self._settings.atpo, self._settings.estimator == "a2tgpo"
         growers = [
             grow(
                 self._engine,

@@ -29,7 +29,7 @@ from benchmarks.lab.gradient import Place, keep
 from benchmarks.lab.report import TASKS as TITLES
 from benchmarks.lab.rollout import grow_tree
 from benchmarks.lab.tasks import TASKS
-from verl_atpo.rollout.grown import GrownTree
+from verl_atpo.tree.growth import GrownTree
 from verl_atpo.tree.recording import Turn
 
 RESULT = GRADIENT.with_name("lab_uncertainty.json")
@@ -54,9 +54,9 @@ def entropy(turn: Turn) -> float:
 def sampled_twice(grown: GrownTree) -> list[Twice]:
     """List every selected turn of a tree with the one that an expansion sampled in its place."""
     found = []
-    for limb in grown.limbs:
-        if limb.pick is not None and (second := limb.resampled) is not None:
-            first = grown.tree.turn(limb.pick.node)
+    for rollout in grown.rollouts:
+        if rollout.selection is not None and (second := rollout.resampled) is not None:
+            first = grown.tree.turn(rollout.selection.node)
             found.append(Twice(first.mean_nll, entropy(first), second.mean_nll, entropy(second)))
     return found
 
@@ -88,7 +88,7 @@ def measure(task: Task, policy: dict[str, torch.Tensor], prompts: int, seed: int
     ]
     trees = asyncio.run(engine.serve(growers))
     found = summary([each for grown in trees for each in sampled_twice(grown)])
-    return found | {"turns picked in a tree": float(np.mean([len(set(grown.picked)) for grown in trees]))}
+    return found | {"turns picked in a tree": float(np.mean([len(set(grown.selected)) for grown in trees]))}
 
 
 def table(file: Path) -> str:

@@ -11,10 +11,11 @@ from typing import Any
 
 from benchmarks.rollout.agent import Latency, Pause, Workload, guard_without_text, no_pause, run, tool
 from verl_atpo.config import AtpoConfig, Schedule
-from verl_atpo.replay.client import BranchSession
-from verl_atpo.replay.runner import Branch, LoopRunner, Start
+from verl_atpo.replay.client import ReplayClient
+from verl_atpo.replay.runner import LoopRunner, Start
 from verl_atpo.rollout.grower import TreeGrower
-from verl_atpo.rollout.grown import GrownTree
+from verl_atpo.tree.growth import GrownTree
+from verl_atpo.tree.trajectory import Trajectory
 from verl_atpo.tree.tree import Depth
 
 
@@ -131,23 +132,23 @@ async def grow(client: Any, batch: Batch, barrier: Barrier | None = None) -> Seq
     async def tree(number: int) -> GrownTree:
         prompt = batch.workload.prompt(number)
 
-        async def loop(session: BranchSession, tools: list[Any]) -> Any:
+        async def loop(session: ReplayClient, tools: list[Any]) -> Any:
             return await run(session, tools[0], prompt, batch.workload, rng, _pause(barrier, session))
 
         tools = [tool(batch.workload, batch.latency, rng)]
         runner = LoopRunner(client, guard, loop, tools, request_id=f"tree {number}")
 
-        async def run_branch(start: Start) -> Branch:
+        async def run_loop(start: Start) -> Trajectory:
             with barrier.joined() if barrier else contextlib.nullcontext():
-                return await runner.branch(start)
+                return await runner.trajectory(start)
 
         earlier = batch.undecided, batch.depths
-        return await TreeGrower(batch.config, run_branch, random.Random(number), None, *earlier).grow()
+        return await TreeGrower(batch.config, run_loop, random.Random(number), None, *earlier).grow()
 
     return await asyncio.gather(*map(tree, range(batch.prompts)))
 
 
-def _pause(barrier: Barrier | None, session: BranchSession) -> Pause:
+def _pause(barrier: Barrier | None, session: ReplayClient) -> Pause:
     if barrier is None:
         return no_pause
 

@@ -13,8 +13,8 @@ from benchmarks.rollout.engine import InstantClient
 from benchmarks.rollout.schedules import Batch, grow
 from verl_atpo.config import AtpoConfig, SharedTurns
 from verl_atpo.method.scheme import find_scheme
-from verl_atpo.rollout.grown import GrownTree
 from verl_atpo.rollout.rows import LeafOutput, leaf_outputs
+from verl_atpo.tree.growth import GrownTree
 from verl_atpo.tree.recording import contexts_of
 
 
@@ -22,7 +22,7 @@ def bytes_per_leaf(batch: Batch) -> list[dict[str, Any]]:
     """Mean bytes per leaf of trees, and of as many chains, for each way that a leaf's data takes."""
     trees = asyncio.run(grow(InstantClient(), batch))
     asked = answered = asked_by_chains = answered_to_chains = 0
-    branches = [branch for tree in trees for branch in tree.branches]
+    branches = [branch for tree in trees for branch in tree.trajectories]
     for branch in branches:
         contexts = contexts_of(branch.generations)
         for number, (generation, prompt_ids) in enumerate(zip(branch.generations, contexts, strict=True)):

@@ -12,7 +12,7 @@ from verl.tools.schemas import OpenAIFunctionToolSchema
 from verl.workers.rollout.replica import TokenOutput
 
 from verl_atpo.config import ToolConfig
-from verl_atpo.replay.client import BranchSession
+from verl_atpo.replay.client import ReplayClient
 from verl_atpo.replay.guard import ToolGuard
 from verl_atpo.replay.runner import LoopRunner
 from verl_atpo.tree.recording import Generation, contexts_of
@@ -90,7 +90,7 @@ class FakeLoop:
         """What else is seen after a turn."""
         return []
 
-    async def run(self, session: BranchSession, tools: list[FunctionTool]) -> AgentLoopOutput:
+    async def run(self, session: ReplayClient, tools: list[FunctionTool]) -> AgentLoopOutput:
         (tool,) = tools
         prompt, mask = list(PROMPT), []
         for turn in range(self.max_turns):
@@ -114,7 +114,7 @@ def contexts(generations: Sequence[Generation]) -> list[list[int]]:
 def runner_of(engine: FakeEngine, loop: FakeLoop, reward=lambda output: float(sum(output.response_ids) % 3)):
     """Runs ``loop``, with its tool and a reward, on ``engine``."""
 
-    async def scored(session: BranchSession, tools: list[FunctionTool]) -> AgentLoopOutput:
+    async def scored(session: ReplayClient, tools: list[FunctionTool]) -> AgentLoopOutput:
         output = await loop.run(session, tools)
         output.reward_score = reward(output)
         return output
@@ -122,6 +122,6 @@ def runner_of(engine: FakeEngine, loop: FakeLoop, reward=lambda output: float(su
     return LoopRunner(engine, guard(), scored, loop.tools, request_id="tree")
 
 
-def run_branch_with(engine: FakeEngine, loop: FakeLoop):
-    """The ``run_branch`` of a grower."""
-    return runner_of(engine, loop).branch
+def run_loop_with(engine: FakeEngine, loop: FakeLoop):
+    """The ``run_loop`` of a grower."""
+    return runner_of(engine, loop).trajectory

@@ -13,8 +13,8 @@ from verl_atpo.config import AtpoConfig, CreditConfig, Normalize
 from verl_atpo.method.channel import write_row
 from verl_atpo.method.credit import Outcomes, normalization
 from verl_atpo.method.scheme import Credit, find_scheme
-from verl_atpo.rollout.grown import GrownTree
 from verl_atpo.rollout.rows import LeafOutput, leaf_outputs
+from verl_atpo.tree.growth import GrownTree
 from verl_atpo.tree.recording import Generation, Turn
 from verl_atpo.tree.tree import ROOT, TurnTree
 

@@ -33,7 +33,7 @@ def test_a_picked_turn_stands_beside_the_one_sampled_in_its_place() -> None:
     engine, atpo = Engine(task.model(), 0, task.end), settings(ARMS[ARM].overrides).atpo
     (grown,) = asyncio.run(engine.serve([grow_tree(engine, task.train[0], task, atpo, random.Random(0))]))
     tree = grown.tree
-    picked = [node for node in grown.picked if node != ROOT]
+    picked = [node for node in grown.selected if node != ROOT]
     found = sampled_twice(grown)
     assert len(found) == len(picked) > 0
     for node, each in zip(picked, found, strict=True):

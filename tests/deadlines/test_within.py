@@ -16,7 +16,7 @@ from verl_atpo.deadlines.containment import contain_tasks
 from verl_atpo.deadlines.threads import in_thread
 from verl_atpo.deadlines.within import within
 from verl_atpo.failure import ExitError, StrayCancellation, ToolOutage, is_outage, is_transient
-from verl_atpo.replay.client import BranchSession
+from verl_atpo.replay.client import ReplayClient
 from verl_atpo.replay.guard import CallCounts
 from verl_atpo.replay.tools import ToolSession
 
@@ -160,7 +160,7 @@ async def test_a_tool_that_is_called_after_the_end_of_the_loop_is_not():
     from verl.tools.function_tool import FunctionTool
 
     called = []
-    session = BranchSession(FakeEngine(), None)
+    session = ReplayClient(FakeEngine(), None)
     tool = FunctionTool(name="look", fn=called.append, tool_schema=SCHEMA)
     async with ToolSession(session, guard()) as tools:
         (bound,) = tools.wrap([tool])

@@ -18,7 +18,7 @@ from verl.utils.import_utils import load_extern_object
 
 from tests.assets.fakes import PROMPT, FakeEngine, guard
 from verl_atpo import try_tool
-from verl_atpo.replay.client import BranchSession
+from verl_atpo.replay.client import ReplayClient
 from verl_atpo.replay.tools import ToolSession
 from verl_atpo.startup.rules.tool_files import check_tool_files
 from verl_atpo.tiny.chat import ChatFormat
@@ -57,7 +57,7 @@ async def test_the_environment_plays_and_the_reward_counts(folder):
 
     (tool,) = load_all_tools("guess.yaml", None)
     assert list(tool.tool_schema.function.parameters.properties) == ["number"]
-    session = BranchSession(FakeEngine(stop=0.0), None)
+    session = ReplayClient(FakeEngine(stop=0.0), None)
     async with ToolSession(session, guard()) as tools:
         (bound,) = tools.wrap([tool])
         await session.generate("x", prompt_ids=PROMPT)

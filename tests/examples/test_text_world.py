@@ -29,7 +29,7 @@ from examples.text_world.reward import compute_score
 from examples.text_world.tool import WorldTool
 from tests.assets.fakes import guard
 from tests.assets.run_scripts import settings_of
-from verl_atpo.replay.client import BranchSession
+from verl_atpo.replay.client import ReplayClient
 from verl_atpo.replay.tools import ToolSession
 from verl_atpo.tools import Branching
 from verl_atpo.tree.recording import Generation
@@ -250,7 +250,7 @@ class Trajectory:
 
     def __init__(self, chat: WorldChat, tool: WorldTool, turns: list[list[int]], prefix: list[Generation]) -> None:
         self.chat = chat
-        self.session = BranchSession(Script(turns), "tree", prefix)
+        self.session = ReplayClient(Script(turns), "tree", prefix)
         self.tools = ToolSession(self.session, guard())
         config = verl_config()
         self.loop = ToolAgentLoop(

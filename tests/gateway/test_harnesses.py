@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.gateway.scripted import ScriptedEngine, call_text, make_loop, run, sampled, tokenizer
-from verl_atpo.replay.client import BranchSession
+from verl_atpo.replay.client import ReplayClient
 from verl_atpo.replay.divergence import describe_divergence
 
 ROOT = Path(__file__).parents[2]
@@ -53,7 +53,7 @@ def script(harness: str) -> list[str]:
 
 async def once(python: str, harness: str, engine, prefix=(), **settings):
     """Run a harness over an engine; returns its LLM client and its rows."""
-    session = BranchSession(engine, "tree", prefix)
+    session = ReplayClient(engine, "tree", prefix)
     loop = make_loop(session, command=[python, str(AGENTS), harness], timeout_s=120.0, **settings)
     rows = await run(loop)
     session.close()

@@ -125,7 +125,7 @@ def test_what_spoke_for_a_turn_is_told_as_it_was_at_the_choice():
     assert (best.score, best.penalty) == pytest.approx((0.55, 0.45))
     assert (last.node, last.rank) == (ROOT, 6)
     assert (last.score, last.penalty) == pytest.approx((-0.45, 0.45))
-    tree.nodes[1].pending = 1  # one more sibling of 2 and 6 on its way
+    tree.pending[1] = 1  # one more sibling of 2 and 6 on its way
     assert explain(tree, [6], config)[0].penalty == pytest.approx(0.9)
 
 
@@ -157,7 +157,7 @@ def test_noise_expands_every_chain_once_where_it_pays_most(undecided, depth):
     assert min(ratings, key=ratings.__getitem__) == depth
     assert sorted(select(tree, 3, strategy="noise")) == expected
     tree.add_turn(expected[0] - 1, mean_nll=1.0, round=1, turn=tree.turn(expected[0]))
-    tree.nodes[expected[1] - 1].pending = 1  # an expansion that has not sampled a turn yet
+    tree.pending[expected[1] - 1] = 1  # an expansion that has not sampled a turn yet
     assert select(tree, 1, strategy="noise") == [expected[2]]
 
 
@@ -234,10 +234,10 @@ def test_noise_waits_until_a_running_chain_is_at_its_best_depth():
 
 def test_noise_gives_no_chain_a_second_expansion_before_another_had_its_first():
     tree = running(3, 2, 4)
-    tree.nodes[2].pending = 1  # the context of the first chain's third turn
+    tree.pending[2] = 1  # the context of the first chain's third turn
     assert staggered(tree) == [8]
-    tree.nodes[7].pending = 1
+    tree.pending[7] = 1
     assert staggered(tree) == []
     tree = running(3, 3)  # the third chain has no turn yet
-    tree.nodes[2].pending = 1
+    tree.pending[2] = 1
     assert staggered(tree) == [6]

@@ -22,7 +22,7 @@ from verl.utils.config import omega_conf_to_dataclass, validate_config
 
 from benchmarks.budget.__main__ import rollout_of
 from benchmarks.budget.recipes import METHODS, RECIPES, compose_arguments, recipe_arguments
-from tests.assets.fakes import FakeEngine, FakeLoop, run_branch_with
+from tests.assets.fakes import FakeEngine, FakeLoop, run_loop_with
 from tests.assets.trees import outputs_of
 from verl_atpo.config import AtpoConfig, ExpansionConfig
 from verl_atpo.rollout.grower import TreeGrower
@@ -250,9 +250,9 @@ def test_evaluation_reads_what_validation_logged(ready):
 
 def test_grpo_on_a_trees_rows_is_credit_per_trajectory():
     """verl's GRPO sums a row's rewards, so the values inside a tree's rows do not reach it."""
-    run_branch = run_branch_with(FakeEngine(seed=1, stop=0.3), FakeLoop(4))
+    run_loop = run_loop_with(FakeEngine(seed=1, stop=0.3), FakeLoop(4))
     config = AtpoConfig(expansion=ExpansionConfig(initial_chains=4, branches_per_round=3, rounds=2, strategy="random"))
-    grown = asyncio.run(TreeGrower(config, run_branch, random.Random(0)).grow())
+    grown = asyncio.run(TreeGrower(config, run_loop, random.Random(0)).grow())
     rows = list(outputs_of(grown))
     length = max(len(row.response_ids) for row in rows)
     shaped, outcome, mask = (torch.zeros(len(rows), length) for _ in range(3))

@@ -11,18 +11,18 @@ from verl.workers.rollout.replica import TokenOutput
 
 from tests.assets.fakes import PROMPT, SCHEMA, FakeEngine, FakeLoop, contexts, guard, runner_of
 from verl_atpo.failure import BranchBug, EngineOutage, RowMismatchError
-from verl_atpo.replay.client import BranchSession
+from verl_atpo.replay.client import ReplayClient
 from verl_atpo.replay.runner import LoopRunner, Start
 from verl_atpo.replay.tools import ToolSession
 from verl_atpo.tree.comparison import check_tree_row
 from verl_atpo.tree.recording import group_turns
 
 
-def wrap(session: BranchSession, tool: FunctionTool) -> list:
+def wrap(session: ReplayClient, tool: FunctionTool) -> list:
     return ToolSession(session, guard()).wrap([tool])
 
 
-async def _chain(engine: FakeEngine, loop: FakeLoop) -> tuple[BranchSession, object]:
+async def _chain(engine: FakeEngine, loop: FakeLoop) -> tuple[ReplayClient, object]:
     return await runner_of(engine, loop).run(Start())
 
 
@@ -47,7 +47,7 @@ async def test_all_generations_carry_the_sticky_request_id():
     engine = FakeEngine(stop=0.0)
     await _chain(engine, FakeLoop(max_turns=3))
     assert engine.request_ids == ["tree"] * 3
-    await BranchSession(engine, None).generate("own-id", prompt_ids=PROMPT)
+    await ReplayClient(engine, None).generate("own-id", prompt_ids=PROMPT)
     assert engine.request_ids[-1] == "own-id"
 
 
@@ -71,14 +71,14 @@ async def test_a_tool_error_is_raised_again_on_replay_without_a_call():
         raise ValueError("no such page")
 
     engine = FakeEngine(stop=0.0)
-    first = BranchSession(engine, "tree")
+    first = ReplayClient(engine, "tree")
     (tool,) = wrap(first, FunctionTool(name="look", fn=broken, tool_schema=SCHEMA))
     await first.generate("x", prompt_ids=PROMPT, sampling_params={})
     with pytest.raises(ValueError, match="no such page"):
         await tool.call({"at": 1})
     assert calls == [1]
 
-    second = BranchSession(engine, "tree", first.generations)
+    second = ReplayClient(engine, "tree", first.generations)
     (tool,) = wrap(second, FunctionTool(name="look", fn=broken, tool_schema=SCHEMA))
     await second.generate("x", prompt_ids=PROMPT, sampling_params={})
     with pytest.raises(ValueError, match="no such page"):
@@ -89,11 +89,11 @@ async def test_a_tool_error_is_raised_again_on_replay_without_a_call():
 async def test_equal_parallel_calls_each_take_their_own_record():
     answers = iter([7, 8])
     engine = FakeEngine(stop=0.0)
-    first = BranchSession(engine, "tree")
+    first = ReplayClient(engine, "tree")
     (tool,) = wrap(first, FunctionTool(name="look", fn=lambda at: next(answers), tool_schema=SCHEMA))
     await first.generate("x", prompt_ids=PROMPT, sampling_params={})
     lived = sorted([await tool.call({"at": 1}), await tool.call({"at": 1})])
-    second = BranchSession(engine, "tree", first.generations)
+    second = ReplayClient(engine, "tree", first.generations)
     (tool,) = wrap(second, FunctionTool(name="look", fn=lambda at: 0, tool_schema=SCHEMA))
     await second.generate("x", prompt_ids=PROMPT, sampling_params={})
     assert sorted([await tool.call({"at": 1}), await tool.call({"at": 1})]) == lived == [7, 8]
@@ -102,7 +102,7 @@ async def test_equal_parallel_calls_each_take_their_own_record():
 
 async def test_the_loop_may_change_what_it_got_without_touching_the_record():
     engine = FakeEngine(stop=0.0)
-    session = BranchSession(engine, "tree")
+    session = ReplayClient(engine, "tree")
     prompt = list(PROMPT)
     output = await session.generate("x", prompt_ids=prompt, sampling_params={})
     sampled = list(output.token_ids)
@@ -112,7 +112,7 @@ async def test_the_loop_may_change_what_it_got_without_touching_the_record():
     assert session.generations[0].output.token_ids == sampled
 
 
-async def _sub_agents(session: BranchSession, pauses: list[float], odd: bool = False) -> None:
+async def _sub_agents(session: ReplayClient, pauses: list[float], odd: bool = False) -> None:
     """A main conversation of two turns; in between three sub-agents at once, each of two turns."""
 
     async def ask(context: list[int]) -> list[int]:
@@ -131,12 +131,12 @@ async def _sub_agents(session: BranchSession, pauses: list[float], odd: bool = F
 
 
 async def test_conversations_at_the_same_time_are_replayed_wherever_they_are_cut():
-    first = BranchSession(FakeEngine(stop=0.0), "tree")
+    first = ReplayClient(FakeEngine(stop=0.0), "tree")
     await _sub_agents(first, [0.0, 0.002, 0.004])
     assert len(first.generations) == 8
     for length in range(8):
         for pauses in ([0.0, 0.002, 0.004], [0.004, 0.002, 0.0]):  # they ask in another order than they did
-            again = BranchSession(FakeEngine(seed=1, stop=0.0), "tree", first.generations[:length])
+            again = ReplayClient(FakeEngine(seed=1, stop=0.0), "tree", first.generations[:length])
             await _sub_agents(again, pauses)
             assert (again.replayed, again.diverged, again.unasked) == (length, False, [])
             assert [a is b for a, b in zip(again.generations, first.generations, strict=True)].count(True) == length
@@ -144,10 +144,10 @@ async def test_conversations_at_the_same_time_are_replayed_wherever_they_are_cut
 
 
 async def test_one_conversation_that_goes_another_way_leaves_the_others():
-    first = BranchSession(FakeEngine(stop=0.0), "tree")
+    first = ReplayClient(FakeEngine(stop=0.0), "tree")
     await _sub_agents(first, [0.0, 0.002, 0.004])
     odd = next(at for at, context in enumerate(contexts(first.generations)) if context[-1] == 150 and 201 in context)
-    again = BranchSession(FakeEngine(seed=1, stop=0.0), "tree", first.generations)
+    again = ReplayClient(FakeEngine(seed=1, stop=0.0), "tree", first.generations)
     await _sub_agents(again, [0.004, 0.0, 0.0], odd=True)
     again.close()
     assert again.diverged and again.replayed == 7 - (odd < 7)
@@ -160,10 +160,10 @@ async def test_one_conversation_that_goes_another_way_leaves_the_others():
 
 async def test_a_record_is_put_together_anew_where_a_part_of_it_is_missing():
     """The second answer to one question is continued; a run that asks once gets the first, so its base is missing."""
-    first = BranchSession(Answers(*(TokenOutput(token_ids=[7], log_probs=[-1.0]) for _ in range(3))), "tree")
+    first = ReplayClient(Answers(*(TokenOutput(token_ids=[7], log_probs=[-1.0]) for _ in range(3))), "tree")
     for prompt in (PROMPT, PROMPT, [*PROMPT, 7, 100]):
         await first.generate("x", prompt_ids=prompt, sampling_params={})
-    again = BranchSession(Answers(TokenOutput(token_ids=[8], log_probs=[-1.0])), "tree", first.generations)
+    again = ReplayClient(Answers(TokenOutput(token_ids=[8], log_probs=[-1.0])), "tree", first.generations)
     for prompt in (PROMPT, [*PROMPT, 7, 100], [*PROMPT, 7, 100, 7, 101]):
         await again.generate("x", prompt_ids=prompt, sampling_params={})
     again.close()
@@ -173,7 +173,7 @@ async def test_a_record_is_put_together_anew_where_a_part_of_it_is_missing():
 
 async def test_other_attributes_are_those_of_the_client():
     engine = FakeEngine()
-    assert BranchSession(engine, "tree").calls == 0
+    assert ReplayClient(engine, "tree").calls == 0
 
 
 async def test_turns_are_found_where_they_were_sampled():
@@ -188,7 +188,7 @@ async def test_turns_are_found_where_they_were_sampled():
 
 async def test_a_continued_generation_belongs_to_the_turn_it_continues():
     engine = FakeEngine(stop=0.0)
-    session = BranchSession(engine, "tree")
+    session = ReplayClient(engine, "tree")
     one = await session.generate("x", prompt_ids=PROMPT, sampling_params={})
     two = await session.generate("x", prompt_ids=PROMPT + one.token_ids, sampling_params={})
     await session.generate("x", prompt_ids=[*PROMPT, *one.token_ids, *two.token_ids, 100], sampling_params={})
@@ -201,15 +201,15 @@ async def test_a_continued_generation_belongs_to_the_turn_it_continues():
 async def test_a_turn_is_told_when_the_loop_goes_on_after_it_and_only_once_it_is_over():
     told: list[list[int]] = []
 
-    def on_turn(session: BranchSession) -> None:
+    def on_turn(session: ReplayClient) -> None:
         told.append([len(turn.generations) for turn in group_turns(session.generations)])
 
-    first = BranchSession(FakeEngine(stop=0.0), "tree")
+    first = ReplayClient(FakeEngine(stop=0.0), "tree")
     prompt = list(PROMPT)
     for seen in ([100], [], [101], [102]):
         output = await first.generate("x", prompt_ids=prompt, sampling_params={})
         prompt = [*prompt, *output.token_ids, *seen]
-    branch = BranchSession(FakeEngine(stop=0.0), "tree", first.generations[:1], on_turn)
+    branch = ReplayClient(FakeEngine(stop=0.0), "tree", first.generations[:1], on_turn)
     prompt = list(PROMPT)
     for seen in ([100], [], [101], [102]):  # a replayed turn, one of two generations, one that is the last
         output = await branch.generate("x", prompt_ids=prompt, sampling_params={})
@@ -244,7 +244,7 @@ def answer(*tokens: int, reason: str | None = "completed") -> TokenOutput:
 
 @pytest.mark.parametrize("reason", ["aborted", "abort", "error"])
 async def test_a_generation_that_the_engine_gave_up_is_an_outage(reason):
-    session = BranchSession(Answers(answer(7, reason=reason)), None)
+    session = ReplayClient(Answers(answer(7, reason=reason)), None)
     with pytest.raises(EngineOutage, match=f"gave a generation up after 1 tokens .stop_reason='{reason}'"):
         await session.generate("x", prompt_ids=PROMPT)
     assert session.generations == []
@@ -255,15 +255,15 @@ async def test_a_generation_that_the_engine_gave_up_is_an_outage(reason):
 @pytest.mark.parametrize("reason", ["completed", None, "length"])
 async def test_an_empty_generation_is_an_outage_and_a_short_one_is_not(reason):
     with pytest.raises(EngineOutage, match="after 0 tokens"):
-        await BranchSession(Answers(answer(reason=reason)), None).generate("x", prompt_ids=PROMPT)
-    assert (await BranchSession(Answers(answer(7, reason=reason)), None).generate("x", prompt_ids=PROMPT)).token_ids
+        await ReplayClient(Answers(answer(reason=reason)), None).generate("x", prompt_ids=PROMPT)
+    assert (await ReplayClient(Answers(answer(7, reason=reason)), None).generate("x", prompt_ids=PROMPT)).token_ids
 
 
 async def test_a_task_that_the_loop_left_gets_no_answer():
     engine = FakeEngine(stop=0.0, latency_s=0.02)
     left = []
 
-    async def loop(session: BranchSession, tools: list) -> None:
+    async def loop(session: ReplayClient, tools: list) -> None:
         output = await session.generate("x", prompt_ids=PROMPT)
         left.append(asyncio.create_task(session.generate("x", prompt_ids=[*PROMPT, *output.token_ids, 100])))
         await asyncio.sleep(0)
@@ -280,12 +280,12 @@ async def test_a_task_that_the_loop_left_gets_no_answer():
 @pytest.mark.parametrize("kind", ["image_data", "video_data", "audio_data"])
 async def test_a_replay_compares_pictures_and_sounds(kind):
     """Equal placeholder tokens, another screenshot."""
-    first = BranchSession(Answers(answer(7), answer(8)), None)
+    first = ReplayClient(Answers(answer(7), answer(8)), None)
     screen, other = np.zeros((4, 4), np.uint8), np.eye(4, dtype=np.uint8)
     await first.generate("x", prompt_ids=PROMPT, **{kind: [screen]})
     await first.generate("x", prompt_ids=[*PROMPT, 7, 100], **{kind: [screen, other]})
     for second, diverged in ((other, False), (screen, True)):
-        branch = BranchSession(Answers(answer(9)), None, first.generations)
+        branch = ReplayClient(Answers(answer(9)), None, first.generations)
         await branch.generate("x", prompt_ids=PROMPT, **{kind: [screen.copy()]})
         await branch.generate("x", prompt_ids=[*PROMPT, 7, 100], **{kind: [screen, second]})
         assert (branch.replayed, branch.diverged) == (2 - diverged, diverged)

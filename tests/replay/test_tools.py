@@ -15,7 +15,7 @@ from verl.tools.schemas import ToolResponse
 
 from tests.assets.fakes import PROMPT, SCHEMA, FakeEngine, guard
 from verl_atpo.failure import BranchBug
-from verl_atpo.replay.client import BranchSession
+from verl_atpo.replay.client import ReplayClient
 from verl_atpo.replay.guard import CallMemo
 from verl_atpo.replay.tools import ToolSession
 from verl_atpo.tools import Branching, StatefulTool, ToolOutage, TransientToolError
@@ -74,7 +74,7 @@ class Run:
     """One trajectory: generates, calls its tool with the given numbers, one per turn, and closes."""
 
     def __init__(self, tool: object, prefix: Sequence[Generation] = (), **settings: object) -> None:
-        self.session = BranchSession(FakeEngine(stop=0.0), "tree", prefix)
+        self.session = ReplayClient(FakeEngine(stop=0.0), "tree", prefix)
         self.tools = ToolSession(self.session, guard(**settings))
         (self.tool,) = self.tools.wrap([tool])
         self.prompt = list(PROMPT)
@@ -260,7 +260,7 @@ async def test_equal_calls_of_stateless_tools_are_made_once():
     memo = CallMemo(10)
     counts = []
     for _ in range(2):
-        session = BranchSession(FakeEngine(), None)
+        session = ReplayClient(FakeEngine(), None)
         tools = ToolSession(session, guard(), memo)
         (tool,) = tools.wrap([FunctionTool(name="look", fn=look, tool_schema=SCHEMA, is_async=True)])
         await session.generate("x", prompt_ids=PROMPT)

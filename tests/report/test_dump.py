@@ -18,7 +18,7 @@ import torch
 from tensordict import TensorDict
 from verl.utils.tensordict_utils import assign_non_tensor_data
 
-from tests.assets.fakes import FakeEngine, FakeLoop, run_branch_with
+from tests.assets.fakes import FakeEngine, FakeLoop, run_loop_with
 from tests.assets.trees import credit_of, outputs_of
 from verl_atpo.config import AtpoConfig, CreditConfig, ExpansionConfig, GrowthConfig, Penalty, Schedule, SharedTurns
 from verl_atpo.failure import EngineOutage, ToolOutage, brief
@@ -32,7 +32,7 @@ from verl_atpo.report.dump_reader import read_trees
 from verl_atpo.report.metrics import WorkerStats, step_metrics, tree_stats
 from verl_atpo.report.record import Record
 from verl_atpo.rollout.grower import TreeGrower
-from verl_atpo.rollout.grown import GrownTree
+from verl_atpo.tree.growth import GrownTree
 from verl_atpo.tree.tree import ROOT
 
 PROMPT = {
@@ -70,8 +70,8 @@ def config(**credit: Any) -> AtpoConfig:
 
 
 async def grow(seed: int = 0, stop: float = 0.3, fail: float = 0.0) -> GrownTree:
-    run_branch = run_branch_with(FakeEngine(seed, stop=stop, fail=fail), FakeLoop(5))
-    return await TreeGrower(config(), run_branch, random.Random(0)).grow()
+    run_loop = run_loop_with(FakeEngine(seed, stop=stop, fail=fail), FakeLoop(5))
+    return await TreeGrower(config(), run_loop, random.Random(0)).grow()
 
 
 async def described(grown: GrownTree, tokenizer: Any = None, **credit: Any) -> Record:
@@ -105,7 +105,7 @@ async def test_the_row_of_a_record_is_the_row_of_the_trainer(shared_turns: Share
     grown = await grow(stop=0.1)
     record = await described(grown, shared_turns=shared_turns)
     rows = outputs_of(grown, config(shared_turns=shared_turns).credit)
-    for branch, own, output in zip(record["branches"], grown.branches, rows, strict=True):
+    for branch, own, output in zip(record["branches"], grown.trajectories, rows, strict=True):
         mask, sampled = list[int](), list[int]()
         for segment in segments(record, branch["leaf"])[1:]:
             assert segment.start == len(mask)
@@ -127,7 +127,7 @@ async def test_every_branch_says_why_it_began_where_it_did() -> None:
         pick = branch["picked"]
         assert pick is not None
         index = pick["node"]
-        assert index == grown.picked[branch["number"] - 3]
+        assert index == grown.selected[branch["number"] - 3]
         node = grown.tree.nodes[index]
         assert pick["score"] == pytest.approx((node.mean_nll or 0.0) - pick["penalty"], abs=2e-4)
         before = [each for each in grown.tree.nodes if each.round < branch["round"]]
@@ -153,14 +153,14 @@ async def test_times_are_those_of_the_engine_and_in_order() -> None:
 
 async def test_the_clock_runs_while_the_engine_works() -> None:
     grown = await grow()
-    stamps = [stamp for turn in grown.branches[0].turns for stamp in (turn.started_s, turn.ended_s)]
+    stamps = [stamp for turn in grown.trajectories[0].turns for stamp in (turn.started_s, turn.ended_s)]
     assert stamps == sorted(stamps) and stamps[0] > 0
 
 
 async def test_failures_are_counted_and_named() -> None:
     grown = await grow()
-    grown.limbs[1].failures += [ToolOutage("search is out"), ConnectionError("engine gone")]
-    grown.limbs[2].failures.append(KeyError("a bug"))
+    grown.rollouts[1].failures += [ToolOutage("search is out"), ConnectionError("engine gone")]
+    grown.rollouts[2].failures.append(KeyError("a bug"))
     record = TreeDescriber(Words(), config()).record(grown, credit_of(grown), PROMPT, seconds=1.0)
     assert record["outages"] == 2 == record["summary"]["outages"]
     assert record["branches"][1]["failures"] == ["ToolOutage: search is out", "ConnectionError: engine gone"]
@@ -169,8 +169,8 @@ async def test_failures_are_counted_and_named() -> None:
 
 async def test_a_failed_tree_keeps_what_there_is_of_it() -> None:
     for seed in range(60):
-        run_branch = run_branch_with(FakeEngine(seed, stop=0.3, fail=0.05), FakeLoop(5))
-        grower = TreeGrower(config(), run_branch, random.Random(0))
+        run_loop = run_loop_with(FakeEngine(seed, stop=0.3, fail=0.05), FakeLoop(5))
+        grower = TreeGrower(config(), run_loop, random.Random(0))
         try:
             await grower.grow()
         except EngineOutage as error:
@@ -180,7 +180,7 @@ async def test_a_failed_tree_keeps_what_there_is_of_it() -> None:
             )
             assert record["summary"]["outcome"] == "failed" and "engine gone" in (record["failed"] or "")
             ended = [branch for branch in record["branches"] if branch["leaf"] is not None]
-            assert len(record["branches"]) == len(grower.grown.limbs) > len(ended)
+            assert len(record["branches"]) == len(grower.grown.rollouts) > len(ended)
             assert all("reward" in branch for branch in ended)
             assert record["prompt"] == ("1 2 3" if record["nodes"] else "who?")
             if record["nodes"] and ended:
@@ -286,13 +286,17 @@ async def test_records_are_made_without_a_folder_too() -> None:
 async def test_dump_and_metrics_say_the_same_of_saved_tokens() -> None:
     """With tries that failed, whose tokens count; 1 - sampled / (leaves x mean of the initial chains)."""
     grown = await grow(stop=0.1)
-    grown.limbs[1].sampled_tokens += 7  # a try that died
+    grown.rollouts[1].sampled_tokens += 7  # a try that died
     summary = (await described(grown))["summary"]
     stats = tree_stats(grown, 1.0)
     metrics = step_metrics(WorkerStats([stats]))
     assert summary["sampled_tokens"] == stats.sampled_tokens == metrics["atpo/sampled_tokens"]
     assert summary["saved"] == pytest.approx(metrics["atpo/saved_tokens_share"])
-    chains = [sum(len(turn.token_ids) for turn in limb.branch.turns) for limb in grown.limbs if limb.pick is None]
+    chains = [
+        sum(len(turn.token_ids) for turn in rollout.trajectory.turns)
+        for rollout in grown.rollouts
+        if rollout.selection is None
+    ]
     assert summary["saved"] == pytest.approx(
-        1 - stats.sampled_tokens / (len(grown.branches) * sum(chains) / len(chains))
+        1 - stats.sampled_tokens / (len(grown.trajectories) * sum(chains) / len(chains))
     )

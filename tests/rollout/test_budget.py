@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from tests.assets.fakes import FakeEngine, FakeLoop, runner_of
 from verl_atpo.config import AtpoConfig, Budget, ConfigError, ExpansionConfig, GrowthConfig, Schedule
-from verl_atpo.rollout.budget import Spares, TreeBudget
+from verl_atpo.rollout.budget import SpareExpansions, TreeBudget
 from verl_atpo.rollout.grower import TreeGrower
-from verl_atpo.rollout.grown import GrownTree
+from verl_atpo.tree.growth import GrownTree
 
 
 def expansion(**settings: object) -> ExpansionConfig:
@@ -21,29 +21,29 @@ def expansion(**settings: object) -> ExpansionConfig:
     return ExpansionConfig(3, 2, 2, **{"schedule": Schedule.ROUNDS, "budget": Budget.ADAPTIVE, **settings})
 
 
-def grow(outcome, seed: int = 0, shared: Spares | None = None, **settings: object):
+def grow(outcome, seed: int = 0, shared: SpareExpansions | None = None, **settings: object):
     config = AtpoConfig(expansion=expansion(**settings), growth=GrowthConfig(0, 0.0))
     runner = runner_of(FakeEngine(seed, stop=0.3, latency_s=0.0003), FakeLoop(4), outcome)
-    return TreeGrower(config, runner.branch, random.Random(seed), shared).grow()
+    return TreeGrower(config, runner.trajectory, random.Random(seed), shared).grow()
 
 
 def test_spares_run_out():
-    spares = Spares(5)
+    spares = SpareExpansions(5)
     assert [spares.take(2) for _ in range(4)] == [2, 2, 1, 0]
 
 
 def test_budget_by_hand():
-    spares = Spares()
+    spares = SpareExpansions()
     rich, poor = (TreeBudget(expansion(spares=3), spares) for _ in range(2))
-    assert rich.branches(0, 0, []) == 7  # no chain has started: nothing is known yet
-    assert rich.branches(3, 0, [1.0, 1.0, 2.0]) == 0  # all have succeeded
+    assert rich.startable(0, 0, []) == 7  # no chain has started: nothing is known yet
+    assert rich.startable(3, 0, [1.0, 1.0, 2.0]) == 0  # all have succeeded
     rich.close(3)
     assert spares.left == 4
-    assert poor.branches(3, 0, [1.0, 0.0, 1.0]) == 4
-    assert poor.branches(7, 1, [1.0, 0.0] * 3) == 0  # a branch of its own still runs
-    assert poor.branches(7, 0, [1.0, 0.0] * 3 + [1.0]) == 2  # K of the spares
-    assert poor.branches(9, 0, [1.0, 0.0] * 4 + [1.0]) == 1  # three are the most
-    assert poor.branches(10, 0, [0.0] * 10) == 0
+    assert poor.startable(3, 0, [1.0, 0.0, 1.0]) == 4
+    assert poor.startable(7, 1, [1.0, 0.0] * 3) == 0  # a branch of its own still runs
+    assert poor.startable(7, 0, [1.0, 0.0] * 3 + [1.0]) == 2  # K of the spares
+    assert poor.startable(9, 0, [1.0, 0.0] * 4 + [1.0]) == 1  # three are the most
+    assert poor.startable(10, 0, [0.0] * 10) == 0
     poor.close(10)
     assert spares.left == 1
 
@@ -51,7 +51,7 @@ def test_budget_by_hand():
 @pytest.mark.parametrize("schedule", Schedule)
 async def test_a_tree_that_succeeds_grows_no_branch(schedule):
     grown = await grow(lambda output: 1.0, schedule=schedule)
-    assert len(grown.leaves) == 3 and grown.picked == []
+    assert len(grown.leaves) == 3 and grown.selected == []
     grown = await grow(lambda output: 0.9, schedule=schedule)  # equal, but no success
     assert len(grown.leaves) == 7
     grown = await grow(lambda output: 0.9, schedule=schedule, success=0.9)
@@ -80,7 +80,7 @@ def test_trees_together_stay_within_fixed_budgets(seed, rate, most, schedule, in
         return outcome
 
     async def grow_all() -> list[GrownTree]:
-        shared = Spares()
+        shared = SpareExpansions()
         setting = {"schedule": schedule, "in_flight": in_flight, "spares": most}
         return await asyncio.gather(*(grow(outcome_of(tree), seed + tree, shared, **setting) for tree in luck))
 

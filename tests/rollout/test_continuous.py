@@ -22,11 +22,12 @@ from tests.rollout.test_environments import ForkingWalk, Walk, grower
 from verl_atpo.config import AtpoConfig, CreditConfig, ExpansionConfig, GrowthConfig, Penalty, Schedule
 from verl_atpo.method.credit import node_values
 from verl_atpo.method.expansion import uncertainty_score
-from verl_atpo.replay.runner import Branch, Start
+from verl_atpo.replay.runner import Start
 from verl_atpo.report.describe import TreeDescriber
 from verl_atpo.report.metrics import tree_stats
 from verl_atpo.rollout.grower import TreeGrower
-from verl_atpo.rollout.grown import GrownTree
+from verl_atpo.tree.growth import GrownTree
+from verl_atpo.tree.trajectory import Trajectory
 from verl_atpo.tree.tree import ROOT, Depth, TurnTree
 
 EXPANSION: dict[str, Any] = {"schedule": Schedule.CONTINUOUS}
@@ -48,13 +49,13 @@ class Watched:
         self.beside: dict[int, set[int]] = {}
         self.began: list[float] = []
 
-    async def __call__(self, start: Start) -> Branch:
+    async def __call__(self, start: Start) -> Trajectory:
         self.starts.append(start)
         self.began.append(asyncio.get_running_loop().time())
         self.running.add(start.number)
         self.beside.setdefault(start.number, set(self.running))
         self.most_running = max(self.most_running, len(self.running))
-        branch = await self._runner.branch(start)
+        branch = await self._runner.trajectory(start)
         self.running.discard(start.number)
         return branch
 
@@ -74,18 +75,18 @@ def grow(config: AtpoConfig, engine: FakeEngine, loop: FakeLoop, *earlier: Any) 
 def check(grown: GrownTree, config: AtpoConfig) -> None:
     """The tree is whole, its paths are what its branches saw, and rewards are neither lost nor made."""
     tree, leaves = grown.tree, config.expansion.leaves
-    assert [limb.number for limb in grown.limbs] == list(range(leaves)) and len(grown.branches) == leaves
+    assert [rollout.number for rollout in grown.rollouts] == list(range(leaves)) and len(grown.trajectories) == leaves
     assert sorted(grown.leaves) == sorted(tree.leaves) and len(set(grown.leaves)) == leaves
-    for limb, branch, leaf in zip(grown.limbs, grown.branches, grown.leaves, strict=True):
+    for rollout, branch, leaf in zip(grown.rollouts, grown.trajectories, grown.leaves, strict=True):
         path = tree.path(leaf)
         assert contexts(tree.generations(path)) == contexts(branch.generations)
-        own = [node for node in path if tree.nodes[node].branch == limb.number]
+        own = [node for node in path if tree.nodes[node].sampled_by == rollout.number]
         assert own and own == path[-len(own) :]
         assert tree.nodes[leaf].reward == branch.reward
-        if not branch.diverged and limb.pick is not None and limb.context:
-            assert path[: len(limb.context)] == limb.context == tree.path(limb.pick.node)[:-1]
+        if not branch.diverged and rollout.selection is not None and rollout.context:
+            assert path[: len(rollout.context)] == rollout.context == tree.path(rollout.selection.node)[:-1]
     rows = list(outputs_of(grown))
-    assert [sum(row.token_rewards) for row in rows] == pytest.approx([b.reward for b in grown.branches], abs=1e-6)
+    assert [sum(row.token_rewards) for row in rows] == pytest.approx([b.reward for b in grown.trajectories], abs=1e-6)
 
 
 @settings(max_examples=80, deadline=None)
@@ -113,7 +114,7 @@ def test_always_exactly_its_leaves_and_never_more_at_a_time(
     grown, run = grow(settings, engine, FakeLoop(max_turns, drift))
     check(grown, settings)
     assert in_flight is None or run.most_running <= in_flight
-    first = next((limb for limb in grown.limbs if limb.pick), None)
+    first = next((rollout for rollout in grown.rollouts if rollout.selection), None)
     if first is not None:  # enough chains had ended
         still = run.beside[first.number] & set(range(chains))
         assert chains - len(still) >= math.ceil(start_after * chains)
@@ -144,7 +145,7 @@ def test_environments_with_state_work_at_the_turns_of_running_branches(
     grown = asyncio.run(on_a_virtual_clock())
     check(grown, settings)
     assert tool.opened == tool.closed and not tool.wrong
-    assert not any(branch.diverged for branch in grown.branches)
+    assert not any(branch.diverged for branch in grown.trajectories)
 
 
 @settings(max_examples=60, deadline=None)
@@ -167,8 +168,8 @@ def test_with_equal_latencies_after_all_chains_the_picks_of_a_round_are_those_of
         engine = FakeEngine(seed, stop=0.3)  # no latency: all take a turn at the same instant
         grown, _ = grow(settings, engine, FakeLoop(4))
         turns = {node.index: tuple(grown.tree.turn(node.index).token_ids) for node in grown.tree.nodes[1:]}
-        assume(ROOT not in grown.picked)
-        picked[schedule] = [turns[node] for node in grown.picked]
+        assume(ROOT not in grown.selected)
+        picked[schedule] = [turns[node] for node in grown.selected]
     if strategy == "random":  # an order of the same candidates, which have other indices
         assert len(picked[Schedule.ROUNDS]) == len(picked[Schedule.CONTINUOUS]) == branches
     else:
@@ -185,10 +186,10 @@ def test_a_branch_starts_at_a_turn_of_a_branch_that_still_runs_and_that_may_die(
         tree, values = grown.tree, node_values(grown.tree, CreditConfig().backup)
         alive = {node for leaf in grown.leaves for node in tree.path(leaf)}
         assert {node.index for node in tree.nodes[1:] if values[node.index] is not None} == alive
-        for limb in grown.limbs:
-            owners = {tree.nodes[node].branch for node in limb.context}
-            seen["running"] += bool(owners & run.beside[limb.number])
-            seen["died"] += any(_died(grown, node) for node in limb.context)
+        for rollout in grown.rollouts:
+            owners = {tree.nodes[node].sampled_by for node in rollout.context}
+            seen["running"] += bool(owners & run.beside[rollout.number])
+            seen["died"] += any(_died(grown, node) for node in rollout.context)
         seen["worthless"] += len(tree.nodes) - 1 - len(alive)
         stats = tree_stats(grown, seconds=1.0)
         assert stats.nodes == len(tree.nodes) - 1
@@ -198,7 +199,7 @@ def test_a_branch_starts_at_a_turn_of_a_branch_that_still_runs_and_that_may_die(
 
 def _died(grown: GrownTree, node: int) -> bool:
     """Whether the try that sampled a node has no leaf below it."""
-    owner = grown.tree.nodes[node].branch
+    owner = grown.tree.nodes[node].sampled_by
     return node not in grown.tree.path(grown.leaves[owner])
 
 
@@ -208,7 +209,7 @@ def test_an_expansion_counts_from_its_start():
     tree.add_turn(1, mean_nll=0.8)
     settings = ExpansionConfig(penalty=0.1, penalty_counts=Penalty.EXPANSIONS)
     assert [uncertainty_score(tree, node, settings) for node in (1, 2)] == pytest.approx([1.0, 0.8])
-    tree.nodes[1].pending = 2  # two branches are on their way to a turn beside turn 2
+    tree.pending[1] = 2  # two branches are on their way to a turn beside turn 2
     assert [uncertainty_score(tree, node, settings) for node in (1, 2)] == pytest.approx([1.0, 0.6])
 
 
@@ -216,20 +217,20 @@ def test_an_expansion_counts_from_its_start():
 def test_why_a_turn_was_picked_is_told_with_it(in_flight):
     settings = config(2, 6, 3, in_flight=in_flight, penalty=0.05)
     grown, _ = grow(settings, FakeEngine(3, stop=0.1, latency_s=10.0), FakeLoop(4))
-    picks = [limb.pick for limb in grown.limbs if limb.pick is not None]
+    picks = [rollout.selection for rollout in grown.rollouts if rollout.selection is not None]
     assert len(picks) == 18
     for pick in picks:
         node = grown.tree.nodes[pick.node]
         assert pick.score == pytest.approx(node.mean_nll - pick.penalty)
         assert 1 <= pick.rank <= pick.candidates
         assert pick.node != ROOT and not node.is_leaf
-    together = [limb.pick for limb in grown.limbs if limb.round == 1 and limb.pick is not None]
+    together = [rollout.selection for rollout in grown.rollouts if rollout.round == 1 and rollout.selection is not None]
     assert [pick.rank for pick in together] == [1 + at % together[0].candidates for at in range(len(together))]
-    grown_ones = [limb for limb in grown.limbs if limb.pick is not None]
-    for limb in grown_ones:  # a branch counts from its start, whether it has sampled a turn or not
-        before = [each for each in grown_ones if each.round < limb.round and each.context == limb.context]
-        assert limb.pick.penalty == pytest.approx(0.05 * len(before))
-    assert any(limb.pick.penalty > 0 for limb in grown_ones) or in_flight is None
+    grown_ones = [rollout for rollout in grown.rollouts if rollout.selection is not None]
+    for rollout in grown_ones:  # a branch counts from its start, whether it has sampled a turn or not
+        before = [each for each in grown_ones if each.round < rollout.round and each.context == rollout.context]
+        assert rollout.selection.penalty == pytest.approx(0.05 * len(before))
+    assert any(rollout.selection.penalty > 0 for rollout in grown_ones) or in_flight is None
 
 
 def test_the_dump_says_when_each_branch_started_and_why():
@@ -243,10 +244,10 @@ def test_the_dump_says_when_each_branch_started_and_why():
     record = json.loads(json.dumps(described))
     assert [branch["leaf"] for branch in record["branches"]] == grown.leaves
     assert [branch["picked"] is None for branch in record["branches"]] == [True] * 4 + [False] * 6
-    for branch, limb in zip(record["branches"], grown.limbs, strict=True):
-        assert 0 <= branch["started_s"] <= branch["ended_s"] and len(branch["failures"]) == len(limb.failures)
-        if limb.pick is not None:
-            assert branch["picked"] == dataclasses.asdict(limb.pick)
+    for branch, rollout in zip(record["branches"], grown.rollouts, strict=True):
+        assert 0 <= branch["started_s"] <= branch["ended_s"] and len(branch["failures"]) == len(rollout.failures)
+        if rollout.selection is not None:
+            assert branch["picked"] == dataclasses.asdict(rollout.selection)
     assert any(branch["failures"] for branch in record["branches"])
 
 
@@ -324,7 +325,7 @@ def test_staggered_expansions_where_noise_falls_most_fall_on_one_chain_each():
     settings = config(6, 3, 2, schedule=Schedule.STAGGERED, first_at=0.01, last_at=0.01, strategy="noise")
     grown, run = grow(settings, FakeEngine(2, stop=0.0, latency_s=10.0), FakeLoop(6), HALVED, FOUR_TURNS)
     check(grown, settings)
-    assert sorted(grown.tree.path(node)[0] for node in grown.picked) == sorted(
+    assert sorted(grown.tree.path(node)[0] for node in grown.selected) == sorted(
         grown.tree.path(leaf)[0] for leaf in grown.leaves[:6]
     )
-    assert all(run.beside[limb.number] & set(range(6)) for limb in grown.limbs[6:])  # chains were running
+    assert all(run.beside[rollout.number] & set(range(6)) for rollout in grown.rollouts[6:])  # chains were running

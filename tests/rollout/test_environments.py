@@ -14,11 +14,11 @@ from verl.experimental.agent_loop import AgentLoopOutput
 from tests.assets.fakes import PROMPT, STOP, FakeEngine, guard
 from tests.assets.trees import outputs_of
 from verl_atpo.config import AtpoConfig, ExpansionConfig, GrowthConfig, Schedule
-from verl_atpo.replay.client import BranchSession
+from verl_atpo.replay.client import ReplayClient
 from verl_atpo.replay.runner import LoopRunner
 from verl_atpo.rollout.grower import TreeGrower
-from verl_atpo.rollout.grown import GrownTree
 from verl_atpo.tools import StatefulTool, ToolOutage, TransientToolError
+from verl_atpo.tree.growth import GrownTree
 
 TURNS = 4
 
@@ -69,7 +69,7 @@ class ForkingWalk(Walk):
         return list(snapshot)
 
 
-async def walk(session: BranchSession, bound: Any, tool: Walk) -> AgentLoopOutput:
+async def walk(session: ReplayClient, bound: Any, tool: Walk) -> AgentLoopOutput:
     """A loop in the manner of verl's tool agent: errors are read, not raised. Checks what it sees by its own count."""
     prompt, mask, at = list(PROMPT), [], 0
     for _ in range(TURNS):
@@ -101,11 +101,11 @@ async def walk(session: BranchSession, bound: Any, tool: Walk) -> AgentLoopOutpu
 
 
 def grower(tool: Walk, engine: FakeEngine, config: AtpoConfig) -> TreeGrower:
-    async def loop(session: BranchSession, tools: list[Any]) -> AgentLoopOutput:
+    async def loop(session: ReplayClient, tools: list[Any]) -> AgentLoopOutput:
         return await walk(session, tools[0], tool)
 
     runner = LoopRunner(engine, guard(retries=1), loop, [tool], request_id="tree")
-    return TreeGrower(config, runner.branch, random.Random(1))
+    return TreeGrower(config, runner.trajectory, random.Random(1))
 
 
 def config(regrows: int) -> AtpoConfig:
@@ -114,7 +114,7 @@ def config(regrows: int) -> AtpoConfig:
 
 def check(grown: GrownTree) -> None:
     assert len(grown.leaves) == 7
-    for branch, output in zip(grown.branches, outputs_of(grown), strict=True):
+    for branch, output in zip(grown.trajectories, outputs_of(grown), strict=True):
         assert sum(output.token_rewards) == pytest.approx(branch.reward, abs=1e-6)
         assert not branch.diverged
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.assets.fakes import FakeEngine, FakeLoop, contexts, guard, run_branch_with
+from tests.assets.fakes import FakeEngine, FakeLoop, contexts, guard, run_loop_with
 from verl_atpo.config import AtpoConfig, ConfigError, ExpansionConfig, GrowthConfig, Schedule
 from verl_atpo.deadlines import within
 from verl_atpo.failure import EngineOutage
@@ -19,7 +19,7 @@ from verl_atpo.replay.guard import CallCounts
 from verl_atpo.replay.runner import LoopRunner
 from verl_atpo.report.metrics import WorkerStats, step_metrics, tree_stats
 from verl_atpo.rollout.grower import TreeGrower
-from verl_atpo.rollout.grown import GrownTree
+from verl_atpo.tree.growth import GrownTree
 from verl_atpo.tree.tree import ROOT
 
 
@@ -33,15 +33,15 @@ def _config(chains: int = 3, branches: int = 2, rounds: int = 2, **growth: float
 
 
 async def _grow(config: AtpoConfig, engine: FakeEngine, loop: FakeLoop) -> GrownTree:
-    run_branch = run_branch_with(engine, loop)
-    return await TreeGrower(config, run_branch, random.Random(0)).grow()
+    run_loop = run_loop_with(engine, loop)
+    return await TreeGrower(config, run_loop, random.Random(0)).grow()
 
 
 def _check(grown: GrownTree, leaves: int) -> None:
     """Every leaf's path spells exactly the response its branch returned."""
     assert len(grown.leaves) == leaves
     assert sorted(grown.leaves) == sorted(grown.tree.leaves)
-    for number, (branch, leaf) in enumerate(zip(grown.branches, grown.leaves, strict=True)):
+    for number, (branch, leaf) in enumerate(zip(grown.trajectories, grown.leaves, strict=True)):
         output = branch.output
         whole = output.prompt_ids + output.response_ids
         path = grown.tree.path(leaf)
@@ -52,7 +52,7 @@ def _check(grown: GrownTree, leaves: int) -> None:
             assert start == len(context) - len(output.prompt_ids)
             assert output.response_ids[start : start + len(turn.token_ids)] == turn.token_ids
         assert sum(len(grown.tree.turn(node).token_ids) for node in path) == sum(output.response_mask)
-        own = [node for node in path if grown.tree.nodes[node].branch == number]
+        own = [node for node in path if grown.tree.nodes[node].sampled_by == number]
         assert own and own == path[-len(own) :]
         assert grown.tree.nodes[leaf].reward == branch.reward
 
@@ -77,7 +77,7 @@ def test_always_exactly_its_leaves(chains, branches, rounds, seed, stop, max_tur
 
 async def test_a_branch_shares_the_turns_before_the_re_sampled_one():
     grown = await _grow(_config(2, 2, 1), FakeEngine(3, stop=0.0), FakeLoop(4))
-    for picked, leaf in zip(grown.picked, grown.leaves[2:], strict=True):
+    for picked, leaf in zip(grown.selected, grown.leaves[2:], strict=True):
         depth = grown.tree.depth(picked)
         path = grown.tree.path(leaf)
         assert path[: depth - 1] == grown.tree.path(picked)[:-1]  # same turns before
@@ -87,13 +87,13 @@ async def test_a_branch_shares_the_turns_before_the_re_sampled_one():
 
 async def test_single_turn_chains_branch_from_the_root():
     grown = await _grow(_config(2, 3, 1), FakeEngine(stop=1.0), FakeLoop(4))
-    assert grown.picked == [ROOT] * 3
+    assert grown.selected == [ROOT] * 3
     assert len(grown.tree.nodes[ROOT].children) == 5
 
 
 async def test_a_non_deterministic_environment_is_counted_and_its_branch_stands_alone():
     grown = await _grow(_config(3, 4, 2), FakeEngine(1, stop=0.0), FakeLoop(4, drift=False))
-    assert not any(branch.diverged for branch in grown.branches)
+    assert not any(branch.diverged for branch in grown.trajectories)
 
     class Drifting(FakeLoop):
         def weather(self, turn: int) -> list[int]:
@@ -116,7 +116,7 @@ async def test_a_loop_that_ends_during_its_replay_is_grown_from_the_root():
     for seed in range(20):
         grown = await _grow(config, FakeEngine(seed, stop=0.0), Impatient(4))
         _check(grown, 2)
-        if grown.tree.depth(grown.picked[0]) > 2:
+        if grown.tree.depth(grown.selected[0]) > 2:
             assert grown.regrown == 1
             assert grown.tree.depth(grown.leaves[1]) == 4
             return
@@ -128,7 +128,7 @@ async def test_failures_are_regrown_never_cloned():
     grown = await _grow(_config(4, 3, 2, max_regrows=50), engine, FakeLoop(4))
     _check(grown, 10)
     assert grown.regrown > 0
-    assert len(set(map(id, grown.branches))) == 10
+    assert len(set(map(id, grown.trajectories))) == 10
     assert tree_stats(grown, 1.0).regrown == grown.regrown
 
 
@@ -141,23 +141,23 @@ async def test_a_tree_that_cannot_be_grown_raises_and_leaves_no_task_behind():
 async def test_config_errors_are_not_tried_again():
     calls = []
 
-    async def run_branch(start):
+    async def run_loop(start):
         calls.append(start.number)
         raise ConfigError("no log-probs")
 
     with pytest.raises(ConfigError):
-        await TreeGrower(_config(2, 1, 1), run_branch, random.Random(0)).grow()
+        await TreeGrower(_config(2, 1, 1), run_loop, random.Random(0)).grow()
     assert sorted(calls) == [0, 1]
 
 
 async def test_a_slow_branch_delays_nobody_but_its_own_round():
     finished: dict[int, float] = {}
     start = time.monotonic()
-    run_branch = run_branch_with(FakeEngine(stop=0.0), FakeLoop(3))
+    run_loop = run_loop_with(FakeEngine(stop=0.0), FakeLoop(3))
 
     async def slow_first(asked):
         await asyncio.sleep(0.2 if asked.number == 0 else 0.0)
-        branch = await run_branch(asked)
+        branch = await run_loop(asked)
         finished[asked.number] = time.monotonic() - start
         return branch
 
@@ -166,10 +166,10 @@ async def test_a_slow_branch_delays_nobody_but_its_own_round():
 
 
 async def test_tokens_of_tries_that_died_count_as_sampled():
-    run_branch, died = run_branch_with(FakeEngine(3), FakeLoop(4)), []
+    run_loop, died = run_loop_with(FakeEngine(3), FakeLoop(4)), []
 
     async def dies_once(asked):
-        branch = await run_branch(asked)
+        branch = await run_loop(asked)
         if asked.number == 1 and not died:
             died.append(sum(len(turn.token_ids) for turn in branch.turns))
             raise EngineOutage("gone")
@@ -183,20 +183,20 @@ async def test_tokens_of_tries_that_died_count_as_sampled():
 
 async def test_a_branch_is_worth_what_outcomes_vary_from_its_context_on_for_its_tokens():
     grown = await _grow(_config(3, 4, 2), FakeEngine(4, stop=0.2), FakeLoop(5))
-    for number, branch in enumerate(grown.branches):
+    for number, branch in enumerate(grown.trajectories):
         branch.output.reward_score = float(number in (1, 2, 4, 5, 8, 9))
     stats = tree_stats(grown, seconds=1.0)
     assert stats.chain_variance == pytest.approx(1 / 3)
-    again = [limb for limb in grown.limbs if limb.pick is not None and limb.pick.node != ROOT]
-    assert len(again) == len(stats.branches) > 1
-    for limb, each in zip(again, stats.branches, strict=True):
-        sampler = grown.limbs[grown.tree.nodes[limb.pick.node].branch]
-        assert each.variance == (0.0 if sampler.branch.reward == limb.branch.reward else 0.5)
-        own = [node for node in grown.tree.path(limb.tip) if grown.tree.nodes[node].branch == limb.number]
+    again = [rollout for rollout in grown.rollouts if rollout.selection is not None and rollout.selection.node != ROOT]
+    assert len(again) == len(stats.expansions) > 1
+    for rollout, each in zip(again, stats.expansions, strict=True):
+        sampler = grown.rollouts[grown.tree.nodes[rollout.selection.node].sampled_by]
+        assert each.variance == (0.0 if sampler.trajectory.reward == rollout.trajectory.reward else 0.5)
+        own = [node for node in grown.tree.path(rollout.tip) if grown.tree.nodes[node].sampled_by == rollout.number]
         assert each.tokens == sum(len(grown.tree.turn(node).token_ids) for node in own) > 0
-    assert len({each.variance for each in stats.branches}) == 2
+    assert len({each.variance for each in stats.expansions}) == 2
 
-    mean = sum(each.variance for each in stats.branches) / sum(each.tokens for each in stats.branches)
+    mean = sum(each.variance for each in stats.expansions) / sum(each.tokens for each in stats.expansions)
     worth = mean / (1 / 3) * stats.chain_tokens / stats.leaves
     assert step_metrics(WorkerStats([stats, stats]))["atpo/branch_worth"] == pytest.approx(worth)
     for untold in ({"branches": []}, {"chain_variance": 0.0}, {"chain_variance": None}):
@@ -207,19 +207,19 @@ async def test_stats_count_sampled_and_saved_tokens():
     engine = FakeEngine(2, stop=0.0)
     grown = await _grow(_config(2, 2, 1), engine, FakeLoop(4))
     stats = tree_stats(grown, seconds=2.0)
-    trained = sum(sum(branch.output.response_mask) for branch in grown.branches)
+    trained = sum(sum(branch.output.response_mask) for branch in grown.trajectories)
     in_tree = sum(len(grown.tree.turn(node.index).token_ids) for node in grown.tree.nodes[1:])
     assert (stats.trained_tokens, stats.sampled_tokens, stats.tree_tokens) == (trained, in_tree, in_tree)
-    chains = sum(sum(branch.output.response_mask) for branch in grown.branches[:2])
+    chains = sum(sum(branch.output.response_mask) for branch in grown.trajectories[:2])
     assert stats.chain_tokens == 4 * chains / 2
     assert stats.leaves == 4 and stats.nodes == len(grown.tree.nodes) - 1 and stats.depths == [4] * 4
     metrics = step_metrics(WorkerStats([stats, stats]))
     assert metrics["atpo/saved_tokens_share"] == pytest.approx(1 - in_tree / (2 * chains))
     assert metrics["atpo/shared_tokens_share"] == pytest.approx(1 - in_tree / trained)
-    picked = [grown.tree.nodes[node] for node in grown.picked]
+    picked = [grown.tree.nodes[node] for node in grown.selected]
     assert metrics["atpo/branched_mean_nll"] == pytest.approx(sum(node.mean_nll for node in picked) / len(picked))
     depths = [grown.tree.depth(node.index) for node in picked]
-    fresh = [branch.turns[depth - 1] for branch, depth in zip(grown.branches[2:], depths, strict=True)]
+    fresh = [branch.turns[depth - 1] for branch, depth in zip(grown.trajectories[2:], depths, strict=True)]
     assert metrics["atpo/resampled_mean_nll"] == pytest.approx(sum(turn.mean_nll for turn in fresh) / len(fresh))
     assert metrics["atpo/resampled_mean_nll"] != metrics["atpo/branched_mean_nll"]
     assert metrics["atpo/trees"] == 2 and metrics["atpo/tree_seconds/mean"] == 2.0
@@ -245,9 +245,9 @@ async def test_a_bug_is_reported_though_the_trajectory_beside_it_swallows_its_ca
             except asyncio.CancelledError:
                 continue
 
-    run_branch = LoopRunner(FakeEngine(), guard(), loop).branch
+    run_loop = LoopRunner(FakeEngine(), guard(), loop).trajectory
     with pytest.raises(KeyError, match="a bug"):
-        await asyncio.wait_for(TreeGrower(_config(2, 1, 0), run_branch, random.Random(0)).grow(), 5)
+        await asyncio.wait_for(TreeGrower(_config(2, 1, 0), run_loop, random.Random(0)).grow(), 5)
     assert len(started) == 2
     over.set()
     await asyncio.sleep(0.03)

@@ -13,7 +13,7 @@ import pytest
 import torch
 from verl.experimental.agent_loop import AgentLoopOutput
 
-from tests.assets.fakes import FakeEngine, FakeLoop, run_branch_with
+from tests.assets.fakes import FakeEngine, FakeLoop, run_loop_with
 from tests.assets.trees import credit_of, outputs_of, tree_advantages
 from verl_atpo.config import (
     AdvantageMode,
@@ -30,15 +30,15 @@ from verl_atpo.method.channel import is_marked
 from verl_atpo.method.estimator import compute_atpo_advantage
 from verl_atpo.report.tracking import add_to_tracking
 from verl_atpo.rollout.grower import TreeGrower
-from verl_atpo.rollout.grown import GrownTree
 from verl_atpo.rollout.rows import policy_text
+from verl_atpo.tree.growth import GrownTree
 from verl_atpo.tree.recording import Generation, Turn
 
 
 async def grow(seed: int = 0, stop: float = 0.3) -> GrownTree:
     config = AtpoConfig(expansion=ExpansionConfig(3, 2, 2, schedule=Schedule.ROUNDS), growth=GrowthConfig(0, 0.0))
-    run_branch = run_branch_with(FakeEngine(seed, stop=stop), FakeLoop(5))
-    return await TreeGrower(config, run_branch, random.Random(0)).grow()
+    run_loop = run_loop_with(FakeEngine(seed, stop=stop), FakeLoop(5))
+    return await TreeGrower(config, run_loop, random.Random(0)).grow()
 
 
 def padded(rows: list[dict], key: str) -> torch.Tensor:
@@ -70,7 +70,7 @@ async def test_rows_say_what_contexts_are_worth(mode, contexts):
 def check_rows(grown: GrownTree, credit: CreditConfig) -> None:
     """Each token gets what the credit says of its turn, and each row adds up to its outcome."""
     rows = [output.as_dict() for output in outputs_of(grown, credit)]
-    rewards = [branch.reward for branch in grown.branches]
+    rewards = [branch.reward for branch in grown.trajectories]
     assert len(set(rewards)) > 1
     torch.testing.assert_close(torch.stack([row["rm_scores"].sum() for row in rows]), torch.tensor(rewards))
 
@@ -82,9 +82,11 @@ def check_rows(grown: GrownTree, credit: CreditConfig) -> None:
     expected = credit_of(grown, credit).advantages
     for row, leaf in enumerate(grown.leaves):
         path = grown.tree.path(leaf)
-        for node, start in zip(path, grown.branches[row].starts, strict=True):
+        for node, start in zip(path, grown.trajectories[row].starts, strict=True):
             turn = grown.tree.turn(node)
-            for token in range(start, min(start + len(turn.token_ids), len(grown.branches[row].output.response_ids))):
+            for token in range(
+                start, min(start + len(turn.token_ids), len(grown.trajectories[row].output.response_ids))
+            ):
                 if mask[row, token]:
                     assert advantages[row, token].item() == pytest.approx(expected[node], abs=1e-5)
 
@@ -111,14 +113,14 @@ async def test_shared_turns_are_trained_once_per_leaf_or_once():
 async def test_a_row_that_the_response_limit_cut_off_has_all_the_credit_of_its_turns(limit):
     """A row of a few tokens gets masked ones, so that it has room."""
     grown = await grow(stop=0.1)
-    for branch in grown.branches:
+    for branch in grown.trajectories:
         branch.output.response_ids = branch.output.response_ids[:limit]
         branch.output.response_mask = branch.output.response_mask[:limit]
         branch.output.response_logprobs = [-0.5] * len(branch.output.response_ids)
-    assert any(branch.starts[branch.replayed] > limit for branch in grown.branches)  # a turn is one generation here
+    assert any(branch.starts[branch.replayed] > limit for branch in grown.trajectories)  # a turn is one generation here
     credit = CreditConfig(shared_turns=SharedTurns.ONCE)
     check_rows(grown, credit)
-    for output, branch in zip(outputs_of(grown, credit), grown.branches, strict=True):
+    for output, branch in zip(outputs_of(grown, credit), grown.trajectories, strict=True):
         assert len(output.response_mask) == len(output.response_ids) == len(output.token_rewards)
         assert len(output.response_logprobs) == len(output.response_ids) and not any(output.response_mask[limit:])
         assert output.response_ids[: len(branch.output.response_ids)] == branch.output.response_ids
@@ -128,7 +130,7 @@ async def test_a_row_that_the_response_limit_cut_off_has_all_the_credit_of_its_t
 
 async def test_rows_keep_all_that_the_loop_returned():
     grown = await grow()
-    for output, branch in zip(outputs_of(grown, CreditConfig()), grown.branches, strict=True):
+    for output, branch in zip(outputs_of(grown, CreditConfig()), grown.trajectories, strict=True):
         branch.output.extra_fields["tool_rewards"] = [0.5]
         plain = branch.output.as_dict()
         row = output.as_dict()

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.assets.fakes import guard
-from verl_atpo.replay.client import BranchSession
+from verl_atpo.replay.client import ReplayClient
 from verl_atpo.replay.runner import Start
 from verl_atpo.rollout import scope
 from verl_atpo.rollout.scope import RunScopedWorker
@@ -51,7 +51,7 @@ def worker(monkeypatch: pytest.MonkeyPatch) -> Worker:
 
 
 async def test_runs_do_not_meet_and_leave_nothing_behind(worker: Worker):
-    async def finish(output: tuple[BranchSession, str], validate: bool, **kwargs: Any) -> tuple[BranchSession, str]:
+    async def finish(output: tuple[ReplayClient, str], validate: bool, **kwargs: Any) -> tuple[ReplayClient, str]:
         return output
 
     runners = [worker.runner({}, {}, {"name": name}, None, finish=finish) for name in "abc"]

@@ -30,16 +30,16 @@ from verl_atpo.config import (
     SharedTurns,
 )
 from verl_atpo.method.estimator import compute_atpo_advantage
-from verl_atpo.replay.client import BranchSession
+from verl_atpo.replay.client import ReplayClient
 from verl_atpo.replay.runner import LoopRunner, Start
 from verl_atpo.rollout.grower import TreeGrower
-from verl_atpo.rollout.grown import GrownTree
 from verl_atpo.tree.comparison import stretches
+from verl_atpo.tree.growth import GrownTree
 
 PROMPT = [1, 2, 3]
 
 
-def stretch_rows(session: BranchSession) -> list[AgentLoopOutput]:
+def stretch_rows(session: ReplayClient) -> list[AgentLoopOutput]:
     """A row per stretch of a run."""
     return [
         AgentLoopOutput(
@@ -52,7 +52,7 @@ def stretch_rows(session: BranchSession) -> list[AgentLoopOutput]:
     ]
 
 
-def turn_rows(session: BranchSession) -> list[AgentLoopOutput]:
+def turn_rows(session: ReplayClient) -> list[AgentLoopOutput]:
     """A row per turn: its context is the prompt."""
     rows = []
     for part in stretches(session.generations):
@@ -76,13 +76,13 @@ class RandomAgent:
     def __init__(self, latency_s: float = 0.0, rows=stretch_rows) -> None:
         self._latency_s, self._rows = latency_s, rows
 
-    async def run(self, session: BranchSession, tools: list) -> list[AgentLoopOutput]:
+    async def run(self, session: ReplayClient, tools: list) -> list[AgentLoopOutput]:
         await self._talk(session, list(PROMPT), depth=0)
         rows = self._rows(session)
         rows[-1].reward_score = float(sum(map(sum, (row.response_ids for row in rows))) % 3)
         return rows
 
-    async def _talk(self, session: BranchSession, context: list[int], depth: int) -> int:
+    async def _talk(self, session: ReplayClient, context: list[int], depth: int) -> int:
         for turn in range(4 - 2 * depth):
             output = await session.generate("own-id", prompt_ids=context, sampling_params={})
             said = output.token_ids[-1]
@@ -109,7 +109,7 @@ def config(chains: int, branches: int, rounds: int, schedule: Schedule, **credit
 
 async def grow(atpo: AtpoConfig, engine: FakeEngine, agent: RandomAgent) -> GrownTree:
     runner = LoopRunner(engine, guard(), agent.run, [], request_id="tree")
-    grown = await TreeGrower(atpo, runner.branch, random.Random(0)).grow()
+    grown = await TreeGrower(atpo, runner.trajectory, random.Random(0)).grow()
     return grown
 
 
@@ -181,22 +181,22 @@ def test_random_agents_have_exactly_their_trajectories_and_train_what_was_sample
     atpo = config(chains, branches, rounds, schedule, **credit)
     engine = Counting(seed, stop=0.2, fail=fail, latency_s=latency)
     grown = asyncio.run(grow(atpo, engine, RandomAgent(latency)))
-    assert len(grown.branches) == chains + branches * rounds
+    assert len(grown.trajectories) == chains + branches * rounds
     found = credit_of(grown, atpo.credit)
     rows = list(outputs_of(grown, atpo.credit))
-    for branch in grown.branches:
+    for branch in grown.trajectories:
         assert not branch.diverged
     own = {(context, tokens) for context, tokens, _ in trained(rows, read(rows, atpo.credit))}
     assert own <= set(engine.sampled)
     if not fail:
         assert own == set(engine.sampled)
     expected = []
-    for branch, path in zip(grown.branches, grown.paths, strict=True):
+    for branch, path in zip(grown.trajectories, grown.paths, strict=True):
         for node, place in zip(path, branch.places, strict=True):
             output = branch.outputs[place.row]
             context = (*output.prompt_ids, *output.response_ids[: place.start])
             tokens = tuple(grown.tree.turn(node).token_ids)
-            mine = grown.tree.nodes[node].branch == grown.branches.index(branch)
+            mine = grown.tree.nodes[node].sampled_by == grown.trajectories.index(branch)
             if atpo.credit.shared_turns is SharedTurns.PER_LEAF or mine:
                 expected.append((context, tokens, found.advantages[node]))
     told = trained(rows, read(rows, atpo.credit))
@@ -207,7 +207,7 @@ def test_random_agents_have_exactly_their_trajectories_and_train_what_was_sample
         sorted(value for *_, value in values), abs=1e-3
     )
     assert [sum(row.token_rewards) for row in rows if row.reward_score is not None] == pytest.approx(
-        [branch.reward for branch in grown.branches], abs=1e-5
+        [branch.reward for branch in grown.trajectories], abs=1e-5
     )
 
 
@@ -216,10 +216,10 @@ async def test_a_trajectory_cut_into_rows_has_the_gradient_of_one_row(seed):
     """Same tree, one row a stretch and one row a turn: equal advantages, and equal gradients of a token sum."""
     atpo = config(3, 2, 1, Schedule.ROUNDS, contexts=Contexts.MERGED, advantage=AdvantageMode.DIFF_CONTEXT)
     trees = [await grow(atpo, FakeEngine(seed, stop=0.2), RandomAgent(rows=rows)) for rows in (stretch_rows, turn_rows)]
-    rewards = [branch.reward for branch in trees[0].branches]
-    for branch, reward in zip(trees[1].branches, rewards, strict=True):
+    rewards = [branch.reward for branch in trees[0].trajectories]
+    for branch, reward in zip(trees[1].trajectories, rewards, strict=True):
         branch.output.reward_score = reward
-        trees[1].tree.nodes[trees[1].leaves[trees[1].branches.index(branch)]].reward = reward
+        trees[1].tree.nodes[trees[1].leaves[trees[1].trajectories.index(branch)]].reward = reward
     torch.manual_seed(0)
     shape = Qwen3Config(
         vocab_size=400, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2,
@@ -258,7 +258,7 @@ async def two_chains(steps, answers, rewards) -> tuple[list, torch.Tensor]:
     """Two chains that ask with given contexts; their rows and advantages under two kinds of credit."""
     runs = iter(range(2))
 
-    async def loop(session: BranchSession, tools: list) -> list[AgentLoopOutput]:
+    async def loop(session: ReplayClient, tools: list) -> list[AgentLoopOutput]:
         number = next(runs)
         for context in steps(number):
             await session.generate("x", prompt_ids=context, sampling_params={})
@@ -271,7 +271,7 @@ async def two_chains(steps, answers, rewards) -> tuple[list, torch.Tensor]:
 
     async def one_after_the_other(start: Start):
         async with run.lock:
-            return await runner.branch(start)
+            return await runner.trajectory(start)
 
     atpo = config(2, 1, 0, Schedule.ROUNDS, contexts=Contexts.MERGED, advantage=AdvantageMode.DIFF_CONTEXT,
                   normalize=Normalize.CENTER, backup=Backup.LEAF_MEAN)  # fmt: skip
@@ -337,7 +337,7 @@ async def test_statistics_of_a_group_count_trajectories(rows_of):
     """Rewards 1, 0, 0 in 3 trajectories of many rows: the z-score's mean is 1/3 whatever the number of rows."""
     atpo = config(3, 1, 0, Schedule.ROUNDS)
     grown = await grow(atpo, FakeEngine(4, stop=0.05), RandomAgent(rows=rows_of))
-    for number, branch in enumerate(grown.branches):
+    for number, branch in enumerate(grown.trajectories):
         branch.output.reward_score = grown.tree.nodes[grown.leaves[number]].reward = float(number == 0)
     rows = list(outputs_of(grown, atpo.credit))
     assert len(rows) > 3

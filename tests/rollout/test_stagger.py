@@ -10,15 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from verl_atpo.config import AtpoConfig, ConfigError, ExpansionConfig
-from verl_atpo.rollout.grown import Limb
 from verl_atpo.rollout.stagger import expansions_due, progress
+from verl_atpo.tree.growth import Rollout
 
 shares = st.floats(0.01, 1.0)
 
 
-def chain(joined: int | None, ended: bool = False) -> Limb:
-    branch: Any = SimpleNamespace() if ended else None
-    return Limb(0, 0, None, [], 0.0, joined=joined, branch=branch)
+def chain(joined: int | None, ended: bool = False) -> Rollout:
+    trajectory: Any = SimpleNamespace() if ended else None
+    return Rollout(0, 0, None, [], 0.0, joined=joined, trajectory=trajectory)
 
 
 def test_progress_by_hand():

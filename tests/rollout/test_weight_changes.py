@@ -16,14 +16,14 @@ from verl.experimental.agent_loop import AgentLoopOutput
 from verl.workers.rollout.llm_server import FullyAsyncLLMServerClient
 from verl.workers.rollout.replica import TokenOutput
 
-from tests.assets.fakes import PROMPT, contexts, run_branch_with
+from tests.assets.fakes import PROMPT, contexts, run_loop_with
 from tests.assets.trees import credit_of, outputs_of
 from verl_atpo.config import AtpoConfig, ExpansionConfig, GrowthConfig, Schedule
-from verl_atpo.replay.client import BranchSession
+from verl_atpo.replay.client import ReplayClient
 from verl_atpo.report.describe import TreeDescriber
 from verl_atpo.report.dump_file import DumpFile
 from verl_atpo.rollout.grower import TreeGrower
-from verl_atpo.rollout.grown import GrownTree
+from verl_atpo.tree.growth import GrownTree
 
 TURNS, TURN_TOKENS = 3, 4
 NEW_WEIGHTS_S = 3.5
@@ -91,7 +91,7 @@ class Loop:
 
     tools = ()
 
-    async def run(self, session: BranchSession, tools: list[Any]) -> AgentLoopOutput:
+    async def run(self, session: ReplayClient, tools: list[Any]) -> AgentLoopOutput:
         context, mask = list(PROMPT), []
         for turn in range(TURNS):
             parameters = {"max_tokens": TURN_TOKENS}
@@ -112,8 +112,8 @@ def grow() -> tuple[GrownTree, Engine]:
     async def on_a_virtual_clock() -> tuple[GrownTree, Engine]:
         with VirtualClock().patch_loop():
             engine = Engine()
-            run_branch = run_branch_with(FullyAsyncLLMServerClient(config, Balancer(engine)), Loop())
-            return await TreeGrower(settings, run_branch, random.Random(0)).grow(), engine
+            run_loop = run_loop_with(FullyAsyncLLMServerClient(config, Balancer(engine)), Loop())
+            return await TreeGrower(settings, run_loop, random.Random(0)).grow(), engine
 
     return asyncio.run(on_a_virtual_clock())
 
@@ -142,14 +142,14 @@ def test_every_token_keeps_the_log_prob_and_the_version_it_was_sampled_with():
 def test_a_row_has_the_versions_of_its_whole_path_and_a_turn_in_the_dump_its_own(tmp_path):
     grown, _ = grow()
     rows = outputs_of(grown)
-    for leaf, branch, output in zip(grown.leaves, grown.branches, rows, strict=True):
+    for leaf, branch, output in zip(grown.leaves, grown.trajectories, rows, strict=True):
         versions = [grown.tree.turn(node).versions for node in grown.tree.path(leaf)]
         fields = output.as_dict()["extra_fields"]
         assert fields["min_global_steps"] == min(oldest for oldest, _ in versions)
         assert fields["max_global_steps"] == max(newest for _, newest in versions)
         assert output.extra_fields.keys() >= branch.output.extra_fields.keys()
     assert any(
-        branch.replayed for branch in grown.branches
+        branch.replayed for branch in grown.trajectories
     )  # their first turns are older than anything they sampled themselves
 
     tokenizer = SimpleNamespace(

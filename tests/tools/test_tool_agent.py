@@ -23,7 +23,7 @@ from verl.workers.rollout.replica import TokenOutput
 
 from tests.assets.fakes import SCHEMA, FakeEngine, guard
 from tests.assets.worker import Queue, make_worker, prompt
-from verl_atpo.replay.client import BranchSession
+from verl_atpo.replay.client import ReplayClient
 from verl_atpo.replay.tools import ToolSession
 from verl_atpo.tiny import ChatFormat, build_model, save
 from verl_atpo.tools import Toolbox
@@ -84,7 +84,7 @@ class Session:
     """A run with its tools, as the rollout has it."""
 
     def __init__(self, tools: list[Any], tools_kwargs: Any = None, prefix: Any = (), **settings: Any) -> None:
-        self.client = BranchSession(FakeEngine(stop=0.0), None, prefix)
+        self.client = ReplayClient(FakeEngine(stop=0.0), None, prefix)
         self.session = ToolSession(self.client, guard(**settings))
         self._tools, self._tools_kwargs = tools, tools_kwargs
 

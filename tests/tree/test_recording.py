@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from verl.workers.rollout.replica import TokenOutput
 
 from tests.assets.fakes import PROMPT, contexts
-from verl_atpo.replay.client import BranchSession
+from verl_atpo.replay.client import ReplayClient
 from verl_atpo.tree.recording import Generation, context_lengths, group_turns
 
 TOKENS = st.lists(st.integers(0, 3), max_size=4)
@@ -68,11 +68,11 @@ async def test_a_replay_asks_for_the_whole_context_not_only_what_is_new():
         async def generate(self, request_id: str, *, prompt_ids: list[int]) -> TokenOutput:
             return TokenOutput(token_ids=[7], log_probs=[0.0])
 
-    first = BranchSession(Silent(), None)
+    first = ReplayClient(Silent(), None)
     await first.generate("x", prompt_ids=PROMPT)
     await first.generate("x", prompt_ids=[*PROMPT, 7, 100])
     for prompt, replayed in ((PROMPT, 2), ([*PROMPT[:-1], 9], 0)):
-        branch = BranchSession(Silent(), None, first.generations)
+        branch = ReplayClient(Silent(), None, first.generations)
         await branch.generate("x", prompt_ids=prompt)
         await branch.generate("x", prompt_ids=[*prompt, 7, 100])
         assert (branch.replayed, branch.diverged) == (replayed, replayed == 0)

@@ -15,7 +15,7 @@ from verl.workers.rollout.replica import TokenOutput
 
 from verl_atpo.gateway.loop import GatewayAgentLoop
 from verl_atpo.gateway.service import close_service
-from verl_atpo.replay.client import BranchSession
+from verl_atpo.replay.client import ReplayClient
 from verl_atpo.replay.divergence import describe_divergence
 
 
@@ -88,10 +88,10 @@ class AgentRehearsal:
         """
         engine = GivenAnswers(self._tokenizer, answers)
         try:
-            first, rows = await self._run(row, BranchSession(engine, None))
+            first, rows = await self._run(row, ReplayClient(engine, None))
             divergences = {}
             for length in range(1, len(first.generations) + 1):
-                again, _ = await self._run(row, BranchSession(engine, None, first.generations[:length]))
+                again, _ = await self._run(row, ReplayClient(engine, None, first.generations[:length]))
                 if again.unasked:
                     divergences[length] = describe_divergence(again, self._tokenizer.decode)
         finally:
@@ -102,7 +102,7 @@ class AgentRehearsal:
         ]
         return Rehearsed(calls, rows, divergences)
 
-    async def _run(self, row: dict[str, Any], session: BranchSession) -> tuple[BranchSession, list[AgentLoopOutput]]:
+    async def _run(self, row: dict[str, Any], session: ReplayClient) -> tuple[ReplayClient, list[AgentLoopOutput]]:
         rollout = {
             "name": "vllm",
             "prompt_length": self._length,
@@ -122,7 +122,7 @@ class AgentRehearsal:
         return session, output if isinstance(output, list) else [output]
 
 
-def _lengths(session: BranchSession) -> list[int]:
+def _lengths(session: ReplayClient) -> list[int]:
     from verl_atpo.tree.recording import context_lengths
 
     return context_lengths(session.generations)

@@ -12,7 +12,6 @@ A strategy orders the candidates, best first. A new one is a function under a na
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import math
 import random
@@ -25,6 +24,7 @@ from verl_atpo.method.lengths import depths_of
 from verl_atpo.method.noise import relative_noise
 from verl_atpo.settings import did_you_mean, refuse
 from verl_atpo.tree.contexts import group_contexts
+from verl_atpo.tree.growth import Selection
 from verl_atpo.tree.tree import ROOT, TurnTree
 
 Strategy: TypeAlias = Callable[[TurnTree, list[int], ExpansionConfig, random.Random], list[int]]
@@ -95,35 +95,18 @@ def _candidates(tree: TurnTree, least_depth: int) -> list[int]:
     return inner or _candidates(tree, least_depth - 1)
 
 
-@dataclasses.dataclass(frozen=True)
-class Pick:
-    """Reason for which a turn was selected for re-sampling.
-
-    Attributes:
-        node: the turn; :data:`~verl_atpo.tree.tree.ROOT` stands for a fresh chain.
-        score: :func:`uncertainty_score` at the time of the selection, nats/token.
-        penalty: subtracted for it, nats/token.
-        rank: place among the candidates by score, from 1.
-        candidates: how many there were.
-    """
-
-    node: int
-    score: float
-    penalty: float
-    rank: int
-    candidates: int
-
-
-def explain(tree: TurnTree, selected: Sequence[int], config: ExpansionConfig, *, least_depth: int = 0) -> list[Pick]:
+def explain(
+    tree: TurnTree, selected: Sequence[int], config: ExpansionConfig, *, least_depth: int = 0
+) -> list[Selection]:
     """Compute scores and ranks of turns that :func:`select_turns` selected from this tree."""
     scores = {index: uncertainty_score(tree, index, config) for index in _candidates(tree, least_depth)}
-    picks = []
+    selections = []
     order = {index: place for place, index in enumerate(scores)}
     for index in selected:  # a strategy may have selected one that is no candidate
         score, place = uncertainty_score(tree, index, config), order.get(index, len(order))
         rank = 1 + sum(scores[other] > score or (scores[other] == score and order[other] < place) for other in scores)
-        picks.append(Pick(index, score, (tree.nodes[index].mean_nll or 0.0) - score, rank, len(scores)))
-    return picks
+        selections.append(Selection(index, score, (tree.nodes[index].mean_nll or 0.0) - score, rank, len(scores)))
+    return selections
 
 
 @register_strategy("entropy")
@@ -154,13 +137,13 @@ def where_other_chains_are_uncertain(
     if not chains:
         return [ROOT]
     grown = len(tree.leaves) - len(chains) - 1
-    picks = []
+    selections = []
     for number in range(grown, grown + config.branches_per_round):
         chain = chains[number % len(chains)]
         others = [other for other in chains if other is not chain]
         targets = target_depths(tree, others, number // len(chains) + 1, config.penalty)
-        picks.append(chain[targets[-1] - 1] if targets and targets[-1] <= len(chain) else ROOT)
-    return picks
+        selections.append(chain[targets[-1] - 1] if targets and targets[-1] <= len(chain) else ROOT)
+    return selections
 
 
 @register_strategy("noise")
@@ -210,7 +193,7 @@ class _NoiseRating:
     def __call__(self, node: int) -> float:
         """Rate the context that a node was sampled in; a first turn's is that of a fresh chain."""
         tree = self._tree
-        there = self._sampled[self._context[node]] + tree.nodes[tree.nodes[node].parent].pending
+        there = self._sampled[self._context[node]] + tree.pending[tree.nodes[node].parent]
         return self.at(tree.depth(node), there)
 
     def at(self, depth: int, sampled: int = 1) -> float:
@@ -226,7 +209,7 @@ def _expansions(tree: TurnTree, node: int) -> int:
     """Count the expansions of a chain, from its first turn on, those that have not sampled a turn yet included."""
     children = tree.nodes[node].children
     grown = sum(tree.nodes[child].round > tree.nodes[node].round for child in children)
-    return grown + tree.nodes[node].pending + sum(_expansions(tree, child) for child in children)
+    return grown + tree.pending[node] + sum(_expansions(tree, child) for child in children)
 
 
 def _ready(tree: TurnTree, best: dict[int, tuple[int, float, int]], rating: _NoiseRating) -> list[int]:
@@ -239,15 +222,15 @@ def _ready(tree: TurnTree, best: dict[int, tuple[int, float, int]], rating: _Noi
         best: by a chain's first turn, its expansions so far, its best rating and the context that has it.
         rating: of contexts.
     """
-    ended = {tree.nodes[leaf].branch for leaf in tree.leaves}
+    ended = {tree.nodes[leaf].sampled_by for leaf in tree.leaves}
     firsts = tree.nodes[ROOT].children
-    begun = len({tree.nodes[first].branch for first in firsts if tree.nodes[first].round == 0})
+    begun = len({tree.nodes[first].sampled_by for first in firsts if tree.nodes[first].round == 0})
     fewest = math.inf if begun >= rating.chains else 0
     ready = []
     for first in firsts:
         expansions, so_far, node = best.get(first, (_expansions(tree, first), 1.0, ROOT))
-        if (number := tree.nodes[first].branch) not in ended:
-            reached = max(tree.depth(node.index) for node in tree.nodes if node.branch == number)
+        if (number := tree.nodes[first].sampled_by) not in ended:
+            reached = max(tree.depth(node.index) for node in tree.nodes if node.sampled_by == number)
             depths = range(reached + 1, len(rating.depths) + 1)
             if min((rating.at(depth) for depth in depths), default=1.0) < so_far:
                 fewest = min(fewest, expansions)
@@ -291,12 +274,14 @@ def uncertainty_score(tree: TurnTree, index: int, config: ExpansionConfig) -> fl
 
     The root's mean NLL counts as 0, and its expansions are its own children. An expansion counts from its start.
     """
-    return (tree.nodes[index].mean_nll or 0.0) - config.penalty * _branches(tree, index, config.penalty_counts)
+    return (tree.nodes[index].mean_nll or 0.0) - config.penalty * _earlier_expansions(
+        tree, index, config.penalty_counts
+    )
 
 
-def _branches(tree: TurnTree, index: int, counts: Penalty) -> int:
+def _earlier_expansions(tree: TurnTree, index: int, counts: Penalty) -> int:
     parent = tree.nodes[ROOT if index == ROOT else tree.nodes[index].parent]
     if counts is Penalty.SIBLINGS:
-        return max(0, len(parent.children) + parent.pending - 1)
+        return max(0, len(parent.children) + tree.pending[parent.index] - 1)
     # A turn and the first one after it are sampled in the same round, so a newer child is a re-sampled one.
-    return parent.pending + sum(tree.nodes[child].round > parent.round for child in parent.children)
+    return tree.pending[parent.index] + sum(tree.nodes[child].round > parent.round for child in parent.children)

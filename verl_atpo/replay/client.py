@@ -31,7 +31,7 @@ GIVEN_UP = ("abort", "aborted", "error")
 """Values of ``stop_reason`` for a generation that the engine did not finish."""
 
 
-class BranchSession:
+class ReplayClient:
     """The LLM client of one run of an agent loop: replays ``prefix``, then samples live.
 
     Args:
@@ -59,7 +59,7 @@ class BranchSession:
         client: Any,
         request_id: str | None,
         prefix: Sequence[Generation] = (),
-        on_turn: Callable[[BranchSession], None] | None = None,
+        on_turn: Callable[[ReplayClient], None] | None = None,
         on_sampled: Callable[[int], None] | None = None,
         on_context: Callable[[list[int]], None] | None = None,
         engine_s: float | None = None,

@@ -5,14 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 
-from verl_atpo.replay.client import BranchSession
+from verl_atpo.replay.client import ReplayClient
 from verl_atpo.tree.recording import common_length
 
 WORDS = 8
 """Number of words that a message shows from the first difference on."""
 
 
-def describe_divergence(session: BranchSession, decode: Callable[[list[int]], str]) -> str:
+def describe_divergence(session: ReplayClient, decode: Callable[[list[int]], str]) -> str:
     """Describe what a diverged run asked for instead of what is on record.
 
     Args:

@@ -19,7 +19,7 @@ from verl.experimental.agent_loop.tool_parser import FunctionCall
 from verl.workers.rollout.replica import TokenOutput
 
 from verl_atpo.config import ToolConfig
-from verl_atpo.replay.client import BranchSession
+from verl_atpo.replay.client import ReplayClient
 from verl_atpo.replay.guard import ToolGuard
 from verl_atpo.replay.runner import LoopRunner, Start
 from verl_atpo.tools.contract import Branching
@@ -123,10 +123,10 @@ class Rehearsal:
 
     async def _run(
         self, start: Start, calls: AsyncIterator[Asked], tell: Callable[[Call], None]
-    ) -> tuple[BranchSession, list[Call]]:
+    ) -> tuple[ReplayClient, list[Call]]:
         seen: list[Call] = []
 
-        async def loop(session: BranchSession, tools: list[Any]) -> None:
+        async def loop(session: ReplayClient, tools: list[Any]) -> None:
             player = _Agent(tools, self._tools_kwargs)
             context = list(PROMPT)
             await session.generate("rehearsal", prompt_ids=context)

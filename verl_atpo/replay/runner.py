@@ -7,72 +7,14 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from verl_atpo.deadlines.within import within
-from verl_atpo.replay.client import BranchSession
+from verl_atpo.replay.client import ReplayClient
 from verl_atpo.replay.guard import CallMemo, ToolGuard
 from verl_atpo.replay.tools import ToolSession
-from verl_atpo.tree.comparison import Place, check_tree_rows
-from verl_atpo.tree.recording import Generation, Turn, group_turns
+from verl_atpo.tree.recording import Generation
+from verl_atpo.tree.trajectory import Trajectory
 
-Loop = Callable[[BranchSession, list[Any]], Awaitable[Any]]
+Loop = Callable[[ReplayClient, list[Any]], Awaitable[Any]]
 """Runs the loop once, with this LLM client and these tools; returns the loop's output."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Branch:
-    """A finished run of the agent loop, a trajectory of a tree.
-
-    Attributes:
-        outputs: what the agent loop returned, the last one scored: verl's ``AgentLoopOutput``, or objects with its
-            fields; one per stretch of turns in which the context was only added to.
-        turns: the trajectory's turns, shared ones included.
-        places: where each turn is trained.
-        replayed: generations that were answered from the recording; all after them were sampled.
-        diverged: the loop asked with other prompt ids than were recorded, so the replay ended early.
-    """
-
-    outputs: list[Any]
-    turns: list[Turn]
-    places: list[Place]
-    replayed: int
-    diverged: bool
-
-    @classmethod
-    def of(cls, session: BranchSession, output: Any, response_length: int | None = None) -> Branch:
-        """Make a finished run from its client and what its loop returned.
-
-        Args:
-            session: its client; nothing is sampled with it any more.
-            output: what the loop returned, scored: an output, or a list of them.
-            response_length: tokens at which a response is cut off; ``None`` if it never is.
-
-        Raises:
-            NothingSampledError: the loop did not ask the model.
-            BranchBug: the row is not what was sampled; see :func:`verl_atpo.tree.comparison.check_tree_rows`.
-        """
-        session.close()
-        outputs = output if isinstance(output, list) else [output]
-        places = check_tree_rows(session.generations, outputs, response_length)
-        return cls(outputs, group_turns(session.generations), places, session.replayed, session.diverged)
-
-    @property
-    def output(self) -> Any:
-        """The last output, which has the reward."""
-        return self.outputs[-1]
-
-    @property
-    def starts(self) -> list[int]:
-        """Index of each turn's first token in the response of its row."""
-        return [place.start for place in self.places]
-
-    @property
-    def reward(self) -> float:
-        """Outcome reward."""
-        return float(self.output.reward_score)
-
-    @property
-    def generations(self) -> list[Generation]:
-        """Every generation, replayed ones first."""
-        return [generation for turn in self.turns for generation in turn.generations]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,13 +25,13 @@ class Start:
         number: of its leaf.
         prefix: generations that are replayed.
         snapshots: whether forking tools have to leave snapshots, because later expansions may start at its turns.
-        on_turn, on_sampled: of its :class:`BranchSession`.
+        on_turn, on_sampled: of its :class:`ReplayClient`.
     """
 
     number: int = 0
     prefix: Sequence[Generation] = ()
     snapshots: bool = False
-    on_turn: Callable[[BranchSession], None] | None = None
+    on_turn: Callable[[ReplayClient], None] | None = None
     on_sampled: Callable[[int], None] | None = None
 
 
@@ -104,9 +46,9 @@ class LoopRunner:
         tools: those it has.
         request_id: sticky routing id of all its requests; ``None`` keeps the loop's own ids.
         memo: for calls of stateless tools, or None.
-        on_context: of each :class:`BranchSession`.
+        on_context: of each :class:`ReplayClient`.
         response_length: tokens at which a response is cut off; ``None`` if it never is.
-        engine_s: of each :class:`BranchSession`.
+        engine_s: of each :class:`ReplayClient`.
         name: the loop's, for people.
     """
 
@@ -121,7 +63,7 @@ class LoopRunner:
     engine_s: float | None = None
     name: str = ""
 
-    async def run(self, start: Start) -> tuple[BranchSession, Any]:
+    async def run(self, start: Start) -> tuple[ReplayClient, Any]:
         """Run the loop once.
 
         Returns:
@@ -132,7 +74,7 @@ class LoopRunner:
                 loop raised that is no ``Exception`` is one (:func:`verl_atpo.deadlines.within.within`).
         """
         callbacks = (start.on_turn, start.on_sampled, self.on_context)
-        session = BranchSession(self.client, self.request_id, start.prefix, *callbacks, self.engine_s)
+        session = ReplayClient(self.client, self.request_id, start.prefix, *callbacks, self.engine_s)
         session.activity.name = f"Agent loop {self.name!r}"
         async with ToolSession(session, self.guard, self.memo, start.snapshots) as tools:
             try:
@@ -142,6 +84,6 @@ class LoopRunner:
             session.raise_failure()
         return session, output
 
-    async def branch(self, start: Start) -> Branch:
-        """Run the loop as a trajectory of a tree; raises what :meth:`run` and :meth:`Branch.of` do."""
-        return Branch.of(*await self.run(start), self.response_length)
+    async def trajectory(self, start: Start) -> Trajectory:
+        """Run the loop as a trajectory of a tree; raises what :meth:`run` and :meth:`Trajectory.of` do."""
+        return Trajectory.of(*await self.run(start), self.response_length)

@@ -26,7 +26,7 @@ from verl.tools.schemas import ToolResponse
 from verl_atpo.config import OnOutage
 from verl_atpo.deadlines.threads import in_thread
 from verl_atpo.failure import BranchBug, ToolOutage, message
-from verl_atpo.replay.client import BranchSession
+from verl_atpo.replay.client import ReplayClient
 from verl_atpo.replay.guard import HOUSEKEEPING_S, CallCounts, CallMemo, Live, ToolGuard
 from verl_atpo.replay.states import State, States, call_hook
 from verl_atpo.tools.answer import answer_of, answered
@@ -56,7 +56,7 @@ class ToolSession:
     """
 
     def __init__(
-        self, session: BranchSession, guard: ToolGuard, memo: CallMemo | None = None, snapshots: bool = True
+        self, session: ReplayClient, guard: ToolGuard, memo: CallMemo | None = None, snapshots: bool = True
     ) -> None:
         self._session = session
         self._guard = guard

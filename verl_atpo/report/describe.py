@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,14 +10,13 @@ from transformers import PreTrainedTokenizerBase
 
 from verl_atpo.config import AtpoConfig, SharedTurns
 from verl_atpo.failure import brief, is_outage
-from verl_atpo.method import expansion
 from verl_atpo.method.scheme import Credit
-from verl_atpo.replay.runner import Branch as Run
 from verl_atpo.report.differences import contexts_of, differences_of
-from verl_atpo.report.record import FORMAT, Branch, Node, Pick, Record, ToolUse, summarize
+from verl_atpo.report.record import FORMAT, Node, Record, SelectionRecord, ToolUse, TrajectoryRecord, summarize
 from verl_atpo.report.tokens import token_counts
-from verl_atpo.rollout.grown import GrownTree, Limb
+from verl_atpo.tree.growth import GrownTree, Rollout
 from verl_atpo.tree.recording import Turn
+from verl_atpo.tree.trajectory import Trajectory
 from verl_atpo.tree.tree import ROOT, TurnNode
 
 
@@ -66,12 +66,12 @@ class TreeDescriber:
             root_value=credit.values[ROOT],
             credit={name: getattr(settings, name).value for name in ("backup", "advantage", "contexts", "normalize")}
             | {"scheme": settings.scheme_name},
-            picked=list(grown.picked),
+            picked=list(grown.selected),
             regrown=grown.regrown,
-            outages=sum(is_outage(error) for limb in grown.limbs for error in limb.failures),
+            outages=sum(is_outage(error) for rollout in grown.rollouts for error in rollout.failures),
             seconds=round(seconds, 3),
             nodes=nodes,
-            branches=self._branches(grown),
+            branches=self._trajectories(grown),
         )
         if first is not None:
             body["prompt_tokens"] = len(first.observed_ids)
@@ -109,7 +109,7 @@ class TreeDescriber:
             index=node.index,
             parent=node.parent,
             round=node.round,
-            branch=node.branch,
+            branch=node.sampled_by,
             observation="" if node.parent == ROOT else self._text(turn.observed_ids),
             observation_tokens=0 if node.parent == ROOT else len(turn.observed_ids),
             text=text,
@@ -128,47 +128,47 @@ class TreeDescriber:
             entry["tool_calls"] = calls
         return entry
 
-    def _branches(self, grown: GrownTree) -> list[Branch]:
+    def _trajectories(self, grown: GrownTree) -> list[TrajectoryRecord]:
         described = []
-        for limb in grown.limbs:
-            ended = limb.branch if limb.tip != ROOT else None
-            entry = Branch(
-                number=limb.number,
-                leaf=None if ended is None else limb.tip,
-                round=limb.round,
+        for rollout in grown.rollouts:
+            ended = rollout.trajectory if rollout.tip != ROOT else None
+            entry = TrajectoryRecord(
+                number=rollout.number,
+                leaf=None if ended is None else rollout.tip,
+                round=rollout.round,
                 diverged=ended is not None and ended.diverged,
-                picked=None if limb.pick is None else _reason(limb.pick),
-                started_s=round(limb.started_s, 3),
-                ended_s=None if limb.ended_s is None else round(limb.ended_s, 3),
-                failures=[brief(error) for error in limb.failures],
+                picked=None if rollout.selection is None else SelectionRecord(**dataclasses.asdict(rollout.selection)),
+                started_s=round(rollout.started_s, 3),
+                ended_s=None if rollout.ended_s is None else round(rollout.ended_s, 3),
+                failures=[brief(error) for error in rollout.failures],
             )
             if ended is not None:
-                entry.update(self._row(grown, limb, ended))
+                entry.update(self._row(grown, rollout, ended))
             described.append(entry)
         return described
 
-    def _row(self, grown: GrownTree, limb: Limb, branch: Run) -> Branch:
+    def _row(self, grown: GrownTree, rollout: Rollout, trajectory: Trajectory) -> TrajectoryRecord:
         """Describe the rows that the trainer got of a finished trajectory."""
-        output = branch.output
-        last = len(branch.outputs) - 1
+        output = trajectory.output
+        last = len(trajectory.outputs) - 1
         ends = [
             place.start + len(turn.token_ids)
-            for place, turn in zip(branch.places, branch.turns, strict=True)
+            for place, turn in zip(trajectory.places, trajectory.turns, strict=True)
             if place.row == last
         ]
         tail = output.response_ids[max(ends) :]
-        shared = grown.shared_turns(limb)
-        return Branch(
-            own_turns=len(branch.turns) - shared,
-            reward=branch.reward,
+        shared = grown.shared_turns(rollout)
+        return TrajectoryRecord(
+            own_turns=len(trajectory.turns) - shared,
+            reward=trajectory.reward,
             reward_extra=dict(output.extra_fields.get("reward_extra_info") or {}),
             prompt_tokens=len(output.prompt_ids),
             response_tokens=len(output.response_ids),
-            starts=list(branch.starts),
-            rows=[place.row for place in branch.places] if last else [],
+            starts=list(trajectory.starts),
+            rows=[place.row for place in trajectory.places] if last else [],
             tail=self._text(tail),
             tail_tokens=len(tail),
-            trained_from=branch.starts[shared] if self._config.credit.shared_turns is SharedTurns.ONCE else 0,
+            trained_from=trajectory.starts[shared] if self._config.credit.shared_turns is SharedTurns.ONCE else 0,
         )
 
     def _text(self, ids: Sequence[int]) -> str:
@@ -211,7 +211,7 @@ def _tool_calls(turn: Turn) -> list[ToolUse]:
 
 def _next(grown: GrownTree, node: TurnNode) -> Turn | None:
     """Find the turn that the same run sampled after a node's."""
-    own = (child for child in node.children if grown.tree.nodes[child].branch == node.branch)
+    own = (child for child in node.children if grown.tree.nodes[child].sampled_by == node.sampled_by)
     return next((grown.tree.turn(child) for child in own), None)
 
 
@@ -226,9 +226,3 @@ def _times(turn: Turn, after: Turn | None) -> Node:
 def _messages(raw_prompt: Any) -> str:
     """Join the message contents of a prompt that no loop has rendered."""
     return "\n".join(str(message.get("content", "")) for message in raw_prompt or [])
-
-
-def _reason(pick: expansion.Pick) -> Pick:
-    return Pick(
-        node=pick.node, score=pick.score, penalty=pick.penalty, rank=pick.rank, candidates=pick.candidates
-    )  # fmt: skip

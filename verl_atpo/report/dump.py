@@ -13,7 +13,7 @@ from typing import Any
 from verl_atpo.report.dump_choice import take_mark
 from verl_atpo.report.dump_file import DumpFile
 from verl_atpo.report.plain_json import json_line, plain
-from verl_atpo.report.record import Branch, Record, Summary
+from verl_atpo.report.record import Record, Summary, TrajectoryRecord
 
 logger = logging.getLogger(__name__)
 
@@ -78,7 +78,9 @@ class TreeDump:
 def _with_plain_extras(record: Record) -> Record:
     """Make JSON of the fields that hold what a user's data and reward function made."""
     branches = [
-        Branch(**{**branch, "reward_extra": plain(branch["reward_extra"])}) if "reward_extra" in branch else branch
+        TrajectoryRecord(**{**branch, "reward_extra": plain(branch["reward_extra"])})
+        if "reward_extra" in branch
+        else branch
         for branch in record.get("branches") or []
     ]
     made = Record(**{**record, "branches": branches})

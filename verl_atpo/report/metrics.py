@@ -10,11 +10,11 @@ import numpy as np
 
 from verl_atpo.method.scheme import Credit, Scheme
 from verl_atpo.replay.guard import CallCounts
-from verl_atpo.report.branch_worth import BranchStats, branch_stats, branch_worth, variance
 from verl_atpo.report.context_metrics import ContextStats, context_metrics, context_stats
+from verl_atpo.report.expansion_benefit import ExpansionStats, expansion_benefit, expansion_stats, variance
 from verl_atpo.report.record import Record
 from verl_atpo.report.tokens import token_counts
-from verl_atpo.rollout.grown import GrownTree
+from verl_atpo.tree.growth import GrownTree
 from verl_atpo.tree.recording import Generation, context_lengths
 from verl_atpo.tree.tree import ROOT
 
@@ -34,7 +34,7 @@ class TreeStats:
         resampled_nll: mean NLL of each turn sampled in their place.
         branched_turn: number of each re-sampled turn in its trajectory, from 1 (0: a fresh chain).
         chain_variance: of the initial chains' outcomes; ``None`` for a single chain.
-        branches: variance and cost of each expansion.
+        expansions: variance and cost of each expansion.
         sampled_tokens: tokens the engine sampled for the tree, those of failed tries too.
         tree_tokens: tokens of the tree's turns, each once.
         chain_tokens: leaves times the mean tokens of the initial chains: what as many independent chains sample.
@@ -58,7 +58,7 @@ class TreeStats:
     resampled_nll: list[float]
     branched_turn: list[int]
     chain_variance: float | None
-    branches: list[BranchStats]
+    expansions: list[ExpansionStats]
     sampled_tokens: int
     tree_tokens: int
     chain_tokens: float
@@ -81,27 +81,27 @@ def tree_stats(grown: GrownTree, seconds: float, credit: Credit | None = None) -
     live: list[Generation] = []
     prompt_tokens, tokens = 0, token_counts(grown)
     tool_rewards = [sum(tree.nodes[node].tool_reward for node in tree.path(leaf)) for leaf in grown.leaves]
-    for branch in grown.branches:
-        live += branch.generations[branch.replayed :]
-        prompt_tokens += sum(context_lengths(branch.generations)[branch.replayed :])
+    for trajectory in grown.trajectories:
+        live += trajectory.generations[trajectory.replayed :]
+        prompt_tokens += sum(context_lengths(trajectory.generations)[trajectory.replayed :])
     return TreeStats(
-        leaves=len(grown.branches),
+        leaves=len(grown.trajectories),
         nodes=len(tree.nodes) - 1,
         depths=[tree.depth(leaf) for leaf in grown.leaves],
-        branched_nll=[nll for node in grown.picked if (nll := tree.nodes[node].mean_nll) is not None],
-        resampled_nll=[turn.mean_nll for limb in grown.limbs if (turn := limb.resampled) is not None],
-        branched_turn=[0 if node == ROOT else tree.depth(node) for node in grown.picked],
-        chain_variance=variance([limb.branch.reward for limb in grown.limbs if limb.pick is None and limb.branch]),
-        branches=branch_stats(grown),
+        branched_nll=[nll for node in grown.selected if (nll := tree.nodes[node].mean_nll) is not None],
+        resampled_nll=[turn.mean_nll for rollout in grown.rollouts if (turn := rollout.resampled) is not None],
+        branched_turn=[0 if node == ROOT else tree.depth(node) for node in grown.selected],
+        chain_variance=variance([each.reward for each in grown.chains]),
+        expansions=expansion_stats(grown),
         sampled_tokens=tokens.sampled,
         tree_tokens=sum(len(tree.turn(node.index).token_ids) for node in tree.nodes[1:]),
         chain_tokens=tokens.chains or 0.0,
-        trained_tokens=sum(len(turn.token_ids) for branch in grown.branches for turn in branch.turns),
+        trained_tokens=sum(len(turn.token_ids) for trajectory in grown.trajectories for turn in trajectory.turns),
         prompt_tokens=prompt_tokens,
         cached_tokens=sum(generation.output.extra_fields.get("num_cached_tokens") or 0 for generation in live),
         distinct_rewards=len(set(zip(grown.outcomes, tool_rewards, strict=True))),
         tool_rewards=tool_rewards,
-        diverged=sum(branch.diverged for branch in grown.branches),
+        diverged=sum(trajectory.diverged for trajectory in grown.trajectories),
         regrown=grown.regrown,
         seconds=seconds,
         contexts=context_stats(tree),
@@ -204,6 +204,7 @@ def _tree_metrics(trees: Sequence[TreeStats]) -> dict[str, float]:
         metrics["branched_turn"] = float(np.mean(branched_turn))
     a_chain = total("chain_tokens") / total("leaves")
     of_chains = [tree.chain_variance for tree in trees if tree.chain_variance is not None]
-    if (ratio := branch_worth([branch for tree in trees for branch in tree.branches], of_chains, a_chain)) is not None:
+    expansions = [each for tree in trees for each in tree.expansions]
+    if (ratio := expansion_benefit(expansions, of_chains, a_chain)) is not None:
         metrics["branch_worth"] = ratio
     return {**metrics, **context_metrics([tree.contexts for tree in trees if tree.contexts is not None])}

@@ -28,7 +28,7 @@ Outcome = Literal["mixed", "equal", "failed"]
 """Outcome of a tree: different rewards, all the same one, or failed as a group."""
 
 
-class Pick(TypedDict, total=False):
+class SelectionRecord(TypedDict, total=False):
     """Reason for which an expansion started at its turn."""
 
     node: Count
@@ -124,7 +124,7 @@ class Node(TypedDict, total=False):
     """Seconds the loop waited for the tools after it."""
 
 
-class Branch(TypedDict, total=False):
+class TrajectoryRecord(TypedDict, total=False):
     """One trajectory: an independent chain, or an expansion with the prefix that it shares."""
 
     number: Count
@@ -133,7 +133,7 @@ class Branch(TypedDict, total=False):
     round: Count
     own_turns: Count
     diverged: bool
-    picked: Pick | None
+    picked: SelectionRecord | None
     """Reason of the selection; ``None`` for a chain."""
     started_s: Seconds
     """Seconds from the tree's start to its own."""
@@ -209,7 +209,7 @@ class Record(TypedDict, total=False):
     credit: dict[str, Any]
     """Settings of the credit by name (``backup``, ``advantage``, ``contexts``, ``normalize``, ...)."""
     picked: list[Count]
-    picks: list[Pick]
+    picks: list[SelectionRecord]
     regrown: Count
     outages: Count
     seconds: Seconds
@@ -218,7 +218,7 @@ class Record(TypedDict, total=False):
     chain_tokens: Number
     """Tokens that as many independent chains sample: trajectories times the mean of the initial chains."""
     nodes: list[Node]
-    branches: list[Branch]
+    branches: list[TrajectoryRecord]
 
 
 def task_key(record: Mapping[str, Any]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 
-from verl_atpo.rollout.grown import GrownTree
+from verl_atpo.tree.growth import GrownTree
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,12 +24,7 @@ class TokenCounts:
 
 def token_counts(grown: GrownTree) -> TokenCounts:
     """Count the sampled tokens of a tree."""
-    chains = [
-        sum(len(turn.token_ids) for turn in limb.branch.turns)
-        for limb in grown.limbs
-        if limb.pick is None and limb.branch is not None
-    ]
-    mean = math.fsum(chains) / len(chains) if chains else None
-    return TokenCounts(
-        sum(limb.sampled_tokens for limb in grown.limbs), None if mean is None else len(grown.branches) * mean
-    )
+    lengths = [sum(len(turn.token_ids) for turn in chain.turns) for chain in grown.chains]
+    mean = math.fsum(lengths) / len(lengths) if lengths else None
+    sampled = sum(rollout.sampled_tokens for rollout in grown.rollouts)
+    return TokenCounts(sampled, None if mean is None else len(grown.trajectories) * mean)

@@ -2,8 +2,8 @@
 
 A tree all of whose trajectories have succeeded grows no expansion: equal outcomes give every turn the advantage 0, and
 most likely its expansions would succeed too. What it did not use is spare, and another tree with a failure may grow
-it. The trees of a worker's batch share one :class:`Spares`, so together they never have more leaves than fixed budgets
-give. No tree waits for another: it takes what is there when its own budget is spent.
+it. The trees of a worker's batch share one :class:`SpareExpansions`, so together they never have more leaves than fixed
+budgets give. No tree waits for another: it takes what is there when its own budget is spent.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from verl_atpo.config import Budget, ExpansionConfig, Schedule
 
 
 @dataclasses.dataclass
-class Spares:
+class SpareExpansions:
     """Expansions that trees did not use and that others may grow.
 
     Attributes:
@@ -42,7 +42,7 @@ class TreeBudget:
         most: leaves that it may currently have.
     """
 
-    def __init__(self, expansion: ExpansionConfig, spares: Spares) -> None:
+    def __init__(self, expansion: ExpansionConfig, spares: SpareExpansions) -> None:
         self._expansion, self._spares = expansion, spares
         self.most = expansion.leaves
 
@@ -51,8 +51,8 @@ class TreeBudget:
         """Most leaves that it may ever have."""
         return self._expansion.leaves + self._expansion.spares
 
-    def branches(self, started: int, running: int, outcomes: Sequence[float]) -> int:
-        """Trajectories that may start now.
+    def startable(self, started: int, running: int, outcomes: Sequence[float]) -> int:
+        """Count the trajectories that may start now.
 
         Args:
             started: trajectories so far, the initial chains among them.

@@ -14,25 +14,27 @@ import logging
 import math
 import random
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 
 from verl_atpo.config import AtpoConfig, GrowthConfig, Schedule
 from verl_atpo.failure import ReplayEndedError, is_outage
-from verl_atpo.method.expansion import Pick, explain, select_turns
+from verl_atpo.method.expansion import explain, select_turns
 from verl_atpo.method.lengths import expected_turns
 from verl_atpo.method.scheme import Questions
-from verl_atpo.replay.client import BranchSession
-from verl_atpo.replay.runner import Branch, Start
+from verl_atpo.replay.client import ReplayClient
+from verl_atpo.replay.runner import Start
 from verl_atpo.retry import Retry
-from verl_atpo.rollout.budget import Spares, TreeBudget
-from verl_atpo.rollout.grown import GrownTree, Limb
+from verl_atpo.rollout.budget import SpareExpansions, TreeBudget
 from verl_atpo.rollout.stagger import expansions_due, progress
+from verl_atpo.tree.growth import GrownTree, Rollout, Selection
 from verl_atpo.tree.recording import group_turns
+from verl_atpo.tree.trajectory import Trajectory
 from verl_atpo.tree.tree import ROOT, Depth, TurnTree
 
 logger = logging.getLogger(__name__)
 
-RunBranch = Callable[[Start], Awaitable[Branch]]
+RunLoop = Callable[[Start], Awaitable[Trajectory]]
 """Runs the loop for one leaf."""
 
 
@@ -46,7 +48,7 @@ class TreeGrower:
 
     Args:
         config: settings.
-        run_branch: runs the agent loop once.
+        run_loop: runs the agent loop once.
         rng: for selection strategies that draw.
         spares: expansions that the trees of a batch share, for ``budget=adaptive``.
         undecided: share of the outcome's variance that earlier trees had left after 0, 1, ... turns.
@@ -59,19 +61,19 @@ class TreeGrower:
     def __init__(
         self,
         config: AtpoConfig,
-        run_branch: RunBranch,
+        run_loop: RunLoop,
         rng: random.Random,
-        spares: Spares | None = None,
+        spares: SpareExpansions | None = None,
         undecided: Sequence[float] = (1.0,),
         depths: Sequence[Depth] = (),
     ) -> None:
         self._config = config
-        self._budget = TreeBudget(config.expansion, spares or Spares())
+        self._budget = TreeBudget(config.expansion, spares or SpareExpansions())
         self._expansion = config.expansion
         self._continuous = config.expansion.schedule is not Schedule.ROUNDS
         self._staggered = config.expansion.schedule is Schedule.STAGGERED
         self._turn_joined = asyncio.Event()
-        self._run_branch = run_branch
+        self._run_loop = run_loop
         self._rng = rng
         self._began = time.monotonic()
         self.grown = GrownTree(TurnTree(undecided, depths if self._staggered else ()))
@@ -86,9 +88,9 @@ class TreeGrower:
         running: set[asyncio.Task[None]] = set()
         try:
             while True:
-                running |= {asyncio.create_task(self._grow_limb(limb)) for limb in self._next(len(running))}
+                running |= {asyncio.create_task(self._grow_rollout(rollout)) for rollout in self._next(len(running))}
                 if not running:
-                    self._budget.close(len(self.grown.limbs))
+                    self._budget.close(len(self.grown.rollouts))
                     return self.grown
                 done = await self._wait(running)
                 running -= done
@@ -111,11 +113,11 @@ class TreeGrower:
             turn.cancel()
         return {task for task in running if task.done()}
 
-    def _next(self, running: int) -> list[Limb]:
+    def _next(self, running: int) -> list[Rollout]:
         """Return the trajectories that start now, while ``running`` others have not ended."""
-        limbs, expansion = self.grown.limbs, self._expansion
-        free = self._budget.branches(len(limbs), running, self.grown.outcomes)
-        if chains := expansion.initial_chains - len(limbs[: expansion.initial_chains]):
+        rollouts, expansion = self.grown.rollouts, self._expansion
+        free = self._budget.startable(len(rollouts), running, self.grown.outcomes)
+        if chains := expansion.initial_chains - len(rollouts[: expansion.initial_chains]):
             return self._start([None] * min(free, chains))
         if self._continuous:
             if not (free := self._due(free)):
@@ -126,9 +128,9 @@ class TreeGrower:
             least_depth = 0
             if running:
                 return []
-            for limb in limbs:
-                if limb.joined is None:
-                    self._join(limb, limb.branch)
+            for rollout in rollouts:
+                if rollout.joined is None:
+                    self._join(rollout, rollout.trajectory)
             free = min(free, expansion.branches_per_round)
         self._count_pending()
         wait = self._staggered and self._chains_run
@@ -136,12 +138,12 @@ class TreeGrower:
         return self._start(explain(self.grown.tree, selected, expansion, least_depth=least_depth))
 
     @property
-    def _chains(self) -> list[Limb]:
-        return self.grown.limbs[: self._expansion.initial_chains]
+    def _chains(self) -> list[Rollout]:
+        return self.grown.rollouts[: self._expansion.initial_chains]
 
     @property
     def _chains_run(self) -> bool:
-        return any(chain.branch is None for chain in self._chains)
+        return any(chain.trajectory is None for chain in self._chains)
 
     def _due(self, free: int) -> int:
         """Count the expansions that start now, of ``free`` that may."""
@@ -149,28 +151,24 @@ class TreeGrower:
         turns = expected_turns(self.grown.tree.depths)
         if self._staggered and turns is not None:
             due = expansions_due(progress(chains, turns), self._budget.most - len(chains), expansion)
-            return min(free, max(0, due - (len(self.grown.limbs) - len(chains))))
-        ended = sum(chain.branch is not None for chain in chains)
+            return min(free, max(0, due - (len(self.grown.rollouts) - len(chains))))
+        ended = sum(chain.trajectory is not None for chain in chains)
         return free if ended >= math.ceil(expansion.start_after * expansion.initial_chains) else 0
 
     def _count_pending(self) -> None:
-        tree = self.grown.tree
-        for node in tree.nodes:
-            node.pending = 0
-        for limb in self.grown.limbs:
-            if limb.pick is not None and limb.joined is None:
-                tree.nodes[limb.context[-1] if limb.context else ROOT].pending += 1
+        waiting = [each for each in self.grown.rollouts if each.selection is not None and each.joined is None]
+        self.grown.tree.pending = Counter(each.context[-1] if each.context else ROOT for each in waiting)
 
-    def _start(self, picks: Sequence[Pick | None]) -> list[Limb]:
-        limbs = self.grown.limbs
-        round, now = limbs[-1].round + 1 if limbs else 1, time.monotonic() - self._began
+    def _start(self, selections: Sequence[Selection | None]) -> list[Rollout]:
+        rollouts = self.grown.rollouts
+        round, now = rollouts[-1].round + 1 if rollouts else 1, time.monotonic() - self._began
         started = [
-            Limb(number, 0, None, [], now)
-            if pick is None
-            else Limb(number, round, pick, self._context_of(pick.node), now)
-            for number, pick in enumerate(picks, start=len(limbs))
+            Rollout(number, 0, None, [], now)
+            if selection is None
+            else Rollout(number, round, selection, self._context_of(selection.node), now)
+            for number, selection in enumerate(selections, start=len(rollouts))
         ]
-        limbs += started
+        rollouts += started
         return started
 
     def _context_of(self, node: int) -> list[int]:
@@ -186,65 +184,65 @@ class TreeGrower:
         began = tree.turn(node).started_s
         return [other for other in before if tree.turn(other).ended_s <= began]
 
-    async def _grow_limb(self, limb: Limb) -> None:
+    async def _grow_rollout(self, rollout: Rollout) -> None:
         def failed(error: Exception, tries: int) -> None:
             if isinstance(error, ReplayEndedError):  # the environment is not deterministic: grow a chain of its own
-                limb.context = []
-            limb.failures.append(error)
-            limb.joined = None
+                rollout.context = []
+            rollout.failures.append(error)
+            rollout.joined = None
             most = self._config.growth.max_regrows
-            logger.warning("Growing trajectory %d again (%d of %d): %r", limb.number, tries, most, error)
+            logger.warning("Growing trajectory %d again (%d of %d): %r", rollout.number, tries, most, error)
 
-        limb.branch = await regrowth(self._config.growth).call(lambda: self._grown_once(limb), failed)
-        limb.ended_s = time.monotonic() - self._began
+        rollout.trajectory = await regrowth(self._config.growth).call(lambda: self._grown_once(rollout), failed)
+        rollout.ended_s = time.monotonic() - self._began
         if self._continuous:
-            self._join(limb, limb.branch)
+            self._join(rollout, rollout.trajectory)
 
-    async def _grown_once(self, limb: Limb) -> Branch:
+    async def _grown_once(self, rollout: Rollout) -> Trajectory:
         """Run the loop for a trajectory once, with a turn of its own.
 
         Raises:
             ReplayEndedError: it has none.
             EmptyTurnError: a turn has no tokens.
         """
-        branch = await self._run_branch(self._start_of(limb))
-        _ = [turn.mean_nll for turn in branch.turns]
-        if branch.replayed == len(branch.generations):
-            raise ReplayEndedError(f"The loop ended trajectory {limb.number} without its own turn.")
-        return branch
+        trajectory = await self._run_loop(self._start_of(rollout))
+        _ = [turn.mean_nll for turn in trajectory.turns]
+        if trajectory.replayed == len(trajectory.generations):
+            raise ReplayEndedError(f"The loop ended trajectory {rollout.number} without its own turn.")
+        return trajectory
 
-    def _start_of(self, limb: Limb) -> Start:
-        prefix = self.grown.tree.generations(limb.context)
-        more_to_come = len(self.grown.limbs) < self._budget.ever
-        on_turn = functools.partial(self._join, limb) if self._continuous else None
-        return Start(limb.number, prefix, snapshots=more_to_come, on_turn=on_turn, on_sampled=limb.count)
+    def _start_of(self, rollout: Rollout) -> Start:
+        prefix = self.grown.tree.generations(rollout.context)
+        more_to_come = len(self.grown.rollouts) < self._budget.ever
+        on_turn = functools.partial(self._join, rollout) if self._continuous else None
+        return Start(rollout.number, prefix, snapshots=more_to_come, on_turn=on_turn, on_sampled=rollout.count)
 
-    def _join(self, limb: Limb, run: Branch | BranchSession | None) -> None:
+    def _join(self, rollout: Rollout, run: Trajectory | ReplayClient | None) -> None:
         """Add the turns of a running or finished run that are not in the tree yet."""
         assert run is not None
         tree = self.grown.tree
-        if limb.joined is None:
-            limb.tip, limb.joined = ROOT, 0
+        if rollout.joined is None:
+            rollout.tip, rollout.joined = ROOT, 0
             held = {id(generation) for generation in run.generations}
-            for node in limb.context:
+            for node in rollout.context:
                 if any(id(generation) not in held for generation in tree.turn(node).generations):
                     break  # diverged in or before this turn: nothing is shared from here on
-                limb.tip, limb.joined = node, limb.joined + 1
-        reward = run.reward if isinstance(run, Branch) else None
+                rollout.tip, rollout.joined = node, rollout.joined + 1
+        reward = run.reward if isinstance(run, Trajectory) else None
         turns = group_turns(run.generations)
-        for turn in turns[limb.joined :]:
+        for turn in turns[rollout.joined :]:
             ends = reward is not None and turn is turns[-1]
-            limb.tip = tree.add_turn(
-                limb.tip,
+            rollout.tip = tree.add_turn(
+                rollout.tip,
                 mean_nll=turn.mean_nll,
                 is_leaf=ends,
                 reward=reward if ends else None,
-                round=limb.round,
-                branch=limb.number,
+                round=rollout.round,
+                sampled_by=rollout.number,
                 turn=turn,
                 tool_reward=turn.tool_reward if self._config.credit.tool_rewards else 0.0,
             ).index
-        limb.joined = len(turns)
+        rollout.joined = len(turns)
         self._turn_joined.set()
 
 

@@ -14,9 +14,9 @@ from verl.experimental.agent_loop import AgentLoopOutput
 from verl_atpo.config import SharedTurns
 from verl_atpo.method.channel import TurnCredit, write_row
 from verl_atpo.method.scheme import Credit
-from verl_atpo.replay.runner import Branch
-from verl_atpo.rollout.grown import GrownTree
+from verl_atpo.tree.growth import GrownTree
 from verl_atpo.tree.recording import NEWEST_VERSION, OLDEST_VERSION, versions
+from verl_atpo.tree.trajectory import Trajectory
 
 
 class LeafOutput(AgentLoopOutput):
@@ -51,11 +51,13 @@ def trajectory_rows(grown: GrownTree, credit: Credit, shared_turns: SharedTurns)
             that another trajectory trains is left out, unless it is the last.
     """
     masks = trained_masks(grown, shared_turns)
-    for branch, rows, turns, outcome in zip(grown.branches, masks, credit.rows, credit.outcomes, strict=True):
+    for trajectory, rows, turns, outcome in zip(grown.trajectories, masks, credit.rows, credit.outcomes, strict=True):
         found = []
-        for output, mask, rewards in zip(branch.outputs, rows, token_rewards(branch, turns, outcome), strict=True):
-            if any(mask) or output is branch.output:
-                found.append(_leaf_output(output, mask, rewards, _versions(branch)))
+        for output, mask, rewards in zip(
+            trajectory.outputs, rows, token_rewards(trajectory, turns, outcome), strict=True
+        ):
+            if any(mask) or output is trajectory.output:
+                found.append(_leaf_output(output, mask, rewards, _versions(trajectory)))
         yield found
 
 
@@ -72,14 +74,16 @@ def _leaf_output(
     return LeafOutput(**fields, token_rewards=rewards)
 
 
-def token_rewards(branch: Branch, turns: Sequence[TurnCredit], outcome: float) -> list[list[float]]:
+def token_rewards(trajectory: Trajectory, turns: Sequence[TurnCredit], outcome: float) -> list[list[float]]:
     """Token-level rewards of each row of a trajectory: at least one per response token, see :func:`write_row`."""
     rows = []
-    for number, output in enumerate(branch.outputs):
-        own = [index for index, place in enumerate(branch.places) if place.row == number]
-        starts = [branch.places[index].start for index in own]
-        spans = [(start, start + len(branch.turns[index].token_ids)) for start, index in zip(starts, own, strict=True)]
-        counts = output is branch.output
+    for number, output in enumerate(trajectory.outputs):
+        own = [index for index, place in enumerate(trajectory.places) if place.row == number]
+        starts = [trajectory.places[index].start for index in own]
+        spans = [
+            (start, start + len(trajectory.turns[index].token_ids)) for start, index in zip(starts, own, strict=True)
+        ]
+        counts = output is trajectory.output
         rows.append(write_row([turns[index] for index in own], spans, outcome, len(output.response_ids), counts))
     return rows
 
@@ -87,24 +91,24 @@ def token_rewards(branch: Branch, turns: Sequence[TurnCredit], outcome: float) -
 def trained_masks(grown: GrownTree, shared_turns: SharedTurns) -> list[list[list[int]]]:
     """Response masks of every row: sampled tokens, or with ``shared_turns=once`` those of own turns."""
     masks = []
-    for limb in grown.limbs:
-        if limb.branch is None:
+    for rollout in grown.rollouts:
+        if rollout.trajectory is None:
             continue
-        rows = [list(output.response_mask) for output in limb.branch.outputs]
-        shared = grown.shared_turns(limb) if shared_turns is SharedTurns.ONCE else 0
-        for place, turn in list(zip(limb.branch.places, limb.branch.turns, strict=True))[:shared]:
+        rows = [list(output.response_mask) for output in rollout.trajectory.outputs]
+        shared = grown.shared_turns(rollout) if shared_turns is SharedTurns.ONCE else 0
+        for place, turn in list(zip(rollout.trajectory.places, rollout.trajectory.turns, strict=True))[:shared]:
             mask, end = rows[place.row], place.start + len(turn.token_ids)
             mask[place.start : end] = [0] * len(mask[place.start : end])
         masks.append(rows)
     return masks
 
 
-def _versions(branch: Branch) -> dict[str, int]:
+def _versions(trajectory: Trajectory) -> dict[str, int]:
     """Make verl's fields for the versions of the weights that sampled a trajectory, shared turns included.
 
     Its asynchronous trainers need them in every row, and not every agent loop passes them on.
     """
-    found = versions(branch.turns)
+    found = versions(trajectory.turns)
     return {} if found is None else dict(zip((OLDEST_VERSION, NEWEST_VERSION), found, strict=True))
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from verl.trainer.ppo.v1.agent_loop_tq import AgentLoopWorkerTQ
 
-from verl_atpo.replay.client import BranchSession
+from verl_atpo.replay.client import ReplayClient
 from verl_atpo.replay.divergence import describe_divergence
 from verl_atpo.replay.guard import CallMemo, ToolGuard
 from verl_atpo.replay.runner import LoopRunner
@@ -38,7 +38,7 @@ Finish = Callable[..., Awaitable[Any]]
 
 @dataclasses.dataclass(frozen=True)
 class _Run:
-    client: BranchSession
+    client: ReplayClient
     tools: list[Any]
     finish: Finish | None
 
@@ -101,7 +101,7 @@ class RunScopedWorker(_AgentLoopWorker):
         """
         verl_runs = super()._run_agent_loop
 
-        async def loop(client: BranchSession, tools: list[Any]) -> Any:
+        async def loop(client: ReplayClient, tools: list[Any]) -> Any:
             token = _RUN.set(_Run(client, tools, finish))
             try:
                 return await verl_runs(dict(sampling_params), trajectory=trajectory, **own_containers(kwargs))

@@ -5,17 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from verl_atpo.config import ExpansionConfig
-from verl_atpo.rollout.grown import Limb
+from verl_atpo.tree.growth import Rollout
 
 
-def progress(chains: Sequence[Limb], expected_turns: float) -> float:
+def progress(chains: Sequence[Rollout], expected_turns: float) -> float:
     """Compute the share of the chains' expected turns that has been sampled; a chain that has ended counts as whole.
 
     Args:
         chains: the initial chains of a tree, running ones too; at least one.
         expected_turns: of a chain.
     """
-    shares = [1.0 if chain.branch is not None else min(1.0, (chain.joined or 0) / expected_turns) for chain in chains]
+    shares = [
+        1.0 if chain.trajectory is not None else min(1.0, (chain.joined or 0) / expected_turns) for chain in chains
+    ]
     return sum(shares) / len(chains)
 
 

@@ -32,13 +32,12 @@ from verl_atpo.method.lengths import Lengths
 from verl_atpo.method.scheme import Credit
 from verl_atpo.method.undecided import Undecided
 from verl_atpo.replay.guard import CallMemo, ToolGuard
-from verl_atpo.replay.runner import Branch, Start
+from verl_atpo.replay.runner import Start
 from verl_atpo.report.describe import TreeDescriber
 from verl_atpo.report.dump import TreeDump
 from verl_atpo.report.metrics import WorkerStats, tree_stats
-from verl_atpo.rollout.budget import Spares
+from verl_atpo.rollout.budget import SpareExpansions
 from verl_atpo.rollout.grower import TreeGrower, grow_and_ask, regrowth
-from verl_atpo.rollout.grown import GrownTree
 from verl_atpo.rollout.health.stop import Failures, describe_bug
 from verl_atpo.rollout.health.watchdog import Watchdog
 from verl_atpo.rollout.reward import blamed, check_reward
@@ -47,6 +46,8 @@ from verl_atpo.rollout.scope import RunScopedWorker
 from verl_atpo.startup.checks import check_config, scheme_of
 from verl_atpo.startup.data_checks import check_rows
 from verl_atpo.tools.stateful import names_in_rows
+from verl_atpo.tree.growth import GrownTree
+from verl_atpo.tree.trajectory import Trajectory
 
 logger = logging.getLogger(__name__)
 
@@ -71,7 +72,7 @@ class TreeAgentLoopWorker(RunScopedWorker):
         self._failed_chains: set[str] = set()
         self._watchdog: Watchdog | None = None
         self._at_work = 0
-        self._spares = Spares()
+        self._spares = SpareExpansions()
         self._undecided = Undecided()
         self._lengths = Lengths()
 
@@ -117,7 +118,8 @@ class TreeAgentLoopWorker(RunScopedWorker):
         names = [name for tool in self.tools for name in names_in_rows(tool)]
         check_rows(prompts, self.config, self.tokenizer, names, schemas, self.processor is not None)
         self._scheme.check_prompts(prompts)
-        self._spares = Spares()  # of this batch's trees, so that a step never has more rows than fixed budgets give it
+        # Of this batch's trees, so that a step never has more rows than fixed budgets give it.
+        self._spares = SpareExpansions()
         await super().generate_sequences(prompts)
 
     def _watch(self) -> None:
@@ -192,14 +194,14 @@ class TreeAgentLoopWorker(RunScopedWorker):
         questions = self._scheme.questions(self._llm_client, self.tokenizer, prompt, longest)
         ask = None if questions is None else questions.ask
 
-        async def run_branch(start: Start) -> Branch:
+        async def run_loop(start: Start) -> Trajectory:
             kwargs = {**prompt, "trace": trace, "session_id": start.number}
             runner = self.runner(dict(sampling_params), trajectory, kwargs, memo, sticky, self._score_leaf, ask)
-            return await runner.branch(start)
+            return await runner.trajectory(start)
 
         started = time.monotonic()
         earlier = self._undecided.shares, self._lengths.depths
-        grower = TreeGrower(self.atpo, run_branch, random.Random(prompt["uid"]), self._spares, *earlier)
+        grower = TreeGrower(self.atpo, run_loop, random.Random(prompt["uid"]), self._spares, *earlier)
         try:
             grown = await grow_and_ask(grower, questions)
         except Exception as error:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections import Counter
 from collections.abc import Sequence
 
 from verl_atpo.tree.recording import Generation, Turn
@@ -31,8 +32,7 @@ class TurnNode:
         reward: outcome reward of the trajectory that a leaf ends; ``None`` means not known, which is not 0.
         tool_reward: what tools gave for the calls after the turn.
         round: 0 for a turn of an initial chain, r >= 1 for a turn grown in expansion round r.
-        branch: number of the trajectory (and of its leaf) that sampled it; -1 where it does not matter.
-        pending: expansions that have started after this node and have no turn of their own yet.
+        sampled_by: number of the run (and of its leaf) that sampled it; -1 where it does not matter.
         turn: its tokens and the observation that opened it; ``None`` for the root, and where only numbers matter.
         children: indices of the turns sampled after this one, in order of addition.
     """
@@ -43,8 +43,7 @@ class TurnNode:
     is_leaf: bool = False
     reward: float | None = None
     round: int = 0
-    branch: int = -1
-    pending: int = 0
+    sampled_by: int = -1
     turn: Turn | None = None
     tool_reward: float = 0.0
     children: list[int] = dataclasses.field(default_factory=list)
@@ -75,12 +74,14 @@ class TurnTree:
 
     Attributes:
         nodes: the root and all turns.
+        pending: by node, expansions that have started after it and have no turn of their own yet.
         undecided: share of the outcome's variance that earlier trees had left after 0, 1, ... turns; (1,) before any.
         depths: of the chains of earlier trees, at their 1st, 2nd, ... turn; empty where that is not used.
     """
 
     def __init__(self, undecided: Sequence[float] = (1.0,), depths: Sequence[Depth] = ()) -> None:
         self.nodes: list[TurnNode] = [TurnNode(index=ROOT, parent=-1, mean_nll=None)]
+        self.pending: Counter[int] = Counter()
         self.undecided = undecided
         self.depths = depths
 
@@ -92,7 +93,7 @@ class TurnTree:
         is_leaf: bool = False,
         reward: float | None = None,
         round: int = 0,
-        branch: int = -1,
+        sampled_by: int = -1,
         turn: Turn | None = None,
         tool_reward: float = 0.0,
     ) -> TurnNode:
@@ -104,7 +105,7 @@ class TurnTree:
             is_leaf: the turn ended its trajectory.
             reward: outcome reward, for leaves only; ``None`` if not known (yet).
             round: expansion round that grew the turn, 0 for the initial chains.
-            branch: number of the trajectory that sampled it.
+            sampled_by: number of the run that sampled it.
             turn: its tokens and the observation that opened it.
             tool_reward: what tools gave for the calls after it.
 
@@ -125,7 +126,7 @@ class TurnTree:
         if reward is not None and not math.isfinite(reward):
             raise ValueError(f"reward={reward} of a leaf: expected a finite number, or None for 'not known'.")
         node = TurnNode(
-            len(self.nodes), parent, mean_nll, is_leaf, reward, round, branch, turn=turn, tool_reward=tool_reward
+            len(self.nodes), parent, mean_nll, is_leaf, reward, round, sampled_by, turn=turn, tool_reward=tool_reward
         )
         self.nodes.append(node)
         self.nodes[parent].children.append(node.index)

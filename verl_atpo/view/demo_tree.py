@@ -11,7 +11,16 @@ import json
 import random
 import statistics
 
-from verl_atpo.report.record import FORMAT, Branch, Difference, Node, Pick, Record, ToolUse, summarize
+from verl_atpo.report.record import (
+    FORMAT,
+    Difference,
+    Node,
+    Record,
+    SelectionRecord,
+    ToolUse,
+    TrajectoryRecord,
+    summarize,
+)
 
 ROOT = 0
 CHAINS, ROUNDS, PER_ROUND = 8, 2, 4
@@ -74,7 +83,7 @@ class DemoTree:
         self._prompt = f"What is the {self._relation} of {self._person} ({prompt})?"
         self._uid = f"demo-{step:04d}-{seed:08x}"
         self._turns: dict[int, _Turn] = {}
-        self._branches: list[Branch] = []
+        self._branches: list[TrajectoryRecord] = []
         self._picked: list[int] = []
         self._clock = 0.0
         self._outages = 0
@@ -89,13 +98,13 @@ class DemoTree:
                 self._branch(pick["node"], round, pick)
         return self._finish()
 
-    def _select(self) -> list[Pick]:
+    def _select(self) -> list[SelectionRecord]:
         scores = {turn.index: turn.mean_nll - PENALTY * self._picked.count(turn.index)
                   for turn in self._turns.values() if turn.reward is None}  # fmt: skip
         scores[ROOT] = -PENALTY * self._picked.count(ROOT)
         ordered = sorted(scores, key=lambda each: -scores[each])[:PER_ROUND]
         picks = [
-            Pick(node=node, score=scores[node], penalty=PENALTY * self._picked.count(node), rank=rank,
+            SelectionRecord(node=node, score=scores[node], penalty=PENALTY * self._picked.count(node), rank=rank,
                  candidates=len(scores))
             for rank, node in enumerate(ordered, 1)
         ]  # fmt: skip
@@ -109,7 +118,7 @@ class DemoTree:
             index = self._turns[index].parent
         return path[::-1]
 
-    def _branch(self, picked: int, round: int, pick: Pick | None) -> None:
+    def _branch(self, picked: int, round: int, pick: SelectionRecord | None) -> None:
         rng, number = self._rng, len(self._branches)
         context = self._path(picked)[:-1]
         parent, started = (context[-1] if context else ROOT), self._clock + rng.random() * 0.2
@@ -127,14 +136,22 @@ class DemoTree:
         self._branches.append(self._ended(number, parent, round, own, diverged, pick, started, clock))
 
     def _ended(
-        self, number: int, leaf: int, round: int, own: int, diverged: bool, pick: Pick | None, start: float, end: float
-    ) -> Branch:
+        self,
+        number: int,
+        leaf: int,
+        round: int,
+        own: int,
+        diverged: bool,
+        pick: SelectionRecord | None,
+        start: float,
+        end: float,
+    ) -> TrajectoryRecord:
         failures = []
         if self._rng.random() < 0.015:
             self._outages += 1
             failures = ["ToolOutage: Tool 'search' is out: TimeoutError()"]
         reward = self._turns[leaf].reward or 0.0
-        return Branch(
+        return TrajectoryRecord(
             number=number, leaf=leaf, round=round, own_turns=own, diverged=diverged, picked=pick,
             started_s=round_to(start), ended_s=round_to(end), failures=failures, reward=reward,
             reward_extra={"acc": reward, "format": 1.0, "answer_words": self._rng.randint(1, 4)},
@@ -223,15 +240,17 @@ class DemoTree:
             made["tool_calls"] = [turn.tool]
         return made
 
-    def _with_row(self, branch: Branch) -> Branch:
+    def _with_row(self, branch: TrajectoryRecord) -> TrajectoryRecord:
         starts, at = [], 0
         for index in self._path(branch["leaf"] or ROOT):
             turn = self._turns[index]
             at += len(turn.observation) // 4
             starts.append(at)
             at += len(turn.nlls)
-        row = Branch(prompt_tokens=14 + len(self._prompt) // 5, response_tokens=at, starts=starts, trained_from=0)
-        return Branch(**{**branch, **row})
+        row = TrajectoryRecord(
+            prompt_tokens=14 + len(self._prompt) // 5, response_tokens=at, starts=starts, trained_from=0
+        )
+        return TrajectoryRecord(**{**branch, **row})
 
 
 def round_to(seconds: float) -> float:

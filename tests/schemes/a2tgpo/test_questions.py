@@ -66,7 +66,7 @@ async def grown_with(engine: Scoring, loop: FakeLoop | None = None, longest: flo
     config = AtpoConfig(expansion=ExpansionConfig(3, 2, 2), growth=GROWTH)
     answers = GoldAnswers(engine, "tree", SAID, GROWTH, longest)
     runner = dataclasses.replace(runner_of(engine, loop or FakeLoop(5)), on_context=answers.ask)
-    return await grow_and_ask(TreeGrower(config, runner.branch, random.Random(seed)), answers)
+    return await grow_and_ask(TreeGrower(config, runner.trajectory, random.Random(seed)), answers)
 
 
 def contexts_of(tree: TurnTree) -> list[list[int]]:
@@ -164,7 +164,7 @@ async def test_rows_sum_to_their_outcomes_and_metrics_say_what_it_cost():
     scheme = find_scheme(AtpoConfig(), "a2tgpo")
     credit = scheme.credit(grown.tree, grown.paths, grown.answers)
     rows = list(leaf_outputs(grown, credit, SharedTurns.PER_LEAF))
-    for row, branch in zip(rows, grown.branches, strict=True):
+    for row, branch in zip(rows, grown.trajectories, strict=True):
         assert float(row.as_dict()["rm_scores"].sum()) == pytest.approx(branch.reward, abs=1e-5)
     metrics = step_metrics(WorkerStats([tree_stats(grown, 1.0, credit)]), scheme)
     gains = [gain for gain in information_gains(grown.tree, grown.answers.log_probs) if gain is not None]

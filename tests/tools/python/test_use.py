@@ -14,7 +14,7 @@ import pytest
 
 from tests.assets.fakes import PROMPT, FakeEngine, guard
 from tests.assets.sandbox import KILLED, OVER_CPU, make_tool, opened, still_works
-from verl_atpo.replay.client import BranchSession
+from verl_atpo.replay.client import ReplayClient
 from verl_atpo.replay.tools import ToolSession
 from verl_atpo.tools import Branching
 from verl_atpo.tools.contract import branching_of
@@ -197,8 +197,8 @@ async def test_replay_sees_what_the_first_run_saw(strong: Isolation):
         "random.random()",
     ]
 
-    async def run(prefix: list[Generation], *codes: str) -> tuple[BranchSession, list[str]]:
-        session = BranchSession(FakeEngine(stop=0.0), "tree", prefix)
+    async def run(prefix: list[Generation], *codes: str) -> tuple[ReplayClient, list[str]]:
+        session = ReplayClient(FakeEngine(stop=0.0), "tree", prefix)
         tools = ToolSession(session, guard())
         (wrapped,) = tools.wrap([tool])
         prompt, seen = list(PROMPT), []

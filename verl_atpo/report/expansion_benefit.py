@@ -10,11 +10,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from verl_atpo.rollout.grown import GrownTree
+from verl_atpo.tree.growth import GrownTree
 
 
 @dataclasses.dataclass(frozen=True)
-class BranchStats:
+class ExpansionStats:
     """Variance and cost of one expansion.
 
     Attributes:
@@ -26,17 +26,17 @@ class BranchStats:
     tokens: int
 
 
-def branch_stats(grown: GrownTree) -> list[BranchStats]:
+def expansion_stats(grown: GrownTree) -> list[ExpansionStats]:
     """Collect the statistics of every expansion whose selected turn is of a trajectory that has ended."""
     found = []
-    for limb in grown.limbs:
-        if limb.pick is None or limb.branch is None or limb.resampled is None:
+    for rollout in grown.rollouts:
+        if rollout.selection is None or rollout.trajectory is None or rollout.resampled is None:
             continue
-        first = grown.limbs[grown.tree.nodes[limb.pick.node].branch].branch
+        first = grown.rollouts[grown.tree.nodes[rollout.selection.node].sampled_by].trajectory
         if first is not None:
-            own = limb.branch.turns[grown.shared_turns(limb) :]
-            spread = float(np.var([first.reward, limb.branch.reward], ddof=1))
-            found.append(BranchStats(spread, sum(len(turn.token_ids) for turn in own)))
+            own = rollout.trajectory.turns[grown.shared_turns(rollout) :]
+            spread = float(np.var([first.reward, rollout.trajectory.reward], ddof=1))
+            found.append(ExpansionStats(spread, sum(len(turn.token_ids) for turn in own)))
     return found
 
 
@@ -45,18 +45,18 @@ def variance(outcomes: Sequence[float]) -> float | None:
     return float(np.var(outcomes, ddof=1)) if len(outcomes) > 1 else None
 
 
-def branch_worth(branches: Sequence[BranchStats], of_chains: Sequence[float], a_chain: float) -> float | None:
+def expansion_benefit(expansions: Sequence[ExpansionStats], of_chains: Sequence[float], a_chain: float) -> float | None:
     """Compute the ratio of variances per token: above 1 expansions inform more than as many tokens of chains would.
 
     Args:
-        branches: expansions of some trees.
+        expansions: of some trees.
         of_chains: variance of the outcomes of each tree's initial chains.
         a_chain: mean tokens of a chain.
 
     Returns:
         ``None`` where there are no expansions, or no tree whose chains differ.
     """
-    if not branches or not any(of_chains):
+    if not expansions or not any(of_chains):
         return None
-    undecided = np.mean([branch.variance for branch in branches]) / np.mean(of_chains)
-    return float(undecided / np.mean([branch.tokens for branch in branches]) * a_chain)
+    undecided = np.mean([each.variance for each in expansions]) / np.mean(of_chains)
+    return float(undecided / np.mean([each.tokens for each in expansions]) * a_chain)
