@@ -92,3 +92,24 @@ def test_the_core_knows_no_extension():
     registered = ROOT / "verl_atpo" / "schemes" / "a2tgpo" / "scheme.py"
     if registered.exists():  # the other way round there are arrows
         assert any(name.startswith("verl_atpo.method.") for name in all_imports(registered))
+
+
+TESTS = sorted((ROOT / "tests").rglob("*.py"))
+OUTSIDE = [
+    file for room in ("verl_atpo", "tests", "examples", "recipes") for file in sorted((ROOT / room).rglob("*.py"))
+]
+
+
+def test_no_test_file_imports_another():
+    assert len(TESTS) > 150
+    for file in TESTS:
+        others = {name for name in all_imports(file) if name.startswith("tests.")}
+        assert all(f"{name}.".startswith("tests.assets.") for name in others), f"{file} imports {sorted(others)}"
+    assert any(name.startswith("tests.assets.") for name in all_imports(ROOT / "tests" / "rollout" / "test_grower.py"))
+
+
+def test_nothing_but_its_tests_imports_a_benchmark():
+    for file in OUTSIDE:
+        known = [name for name in all_imports(file) if f"{name}.".startswith("benchmarks.")]
+        assert not known or ROOT / "tests" / "benchmarks" in file.parents, f"{file} imports {known}"
+    assert "benchmarks.runs" in all_imports(ROOT / "tests" / "benchmarks" / "test_runs.py")

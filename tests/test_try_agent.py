@@ -7,7 +7,7 @@ import asyncio
 import pytest
 from transformers import Qwen3Config
 
-from benchmarks.gateway.scripted import call_text, tokenizer
+from tests.assets.scripted_engine import call_text, tokenizer
 from verl_atpo.try_agent import main
 
 AGENT = """

@@ -7,43 +7,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import random
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-
-from benchmarks.bias.agent import exact
-from benchmarks.bias.estimates import ARMS, sample
+from tests.assets.tabular_agent import exact
+from tests.assets.tabular_estimates import ARMS, measure
 
 RESULT = Path(__file__).parents[1] / "results" / "bias.json"
-
-
-def measure(arm: str, trees: int, seed: int) -> dict[str, Any]:
-    """Average the estimates of an arm's trees.
-
-    Returns:
-        ``value`` and its standard ``error``; ``cosine`` of the mean gradient with the exact one; ``scale``, the mean
-        gradient's projection on the exact one over its length; ``worst``, the largest deviation of a component in
-        standard errors; ``noise``, the total variance of one tree's gradient over the square of that projection, so
-        that an estimate twice as long is not the noisier for it.
-    """
-    expansion, estimate = ARMS[arm]
-    rng = random.Random(f"{arm} {seed}")
-    values, gradients = zip(*(estimate(sample(expansion, rng)) for _ in range(trees)), strict=True)
-    _, truth = exact()
-    estimates = np.array(gradients)
-    mean, error = estimates.mean(axis=0), estimates.std(axis=0, ddof=1) / trees**0.5
-    along = mean @ truth / np.linalg.norm(truth)
-    return {
-        "arm": arm,
-        "value": float(np.mean(values)),
-        "error": float(np.std(values, ddof=1) / trees**0.5),
-        "cosine": float(along / np.linalg.norm(mean)),
-        "scale": float(along / np.linalg.norm(truth)),
-        "worst": float(np.max(np.abs(mean - truth) / error)),
-        "noise": float(estimates.var(axis=0, ddof=1).sum() / along**2),
-    }
 
 
 def main() -> None:

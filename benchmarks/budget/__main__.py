@@ -11,23 +11,12 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig
-
-from benchmarks.budget.recipes import METHODS, compose_arguments, recipe_arguments
 from benchmarks.budget.simulate import Sampled, TurnLengths, sample_prompt
-from verl_atpo.config import AtpoConfig, ExpansionConfig
-from verl_atpo.startup.checks import MANAGER, check_config
+from tests.assets.recipe_configs import METHODS, compose_arguments, recipe_arguments, rollout_of
+from verl_atpo.config import AtpoConfig
 
 SCRIPT = "qwen3_4b_multihop.sh"
 COLUMNS = ("leaves", "sampled_tokens", "trained_tokens", "context_tokens", "tool_calls")
-
-
-def rollout_of(config: DictConfig) -> AtpoConfig:
-    """Return how a composed recipe samples one prompt: its tree, or ``rollout.n`` chains."""
-    atpo, rollout = check_config(config), config.actor_rollout_ref.rollout
-    if rollout.agent.get("agent_loop_manager_class") == MANAGER:
-        return atpo
-    return AtpoConfig(expansion=ExpansionConfig(initial_chains=rollout.n, rounds=0))
 
 
 async def measure(config: AtpoConfig, lengths: TurnLengths, prompts: int, seed: int) -> dict[str, dict[str, float]]:

@@ -24,7 +24,7 @@ import aiohttp
 from aiohttp import web
 from tabulate import tabulate
 
-from benchmarks.gateway.scripted import ScriptedEngine, make_loop, run, sampled
+from tests.assets.scripted_engine import ScriptedEngine, make_loop, run, sampled
 from verl_atpo.gateway.service import close_service
 
 CALLS = 3

@@ -27,10 +27,10 @@ from verl.utils.tracking import Tracking
 from verl.workers.utils.losses import ppo_loss
 
 from benchmarks import runs as table_of_runs
-from benchmarks.budget.recipes import compose_arguments
 from benchmarks.learning.arms import ALL
 from benchmarks.learning.results import record
 from benchmarks.learning.task import fingerprint, shared_overrides
+from tests.assets.recipe_configs import compose_arguments
 from verl_atpo.report.metrics_file import read_steps
 from verl_atpo.startup.checks import check_config
 

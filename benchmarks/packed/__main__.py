@@ -38,11 +38,11 @@ import torch.distributed as dist  # noqa: E402
 from tabulate import tabulate  # noqa: E402
 from verl.utils import tensordict_utils as tu  # noqa: E402
 
-from benchmarks.packed.batches import BATCHES, fitting_scale, make_batch  # noqa: E402
-from benchmarks.packed.engines import make_engine, make_loss  # noqa: E402
 from benchmarks.packed.measure import cost_of, with_peak  # noqa: E402
 from benchmarks.packed.models import MODELS, write_model  # noqa: E402
-from benchmarks.packed.rows import Rows, batch_of, counted  # noqa: E402
+from tests.assets.packed_batches import BATCHES, fitting_scale, make_batch  # noqa: E402
+from tests.assets.packed_engines import make_engine, make_loss  # noqa: E402
+from tests.assets.packed_rows import Rows, batch_of, counted  # noqa: E402
 from verl_atpo.packed.engine import token_budget  # noqa: E402
 from verl_atpo.packed.packs import pack_tokens, plan_packs  # noqa: E402
 from verl_atpo.packed.rows import row_tokens  # noqa: E402

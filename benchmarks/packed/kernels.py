@@ -24,41 +24,20 @@ from tabulate import tabulate
 from transformers import LlamaConfig, LlamaForCausalLM
 from transformers.models.qwen3_5.modeling_qwen3_5 import torch_chunk_gated_delta_rule
 
-from benchmarks.packed.batches import Shape, make_batch
+from tests.assets.kernel_inputs import inputs, tree_of
 from verl_atpo.packed.attention import RUNNING, trie_attention
 from verl_atpo.packed.delta import delta_rule
 from verl_atpo.packed.head import Scoring, score
-from verl_atpo.packed.trie import Trie, build_trie
+from verl_atpo.packed.trie import Trie
 from verl_atpo.packed.visibility import Visibility
 
 RESULT = Path(__file__).parents[1] / "results" / "packed_kernels.json"
-TREE = Shape(10, 2, 6)
 SHAPES = {"0.6B": (16, 8, 128), "4B": (32, 8, 128), "head 64": (12, 4, 64), "head 256": (8, 2, 256)}
 """Heads, key heads, size."""
 WINDOW = 1024
 TOLERANCES = {torch.float32: 1e-4, torch.bfloat16: 2e-2}
 """Tolerance, relative to the norm."""
 LAYER = torch.nn.Identity()
-
-
-def tree_of(tokens: int, seed: int = 0) -> tuple[Trie, list[int]]:
-    """A paper's tree of about so many distinct tokens, and the lengths of its rows."""
-    distinct = len(flat_trie(make_batch(TREE, seed, 1000).whole()))
-    rows = make_batch(TREE, seed, 1000, scale=tokens / distinct).whole()
-    return flat_trie(rows), [len(row) for row in rows]
-
-
-def flat_trie(rows: list[list[int]]) -> Trie:
-    """The trie of rows."""
-    return build_trie(np.concatenate([np.array(row) for row in rows]), np.cumsum([0, *map(len, rows)]))
-
-
-def inputs(tokens: int, shape: tuple[int, int, int], device: torch.device, dtype: torch.dtype) -> list[torch.Tensor]:
-    """Query, key and value of random numbers, with gradients where FlexAttention has them."""
-    heads, key_heads, size = shape
-    torch.manual_seed(tokens)
-    made = [torch.randn(1, count, tokens, size) for count in (heads, key_heads, key_heads)]
-    return [each.to(device, dtype).requires_grad_(device.type != "cpu") for each in made]
 
 
 def attend(visibility: Visibility, tensors: list[torch.Tensor], window: int | None, sinks: torch.Tensor | None) -> Any:

@@ -18,9 +18,9 @@ from typing import Any
 
 import aiohttp
 
-from benchmarks.retriever.data import write_made_up_corpus
 from benchmarks.retriever.load import percentiles, queries_of
-from benchmarks.retriever.process import running_server
+from tests.assets.retriever_data import write_made_up_corpus
+from tests.assets.retriever_process import running_server
 from verl_atpo.search_qa.retriever.settings import ServerSettings
 
 RESULT = Path(__file__).resolve().parents[1] / "results" / "retriever_beside.json"

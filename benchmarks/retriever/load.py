@@ -24,8 +24,8 @@ from typing import Any
 import aiohttp
 import numpy as np
 
-from benchmarks.retriever.data import QA_DATA, data_file, minilm_folder, read_questions, write_made_up_corpus
-from benchmarks.retriever.process import ServerProcess, running_server
+from tests.assets.retriever_data import QA_DATA, data_file, minilm_folder, read_questions, write_made_up_corpus
+from tests.assets.retriever_process import ServerProcess, running_server
 from verl_atpo.search_qa.retriever.client import RetrieverClient, RetrieverError
 from verl_atpo.search_qa.search_tool import SearchConfig
 

@@ -9,7 +9,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from benchmarks.retriever.data import QA_DATA, data_file, minilm_folder, read_questions
+from tests.assets.retriever_data import QA_DATA, data_file, minilm_folder, read_questions
 from verl_atpo.search_qa.retriever.bm25 import Bm25Index, Bm25Settings
 from verl_atpo.search_qa.retriever.corpus import Corpus
 from verl_atpo.search_qa.retriever.index import PassageIndex

@@ -21,7 +21,7 @@ from typing import Any
 
 import psutil
 
-from benchmarks.view.browser import browser, viewer, wait_until
+from tests.assets.browser import browser, viewer, wait_until
 from verl_atpo.view.demo import write_demo
 from verl_atpo.view.filters import Filters
 from verl_atpo.view.index import TreeIndex

@@ -14,8 +14,8 @@ from typing import Any
 
 from PIL import Image
 
-from benchmarks.view.browser import browser, viewer, wait_until
 from benchmarks.view.load import count_lines
+from tests.assets.browser import browser, viewer, wait_until
 from verl_atpo.report.dump_reader import read_trees
 from verl_atpo.report.record import Record
 from verl_atpo.view.demo import write_demo

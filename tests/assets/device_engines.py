@@ -15,8 +15,8 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from benchmarks.packed.rows import random_trees
 from tests.assets.engine_cases import Case, engine_of, results, write_two_layers
+from tests.assets.packed_rows import random_trees
 
 CASES = (Case(seed=0), Case("vanilla", "token-mean", seed=24, entropy=0.1, kl=True))
 

@@ -20,9 +20,9 @@ import torch
 import torch.distributed as dist
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
-from benchmarks.packed.engines import make_engine, make_loss
-from benchmarks.packed.families import FAMILIES, make_model, tiny_config
-from benchmarks.packed.rows import Rows, batch_of, counted, random_trees
+from tests.assets.families import FAMILIES, make_model, tiny_config
+from tests.assets.packed_engines import make_engine, make_loss
+from tests.assets.packed_rows import Rows, batch_of, counted, random_trees
 from tests.assets.random_rows import rows_by_hand
 from tests.assets.tiny_model import write_model
 from verl_atpo.packed import head

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.retriever.data import QA_DATA
+from tests.assets.retriever_data import QA_DATA
 
 
 def real_data(name: str) -> Path:

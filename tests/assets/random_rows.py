@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hypothesis import strategies as st
 
-from benchmarks.packed.rows import Rows
+from tests.assets.packed_rows import Rows
 
 row_lists = st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=12), min_size=1, max_size=12)
 """Rows of few different tokens, so that prefixes meet often and rows repeat."""

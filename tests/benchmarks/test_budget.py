@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 
-from benchmarks.budget.__main__ import rollout_of, table
-from benchmarks.budget.recipes import METHODS, compose_arguments, recipe_arguments
+from benchmarks.budget.__main__ import table
 from benchmarks.budget.simulate import TurnLengths, sample_prompt
+from tests.assets.recipe_configs import METHODS, compose_arguments, recipe_arguments, rollout_of
 from verl_atpo.config import AtpoConfig, ExpansionConfig
 
 

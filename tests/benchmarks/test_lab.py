@@ -27,7 +27,7 @@ from benchmarks.lab.run import Plan, complete
 from benchmarks.lab.tasks import TASKS
 from benchmarks.lab.update import Batch, advantages, response_log_probs, trie_of
 from examples.text_world.player import CAREFUL, play
-from tests.tree.test_contexts import example as contexts_by_hand
+from tests.assets.equal_contexts import example as contexts_by_hand
 from verl_atpo.config import AdvantageMode, AtpoConfig, Contexts, CreditConfig
 from verl_atpo.schemes.a2tgpo import A2TGPO
 from verl_atpo.startup.presets import ATPO_PRESETS

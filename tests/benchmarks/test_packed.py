@@ -9,8 +9,8 @@ import sys
 
 import pytest
 
-from benchmarks.packed.batches import BATCHES, LEAVES, fitting_scale, make_batch
 from benchmarks.packed.runs import TASKS, arguments, row
+from tests.assets.packed_batches import BATCHES, LEAVES, fitting_scale, make_batch
 from tests.assets.python_path import PYTHON_PATH, ROOT
 
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.retriever.data import QA_DATA, minilm_folder
 from benchmarks.retriever.quality import Quality, measure
 from tests.assets.qa_data import real_data
+from tests.assets.retriever_data import QA_DATA, minilm_folder
 from verl_atpo.search_qa.retriever.corpus import Corpus
 
 ROOT = Path(__file__).parents[2]

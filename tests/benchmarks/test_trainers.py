@@ -9,9 +9,9 @@ from unittest.mock import MagicMock
 
 import pytest
 
-from benchmarks.budget.recipes import compose_arguments
 from benchmarks.trainers.__main__ import ARMS, LEAVES, MODES, arguments
 from benchmarks.trainers.notes import ASLEEP, AWAKE, GENERATION, NOTES_ENV, shares
+from tests.assets.recipe_configs import compose_arguments
 from verl_atpo.startup.checks import check_config
 
 

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
-from tests.rollout.test_grower import FakeEngine, FakeLoop, _config, _grow
+from tests.assets.fakes import FakeEngine, FakeLoop
+from tests.assets.growing import config_of, grow_tree
 from verl_atpo.config import AtpoConfig
 from verl_atpo.report.metrics import PREFIX, WorkerStats, step_metrics, tree_stats
 from verl_atpo.startup.presets import ATPO_PRESETS, PRESETS
@@ -109,6 +110,6 @@ def test_by_hand_is_what_the_preset_sets():
 
 
 async def test_every_metric_is_explained():
-    stats = tree_stats(await _grow(_config(), FakeEngine(0, stop=0.3), FakeLoop(5)), seconds=1.0)
+    stats = tree_stats(await grow_tree(config_of(), FakeEngine(0, stop=0.3), FakeLoop(5)), seconds=1.0)
     logged = {key.removeprefix(f"{PREFIX}/") for key in step_metrics(WorkerStats([dataclasses.replace(stats)]))}
     assert {word for row in table("metrics.md", "# Metrics") for word in quoted(row[0])} == logged

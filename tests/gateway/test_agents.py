@@ -12,7 +12,7 @@ import openai
 import psutil
 import pytest
 
-from benchmarks.gateway.scripted import ScriptedEngine, make_loop, run
+from tests.assets.scripted_engine import ScriptedEngine, make_loop, run
 from verl_atpo.failure import BranchBug, ToolOutage
 from verl_atpo.gateway.agents import make_agent
 from verl_atpo.gateway.service import Crashes

@@ -5,7 +5,7 @@ from __future__ import annotations
 import anthropic
 import pytest
 
-from benchmarks.gateway.scripted import ScriptedEngine, call_text, make_loop, run, sampled, tokenizer
+from tests.assets.scripted_engine import ScriptedEngine, call_text, make_loop, run, sampled, tokenizer
 
 SEARCH = {
     "name": "search",

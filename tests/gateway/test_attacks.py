@@ -11,7 +11,7 @@ import aiohttp
 import openai
 import pytest
 
-from benchmarks.gateway.scripted import ScriptedEngine, make_loop, run
+from tests.assets.scripted_engine import ScriptedEngine, make_loop, run
 
 REQUEST = {"model": "m", "messages": [{"role": "user", "content": "x"}]}
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.gateway.scripted import ScriptedEngine, call_text, make_loop, run, sampled, tokenizer
+from tests.assets.scripted_engine import ScriptedEngine, call_text, make_loop, run, sampled, tokenizer
 from verl_atpo.replay.client import ReplayClient
 from verl_atpo.replay.divergence import describe_divergence
 

@@ -8,7 +8,7 @@ import json
 import openai
 import pytest
 
-from benchmarks.gateway.scripted import END, SEARCH, ScriptedEngine, call_text, make_loop, run, sampled, tokenizer
+from tests.assets.scripted_engine import END, SEARCH, ScriptedEngine, call_text, make_loop, run, sampled, tokenizer
 
 
 def reply(call, text="Oslo is in Norway."):

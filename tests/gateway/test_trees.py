@@ -12,7 +12,7 @@ from hydra import compose, initialize_config_module
 from transformers import Qwen3Config
 from verl.workers.rollout.replica import TokenOutput
 
-from benchmarks.gateway.scripted import SEARCH, _named, call_text, tokenizer
+from tests.assets.scripted_engine import SEARCH, _named, call_text, tokenizer
 from tests.assets.worker import Queue, Scorer, prompt
 from verl_atpo.gateway.service import service_of
 from verl_atpo.rollout.scope import _AgentLoopWorker
@@ -57,7 +57,7 @@ def make_worker(model: Path, agent, engine, *overrides: str, atpo: str = "tree",
     arguments = [
         f"+atpo={atpo}",
         "+agent=gateway",
-        f"{gateway}.agent=benchmarks.gateway.scripted:{_named(agent)}",
+        f"{gateway}.agent=tests.assets.scripted_engine:{_named(agent)}",
         f"actor_rollout_ref.model.path={model}",
         "actor_rollout_ref.rollout.name=vllm",
         "actor_rollout_ref.rollout.response_length=2048",

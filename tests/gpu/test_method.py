@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.loss import loop_loss, make_batch
-from benchmarks.transfers import TO_HOST, calls, transfers
 from tests.assets.devices import each_device, needs_cuda
+from tests.assets.loss_calls import actor, run
+from tests.assets.loss_oracle import loop_loss, make_batch
+from tests.assets.transfers import TO_HOST, calls, transfers
 from tests.assets.trees import padded_rows, random_tree, rows_of, scaled, tree_advantages
-from tests.method.test_loss import actor, run
 from verl_atpo.config import AdvantageMode, Backup, CreditConfig, Normalize
 from verl_atpo.method.estimator import compute_atpo_advantage
 from verl_atpo.method.loss import compute_policy_loss_atpo

@@ -99,7 +99,7 @@ def test_it_opens_a_dump_without_verl_torch_or_ray(alone: Path, tmp_path: Path) 
 
 
 def wait_for(port: int) -> str:
-    from benchmarks.view.browser import answers, wait_until
+    from tests.assets.browser import answers, wait_until
 
     address = f"http://127.0.0.1:{port}/"
     wait_until(lambda: answers(address), 60)

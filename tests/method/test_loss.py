@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 from verl.trainer.ppo.core_algos import agg_loss, compute_policy_loss_gspo, compute_policy_loss_vanilla
-from verl.workers.config import ActorConfig
 
-from benchmarks.loss import loop_loss, make_batch, turns_of_row
+from tests.assets.loss_calls import actor, run
+from tests.assets.loss_oracle import loop_loss, make_batch, turns_of_row
 from verl_atpo.method.loss import Turns, compute_policy_loss_atpo
 
 MODES = ["seq-mean-token-mean", "token-mean", "seq-mean-token-sum", "seq-mean-token-sum-norm", "token-sum"]
@@ -20,12 +18,6 @@ each_mode = pytest.mark.parametrize("mode", MODES)
 masks = st.integers(1, 12).flatmap(
     lambda tokens: st.lists(st.lists(st.booleans(), min_size=tokens, max_size=tokens), min_size=1, max_size=5)
 )
-
-
-def actor(low: float | None = 0.003, high: float | None = 0.004, **more: Any) -> ActorConfig:
-    return ActorConfig(
-        strategy="fsdp", rollout_n=1, ppo_micro_batch_size_per_gpu=1, clip_ratio_low=low, clip_ratio_high=high, **more
-    )
 
 
 def batch(mask: list[list[int]] | torch.Tensor, seed: int = 0, spread: float = 0.01) -> dict[str, torch.Tensor]:
@@ -40,14 +32,6 @@ def batch(mask: list[list[int]] | torch.Tensor, seed: int = 0, spread: float = 0
         "advantages": draw[2],
         "response_mask": mask,
     }
-
-
-def run(loss_fn: Any, tensors: dict[str, torch.Tensor], mode: str, config: ActorConfig, **more: Any) -> tuple:
-    """Loss, gradient and metrics of one call."""
-    log_prob = tensors["log_prob"].clone().requires_grad_()
-    loss, metrics = loss_fn(**{**tensors, "log_prob": log_prob}, loss_agg_mode=mode, config=config, **more)
-    loss.backward()
-    return loss.detach(), log_prob.grad, metrics
 
 
 def same(ours: tuple, wanted: tuple, **tolerance: float) -> None:

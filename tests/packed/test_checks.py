@@ -20,7 +20,7 @@ from transformers import (
     Qwen3Config,
 )
 
-from tests.startup.test_presets import changed_by, composed
+from tests.assets.presets import changed_by, composed
 from verl_atpo.doctor import main as doctor
 from verl_atpo.packed.checks import is_packed
 from verl_atpo.packed.models import check_layers, check_model

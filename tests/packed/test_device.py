@@ -8,8 +8,8 @@ from torch._dynamo.testing import CompileCounter
 from torch.nn.attention.flex_attention import flex_attention
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from benchmarks.packed.kernels import inputs, tree_of
-from benchmarks.packed.rows import batch_of, random_trees
+from tests.assets.kernel_inputs import inputs, tree_of
+from tests.assets.packed_rows import batch_of, random_trees
 from verl_atpo.packed import head
 from verl_atpo.packed.attention import DIVISIBLE
 from verl_atpo.packed.delta import ancestor_convolution, delta_rule

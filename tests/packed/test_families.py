@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,8 +11,8 @@ import torch
 from transformers import Qwen3Config
 from transformers.models.qwen3 import modeling_qwen3
 
-from benchmarks.packed.families import FAMILIES, RESULT, judge, make_model, packed_results, tiny_config
-from benchmarks.packed.rows import random_trees
+from tests.assets.families import FAMILIES, judge, make_model, packed_results, tiny_config
+from tests.assets.packed_rows import random_trees
 from verl_atpo.packed.attention import NAME
 from verl_atpo.packed.delta import run_over_tries
 from verl_atpo.packed.head import score_through_own_head
@@ -19,7 +20,12 @@ from verl_atpo.packed.models import check_model
 from verl_atpo.packed.probe import probe
 from verl_atpo.settings import ConfigError
 
-TABLE = {row["family"]: row for row in json.loads(RESULT.read_text())["rows"]}
+TABLE = {
+    row["family"]: row
+    for row in json.loads((Path(__file__).parents[2] / "benchmarks" / "results" / "packed_families.json").read_text())[
+        "rows"
+    ]
+}
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -90,7 +96,7 @@ def test_rope_that_depends_on_the_longest_position_is_refused_wherever_it_is_nam
 def test_rows_with_positions_of_several_equal_kinds_are_taken_and_images_refused():
     from verl.utils import tensordict_utils as tu
 
-    from benchmarks.packed.rows import batch_of
+    from tests.assets.packed_rows import batch_of
     from verl_atpo.packed.rows import pack_inputs
 
     rows = random_trees(0, groups=1, rows=3)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, Gemma3TextConfig, GraniteConfig, LlamaConfig
 
-from benchmarks.packed.families import TINY, known
+from tests.assets.families import TINY, known
 from verl_atpo.packed import head
 from verl_atpo.packed.head import Scoring, score
 

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 from verl.trainer.ppo.v1.trainer_base import PPOTrainer
 
-from benchmarks.packed.ranks import SHAPES, Batch, verls_cost
 from tests.assets.random_rows import row_lists
+from tests.assets.simulated_ranks import SHAPES, Batch, verls_cost
 from tests.assets.tries import flat
 from verl_atpo.packed import placement, trainer
 from verl_atpo.packed.cost import LINEAR, SharedPrefixes, bin_cost, row_cost, step_cost

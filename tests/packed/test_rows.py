@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benchmarks.packed.rows import batch_of, random_trees
+from tests.assets.packed_rows import batch_of, random_trees
 from tests.assets.random_rows import rows_by_hand
 from verl_atpo.packed.packs import plan_packs
 from verl_atpo.packed.rows import pack_inputs, row_tokens

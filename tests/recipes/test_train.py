@@ -20,9 +20,8 @@ from verl.trainer.ppo.core_algos import compute_grpo_outcome_advantage
 from verl.trainer.ppo.utils import need_critic, need_reference_policy
 from verl.utils.config import omega_conf_to_dataclass, validate_config
 
-from benchmarks.budget.__main__ import rollout_of
-from benchmarks.budget.recipes import METHODS, RECIPES, compose_arguments, recipe_arguments
 from tests.assets.fakes import FakeEngine, FakeLoop, run_loop_with
+from tests.assets.recipe_configs import METHODS, RECIPES, compose_arguments, recipe_arguments, rollout_of
 from tests.assets.trees import outputs_of
 from verl_atpo.config import AtpoConfig, ExpansionConfig
 from verl_atpo.rollout.grower import TreeGrower

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from tests.assets.fakes import FakeEngine, FakeLoop, contexts, runner_of
 from tests.assets.trees import credit_of, outputs_of
-from tests.rollout.test_environments import ForkingWalk, Walk, grower
+from tests.assets.walks import ForkingWalk, Walk, grower
 from verl_atpo.config import AtpoConfig, CreditConfig, ExpansionConfig, GrowthConfig, Penalty, Schedule
 from verl_atpo.method.credit import node_values
 from verl_atpo.method.expansion import uncertainty_score

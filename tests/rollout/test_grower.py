@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.assets.fakes import FakeEngine, FakeLoop, contexts, guard, run_loop_with
-from verl_atpo.config import AtpoConfig, ConfigError, ExpansionConfig, GrowthConfig, Schedule
+from tests.assets.growing import config_of, grow_tree
+from verl_atpo.config import ConfigError
 from verl_atpo.deadlines import within
 from verl_atpo.failure import EngineOutage
 from verl_atpo.replay.guard import CallCounts
@@ -21,20 +22,6 @@ from verl_atpo.report.metrics import WorkerStats, step_metrics, tree_stats
 from verl_atpo.rollout.grower import TreeGrower
 from verl_atpo.tree.growth import GrownTree
 from verl_atpo.tree.tree import ROOT
-
-
-def _config(chains: int = 3, branches: int = 2, rounds: int = 2, **growth: float) -> AtpoConfig:
-    return AtpoConfig(
-        expansion=ExpansionConfig(
-            initial_chains=chains, branches_per_round=branches, rounds=rounds, schedule=Schedule.ROUNDS
-        ),
-        growth=GrowthConfig(**{"max_regrows": 3, "regrow_delay_s": 0.0} | growth),
-    )
-
-
-async def _grow(config: AtpoConfig, engine: FakeEngine, loop: FakeLoop) -> GrownTree:
-    run_loop = run_loop_with(engine, loop)
-    return await TreeGrower(config, run_loop, random.Random(0)).grow()
 
 
 def _check(grown: GrownTree, leaves: int) -> None:
@@ -69,14 +56,14 @@ def _check(grown: GrownTree, leaves: int) -> None:
     fail=st.sampled_from([0.0, 0.1]),
 )
 def test_always_exactly_its_leaves(chains, branches, rounds, seed, stop, max_turns, drift, fail):
-    config = _config(chains, branches, rounds, max_regrows=60)
+    config = config_of(chains, branches, rounds, max_regrows=60)
     engine = FakeEngine(seed, stop=stop, fail=fail, latency_s=0.0005)
-    grown = asyncio.run(_grow(config, engine, FakeLoop(max_turns, drift)))
+    grown = asyncio.run(grow_tree(config, engine, FakeLoop(max_turns, drift)))
     _check(grown, chains + rounds * branches)
 
 
 async def test_a_branch_shares_the_turns_before_the_re_sampled_one():
-    grown = await _grow(_config(2, 2, 1), FakeEngine(3, stop=0.0), FakeLoop(4))
+    grown = await grow_tree(config_of(2, 2, 1), FakeEngine(3, stop=0.0), FakeLoop(4))
     for picked, leaf in zip(grown.selected, grown.leaves[2:], strict=True):
         depth = grown.tree.depth(picked)
         path = grown.tree.path(leaf)
@@ -86,20 +73,20 @@ async def test_a_branch_shares_the_turns_before_the_re_sampled_one():
 
 
 async def test_single_turn_chains_branch_from_the_root():
-    grown = await _grow(_config(2, 3, 1), FakeEngine(stop=1.0), FakeLoop(4))
+    grown = await grow_tree(config_of(2, 3, 1), FakeEngine(stop=1.0), FakeLoop(4))
     assert grown.selected == [ROOT] * 3
     assert len(grown.tree.nodes[ROOT].children) == 5
 
 
 async def test_a_non_deterministic_environment_is_counted_and_its_branch_stands_alone():
-    grown = await _grow(_config(3, 4, 2), FakeEngine(1, stop=0.0), FakeLoop(4, drift=False))
+    grown = await grow_tree(config_of(3, 4, 2), FakeEngine(1, stop=0.0), FakeLoop(4, drift=False))
     assert not any(branch.diverged for branch in grown.trajectories)
 
     class Drifting(FakeLoop):
         def weather(self, turn: int) -> list[int]:
             return [200 + self._noise.randrange(1000)] if turn == 0 else []
 
-    grown = await _grow(_config(3, 4, 2), FakeEngine(1, stop=0.0), Drifting(4))
+    grown = await grow_tree(config_of(3, 4, 2), FakeEngine(1, stop=0.0), Drifting(4))
     stats = tree_stats(grown, seconds=1.0)
     assert len(grown.leaves) == 11
     assert stats.diverged > 0
@@ -112,9 +99,9 @@ async def test_a_loop_that_ends_during_its_replay_is_grown_from_the_root():
             self.max_turns = 2 if session._prefix else 4
             return await super().run(session, tools)
 
-    config = _config(1, 1, 1)
+    config = config_of(1, 1, 1)
     for seed in range(20):
-        grown = await _grow(config, FakeEngine(seed, stop=0.0), Impatient(4))
+        grown = await grow_tree(config, FakeEngine(seed, stop=0.0), Impatient(4))
         _check(grown, 2)
         if grown.tree.depth(grown.selected[0]) > 2:
             assert grown.regrown == 1
@@ -125,7 +112,7 @@ async def test_a_loop_that_ends_during_its_replay_is_grown_from_the_root():
 
 async def test_failures_are_regrown_never_cloned():
     engine = FakeEngine(7, stop=0.3, fail=0.15)
-    grown = await _grow(_config(4, 3, 2, max_regrows=50), engine, FakeLoop(4))
+    grown = await grow_tree(config_of(4, 3, 2, max_regrows=50), engine, FakeLoop(4))
     _check(grown, 10)
     assert grown.regrown > 0
     assert len(set(map(id, grown.trajectories))) == 10
@@ -134,7 +121,7 @@ async def test_failures_are_regrown_never_cloned():
 
 async def test_a_tree_that_cannot_be_grown_raises_and_leaves_no_task_behind():
     with pytest.raises(EngineOutage, match="engine gone"):
-        await _grow(_config(3, 1, 1, max_regrows=1), FakeEngine(fail=1.0), FakeLoop(4))
+        await grow_tree(config_of(3, 1, 1, max_regrows=1), FakeEngine(fail=1.0), FakeLoop(4))
     assert len(asyncio.all_tasks()) == 1
 
 
@@ -146,7 +133,7 @@ async def test_config_errors_are_not_tried_again():
         raise ConfigError("no log-probs")
 
     with pytest.raises(ConfigError):
-        await TreeGrower(_config(2, 1, 1), run_loop, random.Random(0)).grow()
+        await TreeGrower(config_of(2, 1, 1), run_loop, random.Random(0)).grow()
     assert sorted(calls) == [0, 1]
 
 
@@ -161,7 +148,7 @@ async def test_a_slow_branch_delays_nobody_but_its_own_round():
         finished[asked.number] = time.monotonic() - start
         return branch
 
-    await TreeGrower(_config(3, 2, 1), slow_first, random.Random(0)).grow()
+    await TreeGrower(config_of(3, 2, 1), slow_first, random.Random(0)).grow()
     assert finished[1] < 0.1 and finished[2] < 0.1 and finished[0] >= 0.2
 
 
@@ -175,14 +162,14 @@ async def test_tokens_of_tries_that_died_count_as_sampled():
             raise EngineOutage("gone")
         return branch
 
-    grown = await TreeGrower(_config(3, 0, 0), dies_once, random.Random(0)).grow()
+    grown = await TreeGrower(config_of(3, 0, 0), dies_once, random.Random(0)).grow()
     stats = tree_stats(grown, seconds=1.0)
     assert died[0] > 0 and stats.regrown == 1
     assert stats.sampled_tokens == stats.tree_tokens + died[0]
 
 
 async def test_a_branch_is_worth_what_outcomes_vary_from_its_context_on_for_its_tokens():
-    grown = await _grow(_config(3, 4, 2), FakeEngine(4, stop=0.2), FakeLoop(5))
+    grown = await grow_tree(config_of(3, 4, 2), FakeEngine(4, stop=0.2), FakeLoop(5))
     for number, branch in enumerate(grown.trajectories):
         branch.output.reward_score = float(number in (1, 2, 4, 5, 8, 9))
     stats = tree_stats(grown, seconds=1.0)
@@ -205,7 +192,7 @@ async def test_a_branch_is_worth_what_outcomes_vary_from_its_context_on_for_its_
 
 async def test_stats_count_sampled_and_saved_tokens():
     engine = FakeEngine(2, stop=0.0)
-    grown = await _grow(_config(2, 2, 1), engine, FakeLoop(4))
+    grown = await grow_tree(config_of(2, 2, 1), engine, FakeLoop(4))
     stats = tree_stats(grown, seconds=2.0)
     trained = sum(sum(branch.output.response_mask) for branch in grown.trajectories)
     in_tree = sum(len(grown.tree.turn(node.index).token_ids) for node in grown.tree.nodes[1:])
@@ -247,7 +234,7 @@ async def test_a_bug_is_reported_though_the_trajectory_beside_it_swallows_its_ca
 
     run_loop = LoopRunner(FakeEngine(), guard(), loop).trajectory
     with pytest.raises(KeyError, match="a bug"):
-        await asyncio.wait_for(TreeGrower(_config(2, 1, 0), run_loop, random.Random(0)).grow(), 5)
+        await asyncio.wait_for(TreeGrower(config_of(2, 1, 0), run_loop, random.Random(0)).grow(), 5)
     assert len(started) == 2
     over.set()
     await asyncio.sleep(0.03)

@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.bias.agent import PARAMETERS, exact
-from benchmarks.bias.estimates import ARMS, _sum, sample
+from tests.assets.tabular_agent import PARAMETERS, exact
+from tests.assets.tabular_estimates import ARMS, sample, summed
 from tests.assets.trees import credit_of, even_rows, random_talk, random_tree
 from verl_atpo.config import AdvantageMode, AtpoConfig, ConfigError, Contexts, CreditConfig, Normalize
 from verl_atpo.method.estimator import compute_atpo_advantage
@@ -386,7 +386,7 @@ def test_the_mean_gradient_points_along_the_exact_one():
             undecided.add(grown.tree, contexts=Contexts.SEPARATE)
         weights = split_weights(grown.tree)
         advantages = scheme.credit(grown.tree).advantages
-        total += _sum(grown, [weight * (each or 0.0) for weight, each in zip(weights, advantages, strict=True)])
+        total += summed(grown, [weight * (each or 0.0) for weight, each in zip(weights, advantages, strict=True)])
     _, gradient = exact()
     cosine = total @ gradient / np.linalg.norm(total) / np.linalg.norm(gradient)
     assert cosine > 0.999

@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.bias.agent import LOGITS, OUTCOMES, PARAMETERS, endings, exact
-from benchmarks.bias.estimates import ARMS, sample
-from benchmarks.bias.unbiased import measure
+from tests.assets.tabular_agent import LOGITS, OUTCOMES, PARAMETERS, endings, exact
+from tests.assets.tabular_estimates import ARMS, measure, sample
 from tests.assets.trees import even_rows, tree_advantages
 from verl_atpo.config import AdvantageMode, AtpoConfig, Backup, ConfigError, ExpansionConfig, Schedule
 from verl_atpo.method.credit import node_values

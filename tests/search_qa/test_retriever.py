@@ -25,10 +25,10 @@ pytest.importorskip("bm25s")
 pytest.importorskip("Stemmer")
 pytest.importorskip("fastapi")
 
-from benchmarks.retriever.data import minilm_folder
-from benchmarks.retriever.process import ServerProcess, running_server
 from tests.assets.corpora import PASSAGES, PLAIN, post, write_corpus
 from tests.assets.qa_data import real_data
+from tests.assets.retriever_data import minilm_folder
+from tests.assets.retriever_process import ServerProcess, running_server
 from verl_atpo.search_qa.retriever import bm25
 from verl_atpo.search_qa.retriever.__main__ import main
 from verl_atpo.search_qa.retriever.artifacts import build_once

@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.retriever.process import running_server
 from tests.assets.corpora import post, write_corpus
+from tests.assets.retriever_process import running_server
 from verl_atpo.search_qa.retriever import artifacts
 from verl_atpo.search_qa.retriever.artifacts import build_once, noted
 from verl_atpo.search_qa.retriever.bm25 import Bm25Index

@@ -26,8 +26,8 @@ pytest.importorskip("fastapi")
 
 from aiohttp import web
 
-from benchmarks.retriever.process import ServerProcess, running_server
 from tests.assets.corpora import PASSAGES, PLAIN, post, write_corpus
+from tests.assets.retriever_process import ServerProcess, running_server
 from tests.assets.search_servers import ScriptedServer, fine, hits
 from verl_atpo.search_qa.retriever import __main__ as program
 from verl_atpo.search_qa.retriever.artifacts import DamagedError, noted

@@ -5,33 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
 from verl.utils.import_utils import load_extern_object
 
+from tests.assets.presets import changed_by, composed
 from verl_atpo.config import AtpoConfig, ConfigError
 from verl_atpo.method.scheme import settings_groups
 from verl_atpo.startup.checks import check_agent_names, check_config
-
-
-def composed(*overrides: str):
-    with initialize_config_module("verl.trainer.config", version_base=None):
-        return compose("ppo_trainer", overrides=list(overrides))
-
-
-def changed_by(preset: str) -> dict[str, object]:
-    """Leaves of verl's config that a preset changes or adds, with their new values."""
-
-    def leaves(node, path=""):
-        for key, value in node.items():
-            if isinstance(value, dict):
-                yield from leaves(value, f"{path}{key}.")
-            else:
-                yield f"{path}{key}", value
-
-    plain = dict(leaves(OmegaConf.to_container(composed())))
-    with_preset = dict(leaves(OmegaConf.to_container(composed(preset), resolve=False)))
-    return {key: value for key, value in with_preset.items() if key not in plain or plain[key] != value}
 
 
 def test_unbiased_adds_rows_up_token_by_token():

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.view.browser import CHROMIUM, DRIVER, MISSING, browser, viewer
+from tests.assets.browser import CHROMIUM, DRIVER, MISSING, browser, viewer
 from tests.assets.viewer import Viewer
 from verl_atpo.view.demo import write_demo
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.view.browser import answers, wait_until
+from tests.assets.browser import answers, wait_until
 from tests.assets.untrusted import EVIL
 from tests.assets.viewer import Viewer
 from verl_atpo.render.layout import ROOT

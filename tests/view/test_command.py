@@ -10,7 +10,7 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-from benchmarks.view.browser import answers, wait_until
+from tests.assets.browser import answers, wait_until
 
 COMMAND = [sys.executable, "-m", "verl_atpo.view"]
 ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST")}

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from benchmarks.view.browser import wait_until
+from tests.assets.browser import wait_until
 from tests.assets.untrusted import EVIL, NASTY
 from verl_atpo.render.colors import ColorBy
 from verl_atpo.render.comparison import equal_turns

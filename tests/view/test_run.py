@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from benchmarks.view.browser import wait_until
+from tests.assets.browser import wait_until
 from verl_atpo.view.demo import write_demo
 from verl_atpo.view.run import Run
 

@@ -6,7 +6,8 @@ import dataclasses
 
 import pytest
 
-from tests.rollout.test_grower import FakeEngine, FakeLoop, _config, _grow
+from tests.assets.fakes import FakeEngine, FakeLoop
+from tests.assets.growing import config_of, grow_tree
 from verl_atpo.replay.guard import CallCounts
 from verl_atpo.report.metrics import WorkerStats, tree_stats
 from verl_atpo.rollout.health.alarm import UselessSteps
@@ -14,7 +15,7 @@ from verl_atpo.rollout.health.alarm import UselessSteps
 
 @pytest.fixture
 async def useful() -> WorkerStats:
-    stats = tree_stats(await _grow(_config(), FakeEngine(0, stop=0.3), FakeLoop(5)), seconds=1.0)
+    stats = tree_stats(await grow_tree(config_of(), FakeEngine(0, stop=0.3), FakeLoop(5)), seconds=1.0)
     assert stats.distinct_rewards > 1 and max(stats.depths) > 1
     return WorkerStats([stats, stats], tools=CallCounts(calls=10, errors=3, first_error="Traceback: first"))
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.assets.sandbox import DENIED, OVER_CPU, SECRET, forget_what_works, make_tool, opened, still_works
+from tests.assets.sandbox import DENIED, OVER_CPU, SECRET, STEAL, forget_what_works, make_tool, opened, still_works
 from verl_atpo.tools.python import isolation
 from verl_atpo.tools.python.config import Isolation
 from verl_atpo.tools.python.tool import LOST, NO_OUTPUT
@@ -283,16 +283,6 @@ async def test_no_socket_outside_is_reached(attacked, tmp_path: Path):
             assert not thread.is_alive()
     assert reached == []
     await still_works(tool, session, lost=False)
-
-
-STEAL = """
-import json, os, sys, time
-frame = sys._getframe()
-while 'request' not in frame.f_locals: frame = frame.f_back
-nonce = frame.f_locals['request']['nonce']
-def forge(nonce):
-    os.write(frame.f_locals['replies'], (json.dumps({'nonce': nonce, 'output': 'forged \\ud800'}) + '\\n').encode())
-"""
 
 
 @pytest.mark.fault("Python sandbox", "forged replies", "thrown away, or the call's own output")

@@ -11,8 +11,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from tests.assets.sandbox import DENIED, make_tool
-from tests.tools.python.test_attacks import STEAL
+from tests.assets.sandbox import DENIED, STEAL, make_tool
 from verl_atpo.settings import ConfigError, read
 from verl_atpo.tools.python import PythonTool
 from verl_atpo.tools.python.config import Isolation, PythonConfig

@@ -13,8 +13,7 @@ import psutil
 import pytest
 
 from tests.assets.cgroup import memory_group
-from tests.assets.sandbox import make_tool, opened, still_works
-from tests.tools.python.test_attacks import STEAL
+from tests.assets.sandbox import STEAL, make_tool, opened, still_works
 from verl_atpo.tools import ToolOutage
 from verl_atpo.tools.python import PythonTool
 from verl_atpo.tools.python.config import Isolation

@@ -6,7 +6,7 @@ import dataclasses
 
 import numpy as np
 
-from benchmarks.packed.rows import Rows
+from tests.assets.packed_rows import Rows
 
 LEAVES = 22
 Turn = tuple[list[int], list[int]]

@@ -11,6 +11,9 @@ import verl  # noqa: F401  (importing it registers this package's presets with H
 from hydra import compose, initialize_config_module
 from omegaconf import DictConfig
 
+from verl_atpo.config import AtpoConfig, ExpansionConfig
+from verl_atpo.startup.checks import MANAGER, check_config
+
 RECIPES = Path(__file__).parents[2] / "recipes"
 METHODS = ("react", "grpo", "dapo", "gspo", "tree_grpo", "entropy_branching", "atpo")
 
@@ -35,3 +38,11 @@ def compose_arguments(arguments: Sequence[str]) -> DictConfig:
     """verl's config with these overrides; a key that verl does not have raises unless it is added with ``+``."""
     with initialize_config_module("verl.trainer.config", version_base=None):
         return compose("ppo_trainer", overrides=list(arguments))
+
+
+def rollout_of(config: DictConfig) -> AtpoConfig:
+    """Return how a composed recipe samples one prompt: its tree, or ``rollout.n`` chains."""
+    atpo, rollout = check_config(config), config.actor_rollout_ref.rollout
+    if rollout.agent.get("agent_loop_manager_class") == MANAGER:
+        return atpo
+    return AtpoConfig(expansion=ExpansionConfig(initial_chains=rollout.n, rounds=0))

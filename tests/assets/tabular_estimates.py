@@ -7,10 +7,11 @@ import math
 import random
 from collections.abc import Callable
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 
-from benchmarks.bias.agent import LOGITS, OUTCOMES, PARAMETERS, Context, probabilities, score
+from tests.assets.tabular_agent import LOGITS, OUTCOMES, PARAMETERS, Context, exact, probabilities, score
 from verl_atpo.config import (
     AdvantageMode,
     AtpoConfig,
@@ -86,7 +87,7 @@ def split(grown: Sampled) -> Estimate:
     values = [value or 0.0 for value in node_values(grown.tree, Backup.CHILD_MEAN)]
     weights, advantages = split_weights(grown.tree), split_advantages(grown.tree, values)
     value = math.fsum(weights[first] * values[first] for first in grown.tree.nodes[ROOT].children)
-    return value, _sum(grown, [w * a for w, a in zip(weights, advantages, strict=True)])
+    return value, summed(grown, [w * a for w, a in zip(weights, advantages, strict=True)])
 
 
 def per_leaf(credit: CreditConfig) -> Callable[[Sampled], Estimate]:
@@ -100,7 +101,7 @@ def per_leaf(credit: CreditConfig) -> Callable[[Sampled], Estimate]:
         for node in reversed(tree.nodes[1:]):
             rows[node.parent] += rows[node.index]
         mean = math.fsum(tree.nodes[leaf].reward or 0.0 for leaf in tree.leaves) / rows[ROOT]
-        return mean, _sum(grown, [count / rows[ROOT] * a for count, a in zip(rows, advantages, strict=True)])
+        return mean, summed(grown, [count / rows[ROOT] * a for count, a in zip(rows, advantages, strict=True)])
 
     return estimate
 
@@ -110,7 +111,7 @@ def split_with_own_baseline(grown: Sampled) -> Estimate:
     weights = split_weights(grown.tree)
     values = [value or 0.0 for value in node_values(grown.tree, Backup.CHILD_MEAN)]
     value = math.fsum(weights[first] * values[first] for first in grown.tree.nodes[ROOT].children)
-    return value, _sum(grown, [w * (v - value) for w, v in zip(weights, values, strict=True)])
+    return value, summed(grown, [w * (v - value) for w, v in zip(weights, values, strict=True)])
 
 
 def split_with_softmax(grown: Sampled) -> Estimate:
@@ -120,7 +121,7 @@ def split_with_softmax(grown: Sampled) -> Estimate:
     means = [value or 0.0 for value in node_values(grown.tree, Backup.CHILD_MEAN)]
     baselines = [mean - advantage for mean, advantage in zip(means, split_advantages(grown.tree, means), strict=True)]
     value = math.fsum(weights[first] * values[first] for first in grown.tree.nodes[ROOT].children)
-    return value, _sum(grown, [w * (v - b) for w, v, b in zip(weights, values, baselines, strict=True)])
+    return value, summed(grown, [w * (v - b) for w, v, b in zip(weights, values, baselines, strict=True)])
 
 
 def without_a_pool(grown: Sampled) -> Estimate:
@@ -138,10 +139,10 @@ def without_a_pool(grown: Sampled) -> Estimate:
     for node in tree.nodes[1:]:
         alone = (total - values[node.index]) / max(len(firsts) - 1, 1)
         baselines[node.index] = alone if node.parent == ROOT else baselines[node.parent]
-    return values[ROOT], _sum(grown, [w * (v - b) for w, v, b in zip(weights, values, baselines, strict=True)])
+    return values[ROOT], summed(grown, [w * (v - b) for w, v, b in zip(weights, values, baselines, strict=True)])
 
 
-def _sum(grown: Sampled, factors: list[float]) -> np.ndarray:
+def summed(grown: Sampled, factors: list[float]) -> np.ndarray:
     gradient = np.zeros(len(PARAMETERS))
     for path, factor in zip(grown.paths[1:], factors[1:], strict=True):
         gradient += factor * SCORES[path[:-1], path[-1]]
@@ -190,3 +191,30 @@ ARMS: dict[str, tuple[ExpansionConfig, Callable[[Sampled], Estimate]]] = {
     "paper, with 16 leaves": (_grown(NLL, Penalty.SIBLINGS), per_leaf(PAPER)),
 }
 """Arms: `unbiased` and every single deviation from it, and the presets."""
+
+
+def measure(arm: str, trees: int, seed: int) -> dict[str, Any]:
+    """Average the estimates of an arm's trees.
+
+    Returns:
+        ``value`` and its standard ``error``; ``cosine`` of the mean gradient with the exact one; ``scale``, the mean
+        gradient's projection on the exact one over its length; ``worst``, the largest deviation of a component in
+        standard errors; ``noise``, the total variance of one tree's gradient over the square of that projection, so
+        that an estimate twice as long is not the noisier for it.
+    """
+    expansion, estimate = ARMS[arm]
+    rng = random.Random(f"{arm} {seed}")
+    values, gradients = zip(*(estimate(sample(expansion, rng)) for _ in range(trees)), strict=True)
+    _, truth = exact()
+    estimates = np.array(gradients)
+    mean, error = estimates.mean(axis=0), estimates.std(axis=0, ddof=1) / trees**0.5
+    along = mean @ truth / np.linalg.norm(truth)
+    return {
+        "arm": arm,
+        "value": float(np.mean(values)),
+        "error": float(np.std(values, ddof=1) / trees**0.5),
+        "cosine": float(along / np.linalg.norm(mean)),
+        "scale": float(along / np.linalg.norm(truth)),
+        "worst": float(np.max(np.abs(mean - truth) / error)),
+        "noise": float(estimates.var(axis=0, ddof=1).sum() / along**2),
+    }
