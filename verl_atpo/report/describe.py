@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import asdict
+from typing import Any, cast
 
 from transformers import PreTrainedTokenizerBase
 
@@ -137,7 +137,7 @@ class TreeDescriber:
                 leaf=None if ended is None else rollout.tip,
                 round=rollout.round,
                 diverged=ended is not None and ended.diverged,
-                picked=None if rollout.selection is None else SelectionRecord(**dataclasses.asdict(rollout.selection)),
+                picked=None if rollout.selection is None else cast(SelectionRecord, asdict(rollout.selection)),
                 started_s=round(rollout.started_s, 3),
                 ended_s=None if rollout.ended_s is None else round(rollout.ended_s, 3),
                 failures=[brief(error) for error in rollout.failures],
