@@ -212,7 +212,7 @@ def running(*lengths: int, ended: tuple[int, ...] = ()) -> TurnTree:
         for number in range(length):
             turn = Turn((Generation(0, [number], SimpleNamespace(token_ids=[chain], log_probs=[-1.0])),))
             last = {"is_leaf": True, "reward": 0.0} if chain in ended and number == length - 1 else {}
-            parent = tree.add_turn(parent, mean_nll=1.0, turn=turn, branch=chain, **last).index
+            parent = tree.add_turn(parent, mean_nll=1.0, turn=turn, sampled_by=chain, **last).index
     return tree
 
 

@@ -186,7 +186,7 @@ async def test_a_branch_is_worth_what_outcomes_vary_from_its_context_on_for_its_
     mean = sum(each.variance for each in stats.expansions) / sum(each.tokens for each in stats.expansions)
     worth = mean / (1 / 3) * stats.chain_tokens / stats.leaves
     assert step_metrics(WorkerStats([stats, stats]))["atpo/branch_worth"] == pytest.approx(worth)
-    for untold in ({"branches": []}, {"chain_variance": 0.0}, {"chain_variance": None}):
+    for untold in ({"expansions": []}, {"chain_variance": 0.0}, {"chain_variance": None}):
         assert "atpo/branch_worth" not in step_metrics(WorkerStats([dataclasses.replace(stats, **untold)]))
 
 
