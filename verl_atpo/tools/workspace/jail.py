@@ -1,0 +1,190 @@
+"""Isolation of a command: the program and arguments that run it, which see the workspace and the system to read."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import dataclasses
+import functools
+import os
+import sys
+import sysconfig
+from pathlib import Path
+from typing import Any
+
+from verl_atpo.tools.python.config import Isolation
+from verl_atpo.tools.python.isolation import NO_NAME, bwrap_program
+from verl_atpo.tools.sandbox import inside
+from verl_atpo.tools.workspace import starter
+from verl_atpo.tools.workspace.config import WorkspaceConfig
+from verl_atpo.tools.workspace.files import Mount
+from verl_atpo.tools.workspace.syscalls import compiled_filter
+
+WORKSPACE, TEMPORARY = "/workspace", "/tmp"
+"""Where commands see the two parts with bubblewrap."""
+SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
+SYSTEM_FILES = (
+    *("/etc/ld.so.cache", "/etc/ld.so.conf", "/etc/ld.so.conf.d", "/etc/alternatives", "/etc/localtime"),
+    *("/etc/ssl/certs", "/etc/ssl/openssl.cnf", "/etc/mime.types", "/etc/magic", "/etc/bash.bashrc"),
+)
+DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom")
+DEVICE_LINKS = {"fd": "/proc/self/fd", "stdin": "/proc/self/fd/0", "stdout": "/proc/self/fd/1", "stderr": "fd/2"}
+SHELLS = ("/bin/bash", "/usr/bin/bash", "/usr/local/bin/bash", "/bin/sh")
+PATHS = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+IMPORT = "verl_atpo.tools.sandbox.inside"
+
+
+@dataclasses.dataclass(frozen=True)
+class Jail:
+    """One of the isolations, as it works on this machine.
+
+    Attributes:
+        isolation: which.
+        config: limits.
+        proc: whether commands have a ``/proc`` of their own; never without bubblewrap.
+    """
+
+    isolation: Isolation
+    config: WorkspaceConfig
+    proc: bool = False
+
+    @property
+    def mounts(self) -> bool:
+        """True where the files can be layers, and have one path in every workspace."""
+        return self.isolation is Isolation.BUBBLEWRAP
+
+    def start(
+        self, mounts: tuple[Mount, ...], command: str, descriptor: int, held: contextlib.ExitStack
+    ) -> tuple[list[str], list[int]]:
+        """Return program and arguments, and the descriptors that it inherits.
+
+        What differs between workspaces is in files, as commands can see arguments.
+
+        Args:
+            mounts: of the workspace and its folder for temporary files.
+            command: for the shell.
+            descriptor: with bubblewrap the end of a pipe that takes its information, else the end of one whose other
+                end is closed to end the command.
+            held: closes the files.
+        """
+        settings: dict[str, Any] = {
+            "command": [_shell(), "-c", command],
+            "niceness": self.config.niceness,
+            "limits": _limits(self.config),
+            "filter": self._filter(),
+            "rules": self._rules(mounts),
+            "lifeline": None if self.mounts else descriptor,
+        }
+        program = _file(f"{_source()}\nmain({settings!r})\n".encode("utf-8", "replace"), held)
+        starter = [sys.executable, "-I", "-S", "-B", "-X", "utf8", "-c", f"exec(open({program}).read())"]
+        if not self.mounts:
+            return starter, [descriptor, program]
+        options = _file("".join(f"{option}\0" for option in self._options(mounts)).encode(), held)
+        return (
+            [bwrap_program(), "--info-fd", str(descriptor), "--args", str(options), *starter],
+            [descriptor, program, options],
+        )
+
+    def environment(self, mounts: tuple[Mount, ...]) -> dict[str, str]:
+        """Return all variables that a command sees."""
+        home, temporary = (WORKSPACE, TEMPORARY) if self.mounts else (str(each.upper) for each in mounts)
+        return {
+            "PATH": f"{os.path.dirname(sys.executable)}:{PATHS}",
+            "HOME": home,
+            "TMPDIR": temporary,
+            "USER": "agent",
+            "LANG": "C.UTF-8",
+            "TERM": "dumb",
+            "PYTHONHASHSEED": "0",
+            "PYTHONDONTWRITEBYTECODE": "1",
+        }
+
+    def seen(self, output: bytes, mounts: tuple[Mount, ...]) -> bytes:
+        """Return output in which the folders have the same path in every workspace."""
+        if not self.mounts:
+            for mount, name in zip(mounts, (WORKSPACE, TEMPORARY), strict=True):
+                output = output.replace(os.fsencode(mount.upper), name.encode())
+        return output
+
+    def _filter(self) -> str:
+        if self.isolation is Isolation.LIMITS_ONLY:
+            return ""
+        signals = self.mounts or inside.landlock_version() >= inside.SCOPES_VERSION
+        return base64.b64encode(compiled_filter(network=self.mounts, signals=signals)).decode()
+
+    def _rules(self, mounts: tuple[Mount, ...]) -> list[tuple[str, int]]:
+        if self.isolation is not Isolation.LANDLOCK:
+            return []
+        readable = [(path, inside.READ_AND_EXECUTE) for path in (*_readable(), *self.config.readable)]
+        devices = [(path, inside.READ | inside.WRITE) for path in DEVICES]
+        return [*readable, *devices, *((str(mount.upper), inside.EVERYTHING) for mount in mounts)]
+
+    def _options(self, mounts: tuple[Mount, ...]) -> list[str]:
+        """Return bubblewrap's options: an empty root with the system to read and two folders to write to."""
+        options = ["--unshare-all", "--die-with-parent", "--new-session", "--cap-drop", "ALL", *NO_NAME]
+        options += ["--uid", "1000", "--gid", "1000"]
+        for path in (*_readable(), *self.config.readable):
+            is_link = os.path.islink(path) and path in SYSTEM
+            options += ["--symlink", os.readlink(path), path] if is_link else ["--ro-bind", path, path]
+        for path in DEVICES:
+            options += ["--dev-bind", path, path]
+        if self.proc:
+            options += ["--proc", "/proc"]
+            for name, target in DEVICE_LINKS.items():
+                options += ["--symlink", target, f"/dev/{name}"]
+        if self.config.temporary_mb:
+            options += ["--size", str(self.config.temporary_mb << 20), "--tmpfs", "/dev/shm"]
+        for mount, place in zip(mounts, (WORKSPACE, TEMPORARY), strict=True):
+            for layer in mount.layers:
+                options += ["--overlay-src", str(layer)]
+            if mount.work is not None:
+                options += ["--overlay", str(mount.upper), str(mount.work), place]
+            else:
+                options += ["--bind", str(mount.upper), place]
+        return [*options, "--remount-ro", "/", "--chdir", WORKSPACE]
+
+
+def _file(content: bytes, held: contextlib.ExitStack) -> int:
+    """Return the descriptor of a file without a name, at its beginning."""
+    descriptor = os.memfd_create("workspace")
+    held.callback(os.close, descriptor)
+    with open(descriptor, "wb", closefd=False) as file:
+        file.write(content)
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    return descriptor
+
+
+@functools.cache
+def _source() -> str:
+    """Return the text of the program inside, without its import of the text before it."""
+    lines = Path(starter.__file__).read_text().splitlines(keepends=True)
+    body = "".join(line for line in lines if not line.startswith((f"from {IMPORT} ", "from __future__ ")))
+    return Path(inside.__file__).read_text() + body
+
+
+@functools.cache
+def _shell() -> str:
+    for path in SHELLS:
+        if os.access(path, os.X_OK):
+            return path
+    raise FileNotFoundError(f"there is no shell; expected one of {', '.join(SHELLS)}")
+
+
+@functools.cache
+def _readable() -> tuple[str, ...]:
+    """Return the system's and Python's files that commands may read."""
+    python = {sys.prefix, sys.base_prefix, *(sysconfig.get_path(name) for name in ("stdlib", "platstdlib"))}
+    python |= {os.path.dirname(os.path.realpath(sys.executable))}
+    further = sorted(path for path in python if not path.startswith(("/usr/", "/lib")))
+    return tuple(path for path in (*SYSTEM, *SYSTEM_FILES, *further) if os.path.exists(path))
+
+
+def _limits(config: WorkspaceConfig) -> dict[str, int]:
+    return {
+        "RLIMIT_DATA": config.memory_mb << 20,
+        "RLIMIT_FSIZE": config.disk_mb << 20,
+        "RLIMIT_NOFILE": config.open_files,
+        "RLIMIT_CORE": 0,
+        "RLIMIT_MEMLOCK": 0,
+        "RLIMIT_MSGQUEUE": 0,
+    }

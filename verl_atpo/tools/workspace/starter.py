@@ -1,0 +1,120 @@
+"""The program inside the isolation of a command: takes its limits, gives up its rights, and becomes the shell.
+
+It is run by its source text, after that of ``sandbox/inside.py`` and before a call of :func:`main`. With Landlock,
+which has no processes of its own, it stays as the parent of the shell, and ends everything that the shell started.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import os
+import select
+import signal
+import typing
+
+from verl_atpo.tools.sandbox.inside import PR_SET_CHILD_SUBREAPER, check, give_up, libc, limit, restrict_files
+
+READY = b"ready\n"
+SHELL_SIGNAL_BASE = 128
+"""Offset of a signal's number in the exit code of a shell."""
+WAKE_MS = 50
+
+
+def main(settings: dict[str, typing.Any]) -> None:
+    """Run the command."""
+    if settings["lifeline"] is None:
+        become(settings)
+    os.set_inheritable(settings["lifeline"], False)
+    check(libc().prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0), "PR_SET_CHILD_SUBREAPER")
+    child = os.fork()
+    if child == 0:
+        try:
+            become(settings)
+        except BaseException as error:
+            os.write(2, repr(error).encode())
+        os._exit(1)
+    os.closerange(0, 3)  # the output ends with the commands
+    code = wait(child, settings["lifeline"])
+    end_all()
+    os._exit(code)
+
+
+def become(settings: dict[str, typing.Any]) -> typing.NoReturn:
+    """Take the limits, give up the rights and execute the command; its errors go where its output goes."""
+    with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
+        file.write("1000")  # where memory is short, the system ends it before the trainer
+    os.umask(0o022)
+    limit(settings["niceness"], settings["limits"])
+    if settings["rules"]:
+        restrict_files(settings["rules"], own_signals=True)
+    give_up(base64.b64decode(settings["filter"]), end_with_parent=False)
+    os.write(2, READY)
+    os.dup2(1, 2)
+    for number in (signal.SIGPIPE, signal.SIGXFSZ):  # Python ignores them
+        signal.signal(number, signal.SIG_DFL)
+    os.execv(settings["command"][0], settings["command"])
+
+
+def wait(child: int, lifeline: int) -> int:
+    """Wait until the child has ended or the lifeline's other end is closed; returns the exit code of a shell."""
+    status = None
+    poll = select.poll()
+    poll.register(lifeline, select.POLLIN | select.POLLHUP)
+    while status is None:
+        if poll.poll(WAKE_MS):
+            return SHELL_SIGNAL_BASE + signal.SIGKILL
+        status = reaped(child)
+    code = os.waitstatus_to_exitcode(status)
+    return code if code >= 0 else SHELL_SIGNAL_BASE - code
+
+
+def reaped(child: int) -> int | None:
+    """Take leave of every process that has ended; returns the status of ``child`` if it has."""
+    found = None
+    with contextlib.suppress(ChildProcessError):
+        while True:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+            if pid == 0:
+                break
+            if pid == child:
+                found = status
+    return found
+
+
+def end_all() -> None:
+    """Kill every process below this one: first stopped, so that none starts another meanwhile."""
+    while found := below(os.getpid()):
+        stopped: set[int] = set()
+        while new := found - stopped:
+            for pid in new:
+                send(pid, signal.SIGSTOP)
+            stopped |= new
+            found = below(os.getpid())
+        for pid in stopped:
+            send(pid, signal.SIGKILL)
+        reaped(-1)
+
+
+def send(pid: int, number: int) -> None:
+    """Send a signal to a process, if it is there."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.kill(pid, number)
+
+
+def below(pid: int) -> set[int]:
+    """Return the processes that ``pid`` has started, and those that these have, without ended ones."""
+    parents: dict[int, list[int]] = {}
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            with contextlib.suppress(OSError), open(f"/proc/{name}/stat", "rb") as file:
+                fields = file.read().rpartition(b")")[2].split()
+                if fields[0] != b"Z" or int(fields[1]) != pid:
+                    parents.setdefault(int(fields[1]), []).append(int(name))
+    found: set[int] = set()
+    pending = [pid]
+    while pending:
+        children = set(parents.get(pending.pop(), ())) - found
+        found |= children
+        pending += children
+    return found
