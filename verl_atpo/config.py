@@ -24,6 +24,7 @@ from verl_atpo.choices import Penalty as Penalty
 from verl_atpo.choices import Schedule as Schedule
 from verl_atpo.choices import SharedTurns as SharedTurns
 from verl_atpo.choices import Weights as Weights
+from verl_atpo.extensions import import_extensions
 from verl_atpo.settings import (
     Amount,
     Count,
@@ -244,6 +245,8 @@ class AtpoConfig:
     """Trees per step that verl's loggers wandb and TensorBoard show."""
     watch: WatchConfig = dataclasses.field(default_factory=WatchConfig)
     """Limits on how long anything may hang."""
+    extensions: tuple[str, ...] = ()
+    """Modules that are imported before the settings are read; they register schemes, strategies, rules or metrics."""
     of_schemes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     """Groups of settings of credit schemes that differ from their defaults, by name."""
 
@@ -267,6 +270,7 @@ class AtpoConfig:
         if not isinstance(values, Mapping | None):
             return read(cls, values, ROOT_KEY)  # refuses it
         values, of_schemes = dict(values or {}), {}
+        import_extensions(values.get("extensions"))
         groups = _groups_of_schemes(values)
         names = [*(field.name for field in dataclasses.fields(cls) if field.name != "of_schemes"), *groups]
         for name in values:

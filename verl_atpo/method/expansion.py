@@ -12,6 +12,7 @@ A strategy orders the candidates, best first. A new one is a function under a na
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 import random
@@ -20,6 +21,7 @@ from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
 from verl_atpo.config import ROOT_KEY, Contexts, ExpansionConfig, Penalty, Schedule
+from verl_atpo.extensions import import_installed, register
 from verl_atpo.method.lengths import depths_of
 from verl_atpo.method.noise import relative_noise
 from verl_atpo.settings import did_you_mean, refuse
@@ -40,12 +42,7 @@ def register_strategy(name: str) -> Callable[[Strategy], Strategy]:
         ValueError: the name is taken by another function.
     """
 
-    def register(strategy: Strategy) -> Strategy:
-        if STRATEGIES.setdefault(name, strategy) is not strategy:
-            raise ValueError(f"strategy {name!r} is registered already, to {STRATEGIES[name]!r}: choose another name.")
-        return strategy
-
-    return register
+    return functools.partial(register, STRATEGIES, "strategy", name)
 
 
 def strategy_named(name: str) -> Strategy:
@@ -54,6 +51,7 @@ def strategy_named(name: str) -> Strategy:
     Raises:
         ConfigError: nothing is registered under it.
     """
+    import_installed()
     if name not in STRATEGIES:
         why = f"expected one of {', '.join(sorted(STRATEGIES))}.{did_you_mean(name, STRATEGIES)}"
         raise refuse(f"{ROOT_KEY}.expansion.strategy", name, why)

@@ -23,14 +23,13 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-import functools
 import importlib
-import importlib.metadata
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Protocol, TypeVar
 
 from verl_atpo.config import ROOT_KEY, AtpoConfig
+from verl_atpo.extensions import import_installed, register
 from verl_atpo.method.channel import TurnCredit
 from verl_atpo.method.credit import Number, Outcomes, leaf_returns, normalization
 from verl_atpo.method.squared_score import muting
@@ -247,22 +246,15 @@ def register_scheme(scheme: _Scheme) -> _Scheme:
     Raises:
         ValueError: the name is taken by another class.
     """
-    if SCHEMES.setdefault(scheme.name, scheme) is not scheme:
-        raise ValueError(f"scheme {scheme.name!r} is registered already, to {SCHEMES[scheme.name]!r}: choose another.")
+    register(SCHEMES, "scheme", scheme.name, scheme)
     return scheme
 
 
 def known_schemes() -> Mapping[str, type[Scheme]]:
-    """Return all registered schemes: the package's own, and those of the entry-point group ``verl_atpo.schemes``."""
-    _discover()
-    return SCHEMES
-
-
-@functools.cache
-def _discover() -> None:
+    """Return all registered schemes: the package's own, and those of extensions."""
     importlib.import_module("verl_atpo.schemes")
-    for entry_point in importlib.metadata.entry_points(group="verl_atpo.schemes"):
-        entry_point.load()
+    import_installed()
+    return SCHEMES
 
 
 def settings_groups(scheme: object = None) -> Mapping[str, type]:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
-from typing import Any
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeAlias
 
 import numpy as np
 
+from verl_atpo.extensions import register
 from verl_atpo.method.scheme import Credit, Scheme
 from verl_atpo.replay.guard import CallCounts
 from verl_atpo.report.context_metrics import ContextStats, context_metrics, context_stats
@@ -19,6 +21,18 @@ from verl_atpo.tree.recording import Generation, context_lengths
 from verl_atpo.tree.tree import ROOT
 
 PREFIX = "atpo"
+TreeMetric: TypeAlias = Callable[[GrownTree, Credit], float | None]
+METRICS: dict[str, TreeMetric] = {}
+"""Metrics of extensions by name."""
+
+
+def register_metric(name: str) -> Callable[[TreeMetric], TreeMetric]:
+    """Register a number per finished tree; each step logs its mean as ``atpo/NAME``, without trees that give ``None``.
+
+    Raises:
+        ValueError: the name is taken by another function.
+    """
+    return functools.partial(register, METRICS, "metric", name)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,6 +63,7 @@ class TreeStats:
         contexts: how often contexts repeat, and what is undecided in them.
         teaches: a turn has an advantage other than 0.
         of_scheme: what the credit scheme reports.
+        of_extensions: numbers of registered metrics.
     """
 
     leaves: int
@@ -73,6 +88,7 @@ class TreeStats:
     contexts: ContextStats | None = None
     teaches: bool = True
     of_scheme: Any = None
+    of_extensions: Mapping[str, float | None] = dataclasses.field(default_factory=dict)
 
 
 def tree_stats(grown: GrownTree, seconds: float, credit: Credit | None = None) -> TreeStats:
@@ -107,6 +123,7 @@ def tree_stats(grown: GrownTree, seconds: float, credit: Credit | None = None) -
         contexts=context_stats(tree),
         teaches=credit is None or any(credit.advantages[1:]),
         of_scheme=None if credit is None else credit.stats,
+        of_extensions={} if credit is None else {name: metric(grown, credit) for name, metric in METRICS.items()},
     )
 
 
@@ -207,4 +224,7 @@ def _tree_metrics(trees: Sequence[TreeStats]) -> dict[str, float]:
     expansions = [each for tree in trees for each in tree.expansions]
     if (ratio := expansion_benefit(expansions, of_chains, a_chain)) is not None:
         metrics["branch_worth"] = ratio
+    for name in dict.fromkeys(name for tree in trees for name in tree.of_extensions):
+        if known := [each for tree in trees if (each := tree.of_extensions.get(name)) is not None]:
+            metrics[name] = float(np.mean(known))
     return {**metrics, **context_metrics([tree.contexts for tree in trees if tree.contexts is not None])}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from verl_atpo.extensions import import_installed
 from verl_atpo.gateway.checks import check_gateway
 from verl_atpo.gateway.settings import KEY as GATEWAY
 from verl_atpo.method.scheme import known_schemes
@@ -64,6 +65,7 @@ def register_rules(*rules: Rule) -> None:
 
 def rules(stage: Stage) -> tuple[Rule, ...]:
     """Return all rules of a stage, in the order in which they are checked."""
+    import_installed()
     return tuple(rule for rule in (*_BUILT_IN, *_registered) if rule.stage is stage)
 
 
