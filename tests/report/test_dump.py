@@ -8,6 +8,7 @@ import logging
 import random
 import re
 import resource
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,9 +21,20 @@ from verl.utils.tensordict_utils import assign_non_tensor_data
 
 from tests.assets.fakes import FakeEngine, FakeLoop, run_loop_with
 from tests.assets.trees import credit_of, outputs_of
-from verl_atpo.config import AtpoConfig, CreditConfig, ExpansionConfig, GrowthConfig, Penalty, Schedule, SharedTurns
+from verl_atpo.config import (
+    AdvantageMode,
+    AtpoConfig,
+    Contexts,
+    CreditConfig,
+    ExpansionConfig,
+    GrowthConfig,
+    Penalty,
+    Schedule,
+    SharedTurns,
+)
 from verl_atpo.failure import EngineOutage, ToolOutage, brief
 from verl_atpo.method.credit import node_values
+from verl_atpo.method.scheme import find_scheme
 from verl_atpo.render.trajectory import segments
 from verl_atpo.report.describe import TreeDescriber
 from verl_atpo.report.dump import TreeDump
@@ -32,6 +44,8 @@ from verl_atpo.report.dump_reader import read_trees
 from verl_atpo.report.metrics import WorkerStats, step_metrics, tree_stats
 from verl_atpo.report.record import Record
 from verl_atpo.rollout.grower import TreeGrower
+from verl_atpo.rollout.rows import leaf_outputs
+from verl_atpo.tree import contexts
 from verl_atpo.tree.growth import GrownTree
 from verl_atpo.tree.tree import ROOT
 
@@ -98,6 +112,28 @@ async def test_a_line_holds_the_tree(tmp_path: Path) -> None:
         nlls = [-each for generation in turn.generations for each in generation.output.log_probs]
         assert np.allclose(np.array(node["token_nll_centinats"]) / 100, nlls, atol=0.0051)
         assert node["observation"] == ("" if node["parent"] == ROOT else " ".join(map(str, turn.observed_ids)))
+
+
+@pytest.mark.parametrize(
+    "credit", [{"scheme": "shrunk"}, {"advantage": AdvantageMode.DIFF_LOCALGLOBAL}], ids=["shrunk", "merged"]
+)
+async def test_values_and_contexts_of_a_tree_are_computed_once(credit, monkeypatch) -> None:
+    calls = Counter[str]()
+
+    def counted(owner: Any, name: str) -> None:
+        original = getattr(owner, name)
+        monkeypatch.setattr(owner, name, lambda *args, **more: (calls.update([name]), original(*args, **more))[1])
+
+    settings = config(contexts=Contexts.MERGED, **credit)
+    scheme, grown = find_scheme(settings), await grow()
+    counted(contexts, "_grouped")
+    counted(type(scheme), "evaluate")
+    found = scheme.credit(grown.tree, grown.paths)
+    assert len(list(leaf_outputs(grown, found, settings.credit.shared_turns))) == len(grown.leaves)
+    assert tree_stats(grown, 1.0, found).leaves == len(grown.leaves)
+    record = TreeDescriber(Words(), settings).record(grown, found, PROMPT, seconds=1.0)
+    assert record["root_value"] == found.values[ROOT]
+    assert calls == {"_grouped": 1, "evaluate": 1}
 
 
 @pytest.mark.parametrize("shared_turns", SharedTurns)

@@ -314,7 +314,7 @@ def find_scheme(atpo: AtpoConfig, estimator: object = None) -> Scheme:
             f"algorithm.adv_estimator={ATPO}",
         )
     if estimator == ATPO != kind.estimator:
-        why = f"{SCHEME_KEY}={kind.name} needs adv_estimator={kind.estimator}; set it, or another scheme"
+        why = f"{SCHEME_KEY}={kind.name} needs another; set algorithm.adv_estimator={kind.estimator}, or another scheme"
         raise refuse("algorithm.adv_estimator", ATPO, why)
     return kind(atpo)
 

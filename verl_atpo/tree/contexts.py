@@ -15,6 +15,7 @@ then sampled in one context, but are nodes with different parents. ``credit.cont
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Hashable
 
 from verl_atpo.config import Contexts
@@ -34,7 +35,7 @@ class Grouping:
     copy_of: list[int]
     context: list[int]
 
-    @property
+    @functools.cached_property
     def copies(self) -> list[list[int]]:
         """Groups of nodes that are one turn, the root by itself; a turn's context comes before it."""
         found: dict[int, list[int]] = {}
@@ -42,7 +43,7 @@ class Grouping:
             found.setdefault(first, []).append(index)
         return list(found.values())
 
-    @property
+    @functools.cached_property
     def siblings(self) -> list[list[int]]:
         """Groups of nodes that were sampled in one context."""
         found: dict[int, list[int]] = {}
@@ -53,12 +54,20 @@ class Grouping:
 
 
 def group_contexts(tree: TurnTree, contexts: Contexts) -> Grouping:
-    """Find equal contexts and copies of turns.
+    """Find equal contexts and copies of turns; for a tree that has not grown since, what was found before.
 
     Args:
         tree: every node with its turn, unless the contexts are ``separate``.
         contexts: what counts as one context.
     """
+    size, found = tree.groupings.get(contexts, (0, None))
+    if size != len(tree.nodes):
+        found = _grouped(tree, contexts)
+        tree.groupings[contexts] = (len(tree.nodes), found)
+    return found
+
+
+def _grouped(tree: TurnTree, contexts: Contexts) -> Grouping:
     own = list(range(len(tree.nodes)))
     if contexts is Contexts.SEPARATE:
         return Grouping(own, [node.parent for node in tree.nodes])

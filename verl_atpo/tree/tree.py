@@ -12,7 +12,8 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
+from typing import Any
 
 from verl_atpo.tree.recording import Generation, Turn
 
@@ -75,6 +76,7 @@ class TurnTree:
     Attributes:
         nodes: the root and all turns.
         pending: by node, expansions that have started after it and have no turn of their own yet.
+        groupings: equal contexts that were found, see :func:`verl_atpo.tree.contexts.group_contexts`.
         undecided: share of the outcome's variance that earlier trees had left after 0, 1, ... turns; (1,) before any.
         depths: of the chains of earlier trees, at their 1st, 2nd, ... turn; empty where that is not used.
     """
@@ -82,6 +84,7 @@ class TurnTree:
     def __init__(self, undecided: Sequence[float] = (1.0,), depths: Sequence[Depth] = ()) -> None:
         self.nodes: list[TurnNode] = [TurnNode(index=ROOT, parent=-1, mean_nll=None)]
         self.pending: Counter[int] = Counter()
+        self.groupings: dict[Hashable, Any] = {}
         self.undecided = undecided
         self.depths = depths
 
