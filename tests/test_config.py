@@ -82,6 +82,7 @@ def test_every_setting_is_read():
         "dump_max": 4,
         "log_trees": 2,
         "watch": {"warn_s": 5, "limit_s": None, "engine_s": 60},
+        "extensions": ["json"],
     }
     config = AtpoConfig.from_mapping(settings)
     assert config == AtpoConfig(
@@ -105,6 +106,7 @@ def test_every_setting_is_read():
         4,
         2,
         WatchConfig(5.0, None, 60.0),
+        ("json",),
     )
     assert config.expansion.leaves == 22  # 10 + 2 * 6
     of_schemes = {name: dataclasses.asdict(kind()) for name, kind in settings_groups().items()}

@@ -17,10 +17,10 @@ import numpy as np
 import torch
 
 from verl_atpo.algorithm import entry, read_algorithm
-from verl_atpo.config import ConfigError
 from verl_atpo.method.channel import read_rows
 from verl_atpo.method.credit import Outcomes, normalization
 from verl_atpo.method.scheme import ATPO, Scheme, find_scheme
+from verl_atpo.settings import refuse
 
 logger = logging.getLogger(__name__)
 
@@ -110,10 +110,11 @@ def _outcomes(outcome_R: torch.Tensor, counts_R: torch.Tensor, group_R: torch.Te
 
 def _scheme(config: Any, name: str) -> Scheme:
     if entry(config, "use_kl_in_reward"):
-        raise ConfigError(
-            f"algorithm.use_kl_in_reward=True cannot work with algorithm.adv_estimator={name}: expected False, because "
-            "a penalty on every token's reward would overwrite the credit of turns. Remedy: "
-            "algorithm.use_kl_in_reward=False actor_rollout_ref.actor.use_kl_loss=True."
+        raise refuse(
+            "algorithm.use_kl_in_reward",
+            True,
+            f"with algorithm.adv_estimator={name} a penalty on every token's reward would overwrite the credit of "
+            "turns. Set algorithm.use_kl_in_reward=False actor_rollout_ref.actor.use_kl_loss=True",
         )
     return find_scheme(read_algorithm(config), name)
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from omegaconf import ListConfig
 
-from verl_atpo.settings import ConfigError
+from verl_atpo.settings import ConfigError, refuse
 from verl_atpo.startup.rules.rule import Rule, Run
 from verl_atpo.startup.rules.tool_files import find_file, import_class, load_yaml
 from verl_atpo.startup.verl_config import DEFAULT_LOOP, LOOPS, MULTI_TURN, unknown
@@ -106,9 +106,7 @@ def rows_name_their_loop(run: Run) -> bool:
     try:
         return any("agent_name" in pyarrow.parquet.read_schema(path).names for path in files)
     except (OSError, pyarrow.ArrowException) as error:
-        raise ConfigError(
-            f"data.train_files={files[0]} cannot work: no readable parquet file: {error}"[:500]
-        ) from error
+        raise refuse("data.train_files", files[0], f"no readable parquet file: {error}"[:400]) from error
 
 
 def _trees(run: Run) -> bool:

@@ -11,7 +11,7 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from verl_atpo.settings import ConfigError, did_you_mean, show
+from verl_atpo.settings import ConfigError, did_you_mean, refuse, show
 from verl_atpo.startup.rules.rule import Rule, Run, broken
 from verl_atpo.startup.verl_config import MULTI_TURN
 
@@ -50,7 +50,7 @@ def find_file(key: str, path: str) -> Path:
     except FileNotFoundError:
         found = Path(path)
     if not found.is_file():
-        raise ConfigError(f"{key}={path} cannot work: no such file, seen from {Path.cwd()}; correct the path.")
+        raise refuse(key, path, f"no such file, seen from {Path.cwd()}; correct the path")
     return found
 
 
