@@ -246,7 +246,8 @@ def register_scheme(scheme: _Scheme) -> _Scheme:
     Raises:
         ValueError: the name is taken by another class.
     """
-    register(SCHEMES, "scheme", scheme.name, scheme)
+    kind: type[Scheme] = scheme
+    register(SCHEMES, "scheme", kind.name, kind)
     return scheme
 
 
