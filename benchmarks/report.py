@@ -19,7 +19,7 @@ from benchmarks import headlines, markdown, smollm2
 from benchmarks.bias import regimes
 from benchmarks.bias import table as credit_bias
 from benchmarks.headlines import RESULTS, read_rows
-from benchmarks.lab import agreement, decided, frontier, gradient, profiles, uncertainty
+from benchmarks.lab import agreement, baselines, decided, frontier, gradient, profiles, uncertainty
 from benchmarks.lab import report as lab
 from benchmarks.learning import report as learning
 from benchmarks.learning import wall_clock
@@ -230,6 +230,11 @@ def lab_gradient() -> str:
     return gradient.tables(RESULTS / "lab_gradient.json")
 
 
+def lab_baselines() -> str:
+    """Variance of outcomes that baselines leave unexplained."""
+    return baselines.table(RESULTS / "lab_baselines.json")
+
+
 def lab_decided() -> str:
     """Share of the outcome's variance that is undecided after each turn."""
     return decided.table(RESULTS / "lab_decided.json")
@@ -278,6 +283,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     },
     "tuning": functools.partial(lab.tried, RESULTS / "lab.jsonl", "hopqa"),
     "lab-agreement": lab_agreement,
+    "lab-baselines": lab_baselines,
     "lab-clock": lab_clock,
     "lab-decided": lab_decided,
     "lab-gradient": lab_gradient,
