@@ -28,6 +28,8 @@ HEADER = """# Faults injected, and what happened
 Written by `python -m benchmarks.faults`; a test with the mark `fault` is a row. Inputs tried are cases of the test, or
 examples that were drawn for it (from a seed that pytest prints first; `--hypothesis-seed=N` repeats a run).
 """
+CASES = "<!-- cases"
+"""Beginning of the part of the page that is kept by hand."""
 COLUMNS = ("injected", "what happens", "inputs tried", "tests")
 
 
@@ -113,7 +115,8 @@ def main(arguments: list[str]) -> int:
     chosen = arguments if "-m" in arguments else ["-m", "fault and not e2e", *arguments]
     code = int(pytest.main([f"--rootdir={ROOT}", *chosen, *([str(ROOT / "tests")] if everything else [])], [table]))
     if code == 0 and everything:
-        TABLE.write_text(table.text(), encoding="utf-8")
+        cases = TABLE.read_text(encoding="utf-8").partition(CASES)
+        TABLE.write_text(table.text() + "\n" + "".join(cases[1:]), encoding="utf-8")
     return code
 
 

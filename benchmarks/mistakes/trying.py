@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import resource
 import subprocess
 import sys
 import time
@@ -29,7 +30,7 @@ class Noticed:
     """Detection of a mistake.
 
     Attributes:
-        seconds: that it took, in a process of its own with the import of verl.
+        seconds: processor time that it took, in a process of its own with the import of verl.
         stops: whether the run would not start.
         line: the first problem, or the warning.
     """
@@ -58,11 +59,11 @@ def try_here(mistake: Mistake, folder: Path) -> Noticed:
     arguments = command(mistake, folder, make(folder))
     mistake.change(folder)
     with _environment(environment_of(mistake, folder), folder):
-        started = time.monotonic()
+        started = time.process_time()
         with initialize_config_module("verl.trainer.config", version_base=None):
             config = compose("ppo_trainer", overrides=arguments, return_hydra_config=True)
         found = list(findings(Run(config)))
-        seconds = time.monotonic() - started
+        seconds = time.process_time() - started
     is_warning, line = found[0] if found else (True, "")
     return Noticed(seconds, not is_warning, without_folders(line, folder))
 
@@ -71,7 +72,7 @@ def try_apart(mistake: Mistake, folder: Path) -> Noticed:
     """Make a mistake and run ``python -m verl_atpo.check`` in a process of its own."""
     arguments = command(mistake, folder, make(folder))
     mistake.change(folder)
-    started = time.monotonic()
+    started = _children_s()
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-m", "verl_atpo.check", *arguments],
         env=environment_of(mistake, folder),
@@ -79,12 +80,18 @@ def try_apart(mistake: Mistake, folder: Path) -> Noticed:
         text=True,
         cwd=folder,
     )
-    seconds = time.monotonic() - started
+    seconds = _children_s() - started
     mark = "warning: " if mistake.warns else "PROBLEM: "
     lines = [line.removeprefix(mark) for line in done.stdout.splitlines() if line.startswith(mark)]
     named = [line for line in reversed(done.stderr.splitlines()) if mistake.names in line]
     line = (lines or named or [*done.stderr.splitlines(), ""])[0].strip()
     return Noticed(seconds, done.returncode != 0, without_folders(line, folder))
+
+
+def _children_s() -> float:
+    """Processor time of the processes that have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def without_folders(line: str, folder: Path) -> str:

@@ -98,6 +98,19 @@ class NoLogProbs(WordsLoop):
         return output
 
 
+class NoLogProbsAsked(WordsLoop):
+    """Works with an engine that returns no log-probs."""
+
+    async def generate(self, context: list[int], sampling_params: dict[str, Any]) -> Any:
+        output = await super().generate(context, sampling_params)
+        return output.model_copy(update={"log_probs": [0.0] * len(output.token_ids)})
+
+    async def run(self, sampling_params: dict[str, Any], **kwargs: Any) -> AgentLoopOutput:
+        output = await super().run(sampling_params, **kwargs)
+        output.response_logprobs = None
+        return output
+
+
 class TokenizedAgain(WordsLoop):
     """Tokenizes the text of a turn again, and another token comes out."""
 

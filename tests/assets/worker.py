@@ -16,7 +16,9 @@ from hydra import compose, initialize_config_module
 from tensordict import TensorDict
 from verl.workers.rollout.replica import TokenOutput
 
+from verl_atpo.rollout.chains import ChainAgentLoopWorker
 from verl_atpo.rollout.worker import TreeAgentLoopWorker
+from verl_atpo.startup.verl_config import grows_trees
 
 ASSETS = Path(__file__).parent
 
@@ -65,11 +67,18 @@ class Scorer:
         self.compute_score = SimpleNamespace(remote=compute_score)
 
 
-def make_worker(model: Path, loop: str, *overrides: str, client: Any = None, scorer: Scorer | None = None) -> Any:
+def make_worker(
+    model: Path,
+    loop: str,
+    *overrides: str,
+    client: Any = None,
+    scorer: Scorer | None = None,
+    preset: str = "tree",
+) -> Any:
     """A worker whose prompts run ``loop`` of ``broken_loops.yaml``; a tree has two chains and one branch."""
     rollout = "actor_rollout_ref.rollout"
     arguments = [
-        "+atpo=tree",
+        f"+atpo={preset}",
         f"actor_rollout_ref.model.path={model}",
         f"{rollout}.name=vllm",
         f"{rollout}.agent.default_agent_loop={loop}",
@@ -84,7 +93,8 @@ def make_worker(model: Path, loop: str, *overrides: str, client: Any = None, sco
     ]
     with initialize_config_module("verl.trainer.config", version_base=None):
         config = compose("ppo_trainer", overrides=arguments)
-    return TreeAgentLoopWorker(config, client or Client(), None, [scorer] if scorer else None)
+    kind = TreeAgentLoopWorker if grows_trees(config) else ChainAgentLoopWorker
+    return kind(config, client or Client(), None, [scorer] if scorer else None)
 
 
 def prompt(uid: str, loop: str, **fields: Any) -> dict[str, Any]:

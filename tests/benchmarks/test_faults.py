@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.faults import ROOT, TABLE, FaultTable
+from benchmarks.faults import CASES, ROOT, TABLE, FaultTable
 
 PLANTED = """
 import pytest
@@ -62,10 +62,19 @@ def marked() -> set[tuple[str, ...]]:
 def test_every_marked_fault_is_in_the_docs_and_no_other() -> None:
     """Else run ``python -m benchmarks.faults``."""
     found, area = set(), ""
-    for line in TABLE.read_text(encoding="utf-8").splitlines():
+    for line in TABLE.read_text(encoding="utf-8").partition(CASES)[0].splitlines():
         area = line[3:] if line.startswith("## ") else area
         if line.startswith("| ") and area:
             found.add((area, *re.split(r"\s+\|\s+", line.strip("| "))[:2]))
     rows = {row for row in found if row[1] not in ("---", "injected")}
     assert len(rows) > 20
     assert rows == marked()
+
+
+def test_every_case_names_a_test_that_is_there() -> None:
+    text = TABLE.read_text(encoding="utf-8").partition(CASES)[2]
+    cases = [line for line in text.splitlines() if line.startswith("| ") and line[:5] not in ("| tri", "| ---")]
+    named = re.findall(r"\| `(tests/[\w/]+\.py)::(\w+)` \|$", text, re.MULTILINE)
+    assert len(named) == len(cases) > 70
+    missing = [f"{path}::{name}" for path, name in named if not re.search(rf"def {name}\(", (ROOT / path).read_text())]
+    assert missing == []

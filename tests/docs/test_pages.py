@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
+import ast
 import re
 import subprocess
 from collections.abc import Iterator
@@ -16,6 +16,7 @@ from tests.assets.fakes import FakeEngine, FakeLoop
 from tests.assets.growing import config_of, grow_tree
 from verl_atpo.config import AtpoConfig
 from verl_atpo.report.metrics import PREFIX, WorkerStats, step_metrics, tree_stats
+from verl_atpo.rollout.manager import USELESS
 from verl_atpo.startup.presets import ATPO_PRESETS, PRESETS
 
 ROOT = Path(__file__).parents[2]
@@ -31,6 +32,7 @@ PAGES = [
     ).stdout.splitlines()
 ]
 LINK = re.compile(r"\]\((?!https?:)([^)#\s]*)(?:#([^)\s]*))?\)")
+METRIC = r"(actor/)?(atpo|packed)/[a-z_]+(/[a-z]+)?"
 CODE = re.compile(r"```.*?```|`[^`\n]*`", re.DOTALL)
 
 
@@ -111,5 +113,22 @@ def test_by_hand_is_what_the_preset_sets():
 
 async def test_every_metric_is_explained():
     stats = tree_stats(await grow_tree(config_of(), FakeEngine(0, stop=0.3), FakeLoop(5)), seconds=1.0)
-    logged = {key.removeprefix(f"{PREFIX}/") for key in step_metrics(WorkerStats([dataclasses.replace(stats)]))}
+    logged = {key.removeprefix(f"{PREFIX}/") for key in (*step_metrics(WorkerStats([stats])), USELESS)}
     assert {word for row in table("metrics.md", "# Metrics") for word in quoted(row[0])} == logged
+
+
+def test_every_metric_that_is_named_in_the_code_is_explained():
+    """Names that are put together are in the test above."""
+    texts = "".join((ROOT / "docs" / page).read_text() for page in ("metrics.md", "a2tgpo.md", "packed.md"))
+    said = {
+        word
+        for part in re.findall(r"`([\w/]+)`", texts)
+        for word in (part, f"atpo/{part}", part.removeprefix("actor/"))
+    }
+    named = {}
+    for path in (ROOT / "verl_atpo").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Constant) and re.fullmatch(METRIC, str(node.value)):
+                named[node.value] = path.name
+    assert len(named) > 20
+    assert not {name: file for name, file in named.items() if name not in said}

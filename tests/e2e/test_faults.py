@@ -130,3 +130,69 @@ def test_a_bug_of_the_loop_ends_the_run_with_the_remedy_last(tmp_path):
     for word in ["replaced its context", "an output for every stretch", "on prompt "]:
         assert word in last
     assert [record["step"] for record in run.steps()] == [0]
+
+
+WAYS = ("exits", "lets a cancellation escape", "swallows its cancellation", "leaves a task that exits")
+LIMIT_S = 20
+
+
+def odd_run(folder: Path, *overrides: str, **environment: str) -> Run:
+    """A run whose tool misbehaves in turn, on every ninth call."""
+    return Run(
+        folder,
+        "odd_run",
+        f"actor_rollout_ref.rollout.multi_turn.function_tool_path={ROOT}/tests/assets/odd_run.py",
+        "trainer.val_before_train=False",
+        "trainer.test_freq=-1",
+        "algorithm.atpo.tools.timeout_s=1.0",
+        "algorithm.atpo.tools.retries=0",
+        "algorithm.atpo.growth.max_regrows=20",
+        "algorithm.atpo.growth.regrow_delay_s=0.1",
+        *overrides,
+        environment={"RAY_DEDUP_LOGS": "0", **environment},
+    )
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize("preset", ["tree", "chain"])
+def test_a_tool_that_misbehaves_in_four_ways_stops_no_training(tmp_path, preset):
+    """``sys.exit()`` is an error that the model reads; a stray cancellation and a hang are outages."""
+    chosen = [] if preset == "tree" else ["+atpo=chain", f"actor_rollout_ref.rollout.n={LEAVES}"]
+    run = odd_run(tmp_path, "trainer.total_training_steps=2", *chosen, ODD_TOOL=",".join(WAYS))
+    assert run.wait(600) == 0, run.log[-5000:]
+    assert run.left_over() == []
+    for way in WAYS:
+        assert f"odd tool: {way}" in run.log
+    assert "still runs though nothing waits for it" in run.log  # what swallowed its cancellation
+    steps = [record["data"] for record in run.steps()]
+    assert [(data["atpo/trees"], data["atpo/leaves_per_tree"], data["atpo/trees_failed"]) for data in steps] == [
+        (PROMPTS, LEAVES, 0)
+    ] * 2
+    assert sum(data["atpo/tool_errors"] for data in steps) == run.log.count("odd tool: exits\n")
+    hung = run.log.count("odd tool: lets") + run.log.count("odd tool: swallows")
+    assert sum(data["atpo/tool_outages"] for data in steps) == hung > 0
+    for number, data in enumerate(steps, start=1):
+        check_rewards(run.trees(), number, data)
+
+
+@pytest.mark.e2e
+def test_a_reward_that_waits_for_ever_stops_the_run_within_its_limit(tmp_path):
+    hang = tmp_path / "hang"
+    run = odd_run(
+        tmp_path,
+        "trainer.total_training_steps=100",
+        f"reward.custom_reward_function.path={ROOT}/tests/assets/hanging_reward.py",
+        "algorithm.atpo.watch.warn_s=3.0",
+        f"algorithm.atpo.watch.limit_s={LIMIT_S}",
+        ODD_HANG=str(hang),
+    )
+    run.wait_for_step(1)
+    hang.touch()
+    began = time.monotonic()
+    assert run.wait(300) != 0
+    assert time.monotonic() - began < LIMIT_S + 120  # a busy machine takes long to end its processes
+    last = "\n".join(line for line in run.log.splitlines() if "leaked" not in line)[-4000:]
+    for word in ["The reward function", "has stood still for", "Remedy: ", "hanging_reward.py"]:
+        assert word in run.log
+    assert "has stood still for" in last and "Remedy: " in last
+    assert run.left_over() == []

@@ -15,6 +15,7 @@ from verl.workers.rollout.replica import TokenOutput
 from tests.assets.scripted_engine import SEARCH, _named, call_text, tokenizer
 from tests.assets.worker import Queue, Scorer, prompt
 from verl_atpo.gateway.service import service_of
+from verl_atpo.rollout.chains import ChainAgentLoopWorker
 from verl_atpo.rollout.scope import _AgentLoopWorker
 from verl_atpo.rollout.worker import TreeAgentLoopWorker
 
@@ -52,7 +53,7 @@ class Engine:
         return TokenOutput(token_ids=ids, log_probs=[-self.rng.random() for _ in ids], extra_fields=extra)
 
 
-def make_worker(model: Path, agent, engine, *overrides: str, atpo: str = "tree", scorer=None):
+def make_worker(model: Path, agent, engine, *overrides: str, atpo: str = "tree", scorer=None, own=ChainAgentLoopWorker):
     gateway = "actor_rollout_ref.rollout.custom.gateway"
     arguments = [
         f"+atpo={atpo}",
@@ -73,7 +74,7 @@ def make_worker(model: Path, agent, engine, *overrides: str, atpo: str = "tree",
         ]
     with initialize_config_module("verl.trainer.config", version_base=None):
         config = compose("ppo_trainer", overrides=arguments)
-    kind = TreeAgentLoopWorker if atpo == "tree" else _AgentLoopWorker
+    kind = TreeAgentLoopWorker if atpo == "tree" else own
     return kind(config, engine, None, [scorer] if scorer else None)
 
 
@@ -229,9 +230,10 @@ async def test_a_clock_that_the_settings_ignore_is_replayed(model, queue):
     assert len(engine.sampled) < 5 * len(queue.fields)  # expansions replayed what they share
 
 
-async def test_verls_own_sampler_takes_several_rows(model, queue):
+@pytest.mark.parametrize("sampler", [ChainAgentLoopWorker, _AgentLoopWorker], ids=["recorded chains", "verl's own"])
+async def test_chains_take_several_rows(model, queue, sampler):
     engine = Engine("In Norway.", "Oslo is a town.", latency_s=0.005)
-    worker = make_worker(model, delegating, engine, atpo="chain")
+    worker = make_worker(model, delegating, engine, atpo="chain", own=sampler)
     given = {**prompt("p1", "gateway"), "raw_prompt": [{"role": "user", "content": "Where?"}], "__rollout_n__": 4}
     await worker._run_prompt(given, {"temperature": 1.0, "logprobs": True}, TRAIN)
     assert queue.status == {"p1": "finished"}

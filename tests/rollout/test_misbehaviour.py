@@ -84,7 +84,6 @@ def case(worker, monkeypatch):
     misbehave.clear()
     RELEASE.clear()
     worker._failures, worker._watchdog, worker.has_sampled = Failures(), None, True
-    worker._failed_chains.clear()
     worker.guard.take_totals()
     queue = Queue(monkeypatch)
     threads = []

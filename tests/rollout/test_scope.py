@@ -42,8 +42,7 @@ def worker(monkeypatch: pytest.MonkeyPatch) -> Worker:
     async def publish(self: Worker, output: Any, validate: bool, **kwargs: Any) -> str:
         return f"published {kwargs['name']}"
 
-    for check in ("check_tree_rows", "check_chain_rows"):  # there are no rows here
-        monkeypatch.setattr(scope, check, lambda *args: None)
+    monkeypatch.setattr(scope, "check_chain_rows", lambda *args: None)  # there are no rows here
     monkeypatch.setattr(scope, "plain_outputs", lambda returned: returned)
     monkeypatch.setattr(scope._AgentLoopWorker, "_run_agent_loop", run)
     monkeypatch.setattr(scope._AgentLoopWorker, "_agent_loop_postprocess", publish)
@@ -75,8 +74,7 @@ async def test_what_an_outage_hit_is_not_published(worker: Worker, monkeypatch: 
     async def publish(self: Worker, *args: Any, **kwargs: Any) -> None:
         pytest.fail("published")
 
-    for check in ("check_tree_rows", "check_chain_rows"):  # there are no rows here
-        monkeypatch.setattr(scope, check, lambda *args: None)
+    monkeypatch.setattr(scope, "check_chain_rows", lambda *args: None)  # there are no rows here
     monkeypatch.setattr(scope._AgentLoopWorker, "_run_agent_loop", run)
     monkeypatch.setattr(scope._AgentLoopWorker, "_agent_loop_postprocess", publish)
     with pytest.raises(ToolOutage, match="gone"):

@@ -63,7 +63,7 @@ def test_the_banner_says_what_a_run_uses(caplog):
     caplog.clear()
     with caplog.at_level(logging.INFO, "verl_atpo"):
         CheckConfig().on_job_start(config_with(preset="chain"))
-    assert "trees: none" in caplog.text
+    assert "trees: none: 1 recorded chains per prompt" in caplog.text and "tools: " in caplog.text
 
 
 def test_dr_grpos_switch_is_obeyed_and_said(caplog):
@@ -128,9 +128,24 @@ def test_the_check_is_imported_without_verl():
     subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True, timeout=120)
 
 
-def test_a_baseline_that_asks_for_a_dump_is_warned_that_there_are_no_trees(caplog):
-    CheckConfig().on_job_start(config_with("algorithm.atpo.dump_dir=trees", preset="chain"))
-    assert "algorithm.atpo.dump_dir=trees cannot work: verl's own sampler grows no trees" in caplog.text
-    caplog.clear()
-    CheckConfig().on_job_start(config_with("algorithm.atpo.dump_dir=trees"))
-    assert "grows no trees" not in caplog.text
+RECORDS_NOTHING = {
+    "actor_rollout_ref.rollout.agent.agent_loop_manager_class=null": "verl's own sampler records nothing to dump; set",
+    "reward.reward_model.enable=true": "scores only after sampling, after the trajectories",
+}
+
+
+@pytest.mark.parametrize(("override", "words"), RECORDS_NOTHING.items())
+def test_a_dump_where_nothing_is_recorded_is_warned_of(caplog, override, words):
+    CheckConfig().on_job_start(config_with("algorithm.atpo.dump_dir=trees", override, preset="chain"))
+    assert "algorithm.atpo.dump_dir=trees cannot work: " in caplog.text and words in caplog.text
+
+
+@pytest.mark.parametrize("preset", ["tree", "chain"])
+def test_a_dump_of_trees_and_of_chains_needs_no_warning(caplog, preset):
+    CheckConfig().on_job_start(config_with("algorithm.atpo.dump_dir=trees", preset=preset))
+    assert "dump_dir" not in "".join(record.message for record in caplog.records if record.levelname == "WARNING")
+
+
+def test_settings_of_expansions_change_nothing_for_chains(caplog):
+    CheckConfig().on_job_start(config_with("algorithm.atpo.expansion.initial_chains=12", preset="chain"))
+    assert "expansion with initial_chains changes nothing" in caplog.text and "rollout.n=" in caplog.text

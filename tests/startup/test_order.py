@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from verl_atpo.startup.driver import CheckConfig
 from verl_atpo.startup.order import obey_order, settings_of, split
 from verl_atpo.startup.presets import ATPO_PRESETS, PRESETS
-from verl_atpo.startup.verl_config import MANAGER
+from verl_atpo.startup.verl_config import CHAIN_MANAGER, MANAGER
 
 ACTOR, ROLLOUT = "actor_rollout_ref.actor", "actor_rollout_ref.rollout"
 N, ESTIMATOR, LOW, HIGH = (
@@ -73,7 +73,7 @@ def test_what_stands_behind_and_cannot_work_is_refused(caplog):
 def test_chain_takes_the_loss_and_leaves_the_number_of_rows():
     config = composed(*RECIPE, "+atpo=chain")
     assert (config.actor_rollout_ref.actor.policy_loss.loss_mode, config.actor_rollout_ref.rollout.n) == ("atpo", 5)
-    assert config.actor_rollout_ref.rollout.agent.agent_loop_manager_class == "their.Manager"
+    assert config.actor_rollout_ref.rollout.agent.agent_loop_manager_class == CHAIN_MANAGER
 
 
 def test_every_word_follows_the_rule():
@@ -127,6 +127,7 @@ def test_presets_set_values_at_dotted_names():
         f"{ACTOR}.loss_agg_mode": "seq-mean-token-mean",
         LOW: 0.003,
         HIGH: 0.004,
+        f"{ROLLOUT}.agent.agent_loop_manager_class": CHAIN_MANAGER,
     }
     assert not any(key.startswith("algorithm.atpo") for key in settings_of(ATPO_PRESETS["tree"]))
 

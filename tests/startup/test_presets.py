@@ -12,6 +12,7 @@ from tests.assets.presets import changed_by, composed
 from verl_atpo.config import AtpoConfig, ConfigError
 from verl_atpo.method.scheme import settings_groups
 from verl_atpo.startup.checks import check_agent_names, check_config
+from verl_atpo.startup.verl_config import CHAIN_MANAGER
 
 
 def test_unbiased_adds_rows_up_token_by_token():
@@ -93,11 +94,11 @@ def test_tree_presets_set_only_what_they_must(preset):
     )
 
 
-def test_chain_leaves_sampler_and_estimator_to_verl():
+def test_chain_leaves_estimator_and_number_of_rows_to_verl():
     config = composed("+atpo=chain", "actor_rollout_ref.rollout.n=5")
     assert config.algorithm.adv_estimator == "grpo"
     assert config.actor_rollout_ref.rollout.n == 5
-    assert "agent_loop_manager_class" not in config.actor_rollout_ref.rollout.agent
+    assert config.actor_rollout_ref.rollout.agent.agent_loop_manager_class == CHAIN_MANAGER
     check_config(config)
 
 

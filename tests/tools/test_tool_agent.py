@@ -25,6 +25,7 @@ from tests.assets.fakes import SCHEMA, FakeEngine, guard
 from tests.assets.worker import Queue, make_worker, prompt
 from verl_atpo.replay.client import ReplayClient
 from verl_atpo.replay.tools import ToolSession
+from verl_atpo.report.metrics import WorkerStats, step_metrics
 from verl_atpo.tiny import ChatFormat, build_model, save
 from verl_atpo.tools import Toolbox
 
@@ -234,6 +235,7 @@ async def test_malformed_calls_in_a_row_end_a_trajectory(shell, calls: str, limi
         for each in calls:
             await run.agent.call(*forms[each], raw=True)
         assert run.session.ends_run() is ended
+    assert run.session.counts.ended_by_invalid == ended
 
 
 class Scripted:
@@ -318,7 +320,10 @@ async def test_a_trajectory_that_loops_on_malformed_calls_ends(shell, chat, tmp_
     await made._run_prompt(prompt("p1", "tool_agent"), {}, trajectory=TRAIN)
     assert queue.status == {"p1": "finished"}
     assert {asked.count("Unknown function") for asked in engine.asked} == {0, 1, 2}
-    assert made.guard.take_totals().errors > 0
+    counts = made.guard.take_totals()
+    (tree,) = made._stats.trees
+    assert counts.errors > 0 and counts.ended_by_invalid == tree.leaves == len(queue.rows["p1"])
+    assert step_metrics(WorkerStats(tools=counts))["atpo/ended_by_invalid_calls"] == tree.leaves
 
 
 class Loop(AgentLoopBase):

@@ -52,7 +52,12 @@ def test_alarms_name_what_is_wrong() -> None:
     equal = {"atpo/equal_rewards_share": course(0.5, 1.0, 1.0, 1.0)}
     assert alarms(equal, None) == ["The last 3 steps taught nothing: the rewards inside every tree were equal."]
     assert alarms({"atpo/equal_rewards_share": course(1.0, 1.0, 1.0, 0.9)}, None) == []
-    assert "had one turn" in alarms({"atpo/depth/max": course(1, 1, 1)}, None)[0]
+    assert "had one turn" in alarms({"atpo/depth/max": course(1, 1, 1), "atpo/branched_turn": course(0, 0, 0)}, None)[0]
+    assert alarms({"atpo/depth/max": course(1, 1, 1)}, None) == []  # chains of a loop of one turn
+    assert alarms({"atpo/useless_steps": course(1, 2, 3)}, None) == [
+        "The last 3 steps taught nothing: the log says why."
+    ]
+    assert alarms({"atpo/useless_steps": course(2, 3, 0)}, None) == []
     tools = {"atpo/tool_calls": course(4, 4, 4), "atpo/tool_errors": course(4, 4, 4)}
     assert "every tool call failed" in alarms(tools, None)[0]
     assert alarms({**tools, "atpo/tool_errors": course(4, 4, 3)}, None) == []

@@ -46,6 +46,7 @@ class CallCounts:
         memo_hits: calls answered from the memo.
         states_opened: states of stateful tools that were made or restored.
         states_closed: those of them that were released.
+        ended_by_invalid: trajectories that ended because of ``tools.max_consecutive_invalid_calls``.
         seconds: time that loops waited for calls, tries and waits included.
         first_error: traceback of the first of ``errors``.
     """
@@ -58,6 +59,7 @@ class CallCounts:
     memo_hits: int = 0
     states_opened: int = 0
     states_closed: int = 0
+    ended_by_invalid: int = 0
     seconds: float = 0.0
     first_error: str | None = None
 

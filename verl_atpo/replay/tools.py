@@ -85,6 +85,7 @@ class ToolSession:
     async def close(self) -> None:
         """Release the states and hand over what was counted."""
         await self._states.close(self._guard)
+        self.counts.ended_by_invalid += self.ends_run()
         self._guard.totals.add(self.counts)
 
     def asked(self, malformed: bool) -> None:

@@ -26,10 +26,16 @@ class TreeDescriber:
     Args:
         tokenizer: for the texts.
         config: settings of the run.
+        credit: what records say about the credit; ``None`` for the settings of it.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, config: AtpoConfig) -> None:
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, config: AtpoConfig, credit: Mapping[str, str] | None = None
+    ) -> None:
         self._tokenizer, self._config = tokenizer, config
+        own = config.credit
+        settings = {name: getattr(own, name).value for name in ("backup", "advantage", "contexts", "normalize")}
+        self._credit = dict(credit or settings | {"scheme": own.scheme_name})
 
     def record(
         self,
@@ -49,7 +55,7 @@ class TreeDescriber:
             seconds: it took.
             failed: why it failed as a group.
         """
-        tree, settings = grown.tree, self._config.credit
+        tree = grown.tree
         nodes = self._nodes(grown, credit)
         first = tree.turn(tree.nodes[ROOT].children[0]) if tree.nodes[ROOT].children else None
         text = _messages(prompt.get("raw_prompt")) if first is None else self._text(first.observed_ids)
@@ -64,8 +70,7 @@ class TreeDescriber:
             template=self._template(nodes, text),
             failed=failed,
             root_value=credit.values[ROOT],
-            credit={name: getattr(settings, name).value for name in ("backup", "advantage", "contexts", "normalize")}
-            | {"scheme": settings.scheme_name},
+            credit=dict(self._credit),
             picked=list(grown.selected),
             regrown=grown.regrown,
             outages=sum(is_outage(error) for rollout in grown.rollouts for error in rollout.failures),

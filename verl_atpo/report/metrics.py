@@ -15,6 +15,7 @@ from verl_atpo.replay.guard import CallCounts
 from verl_atpo.report.context_metrics import ContextStats, context_metrics, context_stats
 from verl_atpo.report.expansion_benefit import ExpansionStats, expansion_benefit, expansion_stats, variance
 from verl_atpo.report.record import Record
+from verl_atpo.report.selection import SelectedPlace, selected_places, selection_metrics
 from verl_atpo.report.tokens import token_counts
 from verl_atpo.tree.growth import GrownTree
 from verl_atpo.tree.recording import Generation, context_lengths
@@ -46,6 +47,7 @@ class TreeStats:
         branched_nll: mean NLL of each turn selected for re-sampling, nats/token (the root has none). They were
             selected for being high, so part of that is chance: ``resampled_nll`` is an unbiased estimate.
         resampled_nll: mean NLL of each turn sampled in their place.
+        branched_places: of each re-sampled turn of an initial chain.
         branched_turn: number of each re-sampled turn in its trajectory, from 1 (0: a fresh chain).
         chain_variance: of the initial chains' outcomes; ``None`` for a single chain.
         expansions: variance and cost of each expansion.
@@ -71,6 +73,7 @@ class TreeStats:
     depths: list[int]
     branched_nll: list[float]
     resampled_nll: list[float]
+    branched_places: list[SelectedPlace]
     branched_turn: list[int]
     chain_variance: float | None
     expansions: list[ExpansionStats]
@@ -106,6 +109,7 @@ def tree_stats(grown: GrownTree, seconds: float, credit: Credit | None = None) -
         depths=[tree.depth(leaf) for leaf in grown.leaves],
         branched_nll=[nll for node in grown.selected if (nll := tree.nodes[node].mean_nll) is not None],
         resampled_nll=[turn.mean_nll for rollout in grown.rollouts if (turn := rollout.resampled) is not None],
+        branched_places=selected_places(grown),
         branched_turn=[0 if node == ROOT else tree.depth(node) for node in grown.selected],
         chain_variance=variance([each.reward for each in grown.chains]),
         expansions=expansion_stats(grown),
@@ -180,6 +184,7 @@ def _tool_metrics(tools: CallCounts) -> dict[str, float]:
         "tool_outages": float(tools.outages),
         "tool_calls_over_limit": float(tools.over_limit),
         "tool_memo_hits": float(tools.memo_hits),
+        "ended_by_invalid_calls": float(tools.ended_by_invalid),
         "tool_states_unreleased": float(tools.states_opened - tools.states_closed),
         "tool_seconds/mean": tools.seconds / made,
     }
@@ -217,6 +222,7 @@ def _tree_metrics(trees: Sequence[TreeStats]) -> dict[str, float]:
     if branched_nll:
         metrics["branched_mean_nll"] = float(np.mean(branched_nll))
         metrics["resampled_mean_nll"] = float(np.mean(resampled_nll))
+    metrics |= selection_metrics([place for tree in trees for place in tree.branched_places])
     if branched_turn:
         metrics["branched_turn"] = float(np.mean(branched_turn))
     a_chain = total("chain_tokens") / total("leaves")

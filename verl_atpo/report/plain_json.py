@@ -9,6 +9,8 @@ import re
 from collections.abc import Iterable, Mapping, Set
 from typing import Any
 
+from verl_atpo.report.secrets import MASK, is_secret
+
 LONGEST_TEXT = 4000
 """Characters kept of one text; a note gives the full number."""
 MOST_ITEMS = 2000
@@ -23,8 +25,8 @@ _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 def plain(value: Any) -> Any:
     """Convert ``value`` to JSON; parts that do not fit are replaced by a note in square brackets.
 
-    Keys become text, NaN and infinities ``None``, arrays lists, bytes and unknown objects text. A value made by this
-    function is returned as it is.
+    Keys become text, NaN and infinities ``None``, arrays lists, bytes and unknown objects text, secrets a mask. A value
+    made by this function is returned as it is.
     """
     return _Budget().plain(value, 0)
 
@@ -64,7 +66,8 @@ class _Budget:
             pairs: dict[str, Any] = {}
             for key, each in self._some(value.items()):
                 name = _cut(str(key))
-                pairs[name if name not in pairs else f"{name} ({type(key).__name__})"] = self.plain(each, depth)
+                shown = MASK if each is not None and is_secret(name) else self.plain(each, depth)
+                pairs[name if name not in pairs else f"{name} ({type(key).__name__})"] = shown
             if len(pairs) < len(value):
                 pairs[f"[{len(value) - len(pairs)} more]"] = None
             return pairs

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import psutil
 
+from verl_atpo.report.secrets import masked_command
+
 NAME = "atpo_run.json"
 
 
@@ -30,7 +32,7 @@ class RunFile:
         start: its name.
         pid: process of the driver.
         host: machine of the driver.
-        command: the typed command.
+        command: the typed command, without its secrets.
         began: seconds since the epoch.
         steps: training steps of the run; None where only the trainer knows.
         resumed: step of the checkpoint that it went on from; None for a fresh run.
@@ -92,7 +94,9 @@ def this_start(
 ) -> RunFile:
     """Make the record of a run that this process has just started."""
     start = new_start()
-    return RunFile(start, os.getpid(), socket.gethostname(), list(command), time.time(), steps, resumed, dump_dir)
+    return RunFile(
+        start, os.getpid(), socket.gethostname(), masked_command(command), time.time(), steps, resumed, dump_dir
+    )
 
 
 def find_run(folder: Path, depth: int = 4) -> RunFile | None:

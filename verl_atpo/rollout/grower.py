@@ -28,7 +28,6 @@ from verl_atpo.retry import Retry
 from verl_atpo.rollout.budget import SpareExpansions, TreeBudget
 from verl_atpo.rollout.stagger import expansions_due, progress
 from verl_atpo.tree.growth import GrownTree, Rollout, Selection
-from verl_atpo.tree.recording import group_turns
 from verl_atpo.tree.trajectory import Trajectory
 from verl_atpo.tree.tree import ROOT, Depth, TurnTree
 
@@ -220,29 +219,8 @@ class TreeGrower:
     def _join(self, rollout: Rollout, run: Trajectory | ReplayClient | None) -> None:
         """Add the turns of a running or finished run that are not in the tree yet."""
         assert run is not None
-        tree = self.grown.tree
-        if rollout.joined is None:
-            rollout.tip, rollout.joined = ROOT, 0
-            held = {id(generation) for generation in run.generations}
-            for node in rollout.context:
-                if any(id(generation) not in held for generation in tree.turn(node).generations):
-                    break  # diverged in or before this turn: nothing is shared from here on
-                rollout.tip, rollout.joined = node, rollout.joined + 1
         reward = run.reward if isinstance(run, Trajectory) else None
-        turns = group_turns(run.generations)
-        for turn in turns[rollout.joined :]:
-            ends = reward is not None and turn is turns[-1]
-            rollout.tip = tree.add_turn(
-                rollout.tip,
-                mean_nll=turn.mean_nll,
-                is_leaf=ends,
-                reward=reward if ends else None,
-                round=rollout.round,
-                sampled_by=rollout.number,
-                turn=turn,
-                tool_reward=turn.tool_reward if self._config.credit.tool_rewards else 0.0,
-            ).index
-        rollout.joined = len(turns)
+        self.grown.join(rollout, run.generations, reward, bool(self._config.credit.tool_rewards))
         self._turn_joined.set()
 
 

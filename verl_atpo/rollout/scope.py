@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextvars import ContextVar
 from typing import Any
 
@@ -22,8 +22,9 @@ from verl_atpo.replay.runner import LoopRunner
 from verl_atpo.tools.row import own_containers
 from verl_atpo.tools.stateful import expanded
 from verl_atpo.tools.tool_agent import complete_tool_agent
-from verl_atpo.tree.comparison import check_chain_rows, check_tree_rows
+from verl_atpo.tree.comparison import check_chain_rows
 from verl_atpo.tree.outputs import plain_outputs
+from verl_atpo.tree.recording import Generation
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +35,8 @@ _AgentLoopWorker: Any = _remote.__ray_metadata__.modified_class.__ray_actor_clas
 
 Finish = Callable[..., Awaitable[Any]]
 """Replaces verl's ``_agent_loop_postprocess``, whose arguments it takes."""
+CheckRows = Callable[[Sequence[Generation], Sequence[Any], int | None], Any]
+"""Refuses rows that are not what was sampled (:mod:`verl_atpo.tree.comparison`)."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,6 +44,7 @@ class _Run:
     client: ReplayClient
     tools: list[Any]
     finish: Finish | None
+    check: CheckRows | None
 
 
 _RUN: ContextVar[_Run | None] = ContextVar("verl_atpo_run", default=None)
@@ -88,6 +92,7 @@ class RunScopedWorker(_AgentLoopWorker):
         memo: CallMemo | None,
         request_id: str | None = None,
         finish: Finish | None = None,
+        check: CheckRows | None = None,
         on_context: Callable[[list[int]], None] | None = None,
     ) -> LoopRunner:
         """Runs the agent loop of one prompt.
@@ -97,12 +102,13 @@ class RunScopedWorker(_AgentLoopWorker):
             memo: for calls of stateless tools, or None.
             request_id: sticky routing id; ``None`` keeps the loop's own.
             finish: what becomes of the loop's output, its result is the run's; ``None`` leaves it to verl.
+            check: of the loop's output, before that; ``None`` for that of chains.
             on_context: called with the prompt ids of every live turn, before it is sampled.
         """
         verl_runs = super()._run_agent_loop
 
         async def loop(client: ReplayClient, tools: list[Any]) -> Any:
-            token = _RUN.set(_Run(client, tools, finish))
+            token = _RUN.set(_Run(client, tools, finish, check))
             try:
                 return await verl_runs(dict(sampling_params), trajectory=trajectory, **own_containers(kwargs))
             finally:
@@ -142,10 +148,12 @@ class RunScopedWorker(_AgentLoopWorker):
 
     async def _finish(self, run: _Run, output: Any, validate: bool, kwargs: dict[str, Any]) -> Any:
         outputs = plain_outputs(output)
-        record, limit = run.client.generations, self.rollout_config.response_length
+        record = run.client.generations
         self.has_sampled |= bool(record)
-        if run.finish is None:
-            check_chain_rows(record, outputs, limit)
-            return await super()._agent_loop_postprocess(outputs, validate, **kwargs)
-        check_tree_rows(record, outputs, limit)
-        return await run.finish(outputs, validate, **kwargs)
+        (run.check or check_chain_rows)(record, outputs, self.rollout_config.response_length)
+        return await (run.finish or super()._agent_loop_postprocess)(outputs, validate, **kwargs)
+
+    async def publish(self, outputs: list[Any], validate: bool, **kwargs: Any) -> list[Any]:
+        """Score and publish the outputs of a loop, as verl does; returns them, the last one scored."""
+        await super()._agent_loop_postprocess(outputs, validate, **kwargs)
+        return outputs

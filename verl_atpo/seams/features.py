@@ -10,7 +10,7 @@ from verl_atpo.packed.checks import is_packed
 from verl_atpo.seams.places import Feature
 from verl_atpo.search_qa.presets import TAG_LOOP
 from verl_atpo.startup.checks import scheme_of
-from verl_atpo.startup.verl_config import DEFAULT_LOOP, MODE, get, grows_trees
+from verl_atpo.startup.verl_config import DEFAULT_LOOP, MODE, get, grows_trees, records_chains
 
 
 def asked_for(config: DictConfig) -> Iterator[Feature]:
@@ -19,7 +19,7 @@ def asked_for(config: DictConfig) -> Iterator[Feature]:
     cpu = chosen.get("platform") == "cpu"
     asked = {
         Feature.PRESETS: chosen.get("atpo") is not None,
-        Feature.TREES: grows_trees(config),
+        Feature.TREES: grows_trees(config) or records_chains(config),
         Feature.SCHEMES: bool(scheme_of(config).seams()),
         Feature.PACKED: is_packed(config),
         Feature.CPU: cpu,

@@ -56,6 +56,12 @@ SEAMS: dict[Feature, tuple[Seam, ...]] = {
             "config_name overrides",
         ),
         _seam("hydra.experimental.callback:Callback.on_job_start", "the config is checked before Ray starts", "config"),
+        _seam("verl.utils.config:validate_config", "verl's own checks follow", "config"),
+        _seam("verl.trainer.ppo.utils:need_reference_policy", "the same", "config"),
+        _seam("verl.trainer.ppo.utils:need_critic", "the same", "config"),
+        _seam("verl.utils.tokenizer.tokenizer:hf_tokenizer", "the rehearsal renders prompts", "name_or_path"),
+        _seam("verl.utils.import_utils:load_module", "the rehearsal loads the reward function", "module_path"),
+        _seam("verl.utils.reward_score:default_compute_score", "the rehearsal scores with verl's own", "data_source"),
         _seam("config:actor_rollout_ref.actor.clip_ratio_low", "what presets set"),
         _seam("config:actor_rollout_ref.actor.clip_ratio_high", "what presets set"),
     ),
@@ -102,6 +108,9 @@ SEAMS: dict[Feature, tuple[Seam, ...]] = {
             "what an agent loop returns",
             mentions="prompt_ids response_ids response_mask response_logprobs reward_score extra_fields",
         ),
+        _seam(f"{_AGENT}:AgentLoopMetrics", "what a loop measured", mentions="generate_sequences tool_calls"),
+        _seam(f"{_AGENT}:ToolListWrap", "how a loop gets its tools", mentions="tools"),
+        _seam(f"{_AGENT}:DictConfigWrap", "how a loop gets its config", mentions="config"),
         _seam(f"{_AGENT}:AgentLoopOutput.as_dict", "values travel in the token rewards", mentions="rm_scores"),
         _seam(
             "verl.workers.rollout.llm_server:LLMServerClient.generate",
@@ -114,6 +123,22 @@ SEAMS: dict[Feature, tuple[Seam, ...]] = {
             mentions="failure_keys",
         ),
         _seam("verl.utils.tracking:Tracking.log", "metrics of trees are logged", "data step"),
+        _seam("verl.utils.tracking:FileLogger", "an earlier start's metrics are kept", mentions="open filepath"),
+        _seam("verl.trainer.ppo.reward:get_custom_reward_fn", "a reward function is contained", "config"),
+        _seam(
+            f"{_ALGOS}:compute_grpo_outcome_advantage",
+            "records of chains show GRPO's advantages",
+            "token_level_rewards response_mask index norm_adv_by_std_in_grpo",
+        ),
+        _seam("verl.workers.rollout.replica:TokenOutput", "what the engine returns", mentions="token_ids log_probs"),
+        _seam("transfer_queue:async_kv_put", "a prompt gets its status"),
+        _seam("transfer_queue:kv_put", "prompts of a dead worker get one"),
+        _seam("transfer_queue:kv_list", "prompts that have none are found"),
+        _seam(
+            "ray.actor:method",
+            "failures are asked for in a concurrency group of their own",
+            mentions="concurrency_group",
+        ),
         _seam("verl.tools.function_tool:FunctionTool.call", "calls are answered from a recording", "parameters"),
         _seam("verl.tools.function_tool:normalize_function_tool_return", "what tools return", "ret"),
         _seam("verl.tools.base_tool:BaseTool.execute", "the same for tools with a state", "instance_id parameters"),
@@ -124,8 +149,12 @@ SEAMS: dict[Feature, tuple[Seam, ...]] = {
             "_active_tools create_kwargs max_tool_response_length tool_response_truncate_side",
         ),
         _seam(f"{_TOOL_AGENT}._handle_processing_tools_state", "a tool ends the episode", "agent_data", "AgentState"),
+        _seam("verl.tools.function_tool:FUNCTION_TOOL_REGISTRY", "functions of a file of tools"),
+        _seam("verl.tools.function_tool:_LOADED_FUNCTION_TOOL_PATHS", "a file is loaded once"),
+        _seam("verl.tools.schemas:OpenAIFunctionToolSchema", "the schema of a tool", mentions="function"),
         _seam("verl.tools.tool_registry:load_all_tools", "tools are made", "tool_config_path function_tool_path"),
         _seam("verl.tools.schemas:ToolResponse", "the text of an observation", mentions="text"),
+        _seam("verl.experimental.agent_loop.tool_parser:FunctionCall", "a parsed call", mentions="name arguments"),
         _seam("verl.experimental.agent_loop.tool_parser:ToolParser", "formats are known by name", mentions="_registry"),
         _seam("verl.experimental.agent_loop.utils:resolve_config_path", "files are found as verl finds them"),
         _seam("config:actor_rollout_ref.rollout.n", "the number of leaves"),
@@ -158,6 +187,17 @@ SEAMS: dict[Feature, tuple[Seam, ...]] = {
         ),
         _seam("verl.workers.engine.utils:postprocess_batch_func", "packs are put together", "output_lst indices data"),
         _seam("verl.utils.tensordict_utils:index_select_tensor_dict", "rows of a pack", "batch indices"),
+        _seam("verl.utils.tensordict_utils:assign_non_tensor", "settings of a batch", "tensor_dict"),
+        _seam("verl.utils.tensordict_utils:get_non_tensor_data", "the same", "data key default"),
+        _seam("verl.utils.tensordict_utils:get_tensordict", "a batch", "tensor_dict non_tensor_dict"),
+        _seam("verl.utils.tensordict_utils:get", "a field", "tensordict key default"),
+        _seam("verl.utils.metric.utils:Metric", "metrics of packs are added up", mentions="aggregation"),
+        _seam("verl.utils.metric.utils:AggregationType", "the same", mentions="SUM MAX"),
+        _seam("verl.utils.model:extract_multi_modal_inputs", "images and video of rows"),
+        _seam("verl.utils.device:get_device_name", "the device of a pack"),
+        _seam("verl.utils.device:get_device_id", "the same"),
+        _seam("transfer_queue:kv_batch_get", "rows are read to be packed"),
+        _seam("transfer_queue:KVBatchMeta", "the same"),
         _seam(
             "verl.trainer.ppo.v1.trainer_base:PPOTrainer._balance_batch",
             "rows are distributed to ranks",
@@ -173,6 +213,8 @@ SEAMS: dict[Feature, tuple[Seam, ...]] = {
         _seam(
             "verl.plugin.platform.platform_manager:PlatformRegistry.register", "the platform gets its name", "platform"
         ),
+        _seam("verl.plugin.platform.platform_base:PlatformBase", "it is one", mentions="device_name"),
+        _seam("vllm.platforms:__getattr__", "vLLM knows that it runs on a CPU", mentions="current_platform"),
         _seam("verl.plugin.platform.platform_manager:", "it is chosen", mentions="VERL_PLATFORM"),
         _seam(
             "verl.workers.engine.base:EngineRegistry.get_engine_cls", "FSDP2 is found", mentions="VERL_ENGINE_DEVICE"
@@ -193,12 +235,16 @@ SEAMS: dict[Feature, tuple[Seam, ...]] = {
         _seam(f"{_REPLAY}:ReplayBuffer.__init__", "polls", "trainer_mode sampler_kwargs poll_interval"),
     ),
     Feature.GLOO: (
+        _seam(
+            "verl.checkpoint_engine.base:CheckpointEngine", "the engine is one", mentions="send_weights receive_weights"
+        ),
         _seam("verl.checkpoint_engine.base:CheckpointEngineRegistry.register", "the engine gets its name", "backend"),
         _seam("verl.checkpoint_engine.base:split_weight_chunks", "weights in buckets", "weights bucket_size"),
         _seam("verl.checkpoint_engine.base:merge_weight_chunks", "and out of them", "chunks bucket_size"),
         _seam("verl.checkpoint_engine.base:TensorMeta", "what is in a bucket", mentions="chunk_size"),
     ),
     Feature.TAGS: (
+        _seam("verl.utils.rollout_trace:rollout_trace_op", "searches are traced"),
         _seam(
             "verl.experimental.agent_loop.tool_parser:ToolParser.extract_tool_calls",
             "tags are calls",

@@ -11,7 +11,18 @@ from verl_atpo.method.scheme import find_scheme
 from verl_atpo.startup.order import settings_of, split
 from verl_atpo.startup.presets import ATPO_PRESETS, PRESETS
 from verl_atpo.startup.rules.tool_files import find_file, import_class, load_yaml
-from verl_atpo.startup.verl_config import ACTOR, AGENT, DEFAULT_LOOP, ESTIMATOR, LOSS, MULTI_TURN, get, grows_trees
+from verl_atpo.startup.verl_config import (
+    ACTOR,
+    AGENT,
+    DEFAULT_LOOP,
+    ESTIMATOR,
+    LOSS,
+    MULTI_TURN,
+    ROLLOUT,
+    get,
+    grows_trees,
+    records_chains,
+)
 
 WATCHED = {
     ESTIMATOR: "turns get no advantage of their own",
@@ -19,7 +30,7 @@ WATCHED = {
     f"{ACTOR}.loss_agg_mode": "rows have other weights in the loss",
     f"{ACTOR}.clip_ratio_low": "the clip range is not the one for ratios per turn",
     f"{ACTOR}.clip_ratio_high": "the clip range is not the one for ratios per turn",
-    f"{AGENT}.agent_loop_manager_class": "no trees are grown",
+    f"{AGENT}.agent_loop_manager_class": "another class samples",
 }
 """Setting of a preset -> consequence of an override that replaces it."""
 
@@ -44,10 +55,13 @@ def banner(config: DictConfig, atpo: AtpoConfig) -> str:
             f"{name}={value}" for name, value in atpo.to_mapping()["credit"].items() if value is not None
         )
         lines |= find_scheme(atpo, get(config, ESTIMATOR)).describe()
-        lines["agent loop"] = f"{get(config, DEFAULT_LOOP)} (a data row may name another)"
-        lines["tools"] = ", ".join(_tools(config)) or "none"
+    elif records_chains(config):
+        lines["trees"] = f"none: {get(config, f'{ROLLOUT}.n')} recorded chains per prompt"
     else:
         lines["trees"] = "none: verl's own sampler"
+    if grows_trees(config) or records_chains(config):
+        lines["agent loop"] = f"{get(config, DEFAULT_LOOP)} (a data row may name another)"
+        lines["tools"] = ", ".join(_tools(config)) or "none"
     said = ["verl_atpo runs with", *(f"  {name}: {text}" for name, text in lines.items())]
     return "\n".join([*said, *(f"  {line}" for line in yielded(config))])
 

@@ -25,7 +25,7 @@ __all__ = ["MANAGER", "check_agent_names", "check_config", "is_used", "read_conf
 def is_used(config: DictConfig) -> bool:
     """Return whether verl's config uses any part of this package."""
     run = Run(config)
-    return run.trains_ours or run.grows_trees or get(config, ROOT_KEY) is not None or is_packed(config)
+    return run.trains_ours or run.samples_ours or get(config, ROOT_KEY) is not None or is_packed(config)
 
 
 def read_config(config: DictConfig) -> AtpoConfig:

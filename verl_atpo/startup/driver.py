@@ -24,6 +24,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from verl_atpo.config import ConfigError
 from verl_atpo.report.run_file import this_start
+from verl_atpo.report.secrets import masked
 from verl_atpo.seams.check import SeamMissing, require
 from verl_atpo.seams.features import asked_for
 from verl_atpo.startup.banner import banner, overridden
@@ -97,7 +98,7 @@ class CheckConfig(Callback):
 
 
 def write_config(file: Path, content: Any) -> None:
-    """Replace ``pprint`` in verl's task runner: the whole config is written to a file, not to the log.
+    """Replace ``pprint`` in verl's task runner: the whole config is written to a file, not to the log, without secrets.
 
     Args:
         file: path of the config file.
@@ -105,10 +106,10 @@ def write_config(file: Path, content: Any) -> None:
     """
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(pprint.pformat(content))
+        file.write_text(pprint.pformat(masked(content)))
         print(f"the whole config: {file}")
     except OSError:
-        pprint.pprint(content)
+        pprint.pprint(masked(content))
 
 
 def _keep_config_out_of_the_log(file: Path) -> None:

@@ -7,7 +7,7 @@ Each preset sets only what it needs, and all its settings can be overridden on t
 | ``tree`` | recommended: 6 chains, 6 expansions without rounds, where noise falls most; a shrunk baseline per turn |
 | ``paper`` | the authors' script: M=10, K=6, L=2, so 22 leaves; the penalty counts siblings |
 | ``unbiased`` | 8 chains, 2 rounds of 4; weights and selection give the gradient of chains (``docs/unbiased.md``) |
-| ``chain`` | no tree: the ATPO loss with verl's own GRPO estimator and sampler, for any loop, single-turn ones too |
+| ``chain`` | no tree: the ATPO loss with verl's own GRPO estimator and chains, for any loop, single-turn ones too |
 
 Credit schemes bring presets of their own (``Scheme.presets``).
 ``+platform=cpu``, with ``VERL_PLATFORM=cpu`` in the environment, runs any recipe on a machine without GPU;
@@ -41,7 +41,7 @@ from verl_atpo.method.scheme import known_schemes
 from verl_atpo.packed import ACTIVATE
 from verl_atpo.platforms.cpu_preset import CPU_PRESET, QUICK_SAMPLER_PRESET, register_resolver
 from verl_atpo.search_qa import presets as agent_presets
-from verl_atpo.startup.verl_config import MANAGER
+from verl_atpo.startup.verl_config import CHAIN_MANAGER, MANAGER
 
 LEAVES = "${atpo.leaves:${algorithm.atpo.expansion}}"
 """``rollout.n`` of the tree presets: follows M, K and L when they are overridden."""
@@ -104,7 +104,7 @@ ATPO_PRESETS: dict[str, dict[str, Any]] = {
     },
     "chain": {
         "algorithm": {"adv_estimator": "grpo", "atpo": AtpoConfig().to_mapping()},
-        "actor_rollout_ref": {"actor": LOSS},
+        "actor_rollout_ref": {"actor": LOSS, "rollout": {"agent": {"agent_loop_manager_class": CHAIN_MANAGER}}},
     },
 }
 

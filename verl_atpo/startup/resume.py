@@ -11,6 +11,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
+from verl_atpo.report.secrets import masked
 from verl_atpo.settings import show
 from verl_atpo.startup.verl_config import get
 
@@ -101,7 +102,7 @@ def changed_settings(config: DictConfig) -> Iterator[str]:
 
 
 def flat(config: DictConfig) -> dict[str, Any]:
-    """Return all settings by dotted name, without Hydra's own."""
+    """Return all settings by dotted name, without Hydra's own and without secrets."""
     own = config.copy()
     with open_dict(own):
         own.pop("hydra", None)
@@ -114,4 +115,4 @@ def _dotted(node: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, An
         if isinstance(value, Mapping) and value:
             yield from _dotted(value, f"{prefix}{name}.")
         else:
-            yield f"{prefix}{name}", value
+            yield f"{prefix}{name}", masked({name: value})[name]

@@ -15,6 +15,8 @@ ROLLOUT = "actor_rollout_ref.rollout"
 MULTI_TURN = f"{ROLLOUT}.multi_turn"
 AGENT = f"{ROLLOUT}.agent"
 MANAGER = "verl_atpo.rollout.TreeAgentLoopManager"
+CHAIN_MANAGER = "verl_atpo.rollout.ChainAgentLoopManager"
+SAMPLER = f"{AGENT}.agent_loop_manager_class"
 
 ESTIMATOR = "algorithm.adv_estimator"
 LOSS = f"{ACTOR}.policy_loss.loss_mode"
@@ -57,4 +59,9 @@ def number(config: DictConfig, key: str, *, integer: bool = False) -> Any:
 
 def grows_trees(config: DictConfig) -> bool:
     """Return whether verl's config selects the tree rollout as its sampler."""
-    return get(config, f"{AGENT}.agent_loop_manager_class") == MANAGER
+    return bool(get(config, SAMPLER) == MANAGER)
+
+
+def records_chains(config: DictConfig) -> bool:
+    """Return whether verl's config selects the rollout of recorded chains as its sampler."""
+    return bool(get(config, SAMPLER) == CHAIN_MANAGER)

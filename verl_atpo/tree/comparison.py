@@ -273,21 +273,35 @@ def _check_separated(part: Stretch) -> None:
             )
 
 
-def check_chain_rows(generations: Sequence[Generation], outputs: Sequence[Any], response_length: int | None) -> None:
+def check_chain_rows(
+    generations: Sequence[Generation], outputs: Sequence[Any], response_length: int | None = None
+) -> list[Place]:
     """Check the rows of a chain, each an append-only stretch; a loop may replace its context, and leave stretches out.
 
     Args, log-probs and exceptions are those of :func:`check_tree_row`.
+
+    Returns:
+        The place of each turn; that of a turn in none of the rows is the end of the last row.
     """
+    places: dict[int, Place] = {}
     if len(outputs) > 1:
-        _places(generations, outputs, response_length)
-        return
-    for output in outputs:
-        parts = _parts(generations)
-        part = next((part for part in parts if _difference(part, output, response_length) is None), None)
-        if part is None:
-            part = max(parts, key=lambda part: _common(part, output))
-            _check(part, output, response_length)
-        _fill_log_probs(part, output)
+        places = _places(generations, outputs, response_length)
+    elif outputs:
+        places = _places_in_one(generations, outputs[0], response_length)
+    lost = Place(max(0, len(outputs) - 1), len(outputs[-1].response_ids) if outputs else 0)
+    return [places.get(turn, lost) for turn in range(len(group_turns(generations)))]
+
+
+def _places_in_one(generations: Sequence[Generation], output: Any, response_length: int | None) -> dict[int, Place]:
+    """Find the turns of the one row of a chain, by their numbers."""
+    parts = _parts(generations)
+    part = next((part for part in parts if _difference(part, output, response_length) is None), None)
+    if part is None:
+        part = max(parts, key=lambda part: _common(part, output))
+        _check(part, output, response_length)
+    _fill_log_probs(part, output)
+    shift = len(output.prompt_ids)
+    return {turn: Place(0, start - shift) for turn, start in zip(part.turns, part.starts, strict=True)}
 
 
 def _parts(generations: Sequence[Generation]) -> list[Stretch]:

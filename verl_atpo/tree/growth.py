@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
-from verl_atpo.tree.recording import Turn
+from verl_atpo.tree.recording import Generation, Turn, group_turns
 from verl_atpo.tree.trajectory import Trajectory
 from verl_atpo.tree.tree import ROOT, TurnTree
 
@@ -109,6 +110,44 @@ class GrownTree:
     def paths(self) -> list[list[int]]:
         """Nodes of every finished trajectory that has joined the tree, in order of leaf number."""
         return [self.tree.path(leaf) for leaf in self.leaves if leaf != ROOT]
+
+    def join(
+        self,
+        rollout: Rollout,
+        generations: Sequence[Generation],
+        reward: float | None = None,
+        tool_rewards: bool = False,
+    ) -> None:
+        """Add the turns of a run that are not in the tree yet.
+
+        Args:
+            rollout: the run.
+            generations: those of its current try so far, shared ones included.
+            reward: outcome of a finished trajectory, whose last turn becomes a leaf.
+            tool_rewards: whether rewards of tools count.
+        """
+        tree = self.tree
+        if rollout.joined is None:
+            rollout.tip, rollout.joined = ROOT, 0
+            held = {id(generation) for generation in generations}
+            for node in rollout.context:
+                if any(id(generation) not in held for generation in tree.turn(node).generations):
+                    break  # diverged in or before this turn: nothing is shared from here on
+                rollout.tip, rollout.joined = node, rollout.joined + 1
+        turns = group_turns(generations)
+        for turn in turns[rollout.joined :]:
+            ends = reward is not None and turn is turns[-1]
+            rollout.tip = tree.add_turn(
+                rollout.tip,
+                mean_nll=turn.mean_nll if turn.log_probs else None,
+                is_leaf=ends,
+                reward=reward if ends else None,
+                round=rollout.round,
+                sampled_by=rollout.number,
+                turn=turn,
+                tool_reward=turn.tool_reward if tool_rewards else 0.0,
+            ).index
+        rollout.joined = len(turns)
 
     def shared_turns(self, rollout: Rollout) -> int:
         """Count the turns of an ended trajectory that others sampled."""

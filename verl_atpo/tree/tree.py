@@ -28,7 +28,8 @@ class TurnNode:
     Attributes:
         index: place in :attr:`TurnTree.nodes`.
         parent: index of the turn before; -1 for the root.
-        mean_nll: mean negative log-likelihood of the turn's sampled tokens, nats/token; ``None`` for the root.
+        mean_nll: mean negative log-likelihood of the turn's sampled tokens, nats/token; ``None`` for the root, and if
+            the engine returned no log-probs.
         is_leaf: the turn ended its trajectory.
         reward: outcome reward of the trajectory that a leaf ends; ``None`` means not known, which is not 0.
         tool_reward: what tools gave for the calls after the turn.
@@ -92,7 +93,7 @@ class TurnTree:
         self,
         parent: int,
         *,
-        mean_nll: float,
+        mean_nll: float | None,
         is_leaf: bool = False,
         reward: float | None = None,
         round: int = 0,
@@ -104,7 +105,7 @@ class TurnTree:
 
         Args:
             parent: index of the turn before (:data:`ROOT` for a first turn).
-            mean_nll: mean negative log-likelihood of the turn's sampled tokens, nats/token.
+            mean_nll: mean negative log-likelihood of the turn's sampled tokens, nats/token; ``None`` if not known.
             is_leaf: the turn ended its trajectory.
             reward: outcome reward, for leaves only; ``None`` if not known (yet).
             round: expansion round that grew the turn, 0 for the initial chains.
@@ -122,7 +123,7 @@ class TurnTree:
             raise ValueError(f"parent={parent} is not a node: expected an index from 0 to {len(self.nodes) - 1}.")
         if self.nodes[parent].is_leaf:
             raise ValueError(f"parent={parent} is a leaf: its trajectory has ended, so no turn can follow it.")
-        if not math.isfinite(mean_nll):
+        if mean_nll is not None and not math.isfinite(mean_nll):
             raise ValueError(f"mean_nll={mean_nll} of a turn after node {parent}: expected a finite number of nats.")
         if reward is not None and not is_leaf:
             raise ValueError(f"reward={reward} on a turn that is no leaf: only a trajectory's last turn has one.")

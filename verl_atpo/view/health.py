@@ -112,7 +112,7 @@ def alarms(series: Series, idle_s: float | None) -> list[str]:
     if steps >= USELESS:
         found.append(f"The last {steps} steps taught nothing: the rewards inside every tree were equal.")
     steps = _streak(series.get("atpo/depth/max", ()), lambda depth: depth <= 1.0)
-    if steps >= USELESS:
+    if steps >= USELESS and "atpo/branched_turn" in series:  # chains may well have one turn
         found.append(f"In the last {steps} steps every trajectory had one turn: no tool was called.")
     calls = dict(series.get("atpo/tool_calls", ()))
     errors = [(step, float(calls.get(step, 0) > 0 and count >= calls[step]))
@@ -120,9 +120,9 @@ def alarms(series: Series, idle_s: float | None) -> list[str]:
     steps = _streak(errors, lambda all_failed: all_failed > 0)
     if steps >= USELESS:
         found.append(f"In the last {steps} steps every tool call failed.")
-    for name, points in series.items():
-        if name.startswith("atpo/alarm") and points and points[-1][1] > 0:
-            found.append(f"{name} is {points[-1][1]:g} at step {points[-1][0]}.")
+    useless = series.get("atpo/useless_steps", ())
+    if useless and useless[-1][1] >= USELESS and not found:
+        found.append(f"The last {useless[-1][1]:.0f} steps taught nothing: the log says why.")
     if quiet := _quiet(series, idle_s):
         found.append(quiet)
     return found

@@ -13,9 +13,14 @@ ALARM_AFTER = 3
 
 
 class UselessSteps:
-    """Counts the training steps in a row that taught nothing."""
+    """Counts the training steps in a row that taught nothing.
 
-    def __init__(self) -> None:
+    Args:
+        grows_trees: whether trajectories are expanded, which needs two turns.
+    """
+
+    def __init__(self, grows_trees: bool = True) -> None:
+        self._grows_trees = grows_trees
         self._streak = 0
 
     def look(self, stats: WorkerStats) -> int:
@@ -26,7 +31,7 @@ class UselessSteps:
         """
         if not stats.trees:
             return self._streak
-        cause = cause_of(stats)
+        cause = cause_of(stats, self._grows_trees)
         self._streak = self._streak + 1 if cause else 0
         if cause and self._streak % ALARM_AFTER == 0:
             first = f" The first error of a tool:\n{stats.tools.first_error}" if stats.tools.first_error else ""
@@ -34,12 +39,12 @@ class UselessSteps:
         return self._streak
 
 
-def cause_of(stats: WorkerStats) -> str | None:
+def cause_of(stats: WorkerStats, grows_trees: bool = True) -> str | None:
     """Explain why a step taught nothing; None where it may have taught something."""
     tools, trees = stats.tools, stats.trees
     if tools.calls > 0 and tools.errors >= tools.calls:
         return f"every one of {tools.calls} tool calls raised. Fix the tool, or its schema, which the model reads"
-    if all(depth == 1 for tree in trees for depth in tree.depths):
+    if grows_trees and all(depth == 1 for tree in trees for depth in tree.depths):
         return (
             "every trajectory had one turn, so that no tree could branch. Does the prompt say how tools are called, "
             "and does rollout.multi_turn.format read it"

@@ -113,9 +113,13 @@ def _trees(run: Run) -> bool:
     return run.grows_trees
 
 
+def _ours(run: Run) -> bool:
+    return run.samples_ours
+
+
 RULES = (
-    Rule(SUBJECT, LOOPS, _file, _trees),
-    Rule(SUBJECT, DEFAULT_LOOP, _known, _trees),
+    Rule(SUBJECT, LOOPS, _file, _ours),
+    Rule(SUBJECT, DEFAULT_LOOP, _known, _ours),
     Rule(SUBJECT, DEFAULT_LOOP, _single_turn, _trees),
     Rule(SUBJECT, DEFAULT_LOOP, _perhaps_single_turn, _trees, warns=True),
     Rule(SUBJECT, DEFAULT_LOOP, _tools, _plain_tool_agent),

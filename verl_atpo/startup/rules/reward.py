@@ -116,20 +116,20 @@ def _trials(run: Run) -> list[_Trial]:
         for name, row in rows.names():
             source = str(row.get("data_source"))
             if source not in done and isinstance(row.get("reward_model"), Mapping):
-                score = _score(function, run.once(reward_arguments), row, run.grows_trees)
+                score = _score(function, run.once(reward_arguments), row, run.samples_ours)
                 done[source] = _Trial(name, row.get("data_source"), score)
     return list(done.values())
 
 
 def _score(
-    function: Callable[..., Any] | None, arguments: Mapping[str, Any], row: Mapping[str, Any], trees: bool
+    function: Callable[..., Any] | None, arguments: Mapping[str, Any], row: Mapping[str, Any], ours: bool
 ) -> Outcome:
     from verl.utils.reward_score import default_compute_score
 
     truth = row["reward_model"].get("ground_truth")
     text = truth if isinstance(truth, str) else str(truth)
     extra = {**(row.get("extra_info") or {}), "num_turns": 2, "rollout_reward_scores": {}}
-    if trees:  # only the tree rollout passes it; verl_atpo.policy_text works with every sampler
+    if ours:  # verl's own sampler does not pass it; verl_atpo.policy_text works with every sampler
         extra["policy_text"] = text
     passed = {"data_source": row.get("data_source"), "solution_str": text, "ground_truth": truth, "extra_info": extra}
     return attempt(lambda: (function or default_compute_score)(**{**passed, **arguments}), TRIAL_LIMIT_S)

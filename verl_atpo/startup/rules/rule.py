@@ -15,7 +15,7 @@ from verl_atpo.algorithm import read_algorithm
 from verl_atpo.config import AtpoConfig, ConfigError
 from verl_atpo.method.scheme import own_estimators, own_losses
 from verl_atpo.settings import refusal
-from verl_atpo.startup.verl_config import ESTIMATOR, LOSS, get, grows_trees, number, unknown
+from verl_atpo.startup.verl_config import ESTIMATOR, LOSS, get, grows_trees, number, records_chains, unknown
 
 _Made = TypeVar("_Made")
 
@@ -77,6 +77,16 @@ class Run:
     def grows_trees(self) -> bool:
         """True if the tree rollout is the sampler."""
         return grows_trees(self.config)
+
+    @property
+    def records_chains(self) -> bool:
+        """True if the rollout of recorded chains is the sampler."""
+        return records_chains(self.config)
+
+    @property
+    def samples_ours(self) -> bool:
+        """True if the sampler is this package's."""
+        return self.grows_trees or self.records_chains
 
     @property
     def trains_ours(self) -> bool:

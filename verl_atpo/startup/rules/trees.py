@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 
-from verl_atpo.config import ROOT_KEY, Contexts
+from verl_atpo.config import ROOT_KEY, ConfigError, Contexts, ExpansionConfig
 from verl_atpo.method.expansion import strategy_named
 from verl_atpo.method.scheme import find_scheme
 from verl_atpo.startup.rules.environment import unwritable
 from verl_atpo.startup.rules.rule import Rule, Run, never
-from verl_atpo.startup.verl_config import ESTIMATOR
+from verl_atpo.startup.verl_config import CHAIN_MANAGER, ESTIMATOR, ROLLOUT, SAMPLER
 
 SUBJECT = "trees"
 CONTEXTS = f"{ROOT_KEY}.credit.contexts"
+COLOCATED = "a colocated reward model scores only after sampling"
+SCORED_EARLIER = "set reward.reward_model.enable_resource_pool=True or use a rule-based reward"
 
 
 def _settings(run: Run) -> None:
@@ -44,13 +47,34 @@ def _dump_folder(run: Run) -> str | None:
 
 
 def _undumped(run: Run) -> str | None:
-    """Warn of a dump folder with verl's own sampler, which grows no trees."""
+    """Warn of a dump folder where nothing is recorded."""
     if not run.atpo.dump_dir:
         return None
-    return (
-        "verl's own sampler grows no trees, so nothing is dumped. For chains in the viewer use +atpo=tree with "
-        f"{ROOT_KEY}.expansion.rounds=0, whose tree rollout samples chains only"
-    )
+    if run.records_chains:
+        return f"{COLOCATED}, after the trajectories are dumped, so that nothing is; {SCORED_EARLIER}"
+    return f"verl's own sampler records nothing to dump; set {SAMPLER}={CHAIN_MANAGER}, or use +atpo=chain"
+
+
+def _unexpanded(run: Run) -> None:
+    """Warn of settings of the expansion where nothing is expanded."""
+    unset, given = ExpansionConfig(), run.atpo.expansion
+    changed = [
+        each.name for each in dataclasses.fields(given) if getattr(given, each.name) != getattr(unset, each.name)
+    ]
+    if changed:
+        raise ConfigError(
+            f"{ROOT_KEY}.expansion with {', '.join(changed)} changes nothing: +atpo=chain expands no turn, and the "
+            f"number of chains is {ROLLOUT}.n={run.get(f'{ROLLOUT}.n')}. Set {ROLLOUT}.n, or use +atpo=tree."
+        )
+
+
+def _colocated(run: Run) -> bool:
+    model = "reward.reward_model"
+    return bool(run.get(f"{model}.enable")) and not run.get(f"{model}.enable_resource_pool")
+
+
+def _records_nothing(run: Run) -> bool:
+    return not run.samples_ours or (run.records_chains and _colocated(run))
 
 
 def _drawing(run: Run) -> str | None:
@@ -69,20 +93,20 @@ RULES = (
         SUBJECT,
         "trainer.use_v1",
         False,
-        "the tree runs in verl's V1 trainer only; set trainer.use_v1=True",
-        lambda run: run.grows_trees,
+        "this package's sampler runs in verl's V1 trainer only; set trainer.use_v1=True",
+        lambda run: run.samples_ours,
     ),
     never(
         SUBJECT,
         "reward.reward_model.enable",
         True,
-        "a colocated reward model scores only after sampling, when the trees are gone; set "
-        "reward.reward_model.enable_resource_pool=True or use a rule-based reward",
-        lambda run: run.grows_trees and not run.get("reward.reward_model.enable_resource_pool"),
+        f"{COLOCATED}, when the trees are gone; {SCORED_EARLIER}",
+        lambda run: run.grows_trees and _colocated(run),
     ),
     Rule(SUBJECT, CONTEXTS, _unwritten_contexts, lambda run: not run.grows_trees),
     Rule(SUBJECT, CONTEXTS, _unread_contexts, lambda run: run.grows_trees),
     Rule(SUBJECT, f"{ROOT_KEY}.log_trees", _drawing),
-    Rule(SUBJECT, f"{ROOT_KEY}.dump_dir", _undumped, lambda run: not run.grows_trees, warns=True),
+    Rule(SUBJECT, f"{ROOT_KEY}.dump_dir", _undumped, _records_nothing, warns=True),
+    Rule(SUBJECT, f"{ROOT_KEY}.expansion", _unexpanded, lambda run: run.records_chains, warns=True),
     Rule(SUBJECT, f"{ROOT_KEY}.dump_dir", _dump_folder),
 )
