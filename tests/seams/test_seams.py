@@ -46,6 +46,14 @@ def test_every_feature_has_seams():
     assert len({seam.place for _, seam in ALL}) >= len(ALL) - 2  # two features may need the same one
 
 
+def is_module(name: str) -> bool:
+    """Return whether there is a file of a module of this name; nothing is imported."""
+    spec = importlib.util.find_spec(name.partition(".")[0])
+    assert spec is not None and spec.origin is not None
+    path = Path(spec.origin).parent.joinpath(*name.split(".")[1:])
+    return path.with_suffix(".py").is_file() or path.is_dir()
+
+
 def imported() -> Iterator[tuple[str, str]]:
     """What the package imports from verl, vLLM and TransferQueue, modules by what is used of them; and where."""
     for path in (ROOT / "verl_atpo").rglob("*.py"):
@@ -53,10 +61,7 @@ def imported() -> Iterator[tuple[str, str]]:
         for node in ast.walk(tree):
             if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] in PACKAGES:
                 for alias in node.names:
-                    is_module = (
-                        importlib.util.find_spec(f"{node.module}.{alias.name}") if alias.name.islower() else None
-                    )
-                    if is_module:
+                    if is_module(f"{node.module}.{alias.name}"):
                         modules[alias.asname or alias.name] = alias.name
                     else:
                         yield alias.name, path.name
