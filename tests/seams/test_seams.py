@@ -106,7 +106,9 @@ def test_parameters_in_another_order_are_noticed():
 
 def test_a_verl_that_is_none_has_no_seams(tmp_path):
     (tmp_path / "__init__.py").touch()
-    assert len(list(missing([Feature.TREES], tmp_path))) == len(SEAMS[Feature.METHOD]) + len(SEAMS[Feature.TREES])
+    needed = [seam for feature in (Feature.METHOD, Feature.TREES) for seam in SEAMS[feature]]
+    of_verl = [seam for seam in needed if seam.place.startswith(("verl", "config"))]
+    assert len(list(missing([Feature.TREES], tmp_path))) == len(of_verl) > 40
 
 
 @pytest.mark.parametrize("feature", Feature, ids=name)
