@@ -60,11 +60,11 @@ TABLES = {
         {
             "engines": "engines",
             "tools": "tools",
-            "leaves_per_s, continuous / chains": "leaves/s of continuous, ratio to chains",
-            "leaves_per_s, rounds / chains": "leaves/s of rounds, ratio to chains",
-            "leaves_per_s, continuous / lock-step": "leaves/s of continuous, ratio to lock-step",
-            "tokens_per_leaf, continuous / chains": "tokens/leaf of continuous, ratio to chains",
-            "tokens_per_leaf, rounds / chains": "tokens/leaf, rounds over chains",
+            "leaves_per_s, continuous / chains": "continuous, ratio to chains",
+            "leaves_per_s, rounds / chains": "rounds, ratio to chains",
+            "leaves_per_s, continuous / lock-step": "continuous, ratio to lock-step",
+            "tokens_per_leaf, continuous / chains": "tokens/leaf, continuous",
+            "tokens_per_leaf, rounds / chains": "tokens/leaf, rounds",
         },
     ),
     "overhead": (
@@ -202,7 +202,7 @@ def bias() -> str:
     result = json.loads((RESULTS / "bias.json").read_text())
     rows = [
         {
-            "trees": row["arm"].replace("picked", "selected"),
+            "trees": row["arm"],
             "value": f"{row['value']:.4f} ± {row['error']:.4f}",
             "cosine": f"{row['cosine']:.4f}",
             "scale": f"{row['scale']:.3f}",

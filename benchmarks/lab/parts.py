@@ -40,17 +40,15 @@ def table(curves: Sequence[Curve], top: float, of: str = "") -> str:
     """
     tried = {part: (having, lacking) for part, having, lacking in PARTS if _pairs(curves, having, lacking, top)}
     rows = {
-        part: {"part": part, "with": ARMS[having].title, "without": ARMS[lacking].title}
+        part: {"with it": ARMS[having].title, "without it": ARMS[lacking].title}
         for part, (having, lacking) in tried.items()
     }
-    for cost, target, heading in (
-        ("sampled_tokens", top, f"sampled tokens to {top:.0%}{of}"),
-        ("step", top, f"steps to {top:.0%}{of}"),
-    ):
-        pairs = {part: _pairs(curves, *arms, target, cost) for part, arms in tried.items()}
+    for cost, cost_name in (("sampled_tokens", "sampled tokens"), ("step", "steps")):
+        heading = f"{cost_name} to {top:.0%}{of}"
+        pairs = {part: _pairs(curves, *arms, top, cost) for part, arms in tried.items()}
         for part, p in p_values(pairs).items():
             found = interval(pairs[part])
-            rows[part] |= {"paired runs": str(found.runs), heading: f"{found.as_ratio()} (p={p:.2g})"}
+            rows[part] |= {"paired runs": str(found.runs), heading: found.as_ratio(), f"p, {cost_name}": f"{p:.2g}"}
     return markdown.table(list(rows.values()))
 
 

@@ -88,7 +88,7 @@ def measure(task: Task, policy: dict[str, torch.Tensor], prompts: int, seed: int
     ]
     trees = asyncio.run(engine.serve(growers))
     found = summary([each for grown in trees for each in sampled_twice(grown)])
-    return found | {"turns picked in a tree": float(np.mean([len(set(grown.selected)) for grown in trees]))}
+    return found | {"turns selected in a tree": float(np.mean([len(set(grown.selected)) for grown in trees]))}
 
 
 def table(file: Path) -> str:
@@ -99,7 +99,7 @@ def table(file: Path) -> str:
             "task": TITLES[each["settings"]["task"]].title,
             "world": each["settings"]["world"],
             "contexts sampled twice": each["found"]["contexts"],
-            "turns selected in a tree": f"{each['found']['turns picked in a tree']:.1f}",
+            "turns selected in a tree": f"{each['found']['turns selected in a tree']:.1f}",
             "NLL with NLL again": f"{each['found']['nll, nll again']:.2f}",
             "entropy with NLL again": f"{each['found']['entropy, nll again']:.2f}",
             "entropy with entropy again": f"{each['found']['entropy, entropy again']:.2f}",

@@ -72,17 +72,17 @@ def comparison(runs: Sequence[Run], arms: Sequence[str], budgets: Mapping[int, f
                 "arm": ARMS[arm].title,
                 "seeds": len(own),
                 "accuracy at equal tokens": share([at_equal_tokens(run) for run in own]),
-                f"{title} minus it, at equal tokens": minus(at_equal_tokens),
+                "difference at equal tokens": minus(at_equal_tokens),
                 "accuracy after the last step": share([last_accuracy(run) for run in own]),
-                f"{title} minus it, after the last step": minus(last_accuracy),
+                "difference after the last step": minus(last_accuracy),
                 "M tokens": f"{statistics.fmean(run.tokens[-1] for run in own) / 1e6:.2f}",
             }
         )
-    return markdown.table(rows)
+    return f"Differences are {title} minus the arm, in percentage points.\n\n{markdown.table(rows)}"
 
 
 def parts_table(runs: Sequence[Run], budgets: Mapping[int, float]) -> str:
-    """One row for each of `PARTS` whose two arms share a seed."""
+    """Make one row for each of `PARTS` whose two arms share a seed."""
     on_the_way, at_equal_tokens = _figures(budgets)
     figures: dict[str, Figure] = {
         "on the way": on_the_way,
@@ -90,11 +90,13 @@ def parts_table(runs: Sequence[Run], budgets: Mapping[int, float]) -> str:
         "after the last step": last_accuracy,
     }
     rows = []
-    for part, having, lacking in PARTS:
+    for _, having, lacking in PARTS:
         found = {name: paired(runs, having, lacking, figure) for name, figure in figures.items()}
         if (first := found["on the way"]) is not None:
-            pair = {"part": part, "with it": ARMS[having].title, "without": ARMS[lacking].title, "seeds": first.seeds}
-            rows.append(pair | {name: points(difference) for name, difference in found.items()})
+            arms = {"with it": ARMS[having].title, "without it": ARMS[lacking].title}
+            rows.append(
+                arms | {"seeds": first.seeds} | {name: points(difference) for name, difference in found.items()}
+            )
     return markdown.table(rows)
 
 

@@ -180,7 +180,7 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
     parser.add_argument("--batches", nargs="+", choices=BATCHES, default=list(BATCHES))
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--scale", type=float, help="factor of all lengths (default: 1, less for what takes hours)")
+    parser.add_argument("--scale", type=float, help="factor of all lengths (default: 1, smaller for what takes hours)")
     parser.add_argument("--out", type=Path, default=RESULT, help="JSON file for the table")
     parser.add_argument("--resume", action="store_true", help="keep what the file has")
     args = parser.parse_args()

@@ -32,6 +32,8 @@ def table(rows: list[dict[str, Any]]) -> list[dict[str, str]]:
     made = []
     for row in rows:
         reason = str(row.get("reason", "")).partition("packed rows: ")[2].removesuffix("; leave out +train=packed.")
+        first, _, others = reason.partition("; it ")
+        reason = f"{first}; more of its kind" if others else reason
         kinds = ("log_probs", "entropy", "gradient")
         differences = ", ".join(f"{row[name]:.0e}" for name in kinds) if "log_probs" in row else reason
         made.append(

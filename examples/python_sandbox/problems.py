@@ -101,7 +101,7 @@ def _draw_statement(names: list[str], values: list[int], rng: random.Random) -> 
         number = rng.randint(2, 9) if operator == "*" else rng.randint(11, 99)
         operands = [(str(number), number), (names[last], values[last])]
         if operator == "-":
-            operands.reverse()  # "fig less 12", but "12 more than fig"
+            operands.reverse()  # "fig minus 12", but "12 more than fig"
     else:
         operands = [(names[index], values[index]) for index in rng.sample([last, rng.randrange(last)], 2)]
     (left, first), (right, second) = operands

@@ -15,7 +15,7 @@ class Habits:
     Attributes:
         stray: goes through some door although there is more to do here.
         lost: goes through some door rather than the one that leads on.
-        grab: takes some other object that is in sight.
+        grab: takes some other visible object.
         misplace: puts what it carries into another container.
         fumble: tries to open what is open.
         stop: believes that it is done.

@@ -170,8 +170,8 @@ def _grown(strategy: str, counts: Penalty = Penalty.EXPANSIONS, rounds: int = 2)
 ARMS: dict[str, tuple[ExpansionConfig, Callable[[Sampled], Estimate]]] = {
     "16 chains": (_grown(NLL, rounds=0), split),
     "unbiased": (_grown(OTHERS), split),
-    "turns picked by their own NLL": (_grown(NLL), split),
-    "turns picked by chance": (_grown(RANDOM), split),
+    "turns selected by their own NLL": (_grown(NLL), split),
+    "turns selected by chance": (_grown(RANDOM), split),
     "fresh chains without a pool": (_grown(OTHERS), without_a_pool),
     "a shared turn trained once per leaf": (
         _grown(OTHERS),

@@ -169,12 +169,13 @@ def test_a_part_is_compared_with_the_same_arm_without_it() -> None:
     curves = [dataclasses.replace(each, world=world) for each in (SLOW, FAST) for world in (1, 2)]
     curves = [dataclasses.replace(each, arm="tree_random") if each.arm == "grpo" else each for each in curves]
     (part,) = cells(parts.table(curves, 0.8)).values()
-    assert (part["with"], part["without"], part["paired runs"]) == (
+    assert (part["with it"], part["without it"], part["paired runs"]) == (
         "AT²PO, 4 + 12 trajectories",
         "tree, random expansion",
         "2",
     )
-    assert part["steps to 80%"] == part["sampled tokens to 80%"] == "0.63 [0.63, 0.63] (p=0.5)"
+    assert part["steps to 80%"] == part["sampled tokens to 80%"] == "0.63 [0.63, 0.63]"
+    assert part["p, steps"] == part["p, sampled tokens"] == "0.5"
 
 
 def test_pilot_worlds_count_for_learning_rates_only(tmp_path) -> None:

@@ -54,7 +54,7 @@ def test_entropies_are_those_of_what_tokens_are_drawn_from() -> None:
 
 def test_a_row_a_task_and_world(tmp_path: Path) -> None:
     assert table(tmp_path / "none.json") == "Nothing is measured yet."
-    found = summary([Twice(1.0, 0.1, 3.0, 0.2), Twice(2.0, 0.2, 2.0, 0.4)]) | {"turns picked in a tree": 9.5}
+    found = summary([Twice(1.0, 0.1, 3.0, 0.2), Twice(2.0, 0.2, 2.0, 0.4)]) | {"turns selected in a tree": 9.5}
     file = tmp_path / "kept.json"
     file.write_text(json.dumps([{"settings": {"task": "hopqa", "world": 1}, "found": found}]))
     heads, _, row = ([cell.strip() for cell in line.split("|")][1:-1] for line in table(file).splitlines())

@@ -1,8 +1,11 @@
-"""Prose of README and docs: short lines and paragraphs, the field's terms, commands before explanations."""
+"""Prose of README, docs and code: short lines and paragraphs, the field's terms, commands before explanations."""
 
 from __future__ import annotations
 
+import ast
+import io
 import re
+import tokenize
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,7 +14,12 @@ import pytest
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
 FOLDERS = ("docs", "examples", "recipes")
-PAGES = [README, ROOT / "CONTRIBUTING.md", *sorted(page for each in FOLDERS for page in (ROOT / each).rglob("*.md"))]
+PAGES = [
+    README,
+    ROOT / "CONTRIBUTING.md",
+    ROOT / "CHANGELOG.md",
+    *sorted(page for each in FOLDERS for page in (ROOT / each).rglob("*.md")),
+]
 QUOTED = {"smollm2_trees.md"}
 """Pages that quote a model."""
 OTHERS_TABLES = {"reproducing.md"}
@@ -26,6 +34,12 @@ RETIRED_WORDS = re.compile(rf"\b(?:{'|'.join(RETIRED)})\b", re.IGNORECASE)
 CODE = re.compile(
     r"```.*?```|`[^`\n]*`|^ {4}[^\n]*$|^:::[^\n]*$|<!--.*?-->|\]\([^)]*\)|\$[^$\n]*\$", re.DOTALL | re.MULTILINE
 )
+
+
+CODE_FOLDERS = ("verl_atpo", "benchmarks", "examples")
+SOURCES = sorted(source for folder in CODE_FOLDERS for source in (ROOT / folder).rglob("*.py"))
+QUOTED_CODE = re.compile(r"``.*?``|`[^`\n]*`|^\s+[a-z_]+(?:, [a-z_]+)*:|['\"][\w/.-]+['\"]", re.DOTALL | re.MULTILINE)
+"""Code in docstrings, and names of arguments and attributes in their lists."""
 
 
 def name(page: Path) -> str:
@@ -57,7 +71,7 @@ def test_lines_and_paragraphs_are_short(page: Path):
     if page.name in QUOTED:
         pytest.skip("quotes a model")
     text = prose(page)
-    outside = [line for line in text.splitlines() if not line.startswith(("|", "!["))]
+    outside = [line for line in text.splitlines() if not line.startswith("![")]
     assert [line for line in outside if len(line) > LONGEST_LINE and "_" * 40 not in line] == []
     assert ["\n".join(block) for block in paragraphs(text) if len(block) > LONGEST_PARAGRAPH] == []
 
@@ -78,6 +92,35 @@ def test_the_words_are_the_fields(page: Path):
         (match[0], line.strip()[:120]) for line in prose(page).splitlines() for match in RETIRED_WORDS.finditer(line)
     ]
     assert found == []
+
+
+def texts_of(source: Path) -> Iterator[tuple[int, str]]:
+    """Docstrings, log lines, error texts, descriptions and comments of a module, with their lines."""
+    text = source.read_text()
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and " " in node.value.strip():
+            yield node.lineno, node.value
+    for token in tokenize.generate_tokens(io.StringIO(text).readline):
+        if token.type == tokenize.COMMENT:
+            yield token.start[0], token.string
+
+
+def test_the_words_of_the_code_are_the_fields():
+    assert len(SOURCES) > 200
+    found = [
+        f"{name(source)}:{line}: {match[0]}"
+        for source in SOURCES
+        for line, text in texts_of(source)
+        for match in RETIRED_WORDS.finditer(QUOTED_CODE.sub("_", text))
+    ]
+    assert found == []
+
+
+def test_texts_of_code_are_found(tmp_path: Path):
+    source = tmp_path / "module.py"
+    source.write_text('"""What was told."""\nx = f"{1} is behind"  # picked here\nKEY = "picked"\n')
+    found = [RETIRED_WORDS.findall(text) for _, text in texts_of(source)]
+    assert sorted(word for words in found for word in words) == ["behind", "picked", "told"]
 
 
 def test_retired_words_are_found():

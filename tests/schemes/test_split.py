@@ -151,7 +151,7 @@ def test_unbiased_and_what_breaks_it() -> None:
     in a thousand. The seed is fixed, so there is no chance here.
     """
     value, _ = exact()
-    found = {arm: measure(arm, 1500, seed=0) for arm in ("unbiased", "turns picked by their own NLL", "tree")}
+    found = {arm: measure(arm, 1500, seed=0) for arm in ("unbiased", "turns selected by their own NLL", "tree")}
     unbiased = found.pop("unbiased")
     assert abs(unbiased["value"] - value) < 2 * unbiased["error"]
     assert unbiased["worst"] < 4

@@ -12,7 +12,7 @@ prompt wherever it is looked at, so chains that share nothing weigh the same.
 Turns with equal tokens in an equal context (copies) whose next contexts are equal too are n draws of one value: their D
 is D / n, and what was sampled after any of them is pooled first.
 
-Contexts are told apart by all that came before (:func:`verl_atpo.tree.contexts.along_paths`): equal tokens that a
+Contexts are distinguished by all that came before (:func:`verl_atpo.tree.contexts.along_paths`): equal tokens that a
 sub-agent or a compacted conversation reads after different turns are contexts of their own, related by those before.
 
 Everything is done by passing messages up and down the tree of contexts, which is exact for this model.
