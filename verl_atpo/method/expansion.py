@@ -155,7 +155,7 @@ def where_noise_falls_most(
     expanded late for having been long. Chains with fewer expansions come first.
 
     With ``schedule=staggered`` depths are rated by the chains of earlier trees, and a running chain is left out until
-    it has come to its best depth.
+    it has reached its best depth.
     """
     rating = _NoiseRating(tree, config)
     if rating.chains < 2:
@@ -213,7 +213,7 @@ def _expansions(tree: TurnTree, node: int) -> int:
 def _ready(tree: TurnTree, best: dict[int, tuple[int, float, int]], rating: _NoiseRating) -> list[int]:
     """List the contexts of chains that are at their best depth or have ended, those with fewest expansions only.
 
-    A chain that will come to a better depth gets its expansion then, so no other chain gets a second one before.
+    A chain that will reach a better depth gets its expansion then, so no other chain gets a second one before.
 
     Args:
         tree: with running chains.
