@@ -265,6 +265,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "packed-families": packed_families,
     "bias": bias,
     "credit-bias": credit_bias.arm_table,
+    "credit-bias-short": credit_bias.short,
     "credit-bias-worst": credit_bias.worst,
     "regimes": regimes.regimes,
     "chosen": headlines.chosen,

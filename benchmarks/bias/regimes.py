@@ -15,13 +15,13 @@ from typing import Any
 from benchmarks import markdown
 from benchmarks.bias.steps import SHAPES, sample
 from benchmarks.bias.table import RESULT as NOISE
-from benchmarks.bias.table import TABLES
+from benchmarks.bias.table import TABLES, USUAL, change
 from benchmarks.bias.tasks import KINDS, table
 from verl_atpo.method.undecided import Undecided
 from verl_atpo.report.context_metrics import context_metrics, context_stats
 
 RESULT = Path(__file__).parents[1] / "results" / "regimes.json"
-SHAPE, CREDIT, AGGREGATION = "6 + 6 by noise", "shrunk", "token-mean"
+SHAPE, CREDIT = "6 + 6 by noise", "shrunk"
 """The preset `tree`."""
 REPEATS = (0.0, 0.5, 1.0)
 WARM_UP = 40
@@ -60,7 +60,7 @@ def regimes() -> str:
     noise = {
         (row["repeats"], row["kind"], f"{row['shape']}; {row['credit']}"): row["noise"]
         for row in json.loads(NOISE.read_text())["rows"]
-        if row["aggregation"] == AGGREGATION
+        if row["aggregation"] == USUAL
     }
     rows = []
     for row in json.loads(RESULT.read_text())["rows"]:
@@ -71,16 +71,11 @@ def regimes() -> str:
                 "`context_repeats`": f"{row['context_repeats']:.2f}",
                 **{f"`undecided/{turns}`": f"{row[f'undecided/{turns}']:.2f}" for turns in SHOWN},
                 "outcomes decided": kind,
-                "noise, `+atpo=tree`": _change(noise[repeats, kind, f"{SHAPE}; {CREDIT}"], grpo),
-                "noise, 12 chains with its credit": _change(noise[repeats, kind, f"12 chains; {CREDIT}"], grpo),
+                "noise, `+atpo=tree`": change(noise[repeats, kind, f"{SHAPE}; {CREDIT}"], grpo),
+                "noise, 12 chains with its credit": change(noise[repeats, kind, f"12 chains; {CREDIT}"], grpo),
             }
         )
     return markdown.table(rows)
-
-
-def _change(value: float, base: float) -> str:
-    change = f"{100 * (value / base - 1):+.0f} %"
-    return "0 %" if change in ("+0 %", "-0 %") else change
 
 
 def main() -> None:

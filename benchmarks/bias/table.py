@@ -10,6 +10,8 @@ from benchmarks import markdown
 from benchmarks.bias.tasks import KINDS
 
 RESULT = Path(__file__).parents[1] / "results" / "credit_bias.json"
+USUAL = "token-mean"
+"""Aggregation of the short tables."""
 TABLES = 4
 """Random tasks of each kind."""
 
@@ -63,6 +65,33 @@ def arm_table() -> str:
 
 def _title(shape: str, credit: str, aggregation: str) -> str:
     return f"{shape}; {credit}" + ("" if aggregation == "token-mean" else f" ({aggregation})")
+
+
+SHORT = (
+    ("preset (6 + 6 by noise, shrunk)", "6 + 6 by noise", "shrunk"),
+    ("earlier preset (6 + 6 by entropy, local + global)", "6 + 6 by entropy", "local + global"),
+    ("a perfect critic, on the preset's trees", "6 + 6 by noise", "true values"),
+)
+"""Title, shape and credit of the short table."""
+
+
+def short() -> str:
+    """Make a table of noise relative to 12 chains with GRPO's credit, where contexts never repeat."""
+    rows = [row for row in json.loads(RESULT.read_text())["rows"] if not row["repeats"] and row["aggregation"] == USUAL]
+    noise = {(row["shape"], row["credit"], row["kind"]): row["noise"] for row in rows}
+    return markdown.table(
+        [
+            {"credit": title}
+            | {kind: change(noise[shape, credit, kind], noise["12 chains", "trajectory", kind]) for kind in KINDS}
+            for title, shape, credit in SHORT
+        ]
+    )
+
+
+def change(value: float, base: float) -> str:
+    """Format a change in per cent."""
+    text = f"{100 * (value / base - 1):+.0f} %"
+    return "0 %" if text in ("+0 %", "-0 %") else text
 
 
 def worst() -> str:

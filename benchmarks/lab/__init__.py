@@ -19,5 +19,6 @@ of Ray, vLLM and FSDP are small enough to read.
 | `decided.py` | undecided share of the outcome, and remaining tokens, after each turn |
 | `curves.py`, `report.py`, `parts.py`, `tuning.py` | costs and tables from the result files |
 | `profiles.py`, `frontier.py`, `clock.py`, `agreement.py` | plots; rollout time; agreement with verl |
+| `picture.py` | the tree in the README |
 | `__main__.py` | command line: all runs that have no file yet |
 """

@@ -32,6 +32,7 @@ class Trajectory:
         response_mask: 1 for its turns' tokens.
         log_probs: of its turns' tokens under the policy that sampled them, nats; 0 for the others.
         reward_score: the outcome.
+        extra_fields: nothing here.
     """
 
     prompt_ids: list[int]
@@ -39,6 +40,7 @@ class Trajectory:
     response_mask: list[int]
     log_probs: list[float]
     reward_score: float
+    extra_fields: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
 class Partner(Protocol):

@@ -120,6 +120,11 @@ class Run:
         """So far, in training."""
         return self._engine.sampled_tokens
 
+    @property
+    def undecided(self) -> list[float]:
+        """Share of the outcome's variance that is left after 0, 1, ... turns, by the trees so far."""
+        return self._undecided.shares
+
     def engine(self) -> Engine:
         """Make another engine with the current weights, so that its samples leave those of training unchanged."""
         return Engine(self._model, self._plan.seed, self._task.end)

@@ -47,7 +47,7 @@ class WorkspaceConfig:
     temporary_mb: Count = 16
     """Size of ``/dev/shm``, which lives in memory, in MiB; only with bubblewrap."""
     free_mb: Count = 1024
-    """Commands are stopped when the disk under ``folder`` has less free space than this, in MiB."""
+    """Free space of the disk under ``folder``, in MiB, below which commands are stopped."""
     open_files: Annotated[int, Field(ge=16, strict=True)] = 256
     """File descriptors of a process."""
     niceness: Annotated[int, Field(ge=0, le=19, strict=True)] = 5
