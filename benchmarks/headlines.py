@@ -51,7 +51,7 @@ def figure() -> str:
     preset, cost = ("`+atpo=tree`", current) if current and current.runs >= ENOUGH else ("the earlier preset", earlier)
     assert cost is not None, "the earlier preset has been run"
     return (
-        f"With {preset} an agent reached {_target('hopqa'):.0%} on a small multi-hop task with "
+        f"With {preset} an agent reached {100 * _target('hopqa'):.0f} % on a small multi-hop task with "
         f"**{100 * (1 - cost.ratio):.0f} % fewer sampled tokens** than\nGRPO with 16 trajectories (95 % CI "
         f"{100 * (1 - cost.high):.0f} to {100 * (1 - cost.low):.0f} %, {cost.runs} paired runs, 0.2 M parameters)."
     )

@@ -38,6 +38,19 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return ROOT / "build" / "site"
 
 
+def test_a_page_with_a_name_in_the_navigation_has_it_as_its_title():
+    named = {
+        page: name
+        for entry in tomllib.loads(CONFIG.read_text())["project"]["nav"]
+        for name, page in entry.items()
+        if isinstance(page, str)
+    }
+    assert len(named) > 3
+    assert {page: (CONFIG.parent / page).read_text().split("\n")[0] for page in named} == {
+        page: f"# {name}" for page, name in named.items()
+    }
+
+
 def test_every_page_is_in_the_navigation_and_on_the_site(site: Path):
     pages = in_nav(tomllib.loads(CONFIG.read_text())["project"]["nav"])
     there = {path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").rglob("*.md")}
