@@ -16,6 +16,7 @@ from tests.assets.scripted_engine import SEARCH, _named, call_text, tokenizer
 from tests.assets.worker import Queue, Scorer, prompt
 from verl_atpo.gateway.service import service_of
 from verl_atpo.rollout.chains import ChainAgentLoopWorker
+from verl_atpo.report.metrics import WorkerStats, step_metrics
 from verl_atpo.rollout.scope import _AgentLoopWorker
 from verl_atpo.rollout.worker import TreeAgentLoopWorker
 
@@ -190,6 +191,34 @@ async def test_a_tree_of_an_agent_that_compacts_and_delegates(model, queue, sche
     )  # the main row, three sub-agents, perhaps more
     (stats,) = worker._stats.trees
     assert stats.diverged == 0
+
+
+async def rewriting(task, base_url, api_key):
+    """Asks three times, and sends its second answer back changed."""
+    client = openai.AsyncOpenAI(base_url=base_url, api_key=api_key)
+    messages = list(task.messages)
+    for number in range(3):
+        answered = await client.chat.completions.create(model="m", messages=messages)
+        text = answered.choices[0].message.content
+        messages += [{"role": "assistant", "content": f"{text} " if number == 1 else text}]
+        messages += [{"role": "user", "content": "Go on."}]
+    return float("Norway" in text)
+
+
+async def test_metrics_count_trajectories_and_their_rows(model, queue):
+    worker = make_worker(model, rewriting, Engine("In Norway.", "In Sweden."))
+    await grow(worker)
+    (stats,) = worker._stats.trees
+    metrics = step_metrics(WorkerStats([stats]))
+    assert {key.rsplit("_", 1)[1] for key in queue.rows["p1"]} == {"0", "1"}
+    assert metrics["atpo/rows_per_trajectory"] == 2.0
+    assert metrics["atpo/agent/calls"] == 3.0
+    assert metrics["atpo/agent/edits_per_call"] == pytest.approx(1 / 3)
+    assert metrics["atpo/agent/crashed"] == metrics["atpo/agent/refused_calls"] == metrics["atpo/agent/late"] == 0.0
+    last = {key: fields for key, fields in queue.fields.items() if key.endswith("_1")}
+    outcomes = [fields["rm_scores"].sum().item() for fields in last.values()]
+    assert len(outcomes) == CHAINS + EXPANSIONS
+    assert metrics["atpo/reward/mean"] == pytest.approx(sum(outcomes) / len(outcomes), abs=1e-6)
 
 
 async def clocked(task, base_url, api_key):

@@ -24,6 +24,7 @@ from verl_atpo.gateway.rows import row_outputs
 from verl_atpo.gateway.service import Service, service_of
 from verl_atpo.gateway.settings import KEY, GatewayConfig, OnCrash
 from verl_atpo.gateway.trajectory import Ignored, Sampling, Trajectory
+from verl_atpo.report.loop_metrics import LOOP_METRICS
 
 logger = logging.getLogger(__name__)
 
@@ -163,13 +164,21 @@ class GatewayAgentLoop(AgentLoopBase):
 
     def _extra_fields(self, ended: Ended, trajectory: Trajectory) -> dict[str, Any]:
         """Return the extra fields of every row; the reward function finds them in ``extra_info``."""
+        calls, edits = len(trajectory.conversation.calls), trajectory.conversation.edits
         return {
             "agent_result": ended.result,
             "agent_crash": ended.crash,
             "agent_late": ended.late,
-            "agent_calls": len(trajectory.conversation.calls),
+            "agent_calls": calls,
             "agent_refused": trajectory.refused,
-            "agent_edits": dict(trajectory.conversation.edits),
+            "agent_edits": dict(edits),
+            LOOP_METRICS: {
+                "agent/calls": calls,
+                "agent/refused_calls": trajectory.refused,
+                "agent/edits_per_call": edits.total() / calls,
+                "agent/crashed": ended.crash is not None,
+                "agent/late": ended.late,
+            },
         }
 
 

@@ -14,6 +14,7 @@ from verl_atpo.method.scheme import Credit, Scheme
 from verl_atpo.replay.guard import CallCounts
 from verl_atpo.report.context_metrics import ContextStats, context_metrics, context_stats
 from verl_atpo.report.expansion_benefit import ExpansionStats, expansion_benefit, expansion_stats, variance
+from verl_atpo.report.loop_metrics import loop_metrics, reported_numbers
 from verl_atpo.report.record import Record
 from verl_atpo.report.selection import SelectedPlace, selected_places, selection_metrics
 from verl_atpo.report.tokens import token_counts
@@ -42,6 +43,9 @@ class TreeStats:
 
     Attributes:
         leaves: trajectories.
+        rows: of all trajectories, before any is left out of training.
+        rewards: outcome of each trajectory.
+        of_loop: numbers that the agent loop reports of each trajectory.
         nodes: turns in the tree, the root excluded; with continuous growth also those of failed tries.
         depths: turns of each trajectory.
         branched_nll: mean NLL of each turn selected for re-sampling, nats/token (the root has none). They were
@@ -92,6 +96,9 @@ class TreeStats:
     teaches: bool = True
     of_scheme: Any = None
     of_extensions: Mapping[str, float | None] = dataclasses.field(default_factory=dict)
+    rows: int = 0
+    rewards: list[float] = dataclasses.field(default_factory=list)
+    of_loop: list[dict[str, float]] = dataclasses.field(default_factory=list)
 
 
 def tree_stats(grown: GrownTree, seconds: float, credit: Credit | None = None) -> TreeStats:
@@ -128,6 +135,9 @@ def tree_stats(grown: GrownTree, seconds: float, credit: Credit | None = None) -
         teaches=credit is None or any(credit.advantages[1:]),
         of_scheme=None if credit is None else credit.stats,
         of_extensions={} if credit is None else {name: metric(grown, credit) for name, metric in METRICS.items()},
+        rows=sum(len(each.outputs) for each in grown.trajectories),
+        rewards=[each.reward for each in grown.trajectories],
+        of_loop=[reported_numbers(each.output) for each in grown.trajectories],
     )
 
 
@@ -202,6 +212,8 @@ def _tree_metrics(trees: Sequence[TreeStats]) -> dict[str, float]:
         "trees": float(len(trees)),
         "leaves_per_tree": total("leaves") / len(trees),
         "nodes_per_tree": total("nodes") / len(trees),
+        "rows_per_trajectory": total("rows") / total("leaves"),
+        "reward/mean": float(np.mean([reward for tree in trees for reward in tree.rewards])),
         "depth/mean": float(np.mean(depths)),
         "depth/max": float(np.max(depths)),
         "sampled_tokens": total("sampled_tokens"),
@@ -233,4 +245,5 @@ def _tree_metrics(trees: Sequence[TreeStats]) -> dict[str, float]:
     for name in dict.fromkeys(name for tree in trees for name in tree.of_extensions):
         if known := [each for tree in trees if (each := tree.of_extensions.get(name)) is not None]:
             metrics[name] = float(np.mean(known))
+    metrics |= loop_metrics([reported for tree in trees for reported in tree.of_loop])
     return {**metrics, **context_metrics([tree.contexts for tree in trees if tree.contexts is not None])}
