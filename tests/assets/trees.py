@@ -59,10 +59,10 @@ def tree_advantages(tree: TurnTree, settings: CreditConfig) -> list[float | None
     return credit_of(tree, settings).advantages
 
 
-def outputs_of(grown: GrownTree, settings: CreditConfig | None = None) -> Iterator[LeafOutput]:
+def outputs_of(grown: GrownTree, settings: CreditConfig | None = None, row_means: bool = False) -> Iterator[LeafOutput]:
     """The rows of a grown tree."""
     settings = settings or CreditConfig()
-    return leaf_outputs(grown, credit_of(grown, settings), settings.shared_turns)
+    return leaf_outputs(grown, credit_of(grown, settings), settings.shared_turns, row_means)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -211,9 +211,13 @@ def test_random_agents_have_exactly_their_trajectories_and_train_what_was_sample
     )
 
 
+@pytest.mark.parametrize("row_means", [False, True], ids=["sum over tokens", "mean over a row's tokens"])
 @pytest.mark.parametrize("seed", range(6))
-async def test_a_trajectory_cut_into_rows_has_the_gradient_of_one_row(seed):
-    """Same tree, one row a stretch and one row a turn: equal advantages, and equal gradients of a token sum."""
+async def test_a_trajectory_cut_into_rows_has_the_gradient_of_one_row(seed, row_means):
+    """Same tree, one row a stretch and one row a turn: equal gradients of a sum over tokens, and of a mean over rows.
+
+    Rows of a mean have weights, so that it is, up to the number of rows, a mean over trajectories.
+    """
     atpo = config(3, 2, 1, Schedule.ROUNDS, contexts=Contexts.MERGED, advantage=AdvantageMode.DIFF_CONTEXT)
     trees = [await grow(atpo, FakeEngine(seed, stop=0.2), RandomAgent(rows=rows)) for rows in (stretch_rows, turn_rows)]
     rewards = [branch.reward for branch in trees[0].trajectories]
@@ -228,7 +232,7 @@ async def test_a_trajectory_cut_into_rows_has_the_gradient_of_one_row(seed):
     model = Qwen3ForCausalLM(shape).double()
     gradients = []
     for grown in trees:
-        rows = list(outputs_of(grown, atpo.credit))
+        rows = list(outputs_of(grown, atpo.credit, row_means))
         advantages = read(rows, atpo.credit)
         model.zero_grad()
         for row, of_row in zip(rows, advantages, strict=True):
@@ -236,7 +240,8 @@ async def test_a_trajectory_cut_into_rows_has_the_gradient_of_one_row(seed):
             log_probs = model(ids[None]).logits[0, shift - 1 : -1].log_softmax(-1)
             own = log_probs.gather(1, ids[shift:, None])[:, 0]
             weights = of_row[: len(own)] * torch.tensor(row.response_mask)
-            (own * weights).sum().backward()
+            loss = (own * weights).sum()
+            (loss / max(sum(row.response_mask), 1) if row_means else loss).backward()
         gradients.append(torch.cat([parameter.grad.flatten() for parameter in model.parameters()]))
     assert len(list(outputs_of(trees[0]))) < len(list(outputs_of(trees[1])))
     assert gradients[0].norm() > 0

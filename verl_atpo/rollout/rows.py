@@ -32,12 +32,16 @@ class LeafOutput(AgentLoopOutput):
         return fields
 
 
-def leaf_outputs(grown: GrownTree, credit: Credit, shared_turns: SharedTurns) -> Iterator[LeafOutput]:
+def leaf_outputs(
+    grown: GrownTree, credit: Credit, shared_turns: SharedTurns, row_means: bool = False
+) -> Iterator[LeafOutput]:
     """List all rows of a tree, in order of leaf number; see :func:`trajectory_rows`."""
-    return chain.from_iterable(trajectory_rows(grown, credit, shared_turns))
+    return chain.from_iterable(trajectory_rows(grown, credit, shared_turns, row_means))
 
 
-def trajectory_rows(grown: GrownTree, credit: Credit, shared_turns: SharedTurns) -> Iterator[list[LeafOutput]]:
+def trajectory_rows(
+    grown: GrownTree, credit: Credit, shared_turns: SharedTurns, row_means: bool = False
+) -> Iterator[list[LeafOutput]]:
     """Make the rows of each trajectory of a tree, in order of leaf number.
 
     A trajectory has one row per stretch of turns in which its context was only added to. Each row carries the credit of
@@ -49,13 +53,16 @@ def trajectory_rows(grown: GrownTree, credit: Credit, shared_turns: SharedTurns)
         credit: of its turns.
         shared_turns: how often a turn of several trajectories is trained. With ``once``, a row of nothing but turns
             that another trajectory trains is left out, unless it is the last.
+        row_means: whether the loss takes the mean over a row's tokens and then over rows (``seq-mean-token-mean``).
+            Then the advantages of a row are multiplied by its share of the trajectory's trained tokens, so that a
+            trajectory counts once, however many rows it has.
     """
     masks = trained_masks(grown, shared_turns)
     for trajectory, rows, turns, outcome in zip(grown.trajectories, masks, credit.rows, credit.outcomes, strict=True):
         found = []
-        for output, mask, rewards in zip(
-            trajectory.outputs, rows, token_rewards(trajectory, turns, outcome), strict=True
-        ):
+        weights = token_shares(rows) if row_means else [1.0] * len(rows)
+        carried = token_rewards(trajectory, turns, outcome, weights)
+        for output, mask, rewards in zip(trajectory.outputs, rows, carried, strict=True):
             if any(mask) or output is trajectory.output:
                 found.append(_leaf_output(output, mask, rewards, _versions(trajectory)))
         yield found
@@ -74,17 +81,35 @@ def _leaf_output(
     return LeafOutput(**fields, token_rewards=rewards)
 
 
-def token_rewards(trajectory: Trajectory, turns: Sequence[TurnCredit], outcome: float) -> list[list[float]]:
-    """Token-level rewards of each row of a trajectory: at least one per response token, see :func:`write_row`."""
+def token_shares(masks: Sequence[Sequence[int]]) -> list[float]:
+    """Share of each row in the trained tokens of its trajectory.
+
+    >>> token_shares([[1, 0, 1], [0, 1, 1, 0], []])
+    [0.5, 0.5, 0.0]
+    """
+    total = sum(map(sum, masks))
+    return [sum(mask) / max(total, 1) for mask in masks]
+
+
+def token_rewards(
+    trajectory: Trajectory, turns: Sequence[TurnCredit], outcome: float, weights: Sequence[float]
+) -> list[list[float]]:
+    """Token-level rewards of each row of a trajectory: at least one per response token, see :func:`write_row`.
+
+    Args:
+        trajectory: with its rows.
+        turns: credit of its turns.
+        outcome: its reward.
+        weights: of each row, by which its advantages are multiplied.
+    """
     rows = []
-    for number, output in enumerate(trajectory.outputs):
+    for number, (output, weight) in enumerate(zip(trajectory.outputs, weights, strict=True)):
         own = [index for index, place in enumerate(trajectory.places) if place.row == number]
         starts = [trajectory.places[index].start for index in own]
-        spans = [
-            (start, start + len(trajectory.turns[index].token_ids)) for start, index in zip(starts, own, strict=True)
-        ]
+        spans = [(start, start + len(trajectory.turns[index].token_ids)) for start, index in zip(starts, own, strict=True)]
         counts = output is trajectory.output
-        rows.append(write_row([turns[index] for index in own], spans, outcome, len(output.response_ids), counts))
+        credits = [TurnCredit(weight * turns[index].advantage, turns[index].after) for index in own]
+        rows.append(write_row(credits, spans, outcome, len(output.response_ids), counts))
     return rows
 
 

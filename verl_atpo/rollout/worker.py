@@ -17,7 +17,7 @@ from verl.experimental.agent_loop import AgentLoopOutput
 from verl_atpo.config import ConfigError
 from verl_atpo.failure import BranchBug, brief
 from verl_atpo.method.lengths import Lengths
-from verl_atpo.method.scheme import Credit
+from verl_atpo.method.scheme import Credit, Scheme
 from verl_atpo.method.undecided import Undecided
 from verl_atpo.replay.guard import CallMemo
 from verl_atpo.replay.runner import Start
@@ -36,6 +36,8 @@ class TreeAgentLoopWorker(ChainAgentLoopWorker):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        weighted = type(self._scheme).scale is Scheme.scale  # a factor on the credit is one on the advantage
+        self._row_means = weighted and self.config.actor_rollout_ref.actor.loss_agg_mode == "seq-mean-token-mean"
         self._spares = SpareExpansions()
         self._undecided = Undecided()
         self._lengths = Lengths()
@@ -108,7 +110,8 @@ class TreeAgentLoopWorker(ChainAgentLoopWorker):
         self._lengths.add(grown.tree)
         seconds = time.monotonic() - started
         self._stats.trees.append(tree_stats(grown, seconds, credit))
-        for number, rows in enumerate(trajectory_rows(grown, credit, self.atpo.credit.shared_turns)):
+        made = trajectory_rows(grown, credit, self.atpo.credit.shared_turns, self._row_means)
+        for number, rows in enumerate(made):
             await super()._agent_loop_postprocess(rows, False, **{**prompt, "session_id": number})
         if chosen:
             await self._dump_tree(grown, credit, prompt, seconds)
