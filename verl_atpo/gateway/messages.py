@@ -128,7 +128,8 @@ def read_text(content: Any, where: str) -> str:
         if kind not in ("text", "refusal") or not isinstance(part.get(kind), str):
             raise ApiError(
                 400,
-                f"{where}[{number}] is of the type {kind!r}: this endpoint takes text only.",
+                f"{where}[{number}] is of the type {kind!r}: this endpoint takes text only. Remedy: send its text, or "
+                "write the agent as an agent loop of verl, whose requests may have images.",
                 param=where,
                 code="unsupported_content",
             )
