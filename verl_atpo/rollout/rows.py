@@ -106,7 +106,9 @@ def token_rewards(
     for number, (output, weight) in enumerate(zip(trajectory.outputs, weights, strict=True)):
         own = [index for index, place in enumerate(trajectory.places) if place.row == number]
         starts = [trajectory.places[index].start for index in own]
-        spans = [(start, start + len(trajectory.turns[index].token_ids)) for start, index in zip(starts, own, strict=True)]
+        spans = [
+            (start, start + len(trajectory.turns[index].token_ids)) for start, index in zip(starts, own, strict=True)
+        ]
         counts = output is trajectory.output
         credits = [TurnCredit(weight * turns[index].advantage, turns[index].after) for index in own]
         rows.append(write_row(credits, spans, outcome, len(output.response_ids), counts))
