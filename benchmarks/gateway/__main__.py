@@ -29,31 +29,38 @@ from verl_atpo.gateway.service import close_service
 
 CALLS = 3
 CLIENT = """
-import http.client, json, os, random, signal, sys, threading, time
+import http.client, json, os, signal, sys, threading, time
 from urllib.parse import urlsplit
-killed_at, delay = int(sys.argv[1]), float(sys.argv[2])
+killed_at, delay, started = sys.argv[1], float(sys.argv[2]), sys.argv[3]
+first = not os.path.exists(started)
+open(started, "w").close()
 
-def kill_soon(call):
-    if call == killed_at:
+def kill_soon(place):
+    if first and place == killed_at:
         threading.Timer(delay, os.kill, (os.getpid(), signal.SIGKILL)).start()
+        if "before" not in place:
+            time.sleep(0.3)
 
-kill_soon(0)
-if killed_at == 0:
-    time.sleep(1)
+kill_soon("at the start")
 url = urlsplit(os.environ["OPENAI_BASE_URL"])
 server = http.client.HTTPConnection(url.hostname, url.port)
 headers = {"Authorization": "Bearer " + os.environ["OPENAI_API_KEY"], "Content-Type": "application/json"}
 messages = json.load(open(os.environ["TASK_FILE"]))["messages"]
 for call in range(1, CALLS + 1):
-    kill_soon(call)
+    kill_soon(f"before answer {call}")
     server.request("POST", url.path + "/chat/completions", json.dumps({"model": "m", "messages": messages}), headers)
     message = json.load(server.getresponse())["choices"][0]["message"]
+    kill_soon(f"after answer {call}")
     messages += [{"role": "assistant", "content": message["content"]}, {"role": "user", "content": "Go on."}]
-    time.sleep(0.05 * (killed_at > 0))
 json.dump({"reward": 1.0}, open(os.environ["RESULT_FILE"], "w"))
-time.sleep(0.2 * (killed_at > 0))
+kill_soon("after the result")
 """.replace("CALLS", str(CALLS))
-"""A few calls; standard library only, so that a process starts fast. It kills itself during or after a call."""
+"""A few calls; standard library only, so that a process starts fast. At its first start it is killed at one place."""
+PLACES = [
+    "at the start",
+    *(f"{when} answer {call}" for call in range(1, CALLS + 1) for when in ("before", "after")),
+    "after the result",
+]
 LATENCY_S = 0.05
 
 
@@ -123,35 +130,30 @@ async def killed(trajectories: int, at_once: int, share: float, folder: Path) ->
     script.write_text(CLIENT)
     rng, slots = random.Random(0), asyncio.Semaphore(at_once)
     wrong = {"lost": 0, "doubled": 0, "mis-rewarded": 0}
-    crashes: collections.Counter[int] = collections.Counter()
+    ends: collections.Counter[str] = collections.Counter()
 
-    async def one(killed_at: int, delay: float) -> None:
+    async def one(number: int, place: str, delay: float) -> None:
         engine = ScriptedEngine([ANSWER] * 3 * CALLS, latency_s=LATENCY_S)
-        command = [sys.executable, "-S", str(script), str(killed_at), str(delay)]
+        command = [sys.executable, "-S", str(script), place, str(delay), str(folder / f"started_{number}")]
         async with slots:
-            try:
-                rows = await run(make_loop(engine, command=command, max_crash_share=1.0))
-            except Exception:  # killed at every start before it asked once
-                crashes[0] += 1
-                wrong["lost"] += bool(engine.answers) or killed_at > 1
-                return
-        crash = rows[0].extra_fields["agent_crash"] is not None
-        crashes[rows[0].extra_fields["agent_calls"]] += crash
+            rows = await run(make_loop(engine, command=command, max_crash_share=1.0))
+        calls, crash = rows[0].extra_fields["agent_calls"], rows[0].extra_fields["agent_crash"] is not None
+        ends[f"killed after {calls} answers" if crash else "ended well"] += 1
+        ends["started again"] += not crash and place in PLACES[:2]
         tokens, expected = sampled(rows), [token for answer in engine.answers for token in answer]
-        wrong["lost"] += len(tokens) < len(expected)
+        wrong["lost"] += len(tokens) < len(expected) or (not crash and calls < CALLS)
         wrong["doubled"] += len(tokens) > len(expected)
         wrong["mis-rewarded"] += rows[-1].reward_score != (None if crash else 1.0)
 
     started = time.perf_counter()
     plans = [
-        (rng.randint(0, CALLS) if rng.random() < share else -1, rng.uniform(0.0, 3 * LATENCY_S))
+        (rng.choice(PLACES) if rng.random() < share else "nowhere", rng.uniform(0.0, 1.5 * LATENCY_S))
         for _ in range(trajectories)
     ]
-    await asyncio.gather(*(one(*plan) for plan in plans))
+    await asyncio.gather(*(one(number, *plan) for number, plan in enumerate(plans)))
     seconds = time.perf_counter() - started
     await close_service()
-    counts = {f"killed after {calls} calls": crashes[calls] for calls in range(CALLS + 1)}
-    return {"trajectories": trajectories, **counts, **wrong, "seconds": round(seconds, 1)}
+    return {"trajectories": trajectories, **dict(sorted(ends.items())), **wrong, "seconds": round(seconds, 1)}
 
 
 def overhead(calls: int, at_once: int) -> dict[str, Any]:
