@@ -13,6 +13,7 @@ import psutil
 import pytest
 
 from tests.assets.scripted_engine import ScriptedEngine, make_loop, run
+from verl_atpo.deadlines.activity import Activity
 from verl_atpo.failure import BranchBug, ToolOutage
 from verl_atpo.gateway.agents import make_agent
 from verl_atpo.gateway.service import Crashes
@@ -317,6 +318,22 @@ async def test_limits_on_calls_and_tokens():
     assert row.extra_fields["agent_result"] == {"codes": ["max_calls_reached"]}
     (row,) = await run(make_loop(ScriptedEngine(["A somewhat longer text."]), agent, max_tokens=3))
     assert row.extra_fields["agent_result"] == {"codes": ["max_tokens_reached"] * 2}
+
+
+async def test_the_watchdog_does_not_count_an_agents_own_time_nor_its_wait_for_a_slot():
+    seen = []
+
+    class Watched(ScriptedEngine):
+        activity = Activity("The agent loop", watched=True)
+
+    def agent(task, base_url, api_key):
+        seen.append(Watched.activity.paused)
+        return len(ask(task, base_url, api_key))
+
+    engine = Watched(["Yes."] * 3)
+    await asyncio.gather(*(run(make_loop(engine, agent, concurrency=1)) for _ in range(3)))
+    assert seen[1:] == [2, 1]  # the second while the third waits, then the third
+    assert Watched.activity.paused == 0
 
 
 async def test_calls_at_the_same_time_are_limited():

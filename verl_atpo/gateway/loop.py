@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import logging
 import math
@@ -80,15 +81,16 @@ class GatewayAgentLoop(AgentLoopBase):
         service = await service_of(self._settings, self.tokenizer)
         agent = make_agent(self._settings, row.get(AGENT_COLUMN) or self._agent)
         task = Task([dict(message) for message in row["raw_prompt"]], row)
-        async with service.slots:
-            started = time.monotonic()
-            for _ in range(MOST_STARTS):
-                trajectory = self._trajectory(service, sampling_params, row.get("priority", 0))
-                async with service.endpoint.serving(trajectory) as access:
-                    ended = await self._run_agent(agent, task, access, trajectory)
-                if not ended.killed or trajectory.conversation.calls:
-                    break
-            seconds = time.monotonic() - started
+        with self._unwatched():
+            async with service.slots:
+                started = time.monotonic()
+                for _ in range(MOST_STARTS):
+                    trajectory = self._trajectory(service, sampling_params, row.get("priority", 0))
+                    async with service.endpoint.serving(trajectory) as access:
+                        ended = await self._run_agent(agent, task, access, trajectory)
+                    if not ended.killed or trajectory.conversation.calls:
+                        break
+                seconds = time.monotonic() - started
         if trajectory.failure is not None:
             raise trajectory.failure
         self._judge(ended, trajectory, service)
@@ -99,6 +101,11 @@ class GatewayAgentLoop(AgentLoopBase):
         outputs = row_outputs(calls, metrics, self._extra_fields(ended, trajectory))
         _set_reward(outputs[-1], ended.result)
         return outputs if len(outputs) > 1 else outputs[0]
+
+    def _unwatched(self) -> contextlib.AbstractContextManager[None]:
+        """Exclude the agent's run from the watchdog's limit: it has one of its own, and waits for a slot before."""
+        activity = getattr(self.server_manager, "activity", None)
+        return contextlib.nullcontext() if activity is None else activity.pause()
 
     def _trajectory(self, service: Service, sampling_params: dict[str, Any], priority: int) -> Trajectory:
         rollout = self.rollout_config
