@@ -99,5 +99,5 @@ class Repository:
         return {path.name: path.read_text() for path in sorted((self.folder / "settings").iterdir())}
 
     def _shell(self, *command: str) -> str:
-        done = subprocess.run(command, cwd=self.folder, capture_output=True, text=True, timeout=10, check=False)
+        done = subprocess.run(command, cwd=self.folder, capture_output=True, text=True, timeout=60, check=False)
         return " ".join(done.stdout.split())
