@@ -112,8 +112,9 @@ class Node(TypedDict, total=False):
     tool_reward: Number
     """Reward of tools for the calls after it; missing where such rewards are ignored."""
     advantage: Number | None
-    """Advantage that the estimator gives the turn's tokens; with information gains the mean over its rows. The weight of
-    one row among several of a trajectory (``trajectory_rows``) is not in it."""
+    """Advantage that the estimator gives the turn's tokens; with information gains the mean over its rows.
+
+    The weight of one row among several of a trajectory (``trajectory_rows``) is not in it."""
     differences: list[Difference]
     """The terms that the advantage is the sum of; missing where the credit is no sum of differences."""
     information_gain: Number | None
