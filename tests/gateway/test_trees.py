@@ -15,8 +15,8 @@ from verl.workers.rollout.replica import TokenOutput
 from tests.assets.scripted_engine import SEARCH, _named, call_text, tokenizer
 from tests.assets.worker import Queue, Scorer, prompt
 from verl_atpo.gateway.service import service_of
-from verl_atpo.rollout.chains import ChainAgentLoopWorker
 from verl_atpo.report.metrics import WorkerStats, step_metrics
+from verl_atpo.rollout.chains import ChainAgentLoopWorker
 from verl_atpo.rollout.scope import _AgentLoopWorker
 from verl_atpo.rollout.worker import TreeAgentLoopWorker
 
