@@ -7,7 +7,7 @@ set -euo pipefail
 ########################### user block ###########################
 AGENT=${AGENT:-openai_client} SEED=${SEED:-0} STEPS=${STEPS:-20}
 PROMPTS=${PROMPTS:-8} # prompts a step; each grows one tree of 12 leaves
-LR=${LR:-2e-3}
+LR=${LR:-1e-3}
 OUT=${OUT:-outputs/black_box_${AGENT}_seed$SEED}
 ########################### end of user block ####################
 TASK=black_box TITLE="Black box ($AGENT)" TESTS="share of new repositories whose checks pass, by number of faults" TEST_EVERY=10
