@@ -85,7 +85,7 @@ def test_random_goes_through_all_candidates_and_follows_the_seed():
 
 
 def test_unknown_strategy_names_the_known_ones():
-    with pytest.raises(ConfigError, match=r"strategy=entropic cannot work: .* entropy, noise, other_chains, random"):
+    with pytest.raises(ConfigError, match=r"strategy='entropic' cannot work: .* entropy, noise, other_chains, random"):
         select(example(), 1, strategy="entropic")
 
 

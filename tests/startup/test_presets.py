@@ -48,6 +48,8 @@ def test_paper_is_the_authors_script():
             "budget": "fixed",
             "success": 1.0,
             "spares": 0,
+            "first_at": 0.2,
+            "last_at": 0.6,
         },
         "credit": {
             "backup": "child_softmax",

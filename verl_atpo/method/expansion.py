@@ -24,7 +24,7 @@ from verl_atpo.config import ROOT_KEY, Contexts, ExpansionConfig, Penalty, Sched
 from verl_atpo.extensions import import_installed, register
 from verl_atpo.method.lengths import depths_of
 from verl_atpo.method.noise import relative_noise
-from verl_atpo.settings import did_you_mean, refuse
+from verl_atpo.settings import ConfigError, did_you_mean
 from verl_atpo.tree.contexts import group_contexts
 from verl_atpo.tree.growth import Selection
 from verl_atpo.tree.tree import ROOT, TurnTree
@@ -53,8 +53,10 @@ def strategy_named(name: str) -> Strategy:
     """
     import_installed()
     if name not in STRATEGIES:
-        why = f"expected one of {', '.join(sorted(STRATEGIES))}.{did_you_mean(name, STRATEGIES)}"
-        raise refuse(f"{ROOT_KEY}.expansion.strategy", name, why)
+        raise ConfigError(
+            f"{ROOT_KEY}.expansion.strategy={name!r} cannot work: expected one of {', '.join(sorted(STRATEGIES))}."
+            f"{did_you_mean(name, STRATEGIES)}"
+        )
     return STRATEGIES[name]
 
 
