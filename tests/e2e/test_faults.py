@@ -141,7 +141,7 @@ def odd_run(folder: Path, *overrides: str, **environment: str) -> Run:
     return Run(
         folder,
         "odd_run",
-        f"actor_rollout_ref.rollout.multi_turn.function_tool_path={ROOT}/tests/assets/odd_run.py",
+        f"actor_rollout_ref.rollout.multi_turn.function_tool_path={ROOT}/tests/assets/odd_tool.py",
         "trainer.val_before_train=False",
         "trainer.test_freq=-1",
         "algorithm.atpo.tools.timeout_s=1.0",
