@@ -28,6 +28,7 @@ class ChainGroup:
     Args:
         size: number of trajectories.
         memo: for calls of stateless tools, or None.
+        records: whether finished trajectories are kept.
 
     Attributes:
         grown: the finished ones as a tree; those that are scored later are not in it.
@@ -36,8 +37,8 @@ class ChainGroup:
         has_bug: whether any such error is a bug.
     """
 
-    def __init__(self, size: int, memo: CallMemo | None) -> None:
-        self.size, self.memo = size, memo
+    def __init__(self, size: int, memo: CallMemo | None, records: bool) -> None:
+        self.size, self.memo, self._records = size, memo, records
         self.grown = GrownTree()
         self.failed = 0
         self.error: Exception | None = None
@@ -64,7 +65,7 @@ class ChainGroup:
             outputs: what its loop returned, scored.
             response_length: tokens at which a response is cut off; ``None`` if it never is.
         """
-        if not outputs or outputs[-1].reward_score is None:
+        if not self._records or not outputs or outputs[-1].reward_score is None:
             return
         generations = session.generations
         places = check_chain_rows(generations, outputs, response_length)

@@ -146,15 +146,18 @@ class ChainAgentLoopWorker(RunScopedWorker):
         """
         trains = not trajectory["validate"] and prompt.get("__do_sample__", True)
         given = dict(prompt)
-        group = await self._run_chains(prompt, sampling_params, trajectory, trace)
+        group = await self._run_chains(prompt, sampling_params, trajectory, trace, records=trains)
         if trains:
             await self._record(group, given, chosen)
 
-    async def _run_chains(self, prompt: dict, sampling_params: dict, trajectory: dict, trace: bool) -> ChainGroup:
+    async def _run_chains(
+        self, prompt: dict, sampling_params: dict, trajectory: dict, trace: bool, records: bool = False
+    ) -> ChainGroup:
         """Run a prompt as verl does; it gets a terminal status for any error of its loops."""
         uid, sizes = prompt["uid"], self.rollout_config
         size = prompt.get("__rollout_n__", sizes.val_kwargs.n if trajectory["validate"] else sizes.n)
-        group = ChainGroup(size, CallMemo(self.atpo.tools.memo_size) if self._memoizes_trees else self._memo)
+        memo = CallMemo(self.atpo.tools.memo_size) if self._memoizes_trees else self._memo
+        group = ChainGroup(size, memo, records)
         current = _GROUP.set(group)
         try:
             await super()._run_prompt(prompt, sampling_params, trajectory=trajectory, trace=trace)
