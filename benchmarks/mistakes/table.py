@@ -160,7 +160,7 @@ REWARDS = (
     Mistake(
         "policy_text read in a baseline",
         FUNCTION,
-        ("+atpo=chain",),
+        ("+atpo=chain", f"{AGENT}.agent_loop_manager_class=null"),
         change=_write("reward.py", REWARD.replace("return float", "extra_info['policy_text']\n    return float")),
     ),
 )
