@@ -74,7 +74,7 @@ def test_goes_with_the_users_own_library():
     ],
 )
 def test_what_cannot_work_is_refused(override, remedy):
-    with pytest.raises(ConfigError, match=rf"cannot work with packed rows: .*{remedy}"):
+    with pytest.raises(ConfigError, match=rf"cannot work.*{remedy}"):
         check_config(composed("+atpo=chain", "+train=packed", override))
 
 
