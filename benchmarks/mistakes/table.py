@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
+
 from benchmarks.mistakes.project import REWARD, TOOL, TOOLS, row, write_rows
 
 ROLLOUT, ACTOR = "actor_rollout_ref.rollout", "actor_rollout_ref.actor"
@@ -77,6 +79,27 @@ def _model_file(name: str, edit: Callable[[dict[str, Any]], Any] | None) -> Chan
     return change
 
 
+def _one_row(number: int, **changed: Any) -> Change:
+    """One row of the training data with some fields changed."""
+
+    def change(folder: Path) -> None:
+        rows = [row(each, **(changed if each == number else {})) for each in range(16)]
+        write_rows(folder / "train.parquet", rows)
+
+    return change
+
+
+def _no_rows(folder: Path) -> None:
+    write_rows(folder / "train.parquet", [row(0)])
+    file = folder / "train.parquet"
+    pq.write_table(pq.read_table(file).slice(0, 0), file)
+
+
+def _cut_weights(folder: Path) -> None:
+    file = folder / "model" / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:3000])
+
+
 def _without_template(folder: Path) -> None:
     (folder / "model" / "chat_template.jinja").unlink(missing_ok=True)
     _model_file("tokenizer_config.json", lambda content: content.pop("chat_template", None))(folder)
@@ -129,6 +152,13 @@ CONFIG = (
         "algorithm.filter_groups.enable",
         ("+sampler=quick", "++algorithm.filter_groups.enable=True"),
     ),
+    Mistake("a number in quotes", "data.train_batch_size", ("data.train_batch_size='8'",)),
+    Mistake("no devices", "trainer.n_gpus_per_node", ("trainer.n_gpus_per_node=0",)),
+    Mistake("no validation samples", f"{ROLLOUT}.val_kwargs.n", (f"{ROLLOUT}.val_kwargs.n=0",)),
+    Mistake(
+        "a share of memory above 1", f"{ROLLOUT}.gpu_memory_utilization", (f"{ROLLOUT}.gpu_memory_utilization=90",)
+    ),
+    Mistake("an engine's name misspelt", f"{ROLLOUT}.name", (f"{ROLLOUT}.name=vlm",)),
     Mistake("a learning rate of zero", f"{ACTOR}.optim.lr", (f"{ACTOR}.optim.lr=0",)),
 )
 """Mistakes in the config alone."""
@@ -157,6 +187,12 @@ REWARDS = (
         change=_write("reward.py", REWARD.replace("return float", "extra_info['solution']\n    return float")),
     ),
     Mistake("no reward for the data", FILE, without=(FILE,)),
+    Mistake(
+        "a reward file of another name",
+        FILE,
+        (f"{FILE}={{folder}}/reward.txt",),
+        change=_write("reward.txt", REWARD),
+    ),
     Mistake(
         "policy_text read in a baseline",
         FUNCTION,
@@ -187,6 +223,34 @@ DATA = (
         "data.max_prompt_length",
         change=_rows("train.parquet", prompt=[{"role": "user", "content": LONG}]),
     ),
+    Mistake("a data file without rows", TRAIN, change=_no_rows),
+    Mistake("a folder for a data file", TRAIN, (f"{TRAIN}={{folder}}",)),
+    Mistake("a pattern for data files", TRAIN, (f"{TRAIN}={{folder}}/tr*.parquet",)),
+    Mistake("extra_info as JSON text", "extra_info", change=_rows("train.parquet", extra_info='{"index": 1}')),
+    Mistake(
+        "tools_kwargs as JSON text",
+        "tools_kwargs",
+        change=_rows("train.parquet", extra_info={"index": 1, "tools_kwargs": '{"guess": {}}'}),
+    ),
+    Mistake("a data_source that is null", "data_source", change=_one_row(9, data_source=None)),
+    Mistake(
+        "a gold answer that is null in one row",
+        "reward_model.ground_truth",
+        change=_one_row(9, reward_model={"style": "rule", "ground_truth": None}),
+    ),
+    Mistake("an agent loop misspelt in the data", "agent_name", change=_rows("train.parquet", agent_name="tool_agnt")),
+    Mistake(
+        "a loop of one turn in the data", "agent_name", change=_rows("train.parquet", agent_name="single_turn_agent")
+    ),
+    Mistake("another number of leaves in the data", "__rollout_n__", change=_rows("train.parquet", __rollout_n__=4)),
+    Mistake(
+        "a prompt with its answer",
+        TRAIN,
+        change=_rows(
+            "train.parquet", prompt=[{"role": "user", "content": "guess"}, {"role": "assistant", "content": "right"}]
+        ),
+        warns=True,
+    ),
     Mistake("no room for the tools' schemas", "data.max_prompt_length", ("data.max_prompt_length=24",)),
     Mistake("no gold answer", "reward_model", change=_rows("train.parquet", reward_model={"style": "rule"})),
     Mistake(
@@ -206,6 +270,33 @@ MODELS = (
     Mistake("a model's folder misspelt", MODEL, (f"{MODEL}={{folder}}/modle",)),
     Mistake("a model without config.json", MODEL, change=_model_file("config.json", None)),
     Mistake("a model without weights", MODEL, change=lambda folder: (folder / "model/model.safetensors").unlink()),
+    Mistake(
+        "a model without its tokenizer",
+        MODEL,
+        change=lambda folder: [file.unlink() for file in (folder / "model").glob("tokenizer*")],
+    ),
+    Mistake("weights that are cut off", MODEL, change=_cut_weights),
+    Mistake("a placeholder for weights", MODEL, change=_write("model/model.safetensors", "version https://git-lfs\n")),
+    Mistake(
+        "a model that transformers does not know",
+        MODEL,
+        change=_model_file("config.json", lambda content: content.update(model_type="qwen9")),
+    ),
+    Mistake(
+        "a model that classifies",
+        MODEL,
+        change=_model_file("config.json", lambda content: content.update(architectures=["XForSequenceClassification"])),
+    ),
+    Mistake(
+        "a tokenizer with more tokens than the model",
+        MODEL,
+        change=_model_file("config.json", lambda content: content.update(vocab_size=9)),
+    ),
+    Mistake(
+        "a chat template that leaves the question out",
+        "prompt",
+        change=_write("model/chat_template.jinja", "{{ messages[0]['role'] }}"),
+    ),
     Mistake("a tokenizer without chat template", MODEL, change=_without_template),
     Mistake("a hub id, offline", MODEL, (f"{MODEL}=some/model",), environment={"HF_HUB_OFFLINE": "1"}),
     Mistake(

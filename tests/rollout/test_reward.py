@@ -93,6 +93,36 @@ def test_a_key_that_verl_uses_itself_is_renamed_and_said_once(monkeypatch, caplo
     assert caplog.text.count("under which verl's validation keeps the score") == 1
 
 
+def test_extra_information_can_be_averaged_and_written():
+    """verl's validation takes means, and writes JSON lines: both fail on the types of other libraries."""
+    given = {
+        "acc": np.float32(0.5),
+        "exact": np.bool_(True),
+        "f1": torch.tensor(0.25),
+        "share": decimal.Decimal("0.5"),
+        "parts": {"format": [np.int64(1)]},
+        "calls": ["search", 2],
+        "pred": None,
+        "why": "said so",
+        7: 1,
+    }
+    scored = output(1.0, **{str(key): value for key, value in given.items()})
+    scored.extra_fields["reward_extra_info"] = given
+    check_reward(scored, computed=True)
+    assert scored.extra_fields["reward_extra_info"] == {
+        "acc": 0.5,
+        "exact": True,
+        "f1": 0.25,
+        "share": 0.5,
+        "parts": '{"format": [1]}',
+        "calls": "['search', 2]",
+        "pred": None,
+        "why": "said so",
+        "7": 1,
+    }
+    assert type(scored.extra_fields["reward_extra_info"]["exact"]) is bool
+
+
 def remote(error: Exception) -> Exception:
     """As Ray hands on what a reward function raised."""
     return ray.exceptions.RayTaskError("compute_score", "trace", error).as_instanceof_cause()

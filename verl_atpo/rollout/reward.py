@@ -9,6 +9,7 @@ from typing import Any
 
 from verl_atpo.config import ConfigError
 from verl_atpo.failure import BranchBug, brief, died_while_made, is_outage, last_words
+from verl_atpo.tools.answer import as_text
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +54,9 @@ def check_result(result: Any) -> None:
 
 
 def check_reward(output: Any, computed: bool) -> None:
-    """Check the reward of a trajectory and make it a float; extra information under a name of verl's is renamed.
+    """Check the reward of a trajectory and make it a float; its extra information becomes numbers and texts.
+
+    A key that verl uses itself is renamed.
 
     Args:
         output: verl's ``AgentLoopOutput``, scored.
@@ -76,8 +79,10 @@ def check_reward(output: Any, computed: bool) -> None:
         ) from error
     output.reward_score = number(score)
     extra = output.extra_fields.get("reward_extra_info")
-    if isinstance(extra, Mapping) and VERLS_KEY in extra:
-        output.extra_fields["reward_extra_info"] = _without_verls_key(extra)
+    if isinstance(extra, Mapping):
+        if VERLS_KEY in extra:
+            extra = _without_verls_key(extra)
+        output.extra_fields["reward_extra_info"] = {str(key): _plain_extra(value) for key, value in extra.items()}
 
 
 def blamed(error: Exception, data_source: Any) -> Exception:
@@ -115,6 +120,16 @@ def _without_verls_key(extra: Mapping[str, Any]) -> dict[str, Any]:
             name,
         )
     return {name if key == VERLS_KEY else key: value for key, value in extra.items()}
+
+
+def _plain_extra(value: Any) -> Any:
+    """Return extra information as verl's validation can average or write it: a number of Python's, None, or text."""
+    if value is None or type(value) in (bool, int, float, str):
+        return value
+    found = number(value)
+    if found is None:
+        return as_text(value)
+    return bool(found) if str(getattr(value, "dtype", "")).endswith("bool") else found
 
 
 def _returned(result: Any, why: str) -> str:

@@ -105,8 +105,7 @@ class Reader:
         if media or self.multimodal:
             return  # rendered by the processor, with the media
         schemas = self._schemas(fields)
-        if any(not isinstance(message["content"], str | None) for message in messages):
-            _check_nothing_is_lost(messages, name, self._render(messages, name, schemas, tokenize=False))
+        _check_nothing_is_lost(messages, name, self._render(messages, name, schemas, tokenize=False))
         ids = self._render(messages, name, schemas, tokenize=True)
         if self.limit is not None and len(ids) > self.limit:
             self._refuse_length(messages, name, len(ids), len(schemas))
@@ -208,9 +207,15 @@ def _texts(content: Any) -> Iterator[str]:
 
 
 def _check_nothing_is_lost(messages: Sequence[Mapping[str, Any]], name: str, rendered: Any) -> None:
-    """Refuse content parts that a chat template for plain text leaves out, or writes as a Python list."""
+    """Refuse content that a chat template leaves out, or parts that it writes as a Python list."""
     if not isinstance(rendered, str):
         return
+    asked = next((message["content"] for message in reversed(messages) if message["role"] == "user"), None)
+    if isinstance(asked, str) and asked.strip() not in rendered:
+        raise ConfigError(
+            f"The prompt of {name} loses its last message of the user, {show(asked)}: the model's chat template does "
+            f"not write it. Use the template that the model was trained with, or correct {TEMPLATE_ARGUMENTS}."
+        )
     for message in messages:
         if not isinstance(message["content"], list):
             continue

@@ -209,6 +209,10 @@ def _files(run: Run, setting: str) -> tuple[Rows, ...]:
 
 def _read(setting: str, name: str) -> Rows:
     path = Path(name).expanduser()
+    if path.is_dir():
+        raise refuse(setting, name, "it is a folder. Name the files in it")
+    if not path.is_file() and any(each in name for each in "*?["):
+        raise refuse(setting, name, "verl reads no patterns. Name each file, as in [one.parquet,two.parquet]")
     if not path.is_file():
         near = did_you_mean(path.name, [each.name for each in path.parent.glob("*")]) if path.parent.is_dir() else ""
         raise refuse(setting, name, f"no such file, seen from {Path.cwd()}. Correct the path.{near}")
@@ -226,6 +230,7 @@ def _read(setting: str, name: str) -> Rows:
 
 
 def _parquet(path: Path) -> Rows:
+    import pyarrow
     import pyarrow.parquet as parquet
 
     file = parquet.ParquetFile(path)
@@ -235,7 +240,7 @@ def _parquet(path: Path) -> Rows:
         sample = [] if first is None else list(enumerate(first.to_pylist()))
     else:
         numbers = _spread(total)
-        table = file.read().take(numbers)
+        table = file.read().take(pyarrow.array(numbers, type=pyarrow.int64()))
         sample = list(zip(numbers, table.to_pylist(), strict=True))
     return Rows(path, total, columns, tuple(sample))
 

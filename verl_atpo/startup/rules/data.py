@@ -19,8 +19,10 @@ from verl_atpo.startup.materials import (
     train_rows,
     validation_rows,
 )
+from verl_atpo.startup.rules.environment import EXTERNAL
+from verl_atpo.startup.rules.loops import SINGLE_TURN, TOOL_AGENT, own_loops
 from verl_atpo.startup.rules.rule import Rule, Run, Stage
-from verl_atpo.startup.verl_config import ACTOR
+from verl_atpo.startup.verl_config import ACTOR, LOOPS, unknown
 
 SUBJECT = "data"
 PROMPT_KEY = "data.prompt_key"
@@ -85,6 +87,76 @@ def _rows(setting: str, read: Callable[[Run], tuple[Rows, ...]]) -> Rule:
     return Rule(SUBJECT, setting, problem, stage=Stage.REHEARSAL)
 
 
+def _nulls(setting: str, read: Callable[[Run], tuple[Rows, ...]]) -> Rule:
+    """Make a rule about values that are missing in some rows, where a parquet file has nulls."""
+
+    def problem(run: Run) -> str | None:
+        if run.get(MANAGER) not in SCORED_BY_TRUTH:
+            return None
+        for rows in run.once(read):
+            truths: dict[str, dict[bool, str]] = {}
+            for name, row in rows.names():
+                for column in NEEDED:
+                    if row.get(column) is None:
+                        return f"{column} of {name} is null, {NEEDED[column]}. Fill it, or remove the row"
+                scored = row["reward_model"]
+                truth = scored.get("ground_truth") if isinstance(scored, Mapping) else None
+                truths.setdefault(str(row["data_source"]), {}).setdefault(truth is None, name)
+            for source, found in truths.items():
+                if len(found) > 1:
+                    return (
+                        f"reward_model.ground_truth of {found[True]} is null, but {found[False]} of the same "
+                        f"data_source={source!r} has one. Fill it, or remove the row"
+                    )
+        return None
+
+    return Rule(SUBJECT, setting, problem, stage=Stage.REHEARSAL)
+
+
+def _row_loops(setting: str, read: Callable[[Run], tuple[Rows, ...]]) -> Rule:
+    """Make a rule about the agent loops that rows name."""
+
+    def problem(run: Run) -> str | None:
+        known = {SINGLE_TURN, TOOL_AGENT, *own_loops(run)}
+        for rows in run.once(read):
+            for name, row in rows.names():
+                loop = row.get("agent_name")
+                if isinstance(loop, str) and loop not in known and not run.get(EXTERNAL):
+                    return f"agent_name of {name} is {loop!r}: {unknown(loop, sorted(known), f', or one of {LOOPS}')}"
+                if loop == SINGLE_TURN and run.grows_trees and setting == TRAIN:
+                    return f"agent_name of {name} is {loop!r}: a loop of one turn has no turns to sample again"
+        return None
+
+    return Rule(SUBJECT, setting, problem, stage=Stage.REHEARSAL)
+
+
+def _row_leaves(run: Run) -> str | None:
+    leaves = run.atpo.expansion.leaves
+    for rows in run.once(train_rows):
+        for name, row in rows.names():
+            wanted = row.get("__rollout_n__")
+            if wanted is not None and wanted != leaves:
+                return (
+                    f"__rollout_n__ of {name} is {wanted}, but a tree grows {leaves} leaves. Leave the column out, or "
+                    "use +atpo=chain"
+                )
+    return None
+
+
+def _answered(run: Run) -> str | None:
+    """Warn of prompts that end with an answer."""
+    for rows in run.once(train_rows):
+        for name, row in rows.names():
+            messages = row.get(run.get(PROMPT_KEY))
+            last = messages[-1] if isinstance(messages, list) and messages else None
+            if isinstance(last, Mapping) and last.get("role") == "assistant":
+                return (
+                    f"the prompt of {name} ends with a message of the assistant, which the model would read. Remove "
+                    "it if it is the answer"
+                )
+    return None
+
+
 def _batch(run: Run) -> str | None:
     files, batch = run.once(train_rows), run.number(BATCH, integer=True)
     totals = [rows.total for rows in files]
@@ -123,4 +195,10 @@ RULES = (
     Rule(SUBJECT, BATCH, _batch, stage=Stage.REHEARSAL),
     _rows(TRAIN, train_rows),
     _rows(VALIDATION, validation_rows),
+    _nulls(TRAIN, train_rows),
+    _nulls(VALIDATION, validation_rows),
+    _row_loops(TRAIN, train_rows),
+    _row_loops(VALIDATION, validation_rows),
+    Rule(SUBJECT, TRAIN, _row_leaves, lambda run: run.grows_trees, Stage.REHEARSAL),
+    Rule(SUBJECT, TRAIN, _answered, stage=Stage.REHEARSAL, warns=True),
 )

@@ -22,6 +22,8 @@ DEVICES = "trainer.n_gpus_per_node"
 ATTENTION = "actor_rollout_ref.model.override_config.attn_implementation"
 CHECKPOINTS = "trainer.default_local_dir"
 RESUME, RESUME_PATH = "trainer.resume_mode", "trainer.resume_from_path"
+EXTERNAL = "actor_rollout_ref.model.external_lib"
+"""Module that verl's workers import, which may register engines and agent loops of its own."""
 SAMPLER = "trainer.v1.sampler.custom_sampler.path"
 QUICK = "pkg://verl_atpo.platforms.quick_replay_buffer"
 WANDB_HOST = "api.wandb.ai"
@@ -85,7 +87,11 @@ def _netrc_has(host: str) -> bool:
 
 
 def _engine(run: Run) -> str | None:
-    name = run.get(ENGINE)
+    from verl.workers.rollout.replica import RolloutReplicaRegistry
+
+    name, known = run.get(ENGINE), {*ENGINES, *RolloutReplicaRegistry._registry}
+    if name is not None and name not in known and not run.get(EXTERNAL):
+        return unknown(name, sorted(known))
     if name is None or name not in ENGINES or any(installed_version(each) for each in ENGINES[name]):
         return None
     others = [each for each, names in ENGINES.items() if any(map(installed_version, names))]

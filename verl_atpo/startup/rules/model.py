@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
-from verl_atpo.startup.materials import MODEL, model_config, model_folder, tokenizer
+from verl_atpo.settings import did_you_mean, show
+from verl_atpo.startup.materials import MODEL, model_config, model_folder, tokenizer, train_rows
 from verl_atpo.startup.rules.rule import Rule, Run, Stage
 from verl_atpo.startup.verl_config import ROLLOUT
 
 SUBJECT = "model"
 WEIGHTS = ("*.safetensors", "*.bin", "*.pt", "*.gguf")
+NO_TOKENS = ("ForSequenceClassification", "ForTokenClassification", "ForMaskedLM", "ForQuestionAnswering", "BertModel")
+"""Ends of the names of architectures that do not predict the next token."""
+FEW = 8
+"""Rows of each file whose token ids are compared with the model's vocabulary."""
 PROMPT, RESPONSE, LONGEST = "data.max_prompt_length", "data.max_response_length", f"{ROLLOUT}.max_model_len"
 
 
@@ -24,9 +31,86 @@ def _tokenizer(run: Run) -> None:
 
 def _weights(run: Run) -> str | None:
     folder = run.once(model_folder)
-    if folder is None or any(next(folder.glob(pattern), None) for pattern in WEIGHTS):
+    if folder is None:
         return None
-    return "the folder has a config but no weights (*.safetensors, *.bin). Save the model there, or set another folder"
+    if not any(next(folder.glob(pattern), None) for pattern in WEIGHTS):
+        return (
+            "the folder has a config but no weights (*.safetensors, *.bin). Save the model there, or set another folder"
+        )
+    missing = sorted(name for name in _shards(folder) if not (folder / name).is_file())
+    if missing:
+        return f"the folder lacks the weights {missing[0]}, which its index names. Download the model again"
+    broken = next((file.name for file in sorted(folder.glob("*.safetensors")) if not _complete(file)), None)
+    return broken and f"its {broken} is cut off, or a placeholder of Git LFS. Download the model again (git lfs pull)"
+
+
+def _shards(folder: Path) -> set[str]:
+    """Return the names of the files that hold the weights, as their index lists them."""
+    try:
+        return set(json.loads((folder / "model.safetensors.index.json").read_text())["weight_map"].values())
+    except (OSError, ValueError, KeyError, AttributeError, TypeError):
+        return set()
+
+
+def _complete(file: Path) -> bool:
+    """Return whether a safetensors file has all the bytes that its header announces."""
+    with file.open("rb") as opened:
+        length = int.from_bytes(opened.read(8), "little")
+        if length > file.stat().st_size:
+            return False
+        try:
+            header = json.loads(opened.read(length))
+        except ValueError:
+            return False
+    ends = [each["data_offsets"][1] for name, each in header.items() if name != "__metadata__"]
+    return file.stat().st_size >= 8 + length + max(ends, default=0)
+
+
+def _architecture(run: Run) -> str | None:
+    """Refuse a model that transformers does not know, or that has no head for tokens."""
+    config = run.once(model_config)
+    kind, heads = config.get("model_type"), [str(each) for each in config.get("architectures") or ()]
+    if not kind or config.get("auto_map"):
+        return None
+    from transformers import CONFIG_MAPPING, __version__
+
+    if kind not in CONFIG_MAPPING:
+        names = did_you_mean(kind, list(CONFIG_MAPPING.keys()))
+        return f"transformers {__version__} knows no model_type={kind!r}; install a version that does.{names}"
+    if heads and all(each.endswith(NO_TOKENS) for each in heads):
+        return f"its architecture {heads[0]} does not predict tokens; use a causal language model"
+    return None
+
+
+def _ids(run: Run) -> str | None:
+    """Refuse a tokenizer whose ids are beyond the model's embedding."""
+    config, made = run.once(model_config), run.once(tokenizer)
+    text = config.get("text_config")
+    size = (text if isinstance(text, Mapping) else config).get("vocab_size")
+    if made is None or not isinstance(size, int):
+        return None
+    texts = list(_texts(run))
+    read = {id_ for text in texts for id_ in made.encode(text, add_special_tokens=False)}
+    if texts and read <= {made.unk_token_id}:
+        return f"its tokenizer knows nothing of {show(texts[0])}. Save the tokenizer in the model's folder"
+    used = read | {id_ for id_ in (made.eos_token_id, made.pad_token_id, made.bos_token_id) if isinstance(id_, int)}
+    if not used or max(used) < size:
+        return None
+    return (
+        f"its tokenizer writes the id {max(used)} ({made.convert_ids_to_tokens(max(used))!r}), but its config has "
+        f"vocab_size={size}. Use the tokenizer that the model was trained with, or resize the embedding"
+    )
+
+
+def _texts(run: Run) -> Iterator[str]:
+    """Yield the texts of the prompts of a few rows."""
+    for rows in run.once(train_rows):
+        for _, row in list(rows.names())[:FEW]:
+            messages = row.get(run.get("data.prompt_key"))
+            for message in messages if isinstance(messages, list) else ():
+                text = message.get("content") if isinstance(message, Mapping) else None
+                if isinstance(text, str) and text.strip():
+                    yield text
 
 
 def positions(config: Mapping[str, Any]) -> int | None:
@@ -77,7 +161,9 @@ def _row_fits(run: Run) -> str | None:
 RULES = (
     Rule(SUBJECT, MODEL, _config, stage=Stage.REHEARSAL),
     Rule(SUBJECT, MODEL, _weights, stage=Stage.REHEARSAL),
+    Rule(SUBJECT, MODEL, _architecture, stage=Stage.REHEARSAL),
     Rule(SUBJECT, MODEL, _tokenizer, stage=Stage.REHEARSAL),
+    Rule(SUBJECT, MODEL, _ids, stage=Stage.REHEARSAL),
     Rule(SUBJECT, LONGEST, _engine_length, stage=Stage.REHEARSAL),
     Rule(SUBJECT, RESPONSE, _response_fits, stage=Stage.REHEARSAL),
     Rule(SUBJECT, RESPONSE, _row_fits, stage=Stage.REHEARSAL, warns=True),

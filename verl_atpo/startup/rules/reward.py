@@ -43,6 +43,8 @@ def reward_function(run: Run) -> Callable[..., Any] | None:
 
     if not str(path).startswith("pkg://") and not Path(str(path).removeprefix("file://")).is_file():
         raise refuse(REWARD_FILE, path, f"no such file, seen from {Path.cwd()}; correct the path")
+    if not str(path).endswith((".py", "__init__")) and not str(path).startswith("pkg://"):
+        raise refuse(REWARD_FILE, path, "verl imports it, so its name has to end in .py; rename it")
     try:
         with quiet():
             module = load_module(path)

@@ -208,10 +208,18 @@ def choice_rule(
 
 
 def broken(rules: Iterable[Rule], run: Run) -> Iterator[tuple[Rule, str]]:
-    """Yield the rules that a run breaks, in order, with their messages; each message once."""
-    said = set()
+    """Yield the rules that a run breaks, in order, with their messages; each message once.
+
+    A rule that fails over what an earlier one refused is left out.
+    """
+    said = set[str]()
     for rule in rules:
-        message = rule.message(run)
+        try:
+            message = rule.message(run)
+        except Exception:
+            if said:
+                continue
+            raise
         if message is not None and message not in said:
             said.add(message)
             yield rule, message

@@ -19,6 +19,7 @@ from verl_atpo.startup.rules import (
     loops,
     model,
     objective,
+    ranges,
     reward,
     sampling,
     tool_files,
@@ -30,6 +31,7 @@ from verl_atpo.startup.rules.rule import Rule, Run, Stage, broken
 
 _BUILT_IN: tuple[Rule, ...] = (
     *trees.RULES,
+    *ranges.RULES,
     *objective.RULES,
     *(rule for scheme in known_schemes().values() for rule in scheme.rules()),
     *learning.RULES,
