@@ -158,6 +158,13 @@ CONFIG = (
     Mistake(
         "a share of memory above 1", f"{ROLLOUT}.gpu_memory_utilization", (f"{ROLLOUT}.gpu_memory_utilization=90",)
     ),
+    Mistake("a truth value in quotes", "trainer.val_before_train", ("trainer.val_before_train='no'",)),
+    Mistake("a truncation that verl does not know", "data.truncation", ("data.truncation=none",)),
+    Mistake(
+        "an engine on more devices than there are",
+        f"{ROLLOUT}.tensor_model_parallel_size",
+        (f"{ROLLOUT}.tensor_model_parallel_size=3",),
+    ),
     Mistake("an engine's name misspelt", f"{ROLLOUT}.name", (f"{ROLLOUT}.name=vlm",)),
     Mistake("a learning rate of zero", f"{ACTOR}.optim.lr", (f"{ACTOR}.optim.lr=0",)),
 )
@@ -244,6 +251,12 @@ DATA = (
     ),
     Mistake("another number of leaves in the data", "__rollout_n__", change=_rows("train.parquet", __rollout_n__=4)),
     Mistake(
+        "a limit that drops every prompt",
+        "data.max_prompt_length",
+        ("data.filter_overlong_prompts=True", "data.max_prompt_length=4"),
+    ),
+    Mistake("no file for a class of data", "data.custom_cls.path", ("data.custom_cls.path={folder}/mine.py",)),
+    Mistake(
         "a prompt with its answer",
         TRAIN,
         change=_rows(
@@ -313,6 +326,17 @@ TOOL_MISTAKES = (
         change=_rows(
             "train.parquet", extra_info={"index": 1, "tools_kwargs": {"guess": {"create_kwargs": {"game": 1}}}}
         ),
+    ),
+    Mistake(
+        "open returns no state",
+        "Guess.open",
+        change=_write("mistakes_guess.py", TOOL.replace('return {"secret": secret}', "self.secret = secret")),
+        warns=True,
+    ),
+    Mistake(
+        "call without the state",
+        f"{MULTI_TURN}.tool_config_path",
+        change=_write("mistakes_guess.py", TOOL.replace("state: dict, ", "")),
     ),
     Mistake(
         "open raises",

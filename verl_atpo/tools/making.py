@@ -124,7 +124,18 @@ def _stateful_problems(tool: StatefulTool) -> Iterator[str]:
         yield f"{kind.__qualname__} has one of snapshot and restore; write both, or neither."
     for each in expanded([tool]):
         if isinstance(each, Action) or kind.call is not StatefulTool.call:
+            yield from _state_problems(method_of(each))
             yield from _signature_problems(method_of(each), 1, each.tool_schema)
+
+
+def _state_problems(method: Callable[..., Any]) -> Iterator[str]:
+    """Find a method that was written without its first argument, the state."""
+    first = next(iter(inspect.signature(method).parameters.values()), None)
+    if first is not None and first.annotation in (int, float, bool, "int", "float", "bool"):
+        yield (
+            f"the first argument of {method.__qualname__}, {first}, gets the trajectory's state; write "
+            f"`def {method.__name__}(self, state, {first}, ...)`."
+        )
 
 
 def _signature_problems(function: Callable[..., Any], own: int, schema: Any) -> Iterator[str]:

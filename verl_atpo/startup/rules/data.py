@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
-from verl_atpo.settings import did_you_mean, refuse
-from verl_atpo.startup.data_checks import SCORED_BY_TRUTH, Reader
+from verl_atpo.settings import ConfigError, did_you_mean, refuse
+from verl_atpo.startup.data_checks import LIMIT, SCORED_BY_TRUTH, Reader
 from verl_atpo.startup.materials import (
     TRAIN,
     VALIDATION,
@@ -28,6 +29,7 @@ SUBJECT = "data"
 PROMPT_KEY = "data.prompt_key"
 BATCH, MINI_BATCH = "data.train_batch_size", f"{ACTOR}.ppo_mini_batch_size"
 MANAGER = "reward.reward_manager.name"
+CUSTOM = "data.custom_cls.path"
 NEEDED = {
     "data_source": "by which rewards and validation tell tasks apart",
     "reward_model": "whose entry ground_truth the reward function gets",
@@ -143,6 +145,29 @@ def _row_leaves(run: Run) -> str | None:
     return None
 
 
+def _filtered(run: Run) -> str | None:
+    """Refuse a limit that is below all prompts, where verl drops the longer ones."""
+    reader = run.once(_reader)
+    if reader is None:
+        return None
+    limited = dataclasses.replace(reader, limit=run.get(LIMIT), strict=True)
+    for rows in run.once(train_rows):
+        for name, row in rows.names():
+            try:
+                limited.check(row_fields(run, row), name)
+                return None
+            except ConfigError:
+                continue
+    return "with data.filter_overlong_prompts=True no row that was looked at is short enough; raise it"
+
+
+def _custom_class(run: Run) -> str | None:
+    path = run.get(CUSTOM)
+    if path is None or str(path).startswith("pkg://") or Path(str(path)).is_file():
+        return None
+    return f"no such file, seen from {Path.cwd()}; correct the path"
+
+
 def _answered(run: Run) -> str | None:
     """Warn of prompts that end with an answer."""
     for rows in run.once(train_rows):
@@ -200,5 +225,7 @@ RULES = (
     _row_loops(TRAIN, train_rows),
     _row_loops(VALIDATION, validation_rows),
     Rule(SUBJECT, TRAIN, _row_leaves, lambda run: run.grows_trees, Stage.REHEARSAL),
+    Rule(SUBJECT, LIMIT, _filtered, lambda run: bool(run.get("data.filter_overlong_prompts")), Stage.REHEARSAL),
+    Rule(SUBJECT, CUSTOM, _custom_class, stage=Stage.REHEARSAL),
     Rule(SUBJECT, TRAIN, _answered, stage=Stage.REHEARSAL, warns=True),
 )

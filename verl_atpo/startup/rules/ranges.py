@@ -1,9 +1,11 @@
-"""Rules about numbers of verl's that have a range: sizes, counts, shares of memory."""
+"""Rules about values of verl's settings that verl reads late: ranges of numbers, truth values, names."""
 
 from __future__ import annotations
 
-from verl_atpo.startup.rules.rule import Rule, Run, number_rule
-from verl_atpo.startup.verl_config import ACTOR, AGENT, MULTI_TURN, ROLLOUT
+import math
+
+from verl_atpo.startup.rules.rule import Rule, Run, choice_rule, number_rule, value_rule
+from verl_atpo.startup.verl_config import ACTOR, AGENT, MODE, MULTI_TURN, ROLLOUT
 
 SUBJECT = "ranges"
 AT_LEAST_ONE = (
@@ -23,6 +25,26 @@ AT_LEAST_ONE = (
 """Whole numbers with which nothing would run if they were smaller."""
 SAMPLES = ("data.train_max_samples", "data.val_max_samples")
 FREQUENCIES = ("trainer.save_freq", "trainer.test_freq")
+TRUTHS = (
+    "data.shuffle",
+    "data.filter_overlong_prompts",
+    "trainer.val_before_train",
+    "trainer.val_only",
+    "actor_rollout_ref.model.use_remove_padding",
+    "actor_rollout_ref.model.enable_gradient_checkpointing",
+    f"{ACTOR}.use_kl_loss",
+    f"{ACTOR}.use_dynamic_bsz",
+    f"{ROLLOUT}.enforce_eager",
+    f"{ROLLOUT}.free_cache_engine",
+    f"{ROLLOUT}.val_kwargs.do_sample",
+)
+"""Settings that are true or false; any text would be true."""
+NAMES = {
+    "data.truncation": ("left", "right", "middle", "error"),
+    f"{MULTI_TURN}.tool_response_truncate_side": ("left", "middle", "right"),
+    f"{ROLLOUT}.dtype": ("auto", "bfloat16", "float16", "float32", "half", "float"),
+}
+"""Settings that are one of a few names, which verl compares only when it uses them."""
 MEMORY = f"{ROLLOUT}.gpu_memory_utilization"
 
 
@@ -34,6 +56,21 @@ def _at_least_one(setting: str) -> Rule:
     return number_rule(SUBJECT, setting, lambda value: value >= 1, "expected at least 1; set one", _used, integer=True)
 
 
+def _truth(setting: str) -> Rule:
+    why = "expected true or false, without quotes"
+    return value_rule(SUBJECT, setting, lambda value: isinstance(value, bool), why, _used)
+
+
+def _parallel(run: Run) -> str | None:
+    """Refuse an engine that the devices cannot be divided into."""
+    sizes = [run.get(f"{ROLLOUT}.{kind}_parallel_size") for kind in ("tensor_model", "data", "pipeline_model")]
+    devices = (run.get("trainer.n_gpus_per_node") or 0) * (run.get("trainer.nnodes") or 0)
+    one = math.prod(size or 1 for size in sizes)
+    if run.get(MODE) == "separate_async" or devices % one == 0:
+        return None
+    return f"an engine takes {one} devices, and there are {devices}; set a divisor of {devices}"
+
+
 def _samples(setting: str) -> Rule:
     why = "no row would be left; set at least 1, or -1 for all"
     return number_rule(SUBJECT, setting, lambda value: value >= 1 or value == -1, why, _used, integer=True)
@@ -42,6 +79,10 @@ def _samples(setting: str) -> Rule:
 RULES = (
     *map(_at_least_one, AT_LEAST_ONE),
     *map(_samples, SAMPLES),
+    *map(_truth, TRUTHS),
+    *(choice_rule(SUBJECT, setting, lambda names=names: names, applies=_used) for setting, names in NAMES.items()),  # type: ignore[misc]
+    number_rule(SUBJECT, "data.seed", lambda value: True, "expected a number", _used, integer=True),
+    Rule(SUBJECT, f"{ROLLOUT}.tensor_model_parallel_size", _parallel, _used),
     *(
         number_rule(SUBJECT, setting, lambda value: True, "expected a number of steps", _used, integer=True)
         for setting in FREQUENCIES

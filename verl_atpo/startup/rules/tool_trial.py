@@ -35,16 +35,34 @@ def _rows(run: Run) -> Iterator[tuple[str, Mapping[str, Any]]]:
 
 
 def _opens(run: Run) -> None:
+    run.once(_opened)
+
+
+def _has_no_state(run: Run) -> str | None:
+    """Warn of tools whose ``open`` returns nothing: what they keep in ``self`` all trajectories share."""
+    method = next(iter(run.once(_opened)), None)
+    return method and (
+        f"{method} returned None: a trajectory's state is what it returns, and all trajectories share what it keeps in "
+        "self. Return the state"
+    )
+
+
+def _opened(run: Run) -> list[str]:
+    """Open and close a state of each tool; returns the methods that returned no state."""
     from verl_atpo.tools.row import create_kwargs
     from verl_atpo.tools.stateful import StatefulTool, names_in_rows, owner_of
 
+    without = []
     for name, row in _rows(run):
         opened = set()
         for tool in run.once(tools):
             owner = owner_of(tool)
             if isinstance(owner, StatefulTool) and owner not in opened and _offers(row, tool):
                 opened.add(owner)
-                _open_and_close(owner, create_kwargs(row.get("tools_kwargs"), names_in_rows(tool)), name)
+                without.append(
+                    _open_and_close(owner, create_kwargs(row.get("tools_kwargs"), names_in_rows(tool)), name)
+                )
+    return [method for method in without if method is not None]
 
 
 def _offers(row: Mapping[str, Any], tool: Any) -> bool:
@@ -53,11 +71,15 @@ def _offers(row: Mapping[str, Any], tool: Any) -> bool:
     return selection is None or not len(selection) or tool.name in selection
 
 
-def _open_and_close(tool: Any, kwargs: Mapping[str, Any], name: str) -> None:
+def _open_and_close(tool: Any, kwargs: Mapping[str, Any], name: str) -> str | None:
+    """Open and close a state; returns the method that returned no state."""
     opened = attempt(lambda: tool.open(**kwargs), TRIAL_LIMIT_S)
     _judge(tool, "open", name, kwargs, opened.raised)
+    if opened.raised is None and opened.returned is None and not opened.late:
+        return f"{type(tool).__qualname__}.open of the tool {tool.name!r}"
     if opened.raised is None and not opened.late:
         _judge(tool, "close", name, kwargs, attempt(lambda: tool.close(opened.returned), TRIAL_LIMIT_S).raised)
+    return None
 
 
 def _judge(tool: Any, method: str, name: str, kwargs: Mapping[str, Any], raised: BaseException | None) -> None:
@@ -92,4 +114,5 @@ RULES = (
     Rule(SUBJECT, TOOL_CONFIG, _made, _has_tools, stage=Stage.REHEARSAL),
     Rule(SUBJECT, TOOL_CONFIG, _coroutines, _has_tools, stage=Stage.REHEARSAL),
     Rule(SUBJECT, TOOL_CONFIG, _opens, _has_tools, stage=Stage.REHEARSAL),
+    Rule(SUBJECT, TOOL_CONFIG, _has_no_state, _has_tools, stage=Stage.REHEARSAL, warns=True),
 )
