@@ -146,7 +146,16 @@ def test_a_ground_truth_may_be_one_string() -> None:
         ({"target": '["Oslo", "Christiania"]'}, ["Oslo", "Christiania"]),
         (['["Oslo", "Christiania"]', "Kristiania"], ["Oslo", "Christiania", "Kristiania"]),
         (np.array(['["Oslo"]']), ["Oslo"]),
+        ("['Oslo' 'New York'\n \"St. John's\"]", ["Oslo", "New York", "St. John's"]),  # numpy's, in a CSV file
+        ("array(['Oslo', 'Bergen'], dtype=object)", ["Oslo", "Bergen"]),
+        ("('Oslo', 'Bergen')", ["Oslo", "Bergen"]),
+        ("{'Oslo'}", ["Oslo"]),
+        ('"[\\"Oslo\\", \\"Bergen\\"]"', ["Oslo", "Bergen"]),  # JSON in JSON
+        (1984, ["1984"]),
+        ([1984, "1985"], ["1984", "1985"]),
         ("[1, 2]", ["[1, 2]"]),  # an interval is an answer
+        ("(500) Days", ["(500) Days"]),
+        ("(I Can't Get No) Satisfaction", ["(I Can't Get No) Satisfaction"]),
         ("{a, b}", ["{a, b}"]),
         ("[sic]", ["[sic]"]),
         ('["Oslo"', ['["Oslo"']),

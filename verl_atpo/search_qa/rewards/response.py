@@ -14,7 +14,7 @@ _TEXT_MACRO = re.compile(
     r"\\(?:text(?:bf|it|rm|sf|tt|sc|up|normal)?|math(?:rm|bf|it|sf|tt|normal)|operatorname|boldsymbol|bm|emph|mbox|hbox"
     r"|underline)\s*\{([^{}]*)\}"
 )
-_SPACE = re.compile(r"\\[ ,;:>]|~")
+_SPACE = re.compile(r"\\[ ,;:>]|~|\\q?quad(?![a-z])|\\\\")
 _ESCAPED = re.compile(r"\\([%&#_$])")
 _DEEPEST = 20
 """Levels of nested macros that are replaced; deeper ones are left as they are."""

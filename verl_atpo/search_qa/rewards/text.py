@@ -12,6 +12,10 @@ from typing import Any
 
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
+_ARRAY = re.compile(r"array\((.*?)(?:,\s*dtype=[^()]*)?\)", re.DOTALL)
+"""An array as numpy shows it, which a table holds where somebody saved arrays as text."""
+_NO_COMMA = re.compile(r"""(?<=[^\[,(\s])(['"])\s+(['"])(?=[^\],)\s])""")
+"""The end and the beginning of two texts with only blanks between them, as in numpy's arrays; Python would join them."""
 _CLOSED_ANSWERS = frozenset({"yes", "no", "noanswer"})
 
 
@@ -59,7 +63,8 @@ def golden_answers(ground_truth: Any) -> list[str]:
 
     Args:
         ground_truth: ``{"target": answers}`` or ``answers``. These are a string, or a list, tuple or array of strings.
-            A string may be any of these as JSON or Python text (``'["Oslo", "Christiania"]'``, as in PopQA).
+            A string may be any of these as JSON, Python or numpy text (``'["Oslo", "Christiania"]'``, as in PopQA). A
+            number is its text.
 
     Raises:
         ValueError: another form, no answer, or an answer that is not a string or is blank.
@@ -83,19 +88,25 @@ def golden_answers(ground_truth: Any) -> list[str]:
 
 
 def _read(answers: Any) -> Any:
-    """Parse a text that spells a list of strings or a mapping with a target; return any other value unchanged."""
+    """Parse a text that spells several answers or a mapping with a target; return any other value unchanged."""
+    if isinstance(answers, int | float) and not isinstance(answers, bool):
+        return str(answers)
     text = answers.strip() if isinstance(answers, str) else ""
-    if text[:1] + text[-1:] not in ("[]", "{}"):
+    if array := _ARRAY.fullmatch(text):
+        text = array[1].strip()
+    if text[:1] + text[-1:] not in ("[]", "{}", "()", '""'):
         return answers
-    for parse in (json.loads, ast.literal_eval):
+    for parse, spelled in ((json.loads, text), (ast.literal_eval, _NO_COMMA.sub(r"\1, \2", text))):
         try:
-            found = parse(text)
-        except (ValueError, SyntaxError, RecursionError, MemoryError):
+            value = parse(spelled)
+        except (ValueError, SyntaxError, RecursionError, MemoryError, TypeError):
             continue
-        if isinstance(found, list) and all(isinstance(each, str) for each in found):
-            return found
-        if isinstance(found, dict) and "target" in found:
-            return found
+        if isinstance(value, list | tuple | set) and {str} <= set(map(type, value)) <= {str, int, float}:
+            return [str(each) for each in value]
+        if isinstance(value, dict) and "target" in value:
+            return value
+        if isinstance(value, str) and value.strip()[:1] in ("[", "{"):  # JSON in JSON
+            return _read(value)
     return answers
 
 
