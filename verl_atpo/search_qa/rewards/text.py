@@ -15,7 +15,7 @@ _PUNCTUATION = str.maketrans("", "", string.punctuation)
 _ARRAY = re.compile(r"array\((.*?)(?:,\s*dtype=[^()]*)?\)", re.DOTALL)
 """An array as numpy shows it, which a table holds where somebody saved arrays as text."""
 _NO_COMMA = re.compile(r"""(?<=[^\[,(\s])(['"])\s+(['"])(?=[^\],)\s])""")
-"""The end and the beginning of two texts with only blanks between them, as in numpy's arrays; Python would join them."""
+"""End and beginning of two texts with only blanks between them, as in numpy's arrays; Python would join them."""
 _CLOSED_ANSWERS = frozenset({"yes", "no", "noanswer"})
 
 
@@ -101,13 +101,19 @@ def _read(answers: Any) -> Any:
             value = parse(spelled)
         except (ValueError, SyntaxError, RecursionError, MemoryError, TypeError):
             continue
-        if isinstance(value, list | tuple | set) and {str} <= set(map(type, value)) <= {str, int, float}:
+        if isinstance(value, list | tuple | set) and _are_answers(list(value)):
             return [str(each) for each in value]
         if isinstance(value, dict) and "target" in value:
             return value
         if isinstance(value, str) and value.strip()[:1] in ("[", "{"):  # JSON in JSON
             return _read(value)
     return answers
+
+
+def _are_answers(values: list[Any]) -> bool:
+    """Return whether parsed values are answers; numbers alone are an interval or a point, an answer as it is spelled."""
+    kinds = set(map(type, values))
+    return kinds <= {str, int, float} and (str in kinds or not kinds)
 
 
 def _ground_truth_error(ground_truth: Any) -> str:
