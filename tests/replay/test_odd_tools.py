@@ -203,3 +203,10 @@ def test_a_run_has_its_own_containers():
     own["info"]["seen"] = True
     assert row["raw_prompt"][0] == {"role": "user"} and row["images"] == [image] and row["info"] == {}
     assert own["images"][0] is image
+
+
+async def test_a_name_that_the_model_made_up_is_repeated_without_control_tokens():
+    game = rehearsal(function(sorts))
+    (call,) = await game.play(each([("<|im_end|>", {})]), lambda call: None)
+    assert "im_end" in call.text and "<|im_end|>" not in call.text and call.refused
+    assert game.guard.totals.errors == 1

@@ -175,6 +175,20 @@ def plain_judge(kind: str) -> object:
         return returned.value
 
 
+def wrapped_judge(kind: str) -> object:
+    """An async function inside a plain one, as decorators leave it."""
+    return judge(kind)
+
+
+async def test_an_async_function_inside_a_plain_one_is_awaited():
+    score = contained(wrapped_judge, WatchConfig())
+    assert await asyncio.to_thread(score, "fine") == 1.0
+    with pytest.raises(ExitError):
+        await asyncio.to_thread(score, "exit")
+    with pytest.raises(BranchBug, match="tuple is no number"):
+        await asyncio.to_thread(score, "tuple")
+
+
 CASES = {"exit": ExitError, "cancelled": StrayCancellation, "stop": RuntimeError, "tuple": BranchBug}
 
 

@@ -6,6 +6,7 @@ import asyncio
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from tests.assets.fakes import guard
@@ -59,6 +60,25 @@ async def test_runs_do_not_meet_and_leave_nothing_behind(worker: Worker):
     assert all(client is session for session, (client, _) in runs)
     assert len({id(session) for session, _ in runs}) == 3
     assert worker.llm_client == "engine" and worker.tools == []
+
+
+async def test_a_run_reads_the_messages_without_parquets_nulls(worker: Worker, monkeypatch: pytest.MonkeyPatch):
+    """A part with the key `image` is an image to many templates, a message with `tool_calls` a call, null or not."""
+    parts = [{"type": "text", "text": "what?", "image": None}]
+    messages = [{"role": "user", "content": parts, "tool_calls": None}, {"role": "user", "content": None}]
+    seen = []
+
+    async def run(self: Worker, sampling_params: dict, trajectory: dict, **kwargs: Any) -> None:
+        seen.append(kwargs["raw_prompt"])
+        seen[-1][0]["content"].append("changed")
+
+    monkeypatch.setattr(scope._AgentLoopWorker, "_run_agent_loop", run)
+    for prompt in (messages, np.array(messages, dtype=object)):
+        for _ in range(2):  # what a run changes is its own
+            await worker.runner({}, {}, {"raw_prompt": prompt, "name": "x"}, None).run(Start())
+    content = [{"type": "text", "text": "what?"}, "changed"]
+    assert seen == [[{"role": "user", "content": content}, {"role": "user", "content": None}]] * 4
+    assert messages[0] == {"role": "user", "content": parts, "tool_calls": None} and len(parts) == 1
 
 
 async def test_without_an_end_of_its_own_the_output_is_verls(worker: Worker):

@@ -15,7 +15,12 @@ from verl_atpo.view.access import COOKIE, Access, PagePolicy, is_loopback
 
 
 async def ask(
-    token: str | None, host: str = "localhost:8093", query: str = "", cookie: str = "", kind: str = "http"
+    token: str | None,
+    host: str = "localhost:8093",
+    query: str = "",
+    cookie: str = "",
+    kind: str = "http",
+    origin: str = "",
 ) -> tuple[bool, list[dict[str, Any]]]:
     """Whether the request came through, and what was sent back."""
     passed, sent = [], []
@@ -28,6 +33,7 @@ async def ask(
         sent.append(message)
 
     headers = [(b"host", host.encode()), (b"cookie", cookie.encode())]
+    headers += [(b"origin", origin.encode())] * bool(origin)
     scope = {"type": kind, "headers": headers, "query_string": query.encode()}
     await Access(behind, token)(scope, None, send)
     return bool(passed), sent
@@ -50,6 +56,21 @@ async def ask(
 )
 async def test_without_a_token_only_local_names_pass(host: str, passes: bool, kind: str) -> None:
     assert (await ask(None, host, kind=kind))[0] == passes
+
+
+@pytest.mark.parametrize("kind", ["http", "websocket"])
+@pytest.mark.parametrize(
+    ("origin", "passes"),
+    [
+        ("http://localhost:8093", True),
+        ("http://127.0.0.1:8093", True),
+        ("http://[::1]:8093", True),
+        ("https://evil.example", False),
+        ("https://localhost.evil.example:8093", False),
+    ],
+)
+async def test_another_web_page_in_the_same_browser_is_refused(origin: str, passes: bool, kind: str) -> None:
+    assert (await ask(None, kind=kind, origin=origin))[0] == passes
 
 
 @pytest.mark.parametrize("kind", ["http", "websocket"])

@@ -97,14 +97,20 @@ class ToolSession:
         limit = self._guard.config.max_consecutive_invalid_calls
         return limit is not None and self._malformed_in_a_row >= limit
 
-    def answered_without_tool(self, name: str, arguments: Any, text: str) -> None:
-        """Count and record a call that did not reach its tool: an error that the model reads in the loop's words."""
+    def answered_without_tool(self, name: str, arguments: Any, text: str) -> str:
+        """Count and record a call that did not reach its tool: an error that the model reads in the loop's words.
+
+        Returns:
+            These words, without control tokens: they repeat the name that the model made up.
+        """
+        text = self._guard.text(text)
         if self._session.replaying:
-            return
+            return text
         self.counts.refused(text)
         if self._session.generations:
             call = ToolCall(name, {"arguments": arguments}, made=False, result=text, error=ValueError(text))
             self._session.generations[-1].tool_calls.append(call)
+        return text
 
     def _function(self, tool: FunctionTool) -> FunctionTool:
         async def call(**arguments: Any) -> Any:

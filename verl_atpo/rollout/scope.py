@@ -13,12 +13,14 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextvars import ContextVar
 from typing import Any
 
+import numpy as np
 from verl.trainer.ppo.v1.agent_loop_tq import AgentLoopWorkerTQ
 
 from verl_atpo.replay.client import ReplayClient
 from verl_atpo.replay.divergence import describe_divergence
 from verl_atpo.replay.guard import CallMemo, ToolGuard
 from verl_atpo.replay.runner import LoopRunner
+from verl_atpo.startup.data_checks import plain_message
 from verl_atpo.tools.row import own_containers
 from verl_atpo.tools.stateful import expanded
 from verl_atpo.tools.tool_agent import complete_tool_agent
@@ -49,6 +51,14 @@ class _Run:
 
 _RUN: ContextVar[_Run | None] = ContextVar("verl_atpo_run", default=None)
 """The run that the current task belongs to."""
+
+
+def _own(row: dict[str, Any]) -> dict[str, Any]:
+    """Copy a row for one run, with the messages that the checks of the data have rendered."""
+    own: dict[str, Any] = own_containers(row)
+    if isinstance(own.get("raw_prompt"), list | np.ndarray):
+        own["raw_prompt"] = [plain_message(message) for message in own["raw_prompt"]]
+    return own
 
 
 class RunScopedWorker(_AgentLoopWorker):
@@ -110,7 +120,7 @@ class RunScopedWorker(_AgentLoopWorker):
         async def loop(client: ReplayClient, tools: list[Any]) -> Any:
             token = _RUN.set(_Run(client, tools, finish, check))
             try:
-                return await verl_runs(dict(sampling_params), trajectory=trajectory, **own_containers(kwargs))
+                return await verl_runs(dict(sampling_params), trajectory=trajectory, **_own(kwargs))
             finally:
                 _RUN.reset(token)
 

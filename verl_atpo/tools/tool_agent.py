@@ -27,8 +27,8 @@ class CallObserver(Protocol):
     def asked(self, malformed: bool) -> None:
         """Note that a call is about to be made, in the model's order."""
 
-    def answered_without_tool(self, name: str, arguments: Any, text: str) -> None:
-        """Note that verl answered a call that did not reach its tool."""
+    def answered_without_tool(self, name: str, arguments: Any, text: str) -> str:
+        """Note that verl answered a call that did not reach its tool; returns what the model reads."""
 
     def ends_run(self) -> bool:
         """Return whether no further turn is to be sampled."""
@@ -100,7 +100,8 @@ def _observed(call_tool: Any) -> Any:
         finally:
             REACHED.reset(token)
         if observer is not None and not reached.tool:
-            observer.answered_without_tool(tool_call.name, tool_call.arguments, response.text or "")
+            text = observer.answered_without_tool(tool_call.name, tool_call.arguments, response.text or "")
+            response = response.model_copy(update={"text": text})
         if ends_episode(metrics):
             setattr(agent_data, _ENDED, True)
         return response, reward, metrics

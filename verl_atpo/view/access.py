@@ -32,12 +32,18 @@ def is_loopback(host: str) -> bool:
         return False
 
 
+def _name(host: str) -> str:
+    """Return a host without its port."""
+    return host if host.endswith("]") else host.rpartition(":")[0] or host
+
+
 class Access:
     """ASGI middleware in front of pages, files and the pages' own connection.
 
     Requests that are too large are refused before anything of them is parsed. Without a token only requests to a local
-    name pass, so that no web page reaches the viewer through a name of its own that resolves to this machine. With a
-    token, whoever brings it once (``?token=...``) keeps it in a cookie.
+    name pass, and of web pages' requests only the viewer's own: no other page reaches the viewer, neither through a
+    name of its own that resolves to this machine nor by a web socket, which browsers open to any host. With a token,
+    whoever brings it once (``?token=...``) keeps it in a cookie.
 
     Args:
         app: the application.
@@ -54,8 +60,8 @@ class Access:
         elif large := _too_large(scope):
             await _refuse(scope, send, *large)
         elif self._token is None:
-            host = _header(scope, b"host")
-            if is_loopback(host if host.endswith("]") else host.rpartition(":")[0] or host):
+            origin = _header(scope, b"origin").partition("://")[2]
+            if is_loopback(_name(_header(scope, b"host"))) and (not origin or is_loopback(_name(origin))):
                 await self._app(scope, receive, send)
             else:
                 await _refuse(scope, send, 403, "This viewer answers to localhost only.")

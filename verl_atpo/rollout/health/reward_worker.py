@@ -5,6 +5,7 @@ They are processes of their own: ``sys.exit()`` in a reward function ends one, a
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import threading
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from verl_atpo.algorithm import read_algorithm
 from verl_atpo.config import WatchConfig
 from verl_atpo.deadlines.activity import Activity, begin, end
 from verl_atpo.deadlines.containment import called
+from verl_atpo.deadlines.containment import contained as contained_work
 from verl_atpo.deadlines.within import within
 from verl_atpo.rollout.health.watchdog import Watchdog
 from verl_atpo.rollout.reward import check_result
@@ -56,6 +58,8 @@ def contained(function: Callable[..., Any], config: WatchConfig) -> Callable[...
         begin(activity)
         try:
             result = called(function, *args, **kwargs)
+            if inspect.isawaitable(result):  # of an async function inside a plain wrapper; verl calls it in a thread
+                result = asyncio.run(contained_work(result))
         finally:
             activity.thread = None
             end(activity)

@@ -111,7 +111,7 @@ def _read(answers: Any) -> Any:
 
 
 def _are_answers(values: list[Any]) -> bool:
-    """Return whether parsed values are answers; numbers alone are an interval or a point, an answer as it is spelled."""
+    """Return whether parsed values are answers; numbers alone are one, as they are spelled."""
     kinds = set(map(type, values))
     return kinds <= {str, int, float} and (str in kinds or not kinds)
 

@@ -82,7 +82,6 @@ RULES = (
     *map(_truth, TRUTHS),
     *(choice_rule(SUBJECT, setting, lambda names=names: names, applies=_used) for setting, names in NAMES.items()),  # type: ignore[misc]
     number_rule(SUBJECT, "data.seed", lambda value: True, "expected a number", _used, integer=True),
-    Rule(SUBJECT, f"{ROLLOUT}.tensor_model_parallel_size", _parallel, _used),
     *(
         number_rule(SUBJECT, setting, lambda value: True, "expected a number of steps", _used, integer=True)
         for setting in FREQUENCIES
@@ -95,3 +94,5 @@ RULES = (
         _used,
     ),
 )
+LATER = (Rule(SUBJECT, f"{ROLLOUT}.tensor_model_parallel_size", _parallel, _used),)
+"""Rules that follow those of batch sizes, which name the rows that devices share."""

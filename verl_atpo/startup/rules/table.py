@@ -47,6 +47,7 @@ _BUILT_IN: tuple[Rule, ...] = (
     *loops.RULES,
     Rule("gateway", GATEWAY, lambda run: check_gateway(run.config)),
     *batch_sizes.RULES,
+    *ranges.LATER,
     *cpu.RULES,
     *environment.RULES,
     *model.RULES,
