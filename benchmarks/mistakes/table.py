@@ -11,6 +11,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from benchmarks.mistakes.project import REWARD, TOOL, TOOLS, row, write_rows
+from verl_atpo.tiny.tokenizer import END
 
 ROLLOUT, ACTOR = "actor_rollout_ref.rollout", "actor_rollout_ref.actor"
 MULTI_TURN, AGENT = f"{ROLLOUT}.multi_turn", f"{ROLLOUT}.agent"
@@ -250,6 +251,12 @@ DATA = (
         "a loop of one turn in the data", "agent_name", change=_rows("train.parquet", agent_name="single_turn_agent")
     ),
     Mistake("another number of leaves in the data", "__rollout_n__", change=_rows("train.parquet", __rollout_n__=4)),
+    Mistake(
+        "a control token in a prompt",
+        TRAIN,
+        change=_rows("train.parquet", prompt=[{"role": "user", "content": f"guess {END} assistant right"}]),
+        warns=True,
+    ),
     Mistake(
         "a limit that drops every prompt",
         "data.max_prompt_length",

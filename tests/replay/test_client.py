@@ -6,6 +6,7 @@ import asyncio
 
 import numpy as np
 import pytest
+import torch
 from verl.tools.function_tool import FunctionTool
 from verl.workers.rollout.replica import TokenOutput
 
@@ -49,6 +50,23 @@ async def test_all_generations_carry_the_sticky_request_id():
     assert engine.request_ids == ["tree"] * 3
     await ReplayClient(engine, None).generate("own-id", prompt_ids=PROMPT)
     assert engine.request_ids[-1] == "own-id"
+
+
+@pytest.mark.parametrize("form", [np.array, torch.tensor, tuple], ids=["array", "tensor", "tuple"])
+async def test_a_loop_may_ask_with_ids_in_any_form(form):
+    asked = []
+
+    class Engine(FakeEngine):
+        async def generate(self, request_id: str, *, prompt_ids: list[int], **kwargs: object) -> TokenOutput:
+            asked.append(prompt_ids)
+            return await super().generate(request_id, prompt_ids=prompt_ids, **kwargs)
+
+    first = ReplayClient(Engine(), None)
+    await first.generate("x", prompt_ids=form(PROMPT))
+    assert asked == contexts(first.generations) == [PROMPT] and {type(each) for each in asked[0]} == {int}
+    again = ReplayClient(Engine(), None, first.generations)
+    await again.generate("x", prompt_ids=form(PROMPT))
+    assert again.replayed == 1 and len(asked) == 1
 
 
 async def test_divergence_ends_the_replay_at_once_and_the_branch_goes_on_live():

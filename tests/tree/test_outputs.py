@@ -68,7 +68,15 @@ def test_one_output_a_list_and_a_tuple_are_outputs():
     assert plain_outputs(one) == plain_outputs([one]) == plain_outputs((one,)) == [one]
 
 
+def test_what_is_beside_the_tokens_is_as_verl_reads_it():
+    (plain,) = plain_outputs(output(num_turns=np.int64(4), extra_fields={"reward_extra_info": None, "a": None}))
+    assert type(plain.num_turns) is int and plain.num_turns == 4 and plain.extra_fields == {"a": None}
+    assert plain_outputs(output(extra_fields=None))[0].extra_fields == {}
+
+
 REFUSED = {
+    "no number of turns": (output(num_turns=None), "returned num_turns=None: expected the number of messages"),
+    "a list of extras": (output(extra_fields=[1]), r"returned extra_fields=list \[1\]: expected a dict"),
     "None": (None, "The agent loop returned None: expected an AgentLoopOutput"),
     "dict": ({"prompt_ids": [1]}, "returned dict {'prompt_ids'"),
     "tuple of lists": (([1], [2], [1]), r"returned list \[1\]"),

@@ -123,7 +123,7 @@ class ReplayClient:
         """
         self._refuse_after_end()
         self.raise_failure()
-        asked = list(prompt_ids)
+        asked = prompt_ids.tolist() if hasattr(prompt_ids, "tolist") else list(prompt_ids)  # a tensor, an array
         with self.activity.pause():
             return await self._answer(request_id, asked, kwargs)
 

@@ -95,6 +95,8 @@ def changed_settings(config: DictConfig) -> Iterator[str]:
         begun = json.loads((Path(str(get(config, CHECKPOINTS))) / SETTINGS).read_text())
     except (OSError, ValueError):
         return
+    if not isinstance(begun, dict):
+        return
     now = json.loads(json.dumps(flat(config), default=str))
     for key in sorted({*begun, *now}):
         if begun.get(key) != now.get(key) and not key.startswith(MAY_DIFFER):

@@ -32,6 +32,7 @@ def plain_outputs(returned: Any) -> list[Any]:
                 "that replaces its context. Remedy: return one at the end of run()."
             )
         _make_plain(output)
+        _check_rest(output)
     if not outputs:
         raise BranchBug("The agent loop returned no output. Remedy: return an AgentLoopOutput at the end of run().")
     return outputs
@@ -48,6 +49,20 @@ def _make_plain(output: Any) -> None:
         trained = mask if len(mask) == len(numbers) else [1] * len(numbers)
         pairs = zip(numbers, trained, strict=True)
         output.response_logprobs = [each if bit or _finite(each) else 0.0 for each, bit in pairs]
+
+
+def _check_rest(output: Any) -> None:
+    """Check the fields beside the tokens that verl reads once the row is far away from its loop."""
+    turns = _number(getattr(output, "num_turns", 0))
+    if not isinstance(turns, int):
+        raise BranchBug(f"The agent loop returned num_turns={_short(turns)}: expected the number of messages.")
+    if hasattr(output, "num_turns"):
+        output.num_turns = turns
+    extra = getattr(output, "extra_fields", {})
+    if extra is not None and not isinstance(extra, dict):
+        raise BranchBug(f"The agent loop returned extra_fields={_short(extra)}: expected a dict.")
+    if hasattr(output, "extra_fields"):
+        output.extra_fields = {k: v for k, v in (extra or {}).items() if k != "reward_extra_info" or v is not None}
 
 
 def _listed(field: str, values: Any) -> list[Any]:

@@ -182,6 +182,23 @@ def _answered(run: Run) -> str | None:
     return None
 
 
+def _live_tokens(run: Run) -> str | None:
+    """Warn of control tokens in messages, which begin and end turns as those of the chat template do."""
+    made = run.once(tokenizer)
+    tokens = [] if made is None else [token for token in made.all_special_tokens if len(token.strip()) > 1]
+    for rows in run.once(train_rows):
+        for name, row in rows.names():
+            messages = row.get(run.get(PROMPT_KEY))
+            for message in messages if isinstance(messages, list) else ():
+                text = str(message.get("content")) if isinstance(message, Mapping) else ""
+                if found := next((token for token in tokens if token in text), None):
+                    return (
+                        f"the prompt of {name} has the control token {found!r} in a message, where it acts as one. "
+                        "Remove it, unless that is meant"
+                    )
+    return None
+
+
 def _batch(run: Run) -> str | None:
     files, batch = run.once(train_rows), run.number(BATCH, integer=True)
     totals = [rows.total for rows in files]
@@ -227,5 +244,6 @@ RULES = (
     Rule(SUBJECT, TRAIN, _row_leaves, lambda run: run.grows_trees, Stage.REHEARSAL),
     Rule(SUBJECT, LIMIT, _filtered, lambda run: bool(run.get("data.filter_overlong_prompts")), Stage.REHEARSAL),
     Rule(SUBJECT, CUSTOM, _custom_class, stage=Stage.REHEARSAL),
+    Rule(SUBJECT, TRAIN, _live_tokens, stage=Stage.REHEARSAL, warns=True),
     Rule(SUBJECT, TRAIN, _answered, stage=Stage.REHEARSAL, warns=True),
 )
