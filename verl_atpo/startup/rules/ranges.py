@@ -5,22 +5,16 @@ from __future__ import annotations
 import math
 
 from verl_atpo.startup.rules.rule import Rule, Run, choice_rule, number_rule, value_rule
-from verl_atpo.startup.verl_config import ACTOR, AGENT, MODE, MULTI_TURN, ROLLOUT
+from verl_atpo.startup.verl_config import ACTOR, MODE, MULTI_TURN, ROLLOUT
 
 SUBJECT = "ranges"
 AT_LEAST_ONE = (
-    "data.train_batch_size",
-    "trainer.total_epochs",
     "trainer.n_gpus_per_node",
     "trainer.nnodes",
-    f"{ACTOR}.ppo_mini_batch_size",
-    f"{ACTOR}.ppo_epochs",
     f"{ROLLOUT}.tensor_model_parallel_size",
     f"{ROLLOUT}.max_num_seqs",
     f"{ROLLOUT}.max_num_batched_tokens",
     f"{ROLLOUT}.val_kwargs.n",
-    f"{AGENT}.num_workers",
-    f"{MULTI_TURN}.max_parallel_calls",
 )
 """Whole numbers with which nothing would run if they were smaller."""
 SAMPLES = ("data.train_max_samples", "data.val_max_samples")

@@ -31,10 +31,10 @@ from verl_atpo.startup.rules.rule import Rule, Run, Stage, broken
 
 _BUILT_IN: tuple[Rule, ...] = (
     *trees.RULES,
-    *ranges.RULES,
     *objective.RULES,
     *(rule for scheme in known_schemes().values() for rule in scheme.rules()),
     *learning.RULES,
+    *ranges.RULES,
     *sampling.RULES,
     *trainer_modes.RULES,
     Rule(
