@@ -24,8 +24,9 @@ def twice(original):
 def test_a_wrapper_is_put_on_once_and_taken_off_again():
     owner = type("Own", (Owner,), {"greet": Owner.greet})
     wrap_once(owner, "greet", louder)
+    wrapped = owner.greet
     undo = wrap_once(owner, "greet", louder)
-    assert owner().greet() == "hello!" and owner.greet.__doc__ == "Greet."
+    assert owner.greet is wrapped and owner().greet() == "hello!" and owner.greet.__doc__ == "Greet."
     undo()
     assert owner.greet is Owner.greet
 

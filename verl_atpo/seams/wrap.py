@@ -10,8 +10,8 @@ from typing import Any
 def wrap_once(owner: Any, name: str, wrap: Callable[[Any], Any]) -> Callable[[], None]:
     """Replace a function by its wrapper.
 
-    The name of ``wrap`` says which wrapper it is: called again for one that is in place, the new one replaces it and
-    wraps the original. Where somebody else has wrapped it in turn, it stays as it is.
+    The name of ``wrap`` says which wrapper it is. Called again with the same ``wrap`` nothing changes; another one of
+    the name replaces it and wraps the original. Where somebody else has wrapped it in turn, it stays as it is.
 
     Args:
         owner: module or class that holds the function.
@@ -23,10 +23,11 @@ def wrap_once(owner: Any, name: str, wrap: Callable[[Any], Any]) -> Callable[[],
     """
     current = getattr(owner, name)
     mark = f"_wrapped_by {wrap.__module__}.{wrap.__qualname__}"
-    original = getattr(current, mark, current)
-    if original is not current and current.__wrapped__ is not original:
+    original, made_by = getattr(current, mark, (current, None))
+    if made_by is not None and current.__wrapped__ is not original:
         return lambda: None  # functools.wraps copied the mark to a wrapper of our wrapper
-    wrapper = functools.wraps(original)(wrap(original))
-    setattr(wrapper, mark, original)
-    setattr(owner, name, wrapper)
+    if made_by is not wrap:
+        wrapper = functools.wraps(original)(wrap(original))
+        setattr(wrapper, mark, (original, wrap))
+        setattr(owner, name, wrapper)
     return lambda: setattr(owner, name, original)
