@@ -36,6 +36,7 @@ _OTHERS = (
     "README.md",
     "docs/results.md",
     "docs/packed.md",
+    "docs/gpu.md",
 )
 _QUESTIONS = ("tree", "parts", "rollout", "packed", "loss", "language_model", "archive")
 PAGES = tuple(ROOT / page for page in (*_OTHERS, *(f"docs/results/{name}.md" for name in _QUESTIONS)))
@@ -130,6 +131,18 @@ TABLES = {
             "faster_cpu": "times faster than padded rows, processor time",
             "peak_over_verl": "peak memory, ratio to verl",
             "max_error": "largest error",
+        },
+    ),
+    "packed-levels": (
+        ("packed_levels.json", "rows"),
+        {
+            "rows of a prompt": "rows of a prompt",
+            "attention, share of a forward's FLOPs": "attention, share of a forward pass",
+            "flex, pairs over visible ones": "FlexAttention: pairs computed / visible",
+            "calls, pairs over visible ones": "calls: the same",
+            "calls, launches": "calls: launches (FlexAttention: 1)",
+            "bytes of calls over flex": "calls: bytes of queries and outputs, ratio",
+            "saved by calls, share of a forward's FLOPs": "saved by calls, share of a forward pass",
         },
     ),
     "trainers": (
@@ -257,7 +270,8 @@ def packed_ranks() -> str:
     for row in rows:
         line = lines.setdefault(row["rows"], {"rows of a prompt": row["rows"]})
         line[f"{row['ranks']} ranks"] = f"{row['cheaper']:.2f}"
-    return markdown.table(list(lines.values()))
+    limits = {row["rows"]: f"{row['limit']:.2f}" for row in rows}
+    return markdown.table([{**line, "limit": limits[name]} for name, line in lines.items()])
 
 
 BLOCKS: dict[str, Callable[[], str]] = {

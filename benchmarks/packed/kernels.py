@@ -2,10 +2,11 @@
 
     python -m benchmarks.packed.kernels [--tokens 8192 16384 32768] [--repeats 5] [--out FILE.json] [--rehearse]
 
-Attention, gated delta rule and head on one pack of a tree: first against float64 on the CPU, then timed against the
-same rows run apart (torch's `varlen_attn` in the place of FlexAttention where the device has it), and how often
-FlexAttention was compiled for all sizes. `--rehearse` runs all of it but the timings on a CPU, uncompiled and small.
-Exits with 1 where numbers differ. Writes `benchmarks/results/packed_kernels.json`.
+Attention, gated delta rule and head on one pack of a tree: first against float64 on the CPU, then timed. Attention is
+timed by FlexAttention, by variable-length calls joined by log-sum-exp (`benchmarks.packed.levels`), and for the rows
+apart (torch's `varlen_attn`). How often FlexAttention was compiled for all sizes is counted. `--rehearse` runs all but
+the timings on a CPU, uncompiled and small. Exits with 1 where numbers differ. Writes
+`benchmarks/results/packed_kernels.json`.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ from tabulate import tabulate
 from transformers import LlamaConfig, LlamaForCausalLM
 from transformers.models.qwen3_5.modeling_qwen3_5 import torch_chunk_gated_delta_rule
 
+from tests.assets.attention_calls import attend as attend_in_calls
+from tests.assets.attention_calls import calls, dense_kernel, varlen, varlen_kernel
 from tests.assets.kernel_inputs import inputs, tree_of
 from verl_atpo.packed.attention import RUNNING, trie_attention
 from verl_atpo.packed.delta import delta_rule
@@ -72,6 +75,16 @@ def attention_error(
 def relative(found: torch.Tensor, right: torch.Tensor) -> float:
     """Difference over the norm."""
     return float((found.detach().cpu().double() - right.detach()).norm() / right.detach().norm())
+
+
+def calls_error(trie: Trie, shape: tuple[int, int, int], device: torch.device) -> float:
+    """Error of attention by variable-length calls, with dense ones on a CPU, against the CPU's pieces in float64."""
+    dtype, kernel = (torch.float32, dense_kernel) if device.type == "cpu" else (torch.bfloat16, varlen_kernel)
+    tensors = inputs(len(trie), shape, device, dtype)
+    query, key, value = (each[0].transpose(0, 1) for each in tensors)
+    found = attend_in_calls(calls(trie), query, key, value, kernel)
+    exact = [each.detach().cpu().double() for each in tensors]
+    return relative(found, attend(Visibility(trie, torch.device("cpu")), exact, None, None)[0])
 
 
 def delta_error(trie: Trie, device: torch.device) -> float:
@@ -124,9 +137,7 @@ def seconds(call: Callable[[], object], repeats: int) -> float:
 
 
 def timings(tokens: int, name: str, device: torch.device, repeats: int) -> dict[str, Any]:
-    """Forward and backward of attention over a pack, and over its rows apart."""
-    from torch.nn.attention.varlen import varlen_attn
-
+    """Forward and backward of attention over a pack, by FlexAttention and by calls, and over its rows apart."""
     trie, lengths = tree_of(tokens)
     blocks = Visibility(trie, device)
     packed = inputs(blocks.tokens, SHAPES[name], device, torch.bfloat16)
@@ -137,10 +148,17 @@ def timings(tokens: int, name: str, device: torch.device, repeats: int) -> dict[
     ends = torch.tensor([0, *np.cumsum(lengths)], dtype=torch.int32, device=device)
 
     def apart() -> torch.Tensor:
-        return varlen_attn(*rows, ends, ends, max(lengths), max(lengths), is_causal=True)
+        return varlen(*rows, ends, ends, max(lengths), max(lengths), causal=True)
+
+    planned = calls(trie)
+    by_calls = [each[0, :, : len(trie)].transpose(0, 1).detach().requires_grad_() for each in packed]
+
+    def in_calls() -> torch.Tensor:
+        return attend_in_calls(planned, *by_calls, varlen_kernel)
 
     found = {"tokens": len(trie), "row tokens": sum(lengths), "shape": name}
-    for key, call in (("packed", lambda: attend(blocks, packed, None, None)), ("rows", apart)):
+    measured = {"packed": lambda: attend(blocks, packed, None, None), "packed, calls": in_calls, "rows": apart}
+    for key, call in measured.items():
         found[f"{key} forward, s"] = seconds(lambda call=call: call(), repeats)
         found[f"{key} forward and backward, s"] = seconds(lambda call=call: call().sum().backward(), repeats)
     return found
@@ -154,6 +172,7 @@ def errors(device: torch.device, tokens: int) -> Iterator[dict[str, Any]]:
             for window in (None, min(WINDOW, tokens // 8)):
                 error = attention_error(trie, shape, device, dtype, window)
                 yield {"what": f"attention, {name}, {dtype}, window {window}", "error": error, "most": tolerance}
+        yield {"what": f"attention by calls, {name}", "error": calls_error(trie, shape, device), "most": 2e-2}
     yield {"what": "gated delta rule", "error": delta_error(trie, device), "most": 2e-2}
     yield {"what": "head", "error": head_error(device), "most": 1e-4}
 

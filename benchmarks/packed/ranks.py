@@ -5,7 +5,8 @@
 Random rows of the paper's lengths and of long agents are dealt to ranks and cut into packs by the package's own code,
 and for comparison by verl's own balancing into rows without padding. A step waits in each mini-batch for the slowest
 rank. The cost is verl's own measure of FLOPs (`verl_atpo.packed.cost`); nothing runs. `cheaper` is verl's cost over the
-packed one, `ideal` the same if all ranks ended together, `without exchanges` with prompts dealt whole where they fit.
+packed one, `ideal` the same if all ranks ended together, `limit` the same if also no tree were cut: FLOPs of the rows
+over those of their distinct tokens, which no plan exceeds. `without exchanges` deals prompts whole where they fit.
 A pack may have twice the tokens of the longest row, or the given budget where that is more.
 Writes `benchmarks/results/packed_ranks.json`.
 """
@@ -22,7 +23,7 @@ from typing import Any
 import numpy as np
 from tabulate import tabulate
 
-from tests.assets.simulated_ranks import SHAPES, Batch, verls_cost
+from tests.assets.simulated_ranks import SHAPES, Batch, limit, verls_cost
 from verl_atpo.packed import placement
 from verl_atpo.packed.cost import row_cost
 
@@ -53,6 +54,7 @@ def lines(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
                 "cheaper": round(own / slowest, 3),
                 "without exchanges": round(own * before["packed/rows_flops_over_slowest_rank"] / total, 3),
                 "ideal": round(total / slowest * packed["packed/slowest_rank_over_mean"], 3),
+                "limit": round(limit(batch), 3),
                 "slowest / mean": round(packed["packed/slowest_rank_over_mean"], 3),
             }
 

@@ -12,7 +12,7 @@ from verl.utils.seqlen_balancing import calculate_workload, get_seqlen_balanced_
 from tests.assets.packed_batches import Shape, make_batch
 from verl_atpo.packed.cost import row_cost
 from verl_atpo.packed.trainer import arrange
-from verl_atpo.packed.trie import Ints
+from verl_atpo.packed.trie import Ints, sort_rows
 
 LONG = {"prompt": 4000, "turns": (12, 20), "sampled": (200, 400), "observed": (500, 1500)}
 SHAPES = {
@@ -64,6 +64,12 @@ def verls_cost(batch: Batch, ranks: int, updates: int) -> tuple[float, list[int]
     order = list(itertools.chain(*get_seqlen_balanced_partitions(workload, k_partitions=ranks, equal_size=True)))
     costs = [float(row_cost(batch.lengths(part)).sum()) for part in cut(order, ranks * updates)]
     return float(np.array(costs).reshape(ranks, -1).max(0).sum()), order
+
+
+def limit(batch: Batch) -> float:
+    """FLOPs of all rows over those of their distinct tokens: what no placement and no packs exceed."""
+    rows = sort_rows(np.concatenate(batch.rows), batch.offsets)
+    return float(row_cost(rows.length_R).sum() / row_cost(rows.length_R, rows.shared_R).sum())
 
 
 def cut(order: list[int], bins: int) -> list[list[int]]:
