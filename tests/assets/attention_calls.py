@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -97,11 +96,9 @@ def varlen_kernel(
 
 
 def varlen(*arguments: Any, causal: bool, **more: Any) -> Any:
-    """Call `varlen_attn` in the words of the installed torch: newer ones write causal attention as a window."""
+    """Call torch's variable-length flash attention, for which causal attention is a window."""
     from torch.nn.attention.varlen import varlen_attn
 
-    if "is_causal" in inspect.signature(varlen_attn).parameters:
-        return varlen_attn(*arguments, is_causal=causal, **more)
     return varlen_attn(*arguments, window_size=(-1, 0) if causal else (-1, -1), **more)
 
 

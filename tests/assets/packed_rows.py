@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from tensordict import TensorDict
-from verl.utils import tensordict_utils as tu
+
+if TYPE_CHECKING:
+    from tensordict import TensorDict
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,6 +58,8 @@ def batch_of(rows: Rows, chosen: list[int], seed: int, **settings: object) -> Te
         "ref_log_prob": _jagged([(-3 * draw[1]).tolist() for draw in draws], torch.float32),
         "advantages": _jagged([[rows.advantages[row]] * len(rows.masks[row]) for row in chosen], torch.float32),
     }
+    from verl.utils import tensordict_utils as tu  # rows alone need no verl
+
     return tu.get_tensordict(tensors, {"temperature": 0.7, "pad_token_id": 0, **settings})
 
 
