@@ -1,18 +1,19 @@
-"""verl's own engine against the packed one, in turn, on the same batch: `python -m benchmarks.packed`.
+"""verl's own engine, with and without padding, against the packed one: `python -m benchmarks.packed`.
 
-    python -m benchmarks.packed [--seed 0] [--models 0.2M 10M 135M] [--batches ...] [--repeats 3]
+    python -m benchmarks.packed [--seed 0] [--models NAME ...] [--batches NAME ...] [--repeats 3]
                                 [--scale 1.0] [--out FILE.json] [--resume]
 
 `forward` is what verl does for old log-probs (with entropy), `update` a mini-batch: forward, backward, optimizer step.
 The times, of the clock and of the processor, are the shortest of a first call and its repeats, of which both engines
-have as many, one after the other; what takes verl over a minute is not repeated. The peak is what the first call needs
-on top of what was there before. `trie_cpu_seconds` is what the packed engine does for its packs before the model runs:
-sorting the rows, planning the packs, building tries and attention; it is a part of its time. `max_error` is the largest
-difference of a sampled token's log-probability (forward), and the largest of a parameter's gradient over its norm
-(update). Without a CUDA device everything runs on the CPU in float32, and batches that would take hours are scaled
-down, else in bfloat16, and verl's rows without padding where flash-attn is installed. Writes
-`benchmarks/results/packed.json`; `--resume` keeps the rows that the file has, if it is of the same seed, threads and
-torch.
+have as many, one after the other; what takes verl over a minute is not repeated. `unpadded` is verl's engine with one
+row a micro-batch, so that it pads nothing; `faster_cpu_unpadded` is its processor time over the packed one. The peak is
+what the first call needs on top of what was there before. `trie_cpu_seconds` is what the packed engine does for its
+packs before the model runs: sorting the rows, planning the packs, building tries and attention; it is a part of its
+time. `max_error` is the largest difference of a sampled token's log-probability (forward), and the largest of a
+parameter's gradient over its norm (update). Without a CUDA device everything runs on the CPU in float32, and batches
+that would take hours are scaled down, else in bfloat16, and verl's rows without padding where flash-attn is installed.
+Writes `benchmarks/results/packed.json`; `--resume` keeps the rows that the file has, if it is of the same seed, threads
+and torch.
 """
 
 from __future__ import annotations
@@ -81,10 +82,13 @@ def measure(engines: dict[str, Any], rows: Rows, mode: str, settings: dict[str, 
         name: functools.partial({"forward": forward, "update": update}[mode], engine, rows, settings)
         for name, engine in engines.items()
     }
+    apart = {key: value for key, value in settings.items() if key != "max_token_len_per_gpu"}
+    apart |= {"use_dynamic_bsz": False, "micro_batch_size_per_gpu": 1}
+    calls["unpadded"] = functools.partial(calls["verl"].func, engines["verl"], rows, apart)
     found, peaks, first = {}, {}, {}
     for name, call in calls.items():
         (found[name], first[name]), peaks[name] = with_peak(functools.partial(cost_of, call))
-        engines[name].optimizer_zero_grad()
+        engines["verl" if name == "unpadded" else name].optimizer_zero_grad()
     worst = error(mode, found["verl"], found["packed"])
     found.clear()
     more = repeats if first["verl"].seconds < LONG_S else 0
@@ -98,6 +102,7 @@ def measure(engines: dict[str, Any], rows: Rows, mode: str, settings: dict[str, 
         **{f"cpu_seconds_{name}": round(value, 4) for name, value in cpu.items()},
         "faster": round(seconds["verl"] / seconds["packed"], 3),
         "faster_cpu": round(cpu["verl"] / cpu["packed"], 3),
+        "faster_cpu_unpadded": round(cpu["unpadded"] / cpu["packed"], 3),
         "trie_cpu_seconds": round(trie, 5),
         "trie_share": round(trie / cpu["packed"], 5),
         **{f"peak_{name}": peak for name, peak in peaks.items()},
