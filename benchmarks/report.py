@@ -137,12 +137,12 @@ TABLES = {
         ("packed_levels.json", "rows"),
         {
             "rows of a prompt": "rows of a prompt",
-            "attention, share of a forward's FLOPs": "attention, share of a forward pass",
-            "flex, pairs over visible ones": "FlexAttention: pairs computed / visible",
-            "calls, pairs over visible ones": "calls: the same",
-            "calls, launches": "calls: launches (FlexAttention: 1)",
-            "bytes of calls over flex": "calls: bytes of queries and outputs, ratio",
-            "saved by calls, share of a forward's FLOPs": "saved by calls, share of a forward pass",
+            "attention, share of a forward's FLOPs": "attention",
+            "flex, pairs over visible ones": "FlexAttention: pairs",
+            "calls, pairs over visible ones": "calls: pairs",
+            "calls, launches": "calls: launches",
+            "bytes of calls over flex": "calls: bytes",
+            "saved by calls, share of a forward's FLOPs": "saved by calls",
         },
     ),
     "trainers": (
