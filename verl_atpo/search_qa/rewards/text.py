@@ -63,8 +63,7 @@ def golden_answers(ground_truth: Any) -> list[str]:
 
     Args:
         ground_truth: ``{"target": answers}`` or ``answers``. These are a string, or a list, tuple or array of strings.
-            A string may be any of these as JSON, Python or numpy text (``'["Oslo", "Christiania"]'``, as in PopQA). A
-            number is its text.
+            A string may be any of these as JSON, Python or numpy text (``'["Oslo", "Christiania"]'``, as in PopQA).
 
     Raises:
         ValueError: another form, no answer, or an answer that is not a string or is blank.
@@ -89,8 +88,6 @@ def golden_answers(ground_truth: Any) -> list[str]:
 
 def _read(answers: Any) -> Any:
     """Parse a text that spells several answers or a mapping with a target; return any other value unchanged."""
-    if isinstance(answers, int | float) and not isinstance(answers, bool):
-        return str(answers)
     text = answers.strip() if isinstance(answers, str) else ""
     if array := _ARRAY.fullmatch(text):
         text = array[1].strip()
