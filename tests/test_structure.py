@@ -68,7 +68,17 @@ def test_the_pure_core_loads_nothing_heavy():
 
 
 CORE = ("tree", "method", "replay", "rollout", "packed")
-EXTENSIONS = ("schemes", "gateway", "view", "render", "search_qa", "platforms", "tools.python")
+EXTENSIONS = (
+    "schemes",
+    "gateway",
+    "view",
+    "render",
+    "search_qa",
+    "platforms",
+    "tools.python",
+    "tools.workspace",
+    "tools.sandbox",
+)
 
 
 def all_imports(file: Path) -> set[str]:

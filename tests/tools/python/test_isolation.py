@@ -42,7 +42,7 @@ def test_auto_takes_the_strongest_and_never_a_weak_one(monkeypatch: pytest.Monke
         assert PythonTool({}).sandbox.isolation is Isolation.LANDLOCK
     assert "sandbox is landlock, as others do not work here: {'bubblewrap': 'OSError: not on this" in caplog.text
     forget_what_works()
-    monkeypatch.setattr(isolation, "_landlock_folder", broken)
+    monkeypatch.setattr(isolation, "check_landlock", broken)
     with pytest.raises(ConfigError, match=r"(?s)'auto' does not work.*bubblewrap: OSError.*landlock: .*Remedies: `pip"):
         PythonTool({})
     with pytest.raises(ConfigError, match="'bubblewrap' does not work"):

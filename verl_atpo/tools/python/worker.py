@@ -1,90 +1,32 @@
 """The program inside the sandbox: gives up its rights, then runs the code it is sent, one call after the other.
 
 It is run by its source text (``python -c``), by the interpreter that the settings name, so it imports nothing but the
-standard library (and ``landlock``, where that is the isolation). The sandbox starts it with one argument, the settings
-as JSON. It reads requests ``{"nonce": ..., "code": ...}`` on what it was given as standard input and answers each by
-``{"nonce": ..., "output": ...}`` on what it was given as standard output, one line each; both are gone from fds 0 to 2
-when the first code runs. Nothing here is trusted by the other side: code can reach everything in its own process.
+standard library, and ``sandbox/inside.py``, whose text comes first. The sandbox starts it with one argument, the
+settings as JSON. It reads requests ``{"nonce": ..., "code": ...}`` on what it was given as standard input and answers
+each by ``{"nonce": ..., "output": ...}`` on what it was given as standard output, one line each; both are gone from
+fds 0 to 2 when the first code runs. Nothing here is trusted by the other side: code can reach everything in its own
+process.
 """
 
 from __future__ import annotations
 
 import ast
 import base64
-import ctypes
 import fcntl
 import io
 import json
 import linecache
 import os
 import random
-import resource
 import socket
 import sys
 import traceback
 import types
 import typing
 
-PR_SET_PDEATHSIG, PR_SET_SECCOMP, PR_SET_NO_NEW_PRIVS, PR_SET_THP_DISABLE = 1, 22, 38, 41
-SECCOMP_MODE_FILTER, LINUX_CAPABILITY_VERSION_3 = 2, 0x20080522
-SIGKILL = 9
+from verl_atpo.tools.sandbox.inside import give_up, limit, restrict_files
+
 FORBIDDEN_FILE = "/etc/passwd"
-
-
-def limit(settings: dict[str, typing.Any]) -> None:
-    """Resource limits and niceness; nothing can raise them again."""
-    os.nice(settings["niceness"])
-    memory, disk = settings["memory_mb"] << 20, settings["disk_mb"] << 20
-    for name, value in [
-        (resource.RLIMIT_AS, memory),
-        (resource.RLIMIT_FSIZE, disk),
-        (resource.RLIMIT_NOFILE, settings["open_files"]),
-        (resource.RLIMIT_CORE, 0),
-        (resource.RLIMIT_MEMLOCK, 0),
-        (resource.RLIMIT_MSGQUEUE, 0),
-    ]:
-        resource.setrlimit(name, (value, value))
-
-
-def lock(settings: dict[str, typing.Any]) -> None:
-    """Give up capabilities, files and system calls, for good."""
-    libc = ctypes.CDLL(None, use_errno=True)
-
-    def check(result: int, what: str) -> None:
-        if result != 0:
-            raise OSError(ctypes.get_errno(), f"{what}: {os.strerror(ctypes.get_errno())}")
-
-    check(libc.prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0), "PR_SET_PDEATHSIG")
-    # A huge page stays whole while one of its small ones is mapped: 2 MiB of memory for 4 KiB of address space.
-    check(libc.prctl(PR_SET_THP_DISABLE, 1, 0, 0, 0), "PR_SET_THP_DISABLE")
-    check(libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "PR_SET_NO_NEW_PRIVS")
-    header = (ctypes.c_uint32 * 2)(LINUX_CAPABILITY_VERSION_3, 0)
-    check(libc.capset(header, (ctypes.c_uint32 * 6)()), "capset")
-    if settings["landlock"]:
-        restrict_files(settings["landlock"], settings["readable"])
-    if settings["filter"]:
-        code = base64.b64decode(settings["filter"])
-
-        class Program(ctypes.Structure):
-            _fields_ = [("length", ctypes.c_ushort), ("code", ctypes.c_char_p)]
-
-        program = Program(len(code) // 8, code)
-        check(libc.prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, ctypes.byref(program), 0, 0), "PR_SET_SECCOMP")
-
-
-def restrict_files(package_folder: str, readable: list[str]) -> None:
-    """Landlock: of all files, only the readable ones can be opened, and only to read."""
-    sys.path.insert(0, package_folder)
-    import landlock
-
-    sys.path.pop(0)
-    rules = landlock.Ruleset()
-    for path in readable:
-        if os.path.isdir(path):
-            rules.allow(path, rules=landlock.FSAccess.READ_FILE | landlock.FSAccess.READ_DIR)
-        elif os.path.exists(path):
-            rules.allow(path, rules=landlock.FSAccess.READ_FILE)
-    rules.apply()
 
 
 def check_locked() -> None:
@@ -215,8 +157,10 @@ def main(settings: dict[str, typing.Any]) -> None:
     null = os.open(os.devnull, os.O_RDWR)
     os.dup2(null, 0)
     os.dup2(null, 1)
-    limit(settings)
-    lock(settings)
+    limit(settings["niceness"], settings["limits"])
+    if settings["rules"]:
+        restrict_files(settings["rules"])
+    give_up(base64.b64decode(settings["filter"]))
     if settings["filter"]:
         check_locked()
     make_repeatable(settings["seed"])

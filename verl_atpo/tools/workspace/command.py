@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 FIRST_CHECK_S = 0.02
 CHECKS_SHARE = 20
-"""A check is repeated after this many times the time that it took, so that checks take little of a core."""
+"""A check is repeated after this many times the CPU time that it took, so that checks take little of a core."""
 LONGEST_PAUSE_S = 0.5
 END_S = 10.0
 """Seconds that a killed command may take to be gone."""
@@ -146,8 +146,9 @@ class Command:
                 if stopped is not None and now > since + END_S:
                     raise subprocess.TimeoutExpired(self._process.args, END_S)
                 if stopped is None and now >= next_check:
+                    began = time.thread_time()
                     stopped = self._reason(now - since, bounds, check)
-                    next_check = time.monotonic() + max(FIRST_CHECK_S, CHECKS_SHARE * (time.monotonic() - now))
+                    next_check = time.monotonic() + max(FIRST_CHECK_S, CHECKS_SHARE * (time.thread_time() - began))
                     if stopped is not None:
                         self._kill()
                         since = now

@@ -8,7 +8,7 @@ from typing import Annotated
 from pydantic import Field
 
 from verl_atpo.settings import Count, Positive, PositiveAmount, settings
-from verl_atpo.tools.python.config import Isolation
+from verl_atpo.tools.sandbox.isolation import Isolation
 
 
 class Technique(str, enum.Enum):

@@ -60,11 +60,14 @@ class CopiedFiles(Files):
         frozen: the last frozen state.
         versions: of the files in ``folder`` that are equal to those in ``frozen``.
         template: size of what the files began with.
+
+    Attributes:
+        folder, template: as given.
     """
 
     def __init__(self, store: Store, folder: Path, frozen: Copy, versions: Versions, template: Usage) -> None:
-        self.folder = folder
-        self._store, self._frozen, self._versions, self._template = store, frozen, versions, template
+        self.folder, self.template = folder, template
+        self._store, self._frozen, self._versions = store, frozen, versions
 
     def mounts(self) -> tuple[Mount, ...]:
         """Return the folder of each part."""
@@ -77,13 +80,12 @@ class CopiedFiles(Files):
         if len(unchanged) < len(present) or len(present) < len(self._versions):
             folder = self._store.new()
             _copied(self.folder, folder, self._frozen.folder, unchanged)
-            self._frozen, self._versions = Copy(self._store, folder, self._template), present
+            self._frozen, self._versions = Copy(self._store, folder, self.template), present
         return self._frozen
 
     def added(self, most: Usage | None = None) -> Usage:
         """Measure the folder, without the size of the template."""
-        total = _measured(self.folder, None if most is None else most + self._template)
-        return Usage(max(total.bytes - self._template.bytes, 0), max(total.files - self._template.files, 0))
+        return _measured(self.folder, None if most is None else most + self.template).without(self.template)
 
     def close(self) -> None:
         """Give up the folder."""

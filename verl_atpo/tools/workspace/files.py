@@ -7,7 +7,7 @@ import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 
-from verl_atpo.tools.workspace.trees import Usage
+from verl_atpo.tools.workspace.trees import Usage, walk
 
 PARTS = ("f", "t")
 """Folders of a state: the workspace and its folder for temporary files; short, as the paths of layers are many."""
@@ -43,16 +43,18 @@ class Frozen(abc.ABC):
         """
 
 
-class Files(abc.ABC):
-    """Files of one workspace. No command may run while one of the methods does, except ``added``."""
+class Mounted(abc.ABC):
+    """Folders in which commands run.
+
+    Attributes:
+        before: what had been added to the template when the last command ended.
+    """
+
+    before: Usage = Usage()
 
     @abc.abstractmethod
     def mounts(self) -> tuple[Mount, ...]:
         """Return a mount for each of :data:`PARTS`."""
-
-    @abc.abstractmethod
-    def freeze(self) -> Frozen:
-        """Fix the present contents; the files can be changed further."""
 
     @abc.abstractmethod
     def added(self, most: Usage | None = None) -> Usage:
@@ -61,6 +63,20 @@ class Files(abc.ABC):
         Raises:
             TooDeep: folders are nested too deep.
         """
+
+    def cut(self) -> None:
+        """Remove folders that are nested too deep."""
+        for mount in self.mounts():
+            for _ in walk(mount.upper, cut=True):
+                pass
+
+
+class Files(Mounted):
+    """Files of one workspace. No command may run while one of the methods does, except ``added``."""
+
+    @abc.abstractmethod
+    def freeze(self) -> Frozen:
+        """Fix the present contents; the files can be changed further."""
 
     @abc.abstractmethod
     def close(self) -> None:

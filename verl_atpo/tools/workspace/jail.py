@@ -12,9 +12,9 @@ import sysconfig
 from pathlib import Path
 from typing import Any
 
-from verl_atpo.tools.python.config import Isolation
-from verl_atpo.tools.python.isolation import NO_NAME, bwrap_program
 from verl_atpo.tools.sandbox import inside
+from verl_atpo.tools.sandbox.isolation import NO_NAME, Isolation, bwrap_program, check_landlock
+from verl_atpo.tools.sandbox.text import with_inside
 from verl_atpo.tools.workspace import starter
 from verl_atpo.tools.workspace.config import WorkspaceConfig
 from verl_atpo.tools.workspace.files import Mount
@@ -31,7 +31,6 @@ DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom")
 DEVICE_LINKS = {"fd": "/proc/self/fd", "stdin": "/proc/self/fd/0", "stdout": "/proc/self/fd/1", "stderr": "fd/2"}
 SHELLS = ("/bin/bash", "/usr/bin/bash", "/usr/local/bin/bash", "/bin/sh")
 PATHS = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-IMPORT = "verl_atpo.tools.sandbox.inside"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,6 +114,7 @@ class Jail:
     def _rules(self, mounts: tuple[Mount, ...]) -> list[tuple[str, int]]:
         if self.isolation is not Isolation.LANDLOCK:
             return []
+        check_landlock()
         readable = [(path, inside.READ_AND_EXECUTE) for path in (*_readable(), *self.config.readable)]
         devices = [(path, inside.READ | inside.WRITE) for path in DEVICES]
         return [*readable, *devices, *((str(mount.upper), inside.EVERYTHING) for mount in mounts)]
@@ -156,10 +156,7 @@ def _file(content: bytes, held: contextlib.ExitStack) -> int:
 
 @functools.cache
 def _source() -> str:
-    """Return the text of the program inside, without its import of the text before it."""
-    lines = Path(starter.__file__).read_text().splitlines(keepends=True)
-    body = "".join(line for line in lines if not line.startswith((f"from {IMPORT} ", "from __future__ ")))
-    return Path(inside.__file__).read_text() + body
+    return with_inside(Path(starter.__file__).read_text())
 
 
 @functools.cache

@@ -9,11 +9,12 @@ from pathlib import Path
 
 from verl_atpo.tools.workspace.config import Technique, WorkspaceConfig
 from verl_atpo.tools.workspace.contract import Completed, Provider, Workspace, WorkspaceError
-from verl_atpo.tools.workspace.copies import Copy, copy_tree
+from verl_atpo.tools.workspace.copies import CopiedFiles, Copy, copy_tree
 from verl_atpo.tools.workspace.files import PARTS, Files, Frozen
 from verl_atpo.tools.workspace.overlay import Layer
 from verl_atpo.tools.workspace.probe import find
 from verl_atpo.tools.workspace.runner import run
+from verl_atpo.tools.workspace.shell import make_program
 from verl_atpo.tools.workspace.store import Store
 from verl_atpo.tools.workspace.trees import Usage, measure
 
@@ -46,6 +47,16 @@ class LocalWorkspace(Workspace):
             self._check_open()
             return self._files.freeze()
 
+    def program(self) -> Path:
+        """Return a program that runs a command in the workspace, for agents in other processes.
+
+        Raises:
+            WorkspaceError: the files are layers, which other processes do not see.
+        """
+        if not isinstance(self._files, CopiedFiles):
+            raise WorkspaceError("A workspace of layers has no program: set workspace.technique=copy.")
+        return make_program(self._provider.jail, self._files.folder, self._files.template)
+
     def close(self) -> None:
         """Remove the folder; waits for a command that runs."""
         with self._one_at_a_time:
@@ -64,6 +75,12 @@ class LocalProvider(Provider):
     Args:
         config: settings.
 
+    Attributes:
+        config: settings.
+        jail: isolation of the commands.
+        technique: way to keep the files.
+        folder: holds all files.
+
     Raises:
         ConfigError: a setting that does not work on this machine.
     """
@@ -71,6 +88,7 @@ class LocalProvider(Provider):
     def __init__(self, config: WorkspaceConfig | None = None) -> None:
         self.config = config or WorkspaceConfig()
         self._store = Store(self.config.folder)
+        self.folder = self._store.root
         try:
             self.jail, self.technique = find(self.config, self._store)
         except BaseException:

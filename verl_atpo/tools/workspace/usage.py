@@ -7,16 +7,15 @@ import os
 import re
 import stat
 import time
-from collections.abc import Iterator
 
 from verl_atpo.tools.workspace.config import WorkspaceConfig
-from verl_atpo.tools.workspace.files import Files
+from verl_atpo.tools.workspace.files import Mounted
 from verl_atpo.tools.workspace.trees import TooDeep, Usage
 
 MOST_DESCRIPTORS = 2048
 """File descriptors of all processes of a command: sockets and pipes hold memory that is no process's own."""
-DISK_SHARE = 10
-"""The disk is looked at again after this many times the time that it took."""
+DISK_SHARE = 20
+"""The disk is looked at again after this many times the CPU time that it took."""
 _MEMORY = re.compile(rb"^(?:RssAnon|RssShmem|VmSwap|VmPTE):\s+(\d+) kB", re.MULTILINE)
 _PSS = re.compile(rb"^(?:Pss|SwapPss):\s+(\d+) kB", re.MULTILINE)
 
@@ -30,34 +29,40 @@ class Watch:
         folder: on the disk that the files are on.
     """
 
-    def __init__(self, config: WorkspaceConfig, files: Files, folder: str) -> None:
+    def __init__(self, config: WorkspaceConfig, files: Mounted, folder: str) -> None:
         self._config, self._files, self._folder = config, files, folder
-        self._most = Usage(config.disk_mb << 20, config.files)
-        self._began_with: Usage | None = None
+        # A workspace that is over its limit already can still be used to remove files.
+        self._most = Usage(config.disk_mb << 20, config.files).at_least(files.before)
         self._next_disk = 0.0
 
     def __call__(self, pid: int | None) -> str | None:
         """Return why the command has to be stopped, if it has."""
-        processes = list(below(pid, self._config.processes)) if pid is not None else []
-        return self._of_processes(processes) or self._of_disk(processes)
+        processes, tasks = below(pid, self._config.processes) if pid is not None else ([], 0)
+        if tasks > self._config.processes:
+            return f"The command started more than {self._config.processes} processes and was stopped."
+        return self._of_memory(processes) or self._of_disk(processes)
 
     def after(self) -> str | None:
-        """Return what the model has to know of the disk after the command, if anything."""
-        self._next_disk = 0.0
-        return self._of_disk([])
+        """Bring the files into order after the command; returns what the model has to know of them, if anything."""
+        reason = None
+        try:
+            self._files.before = self._files.added()
+        except TooDeep as error:
+            self._files.cut()
+            self._files.before = self._files.added()
+            reason = f"The command made too many folders inside one another ({error}); these were removed."
+        return reason or self._over(self._files.before, "remove some")
 
-    def _of_processes(self, processes: list[int]) -> str | None:
-        if len(processes) > self._config.processes:
-            return f"The command started more than {self._config.processes} processes and was stopped."
+    def _of_memory(self, processes: list[int]) -> str | None:
         most_kb = self._config.memory_mb << 10
         if memory_kb(processes, "status", _MEMORY) > most_kb and memory_kb(processes, "smaps_rollup", _PSS) > most_kb:
             return f"The command used more than {self._config.memory_mb} MiB of memory and was stopped."
         return None
 
     def _of_disk(self, processes: list[int]) -> str | None:
-        started = time.monotonic()
-        if started < self._next_disk:
+        if time.monotonic() < self._next_disk:
             return None
+        started = time.thread_time()
         disk = os.statvfs(self._folder)
         if disk.f_bavail * disk.f_frsize < self._config.free_mb << 20:
             return "The disk is nearly full; the command was stopped."
@@ -68,26 +73,33 @@ class Watch:
             added = self._files.added(self._most) + Usage(unlinked, 0)
         except TooDeep as error:
             return f"The command made too many folders inside one another ({error}) and was stopped."
-        self._next_disk = time.monotonic() + DISK_SHARE * (time.monotonic() - started)
+        self._next_disk = time.monotonic() + DISK_SHARE * (time.thread_time() - started)
+        return self._over(added, "the command was stopped")
+
+    def _over(self, added: Usage, consequence: str) -> str | None:
         if added.bytes > self._most.bytes:
-            return f"The files of the workspace take more than {self._config.disk_mb} MiB; the command was stopped."
+            return f"The files of the workspace take more than {self._config.disk_mb} MiB; {consequence}."
         if added.files > self._most.files:
-            return f"The workspace has more than {self._config.files} new files; the command was stopped."
+            return f"The workspace has more than {self._config.files} new files; {consequence}."
         return None
 
 
-def below(pid: int, most: int) -> Iterator[int]:
-    """Yield a process and all threads and processes that it and these have started; above ``most`` not all."""
-    pending, yielded = [pid], 0
-    while pending and yielded <= most:
+def below(pid: int, most: int) -> tuple[list[int], int]:
+    """Return a process and all that it and these have started, and the number of their threads.
+
+    Above ``most`` threads not all are returned.
+    """
+    pending, found, tasks = [pid], [], 0
+    while pending and tasks <= most:
         current = pending.pop()
         with contextlib.suppress(OSError):
             threads = os.listdir(f"/proc/{current}/task")
-            yield current
-            yielded += len(threads)
+            found.append(current)
+            tasks += len(threads)
             for thread in threads:
                 with open(f"/proc/{current}/task/{thread}/children", "rb") as file:
                     pending += map(int, file.read().split())
+    return found, tasks
 
 
 def memory_kb(processes: list[int], file: str, pattern: re.Pattern[bytes]) -> int:
