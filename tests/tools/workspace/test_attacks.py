@@ -8,6 +8,7 @@ import re
 import socket
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from verl_atpo.tools.workspace import LocalProvider
 ME = os.getpid()
 DENIED = (
     r"Permission denied|Operation not permitted|No such file|Read-only file system|[Cc]ross-device|Not a directory|"
-    r"No such process|PermissionError|Invalid argument|Function not implemented|only root"
+    r"No such process|PermissionError|Invalid argument|Function not implemented|only root|superuser"
 )
 SECRET = "correct horse battery staple"
 CALLS = {
@@ -50,8 +51,12 @@ ESCAPES: dict[str, tuple[str, str]] = {
     "writing to /dev": ("echo x > /dev/atpo_was_here", DENIED),
     "writing to Python's files": (f"echo x > {sys.prefix}/atpo_was_here", DENIED),
     "changing a program's mode": ("chmod 777 /usr/bin/env", DENIED),
-    "settings of the kernel": ("echo 4 > /proc/sys/kernel/printk", DENIED),
-    "requests to the kernel": ("echo b > /proc/sysrq-trigger_not && cat /proc/sysrq-trigger_not", DENIED),
+    "settings of the kernel": ('x="$(cat /proc/sys/kernel/printk)"; echo "$x" > /proc/sys/kernel/printk', DENIED),
+    "requests to the kernel": (python('import os; os.close(os.open("/proc/sysrq-trigger", os.O_WRONLY))'), DENIED),
+    "the administrator's rights": (
+        "id -u; cat /proc/self/status | grep -q 'CapEff:.*[1-9a-f]' && echo has rights",
+        "1000|^0$",
+    ),
     "a signal to the trainer": (f"kill -0 {ME}", DENIED),
     "memory of the trainer": (f"head -c 1 /proc/{ME}/mem", DENIED),
     "environment of the trainer": (f"cat /proc/{ME}/environ", DENIED),
@@ -82,10 +87,10 @@ if os.uname().machine == "x86_64":
     )
 
 LIMITS: dict[str, tuple[str, str]] = {
-    "fork bomb": ("bomb() { bomb | bomb & }; bomb; sleep 60", "started more than 40 processes"),
+    "fork bomb": ("bomb() { bomb | bomb & }; bomb; sleep 60", "started more than 40 processes|Resource temporarily"),
     "thread bomb": (
         python("import threading, time\nfor _ in range(200): threading.Thread(target=time.sleep, args=(60,)).start()"),
-        "started more than 40 processes",
+        "started more than 40 processes|can't start new thread",
     ),
     "memory of one process": (python("bytearray(1 << 30)"), "MemoryError"),
     "memory of many processes": (
@@ -132,18 +137,17 @@ def provider(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 @pytest.fixture(autouse=True)
 def nothing_is_left(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("TRAINER_SECRET", SECRET)
+    me = psutil.Process()
+    mine, descriptors = set(me.children(recursive=True)), me.num_fds()
     before = set(psutil.pids())
-    mine = set(psutil.Process().children(recursive=True))
-    descriptors = psutil.Process().num_fds()
     yield
-    assert set(psutil.Process().children(recursive=True)) == mine
-    assert psutil.Process().num_fds() <= descriptors
+    deadline = time.monotonic() + 5  # folders are removed by a thread
+    while me.num_fds() > descriptors and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert set(me.children(recursive=True)) == mine and me.num_fds() <= descriptors
     for pid in set(psutil.pids()) - before:
-        try:
-            process = psutil.Process(pid)
-            assert process.name() not in ("sleep", "yes") or process.environ().get("USER") != "agent"
-        except (psutil.NoSuchProcess, psutil.AccessDenied):
-            continue
+        with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+            assert psutil.Process(pid).environ().get("USER") != "agent"
 
 
 @pytest.mark.parametrize("name", ESCAPES)

@@ -41,7 +41,7 @@ class Copy(Frozen):
 
     def thaw(self, files: Mapping[str, bytes] | None = None) -> CopiedFiles:
         """Copy the folder."""
-        folder = self.store.new()
+        folder = self.store.new(*PARTS)
         _copied(self.folder, folder)
         time.sleep(CLOCK_S)  # so that all versions of the new files are sure
         versions, template = versions_of(folder), self.template
@@ -78,7 +78,7 @@ class CopiedFiles(Files):
         present = versions_of(self.folder)
         unchanged = {name for name, version in present.items() if version and version == self._versions.get(name)}
         if len(unchanged) < len(present) or len(present) < len(self._versions):
-            folder = self._store.new()
+            folder = self._store.new(*PARTS)
             _copied(self.folder, folder, self._frozen.folder, unchanged)
             self._frozen, self._versions = Copy(self._store, folder, self.template), present
         return self._frozen
@@ -128,7 +128,6 @@ def copy_tree(source: Path, folder: Path, frozen: Path | None = None, unchanged:
 def _copied(source: Path, folder: Path, frozen: Path | None = None, unchanged: Collection[str] = ()) -> None:
     """Copy both parts."""
     for part in PARTS:
-        (folder / part).mkdir(mode=0o755)
         of_part = {name.removeprefix(f"{part}/") for name in unchanged if name.startswith(f"{part}/")}
         copy_tree(source / part, folder / part, frozen / part if frozen is not None else None, of_part)
 

@@ -7,8 +7,10 @@ import contextlib
 import dataclasses
 import functools
 import os
+import subprocess
 import sys
 import sysconfig
+import time
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,10 @@ from verl_atpo.tools.workspace.syscalls import compiled_filter
 
 WORKSPACE, TEMPORARY = "/workspace", "/tmp"
 """Where commands see the two parts with bubblewrap."""
+NOBODY, INSIDE = 65533, 1000
+"""User and group that the administrator's commands run as, outside and inside; the first is nobody's."""
+OWN_PROCESSES = 2
+"""bubblewrap's own."""
 SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
 SYSTEM_FILES = (
     *("/etc/ld.so.cache", "/etc/ld.so.conf", "/etc/ld.so.conf.d", "/etc/alternatives", "/etc/localtime"),
@@ -41,11 +47,26 @@ class Jail:
         isolation: which.
         config: limits.
         proc: whether commands have a ``/proc`` of their own; never without bubblewrap.
+        drops: whether commands run as a user without rights although this process is the administrator's; only with
+            bubblewrap.
     """
 
     isolation: Isolation
     config: WorkspaceConfig
     proc: bool = False
+    drops: bool = False
+
+    @property
+    def name(self) -> str:
+        """Isolation and form, for messages."""
+        lacks = ["/proc"] if not self.proc else []
+        lacks += ["a user without rights"] if os.geteuid() == 0 and not self.drops else []
+        return self.isolation.value + (f" without {' and '.join(lacks)}" if self.mounts and lacks else "")
+
+    @property
+    def owner(self) -> int | None:
+        """User that commands run as, if it is not this process's."""
+        return NOBODY if self.drops else None
 
     @property
     def mounts(self) -> bool:
@@ -69,7 +90,8 @@ class Jail:
         settings: dict[str, Any] = {
             "command": [_shell(), "-c", command],
             "niceness": self.config.niceness,
-            "limits": _limits(self.config),
+            "limits": self._limits(),
+            "user": INSIDE if self.drops else None,
             "filter": self._filter(),
             "rules": self._rules(mounts),
             "lifeline": None if self.mounts else descriptor,
@@ -78,11 +100,10 @@ class Jail:
         starter = [sys.executable, "-I", "-S", "-B", "-X", "utf8", "-c", f"exec(open({program}).read())"]
         if not self.mounts:
             return starter, [descriptor, program]
-        options = _file("".join(f"{option}\0" for option in self._options(mounts)).encode(), held)
-        return (
-            [bwrap_program(), "--info-fd", str(descriptor), "--args", str(options), *starter],
-            [descriptor, program, options],
-        )
+        user = user_namespace(held) if self.drops else None
+        options = _file("".join(f"{option}\0" for option in self._options(mounts, user)).encode(), held)
+        inherited = [descriptor, program, options, *([] if user is None else [user])]
+        return [bwrap_program(), "--info-fd", str(descriptor), "--args", str(options), *starter], inherited
 
     def environment(self, mounts: tuple[Mount, ...]) -> dict[str, str]:
         """Return all variables that a command sees."""
@@ -111,6 +132,20 @@ class Jail:
         signals = self.mounts or inside.landlock_version() >= inside.SCOPES_VERSION
         return base64.b64encode(compiled_filter(network=self.mounts, signals=signals)).decode()
 
+    def _limits(self) -> dict[str, int]:
+        config = self.config
+        limits = {
+            "RLIMIT_DATA": config.memory_mb << 20,
+            "RLIMIT_FSIZE": config.disk_mb << 20,
+            "RLIMIT_NOFILE": config.open_files,
+            "RLIMIT_CORE": 0,
+            "RLIMIT_MEMLOCK": 0,
+            "RLIMIT_MSGQUEUE": 0,
+        }
+        if self.drops or (self.mounts and os.geteuid() != 0):  # counted in the namespace; not for the administrator
+            limits["RLIMIT_NPROC"] = config.processes + OWN_PROCESSES
+        return limits
+
     def _rules(self, mounts: tuple[Mount, ...]) -> list[tuple[str, int]]:
         if self.isolation is not Isolation.LANDLOCK:
             return []
@@ -119,11 +154,31 @@ class Jail:
         devices = [(path, inside.READ | inside.WRITE) for path in DEVICES]
         return [*readable, *devices, *((str(mount.upper), inside.EVERYTHING) for mount in mounts)]
 
-    def _options(self, mounts: tuple[Mount, ...]) -> list[str]:
-        """Return bubblewrap's options: an empty root with the system to read and two folders to write to."""
-        options = ["--unshare-all", "--die-with-parent", "--new-session", "--cap-drop", "ALL", *NO_NAME]
-        options += ["--uid", "1000", "--gid", "1000"]
-        for path in (*_readable(), *self.config.readable):
+    def _options(self, mounts: tuple[Mount, ...], user: int | None) -> list[str]:
+        """Return bubblewrap's options: an empty root with the system to read and two folders to write to.
+
+        Args:
+            mounts: these folders.
+            user: descriptor of a user namespace; None for a new one with this user.
+        """
+        if user is None:
+            options = ["--unshare-all", "--uid", str(INSIDE), "--gid", str(INSIDE), "--cap-drop", "ALL"]
+        else:
+            options = ["--userns", str(user), *(f"--unshare-{each}" for each in ("ipc", "pid", "net", "uts"))]
+            options += [
+                "--unshare-cgroup-try",
+                "--cap-drop",
+                "ALL",
+                "--cap-add",
+                "CAP_SETUID",
+                "--cap-add",
+                "CAP_SETGID",
+            ]
+        options += ["--die-with-parent", "--new-session", *NO_NAME]
+        readable = (*_readable(), *self.config.readable)
+        for folder in sorted({str(above) for path in (*readable, "/dev/null") for above in Path(path).parents}):
+            options += ["--perms", "0755", "--dir", folder]  # else only the administrator could pass through
+        for path in readable:
             is_link = os.path.islink(path) and path in SYSTEM
             options += ["--symlink", os.readlink(path), path] if is_link else ["--ro-bind", path, path]
         for path in DEVICES:
@@ -133,7 +188,8 @@ class Jail:
             for name, target in DEVICE_LINKS.items():
                 options += ["--symlink", target, f"/dev/{name}"]
         if self.config.temporary_mb:
-            options += ["--size", str(self.config.temporary_mb << 20), "--tmpfs", "/dev/shm"]
+            size = str(self.config.temporary_mb << 20)
+            options += ["--perms", "1777", "--size", size, "--tmpfs", "/dev/shm"]
         for mount, place in zip(mounts, (WORKSPACE, TEMPORARY), strict=True):
             for layer in mount.layers:
                 options += ["--overlay-src", str(layer)]
@@ -142,6 +198,34 @@ class Jail:
             else:
                 options += ["--bind", str(mount.upper), place]
         return [*options, "--remount-ro", "/", "--chdir", WORKSPACE]
+
+
+def user_namespace(held: contextlib.ExitStack) -> int:
+    """Make a user namespace with the administrator, who sets up the rest, and a user without rights.
+
+    Returns:
+        A descriptor, closed by ``held``.
+
+    Raises:
+        OSError: the kernel or the container refuses it.
+    """
+    own = os.readlink("/proc/self/ns/user")
+    with subprocess.Popen(
+        ["unshare", "--user", "cat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    ) as holder:
+        try:
+            folder = Path(f"/proc/{holder.pid}")
+            while os.readlink(folder / "ns/user") == own:
+                if holder.poll() is not None:
+                    raise OSError("unshare --user is refused")
+                time.sleep(0.0005)
+            for name in ("uid_map", "gid_map"):
+                (folder / name).write_text(f"0 0 1\n{INSIDE} {NOBODY} 1\n")
+            descriptor = os.open(folder / "ns/user", os.O_RDONLY | os.O_CLOEXEC)
+        finally:
+            holder.kill()
+    held.callback(os.close, descriptor)
+    return descriptor
 
 
 def _file(content: bytes, held: contextlib.ExitStack) -> int:
@@ -174,14 +258,3 @@ def _readable() -> tuple[str, ...]:
     python |= {os.path.dirname(os.path.realpath(sys.executable))}
     further = sorted(path for path in python if not path.startswith(("/usr/", "/lib")))
     return tuple(path for path in (*SYSTEM, *SYSTEM_FILES, *further) if os.path.exists(path))
-
-
-def _limits(config: WorkspaceConfig) -> dict[str, int]:
-    return {
-        "RLIMIT_DATA": config.memory_mb << 20,
-        "RLIMIT_FSIZE": config.disk_mb << 20,
-        "RLIMIT_NOFILE": config.open_files,
-        "RLIMIT_CORE": 0,
-        "RLIMIT_MEMLOCK": 0,
-        "RLIMIT_MSGQUEUE": 0,
-    }

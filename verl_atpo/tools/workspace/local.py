@@ -118,13 +118,12 @@ class LocalProvider(Provider):
 
     def _frozen(self, template: str | None) -> Frozen:
         """Read a template."""
-        folder = self._store.new()
-        for part in PARTS:
-            (folder / part).mkdir(mode=0o755)
+        folder = self._store.new(*PARTS)
         if template is not None:
             if not os.path.isdir(template):
                 raise WorkspaceError(f"template={template!r}: there is no such folder.")
             copy_tree(Path(template), folder / PARTS[0])
+            self._store.hand_over(folder / PARTS[0])
         if self.technique is Technique.OVERLAY:
             return Layer(self._store, folder, None, Usage())
         return Copy(self._store, folder, measure(folder / PARTS[0]))

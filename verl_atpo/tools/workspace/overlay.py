@@ -42,10 +42,9 @@ class Layer(Frozen):
         """Put an empty layer on top of this one."""
         if not files:
             return OverlayFiles(self.store, self)
-        folder = self.store.new()
-        for part in PARTS:
-            (folder / part).mkdir(mode=0o755)
+        folder = self.store.new(*PARTS)
         write_files(folder / PARTS[0], files)
+        self.store.hand_over(folder / PARTS[0])
         return OverlayFiles(self.store, Layer(self.store, folder, self, Usage()))
 
 
@@ -68,10 +67,7 @@ class OverlayFiles(Files):
         self._new_upper()
 
     def _new_upper(self) -> None:
-        self._upper = self._store.new()
-        for part in PARTS:
-            (self._upper / part).mkdir(mode=0o755)
-            (self._upper / f"{WORK}{part}").mkdir(mode=0o755)
+        self._upper = self._store.new(*PARTS, *(f"{WORK}{part}" for part in PARTS))
 
     def mounts(self) -> tuple[Mount, ...]:
         """Return the stack of each part."""
@@ -111,13 +107,13 @@ def merged(store: Store, stack: list[Layer]) -> Layer:
         stack: from the uppermost layer to the template.
     """
     *changes, template = stack
-    folder = store.new()
+    folder = store.new(*PARTS)
     for part in PARTS:
-        (folder / part).mkdir(mode=0o755)
         for layer in reversed(changes):
             with Target(folder / part) as target:
                 for entry in walk(layer.folder / part):
                     _apply(entry, target)
+        store.hand_over(folder / part)
     return Layer(store, folder, template, sum((measure(folder / part) for part in PARTS), Usage()))
 
 

@@ -44,20 +44,32 @@ def find(config: WorkspaceConfig, store: Store) -> tuple[Jail, Technique]:
     failures: dict[str, str] = {}
     strong = (Isolation.BUBBLEWRAP, Isolation.LANDLOCK)
     for isolation in strong if config.isolation is Isolation.AUTO else (config.isolation,):
-        for proc in (True, False) if isolation is Isolation.BUBBLEWRAP else (False,):
-            jail = Jail(isolation, config, proc)
+        for jail in _jails(isolation, config):
+            store.owner = jail.owner
             for technique in _techniques(config, jail):
                 failed = tried(jail, technique, store)
                 if failed is None:
                     _log(jail, technique, failures)
                     return jail, technique
-                failures[f"{isolation.value} with {technique.value}{'' if proc else ', no /proc'}"] = failed
+                failures[f"{jail.name} with {technique.value}"] = failed
     reasons = "; ".join(f"{name}: {reason}" for name, reason in failures.items()) or "layers need bubblewrap"
     raise ConfigError(
         f"workspace.isolation={config.isolation.value!r} with workspace.technique={config.technique.value!r} does not "
         f"work on this machine ({reasons}). Remedies: {REMEDIES}; for layers a folder that is no overlay "
         "itself (workspace.folder=/dev/shm, or a volume of ext4, xfs or btrfs). See docs/workspace.md."
     )
+
+
+def _jails(isolation: Isolation, config: WorkspaceConfig) -> list[Jail]:
+    """List an isolation's forms, the best first.
+
+    The files of the kernel under ``/proc`` belong to the administrator, so commands that run as he see none of them.
+    """
+    if isolation is not Isolation.BUBBLEWRAP:
+        return [Jail(isolation, config)]
+    if os.geteuid() != 0:
+        return [Jail(isolation, config, proc) for proc in (True, False)]
+    return [Jail(isolation, config, proc, drops) for proc, drops in ((True, True), (False, True), (False, False))]
 
 
 def _techniques(config: WorkspaceConfig, jail: Jail) -> list[Technique]:
@@ -90,9 +102,7 @@ def tried(jail: Jail, technique: Technique, store: Store) -> str | None:
 
 def empty(technique: Technique, store: Store) -> Frozen:
     """Make files without contents."""
-    folder = store.new()
-    for part in PARTS:
-        (folder / part).mkdir(mode=0o755)
+    folder = store.new(*PARTS)
     return Layer(store, folder, None, Usage()) if technique is Technique.OVERLAY else Copy(store, folder, Usage())
 
 
@@ -101,4 +111,4 @@ def _log(jail: Jail, technique: Technique, failures: dict[str, str]) -> None:
         logger.warning("Workspaces run commands WITHOUT a sandbox (workspace.isolation=limits_only).")
     level = logging.WARNING if failures else logging.INFO
     tail = f"; others do not work here: {failures}" if failures else ""
-    logger.log(level, "Workspaces: %s, files by %s%s.", jail.isolation.value, technique.value, tail)
+    logger.log(level, "Workspaces: %s, files by %s%s.", jail.name, technique.value, tail)

@@ -9,6 +9,7 @@ from verl_atpo.tools.workspace.command import Bounds, Command
 from verl_atpo.tools.workspace.contract import Completed, WorkspaceError
 from verl_atpo.tools.workspace.files import Mounted
 from verl_atpo.tools.workspace.jail import Jail
+from verl_atpo.tools.workspace.trees import hand_over
 from verl_atpo.tools.workspace.usage import Watch
 
 LONGEST_COMMAND = 100_000
@@ -28,6 +29,9 @@ def run(
         written_bytes=config.written_mb << 20,
         start_s=config.start_s,
     )
+    for mount in mounts:
+        if jail.owner is not None and mount.work is None:  # an agent outside may have written here, too
+            hand_over(mount.upper, jail.owner)
     watch = Watch(config, files, str(mounts[0].upper))
     text = command.encode("utf-8", "replace").decode()
     try:

@@ -62,6 +62,7 @@ def make_program(jail: Jail, folder: Path, template: Usage) -> Path:
     settings = {
         "isolation": jail.isolation.value,
         "proc": jail.proc,
+        "drops": jail.drops,
         "config": plain(jail.config),
         "folder": str(folder),
         "template": [template.bytes, template.files],
@@ -86,7 +87,7 @@ def main(arguments: list[str]) -> int:
     command = words[0] if len(words) == 1 else shlex.join(words)
     settings: dict[str, Any] = json.loads(Path(path).read_text())
     config = read(WorkspaceConfig, settings["config"], "workspace")
-    jail = Jail(Isolation(settings["isolation"]), config, settings["proc"])
+    jail = Jail(Isolation(settings["isolation"]), config, settings["proc"], settings["drops"])
     folder = Folder(Path(settings["folder"]), Usage(*settings["template"]))
     stdin = b"" if sys.stdin is None or sys.stdin.isatty() else sys.stdin.buffer.read(config.file_bytes)
     try:

@@ -45,6 +45,10 @@ def become(settings: dict[str, typing.Any]) -> typing.NoReturn:
     with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
         file.write("1000")  # where memory is short, the system ends it before the trainer
     os.umask(0o022)
+    if settings["user"] is not None:
+        os.setgroups([])
+        os.setresgid(settings["user"], settings["user"], settings["user"])
+        os.setresuid(settings["user"], settings["user"], settings["user"])
     limit(settings["niceness"], settings["limits"])
     if settings["rules"]:
         restrict_files(settings["rules"], own_signals=True)

@@ -15,7 +15,7 @@ import weakref
 from pathlib import Path
 
 from verl_atpo.settings import ConfigError
-from verl_atpo.tools.workspace.trees import remove
+from verl_atpo.tools.workspace.trees import hand_over, remove
 
 logger = logging.getLogger(__name__)
 
@@ -30,12 +30,14 @@ class Store:
 
     Attributes:
         root: the store's own folder.
+        owner: user that commands run as, if it is another than this process's.
 
     Raises:
         ConfigError: the folder cannot be used.
     """
 
     def __init__(self, parent: str | None) -> None:
+        self.owner: int | None = None
         base = Path(parent or tempfile.gettempdir())
         stores = base / f"atpo-{os.getuid()}"
         try:
@@ -60,11 +62,20 @@ class Store:
         self._remover.start()
         self._finalizer = weakref.finalize(self, _close, self.root, self._lock, self._pending, self._remover)
 
-    def new(self) -> Path:
-        """Make an empty folder; it has a short name."""
+    def new(self, *names: str) -> Path:
+        """Make a folder that holds empty folders; it has a short name."""
         folder = self.root / f"{next(self._numbers):x}"
         folder.mkdir(mode=0o700)
+        for name in names:
+            (folder / name).mkdir(mode=0o755)
+            if self.owner is not None:
+                os.chown(folder / name, self.owner, self.owner)
         return folder
+
+    def hand_over(self, folder: Path) -> None:
+        """Let commands own all that is in a folder."""
+        if self.owner is not None:
+            hand_over(folder, self.owner)
 
     def give_up(self, folder: Path) -> None:
         """Remove a folder, later."""

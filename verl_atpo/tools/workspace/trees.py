@@ -216,6 +216,15 @@ def write_files(folder: Path | str, files: Mapping[str, bytes]) -> None:
                 file.write(content)
 
 
+def hand_over(folder: Path | str, owner: int) -> None:
+    """Make ``owner`` the user and group of a folder and of all that is in it; links are not followed."""
+    os.chown(folder, owner, owner, follow_symlinks=False)
+    for entry in walk(folder):
+        if entry.info.st_uid != owner or entry.info.st_gid != owner:
+            with contextlib.suppress(FileNotFoundError):
+                os.chown(entry.name, owner, owner, dir_fd=entry.parent, follow_symlinks=False)
+
+
 def remove(folder: Path | str) -> None:
     """Remove a tree of any depth, whatever its modes; nothing that is there no longer is missed.
 
