@@ -21,7 +21,7 @@ from verl_atpo.tools.workspace import LocalProvider
 ME = os.getpid()
 DENIED = (
     r"Permission denied|Operation not permitted|No such file|Read-only file system|[Cc]ross-device|Not a directory|"
-    r"No such process|PermissionError|Invalid argument|Function not implemented|only root|superuser"
+    r"No such process|PermissionError|Invalid argument|Function not implemented|only root|superuser|mount:"
 )
 SECRET = "correct horse battery staple"
 CALLS = {
@@ -50,12 +50,11 @@ ESCAPES: dict[str, tuple[str, str]] = {
     "writing to /etc": ("echo x > /etc/atpo_was_here", DENIED),
     "writing to /dev": ("echo x > /dev/atpo_was_here", DENIED),
     "writing to Python's files": (f"echo x > {sys.prefix}/atpo_was_here", DENIED),
-    "changing a program's mode": ("chmod 777 /usr/bin/env", DENIED),
     "settings of the kernel": ('x="$(cat /proc/sys/kernel/printk)"; echo "$x" > /proc/sys/kernel/printk', DENIED),
     "requests to the kernel": (python('import os; os.close(os.open("/proc/sysrq-trigger", os.O_WRONLY))'), DENIED),
     "the administrator's rights": (
         "id -u; cat /proc/self/status | grep -q 'CapEff:.*[1-9a-f]' && echo has rights",
-        "1000|^0$",
+        r"^(1000|0)\n(?!has rights)",
     ),
     "a signal to the trainer": (f"kill -0 {ME}", DENIED),
     "memory of the trainer": (f"head -c 1 /proc/{ME}/mem", DENIED),
@@ -205,6 +204,32 @@ def test_no_connection_reaches_the_trainer(provider: LocalProvider, tmp_path: Pa
         for thread in threads:
             thread.join()
     assert not reached and "reached" not in done.text and len(done.text.split()) == 3, done
+
+
+def test_rights_and_times_of_files_outside_stay(provider: LocalProvider, tmp_path: Path):
+    file = tmp_path / "trainers"
+    file.write_text("x")
+    before = file.stat()
+    with provider.create() as workspace:
+        for command in (
+            "chmod 777",
+            "chown 1",
+            "chgrp 1",
+            "touch -d 2001-01-01",
+            "truncate -s 0",
+            "setfattr -n user.x",
+        ):
+            workspace.run(f"{command} {file}")
+        workspace.run(f"ln -s {file} link; chmod 777 link; touch -d 2001-01-01 link")
+    assert file.stat() == before and not os.listxattr(file)
+
+
+def test_the_trainers_priority_and_cores_stay(provider: LocalProvider):
+    before = os.getpriority(os.PRIO_PROCESS, ME), os.sched_getaffinity(ME)
+    with provider.create() as workspace:
+        workspace.run(f"renice -n 19 -p {ME}")
+        workspace.run(python(f"import os; os.sched_setaffinity({ME}, [0])"))
+    assert (os.getpriority(os.PRIO_PROCESS, ME), os.sched_getaffinity(ME)) == before
 
 
 def test_a_path_reveals_neither_the_machine_nor_the_run(provider: LocalProvider):

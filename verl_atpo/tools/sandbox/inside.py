@@ -12,6 +12,8 @@ import typing
 
 PR_SET_PDEATHSIG, PR_SET_SECCOMP, PR_SET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS, PR_SET_THP_DISABLE = 1, 22, 36, 38, 41
 SECCOMP_MODE_FILTER, LINUX_CAPABILITY_VERSION_3 = 2, 0x20080522
+SECCOMP, SECCOMP_NEW_LISTENER = {"x86_64": 317, "aarch64": 277}, 8
+"""Number of the system call by architecture, and its flag."""
 SIGKILL = 9
 LANDLOCK_CREATE, LANDLOCK_ADD, LANDLOCK_RESTRICT, LANDLOCK_VERSION = 444, 445, 446, 1
 READ, WRITE, READ_AND_EXECUTE, EVERYTHING = 0b1100, 0b10, 0b1101, (1 << 16) - 1
@@ -48,8 +50,17 @@ def limit(niceness: int, limits: dict[str, int]) -> None:
         resource.setrlimit(number, (value, value))
 
 
-def give_up(filter_code: bytes, end_with_parent: bool = True) -> None:
-    """Give up capabilities and, if there is a filter, all other system calls."""
+def give_up(filter_code: bytes, end_with_parent: bool = True, listen: bool = False) -> int:
+    """Give up capabilities and, if there is a filter, all other system calls.
+
+    Args:
+        filter_code: for the kernel; empty for none.
+        end_with_parent: whether the process is killed when its parent has ended.
+        listen: whether the filter asks a listener about some calls.
+
+    Returns:
+        The listener's descriptor; -1 if there is none.
+    """
     library = libc()
     if end_with_parent:
         check(library.prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0), "PR_SET_PDEATHSIG")
@@ -58,13 +69,18 @@ def give_up(filter_code: bytes, end_with_parent: bool = True) -> None:
     check(library.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "PR_SET_NO_NEW_PRIVS")
     header = (ctypes.c_uint32 * 2)(LINUX_CAPABILITY_VERSION_3, 0)
     check(library.capset(header, (ctypes.c_uint32 * 6)()), "capset")
-    if filter_code:
+    if not filter_code:
+        return -1
 
-        class Program(ctypes.Structure):
-            _fields_ = [("length", ctypes.c_ushort), ("code", ctypes.c_char_p)]
+    class Program(ctypes.Structure):
+        _fields_ = [("length", ctypes.c_ushort), ("code", ctypes.c_char_p)]
 
-        program = Program(len(filter_code) // 8, filter_code)
-        check(library.prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, ctypes.byref(program), 0, 0), "PR_SET_SECCOMP")
+    program = Program(len(filter_code) // 8, filter_code)
+    if listen:
+        number = SECCOMP[os.uname().machine]
+        return check(library.syscall(number, 1, SECCOMP_NEW_LISTENER, ctypes.byref(program)), "seccomp")
+    check(library.prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, ctypes.byref(program), 0, 0), "PR_SET_SECCOMP")
+    return -1
 
 
 def landlock_version() -> int:

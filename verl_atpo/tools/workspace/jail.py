@@ -21,13 +21,12 @@ from verl_atpo.tools.workspace import starter
 from verl_atpo.tools.workspace.config import WorkspaceConfig
 from verl_atpo.tools.workspace.files import Mount
 from verl_atpo.tools.workspace.syscalls import compiled_filter
+from verl_atpo.tools.workspace.usage import OWN_PROCESSES
 
 WORKSPACE, TEMPORARY = "/workspace", "/tmp"
 """Where commands see the two parts with bubblewrap."""
 NOBODY, INSIDE = 65533, 1000
 """User and group that the administrator's commands run as, outside and inside; the first is nobody's."""
-OWN_PROCESSES = 2
-"""bubblewrap's own."""
 SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
 SYSTEM_FILES = (
     *("/etc/ld.so.cache", "/etc/ld.so.conf", "/etc/ld.so.conf.d", "/etc/alternatives", "/etc/localtime"),
@@ -95,6 +94,7 @@ class Jail:
             "filter": self._filter(),
             "rules": self._rules(mounts),
             "lifeline": None if self.mounts else descriptor,
+            "tasks": self.config.processes,
         }
         program = _file(f"{_source()}\nmain({settings!r})\n".encode("utf-8", "replace"), held)
         starter = [sys.executable, "-I", "-S", "-B", "-X", "utf8", "-c", f"exec(open({program}).read())"]
@@ -117,6 +117,7 @@ class Jail:
             "TERM": "dumb",
             "PYTHONHASHSEED": "0",
             "PYTHONDONTWRITEBYTECODE": "1",
+            "GIT_CONFIG_NOSYSTEM": "1",
         }
 
     def seen(self, output: bytes, mounts: tuple[Mount, ...]) -> bytes:
@@ -130,7 +131,7 @@ class Jail:
         if self.isolation is Isolation.LIMITS_ONLY:
             return ""
         signals = self.mounts or inside.landlock_version() >= inside.SCOPES_VERSION
-        return base64.b64encode(compiled_filter(network=self.mounts, signals=signals)).decode()
+        return base64.b64encode(compiled_filter(apart=self.mounts, signals=signals)).decode()
 
     def _limits(self) -> dict[str, int]:
         config = self.config

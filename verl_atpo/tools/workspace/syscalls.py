@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 import functools
 import socket
+from typing import Any
 
 from verl_atpo.tools.sandbox.filters import (
     COMPUTING,
@@ -23,17 +24,23 @@ from verl_atpo.tools.sandbox.filters import (
 )
 
 _PROCESSES = (
-    "fork vfork execve execveat setpgid setsid sched_setaffinity sched_getparam sched_getscheduler "
-    "sched_get_priority_max sched_get_priority_min setpriority getpriority ioprio_get membarrier arch_prctl capget "
-    "setuid setgid setreuid setregid setresuid setresgid setfsuid setfsgid setgroups setrlimit get_mempolicy"
+    "execve execveat setpgid setsid sched_getparam sched_getscheduler sched_get_priority_max sched_get_priority_min "
+    "getpriority ioprio_get membarrier arch_prctl capget setrlimit get_mempolicy "
+    "setuid setgid setreuid setregid setresuid setresgid setfsuid setfsgid setgroups"
 )
+_OTHERS = "setpriority sched_setaffinity"
+"""They reach all processes of a user, so they are only for commands that see none but their own."""
+_NEW = ("fork", "vfork")
 _SIGNALS = "kill tkill tgkill rt_sigqueueinfo rt_tgsigqueueinfo pidfd_open pidfd_send_signal"
 _FILES = (
-    "chmod fchmod fchmodat fchmodat2 chown fchown lchown fchownat link linkat symlink symlinkat truncate mknod mknodat "
-    "utime utimes futimesat utimensat flock copy_file_range sendfile splice tee readahead fadvise64 "
-    "getxattr lgetxattr fgetxattr listxattr llistxattr flistxattr setxattr lsetxattr fsetxattr "
-    "removexattr lremovexattr fremovexattr mlock munlock mlock2"
+    "link linkat symlink symlinkat truncate mknod mknodat flock copy_file_range sendfile splice tee readahead "
+    "fadvise64 getxattr lgetxattr fgetxattr listxattr llistxattr flistxattr mlock munlock mlock2"
 )
+_RIGHTS = (
+    "chmod fchmod fchmodat fchmodat2 chown fchown lchown fchownat utime utimes futimesat utimensat "
+    "setxattr lsetxattr fsetxattr removexattr lremovexattr fremovexattr"
+)
+"""Rights, owners, times and attributes of files. Landlock does not restrict them: there these have no effect."""
 _WAITING = (
     "eventfd eventfd2 signalfd signalfd4 timerfd_create timerfd_settime timerfd_gettime timer_create timer_settime "
     "timer_gettime timer_getoverrun timer_delete inotify_init inotify_init1 inotify_add_watch inotify_rm_watch"
@@ -58,11 +65,12 @@ _TYPE = 0xF
 
 
 @functools.cache
-def compiled_filter(network: bool, signals: bool) -> bytes:
+def compiled_filter(apart: bool, signals: bool) -> bytes:
     """Compile the filter to the kernel's form.
 
     Args:
-        network: whether the commands have a network of their own, so that sockets reach nobody else.
+        apart: whether the commands have files, processes and a network of their own, so that nothing reaches others.
+            Else new processes and threads are asked for at the filter's listener, which bounds them.
         signals: whether signals to processes outside are refused by other means.
 
     Raises:
@@ -71,20 +79,37 @@ def compiled_filter(network: bool, signals: bool) -> bytes:
     """
     import pyseccomp
 
-    groups = [_PROCESSES, _FILES, _WAITING, _NETWORK if network else "", _SIGNALS if signals else ""]
-    rules = new_filter((*COMPUTING, *" ".join(groups).split()), (*WITHOUT_EFFECT, *_ALSO_WITHOUT_EFFECT))
+    groups = [
+        _PROCESSES,
+        _FILES,
+        _WAITING,
+        *([_NETWORK, _OTHERS, _RIGHTS] if apart else []),
+        _SIGNALS if signals else "",
+    ]
+    nothing = (*WITHOUT_EFFECT, *_ALSO_WITHOUT_EFFECT, *(() if apart else _RIGHTS.split()))
+    rules = new_filter((*COMPUTING, *" ".join(groups).split()), nothing)
     for name, place, values in (("fcntl", 1, _FCNTL), ("ioctl", 1, _IOCTL), ("prctl", 0, _PRCTL)):
         allow_values(rules, name, place, values)
     rules.add_rule(pyseccomp.ALLOW, "prlimit64", pyseccomp.Arg(0, pyseccomp.EQ, 0))
     rules.add_rule(pyseccomp.ALLOW, "personality", pyseccomp.Arg(0, pyseccomp.EQ, 0xFFFFFFFF))
-    rules.add_rule(pyseccomp.ALLOW, "clone", pyseccomp.Arg(0, pyseccomp.MASKED_EQ, _NAMESPACES, 0))
+    new = pyseccomp.ALLOW if apart else pyseccomp.NOTIFY
+    rules.add_rule(new, "clone", pyseccomp.Arg(0, pyseccomp.MASKED_EQ, _NAMESPACES, 0))
+    for name in filter(exists, _NEW):
+        rules.add_rule(new, name)
     if exists("clone3"):
         rules.add_rule(pyseccomp.ERRNO(errno.ENOSYS), "clone3")
-    if not network:
+    if apart:
+        _allow_sockets(rules)
+    else:
         allow_socket_pairs(rules)
-        return compiled(rules)
+    return compiled(rules)
+
+
+def _allow_sockets(rules: Any) -> None:
+    """Sockets of a network of one's own."""
+    import pyseccomp
+
     for family in (socket.AF_UNIX, socket.AF_INET, socket.AF_INET6):
         for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM):
             of_kind = pyseccomp.Arg(1, pyseccomp.MASKED_EQ, _TYPE, kind)
             rules.add_rule(pyseccomp.ALLOW, "socket", pyseccomp.Arg(0, pyseccomp.EQ, family), of_kind)
-    return compiled(rules)

@@ -12,6 +12,8 @@ from verl_atpo.tools.workspace.config import WorkspaceConfig
 from verl_atpo.tools.workspace.files import Mounted
 from verl_atpo.tools.workspace.trees import TooDeep, Usage
 
+OWN_PROCESSES = 2
+"""Processes of the isolation itself."""
 MOST_DESCRIPTORS = 2048
 """File descriptors of all processes of a command: sockets and pipes hold memory that is no process's own."""
 DISK_SHARE = 20
@@ -37,8 +39,9 @@ class Watch:
 
     def __call__(self, pid: int | None) -> str | None:
         """Return why the command has to be stopped, if it has."""
-        processes, tasks = below(pid, self._config.processes) if pid is not None else ([], 0)
-        if tasks > self._config.processes:
+        most = self._config.processes + OWN_PROCESSES  # where the kernel counts, it refuses more
+        processes, tasks = below(pid, most) if pid is not None else ([], 0)
+        if tasks > most:
             return f"The command started more than {self._config.processes} processes and was stopped."
         return self._of_memory(processes) or self._of_disk(processes)
 
