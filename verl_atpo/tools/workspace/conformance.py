@@ -6,6 +6,7 @@ Each promise of the contract is a check of its own. A check makes what it needs 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import importlib
 import sys
 import threading
@@ -176,7 +177,7 @@ def _begins(provider: Provider) -> None:
 @promise("a path of such a file that leads elsewhere is refused")
 def _refused_files(provider: Provider) -> None:
     for path in ("../escaped", "/tmp/escaped", "a/../../escaped", ""):
-        refused(f"create(files={{{path!r}: ...}})", lambda path=path: provider.create(files={path: "text"}))
+        refused(f"create(files={{{path!r}: ...}})", functools.partial(provider.create, files={path: "text"}))
 
 
 @promise("a snapshot is not changed by later commands")
