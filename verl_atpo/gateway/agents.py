@@ -22,6 +22,7 @@ from typing import Any, Protocol
 from verl_atpo.gateway.commands import GroupProcess, command_environment, killed
 from verl_atpo.gateway.settings import KEY, GatewayConfig
 from verl_atpo.settings import ConfigError
+from verl_atpo.tools.workspace import LocalWorkspace
 
 logger = logging.getLogger(__name__)
 
@@ -89,8 +90,13 @@ class AgentCrash(Exception):
 class Agent(Protocol):
     """An agent that is run once per trajectory."""
 
-    async def run(self, task: Task, access: Access) -> Any:
+    async def run(self, task: Task, access: Access, workspace: LocalWorkspace | None = None) -> Any:
         """Run to the end; when cancelled, end all that was started.
+
+        Args:
+            task: of the agent.
+            access: to the policy.
+            workspace: the trajectory's own, if agents have one.
 
         Returns:
             The agent's result.
@@ -111,7 +117,7 @@ def make_agent(config: GatewayConfig, name: str | None = None) -> Agent:
         ConfigError: none is named, or it cannot be imported or found.
     """
     if (name or config.agent) is not None:
-        return FunctionAgent(import_function(str(name or config.agent)), config)
+        return FunctionAgent(import_function(str(name or config.agent), config.workspace is not None), config)
     if config.command is not None:
         command = shlex.split(config.command) if isinstance(config.command, str) else list(config.command)
         if not command:
@@ -123,13 +129,18 @@ def make_agent(config: GatewayConfig, name: str | None = None) -> Agent:
     )
 
 
-def import_function(name: str) -> Callable[..., Any]:
+def import_function(name: str, workspace: bool = False) -> Callable[..., Any]:
     """Import ``package.module:function`` or ``path/to/file.py:function``.
 
+    Args:
+        name: of the function.
+        workspace: whether it gets a workspace.
+
     Raises:
-        ConfigError: there is no such module or function, or it does not take three arguments.
+        ConfigError: there is no such module or function, or it does not take these arguments.
     """
     wrong = f"{KEY}.agent={name!r} cannot work"
+    arguments = ("task", "base_url", "api_key", *(["workspace"] if workspace else []))
     place, _, attribute = name.rpartition(":")
     if not place or not attribute:
         raise ConfigError(f"{wrong}: expected package.module:function or path/to/file.py:function.")
@@ -140,9 +151,9 @@ def import_function(name: str) -> Callable[..., Any]:
             f"{wrong}: {type(error).__name__}: {error}. Is the working folder or PYTHONPATH right?"
         ) from error
     try:
-        inspect.signature(function).bind("task", "base_url", "api_key")
+        inspect.signature(function).bind(*arguments)
     except (TypeError, ValueError) as error:
-        raise ConfigError(f"{wrong}: expected a function of (task, base_url, api_key): {error}.") from error
+        raise ConfigError(f"{wrong}: expected a function of ({', '.join(arguments)}): {error}.") from error
     return function
 
 
@@ -176,9 +187,10 @@ class FunctionAgent:
     def __init__(self, function: Callable[..., Any], config: GatewayConfig) -> None:
         self._function, self._config = function, config
 
-    async def run(self, task: Task, access: Access) -> Any:
+    async def run(self, task: Task, access: Access, workspace: LocalWorkspace | None = None) -> Any:
         """Run the function; see :class:`Agent`."""
-        running = _Thread(self._function, task, access)
+        further = () if workspace is None else (workspace,)
+        running = _Thread(self._function, (task, access.base_url, access.api_key, *further))
         running.thread.start()
         try:
             return await asyncio.wrap_future(running.future)
@@ -199,11 +211,11 @@ class FunctionAgent:
 class _Thread:
     """One run of a function."""
 
-    def __init__(self, function: Callable[..., Any], task: Task, access: Access) -> None:
+    def __init__(self, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
         import concurrent.futures
 
         self.future: concurrent.futures.Future[Any] = concurrent.futures.Future()
-        self._function, self._arguments = function, (task, access.base_url, access.api_key)
+        self._function, self._arguments = function, arguments
         self._loop: asyncio.AbstractEventLoop | None = None
         self._task: asyncio.Task[Any] | None = None
         self._cancelled = threading.Event()
@@ -258,7 +270,7 @@ class CommandAgent:
     def __init__(self, command: list[str], config: GatewayConfig) -> None:
         self.command, self._config = command, config
 
-    async def run(self, task: Task, access: Access) -> Any:
+    async def run(self, task: Task, access: Access, workspace: LocalWorkspace | None = None) -> Any:
         """Run the command; see :class:`Agent`."""
         with tempfile.TemporaryDirectory(prefix="agent-", ignore_cleanup_errors=True) as root:
             folder, logs = Path(root) / "work", Path(root) / "logs"
@@ -267,6 +279,8 @@ class CommandAgent:
             task_file, result_file = Path(root) / TASK_FILE, Path(root) / RESULT_FILE
             task_file.write_text(task.to_json(), encoding="utf-8")
             environment = command_environment(self._config.environment, access, task_file, result_file)
+            if workspace is not None:
+                environment |= {"WORKSPACE": str(workspace.path), "WORKSPACE_RUN": str(workspace.program())}
             try:
                 process = GroupProcess(self.command, environment, folder, logs, access.api_key, self._config)
             except OSError as error:

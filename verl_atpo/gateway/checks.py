@@ -25,6 +25,10 @@ def check_gateway(config: DictConfig) -> None:
     if OmegaConf.select(config, DEFAULT_LOOP) != LOOP and values is None:
         return
     found = GatewayConfig.from_mapping(None if values is None else OmegaConf.to_container(values, resolve=True))  # type: ignore[arg-type]
+    if found.workspace is not None:
+        from verl_atpo.gateway.workspaces import agents_provider
+
+        agents_provider(found.workspace)
     if found.agent is None and found.command is None:
         return
     from verl_atpo.gateway.agents import CommandAgent, make_agent

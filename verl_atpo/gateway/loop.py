@@ -8,7 +8,7 @@ import dataclasses
 import logging
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from typing import Any
 from uuid import uuid4
 
@@ -25,6 +25,7 @@ from verl_atpo.gateway.rows import row_outputs
 from verl_atpo.gateway.service import Service, service_of
 from verl_atpo.gateway.settings import KEY, GatewayConfig, OnCrash
 from verl_atpo.gateway.trajectory import Ignored, Sampling, Trajectory
+from verl_atpo.gateway.workspaces import workspace_of
 from verl_atpo.report.loop_metrics import LOOP_METRICS
 
 logger = logging.getLogger(__name__)
@@ -130,7 +131,11 @@ class GatewayAgentLoop(AgentLoopBase):
 
     async def _run_agent(self, agent: Any, task: Task, access: Access, trajectory: Trajectory) -> Ended:
         """Run the agent until it ends, its time is up, or the engine has failed."""
-        running = asyncio.ensure_future(agent.run(task, access))
+        async with workspace_of(self._settings.workspace, task.extra_info) as workspace:
+            return await self._until_its_end(agent.run(task, access, workspace), trajectory)
+
+    async def _until_its_end(self, run: Coroutine[Any, Any, Any], trajectory: Trajectory) -> Ended:
+        running = asyncio.ensure_future(run)
         failed = asyncio.ensure_future(trajectory.failed.wait())
         try:
             timeout_s = self._settings.timeout_s

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from verl_atpo.settings import Pause, Positive, Share, read, settings
+from verl_atpo.tools.workspace.config import WorkspaceConfig
 
 KEY = "actor_rollout_ref.rollout.custom.gateway"
 
@@ -31,11 +32,14 @@ class GatewayConfig:
     """Settings for running an agent, and its limits at the endpoint."""
 
     agent: str | None = None
-    """Function to run, as package.module:function or path/to/file.py:function; it gets (task, base_url, api_key)."""
+    """Function to run, as package.module:function or path/to/file.py:function; it gets (task, base_url, api_key), and
+    the workspace if there is one."""
     command: str | list[str] | None = None
     """Command line to run instead of a function, in a folder of its own; a text is split as a shell would."""
     environment: dict[str, str] = dataclasses.field(default_factory=dict)
     """Further environment variables of the command."""
+    workspace: WorkspaceConfig | None = None
+    """Settings of a workspace for each trajectory, {} for the defaults; null for none."""
     timeout_s: PositiveSeconds = 600.0
     """Seconds one trajectory may take; then the agent is ended and what it did is scored."""
     grace_s: Pause = 5.0

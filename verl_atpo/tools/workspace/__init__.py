@@ -2,6 +2,6 @@
 
 from verl_atpo.tools.workspace.config import WorkspaceConfig
 from verl_atpo.tools.workspace.contract import Completed, Provider, Workspace, WorkspaceError
-from verl_atpo.tools.workspace.local import LocalProvider
+from verl_atpo.tools.workspace.local import LocalProvider, LocalWorkspace
 
-__all__ = ["Completed", "LocalProvider", "Provider", "Workspace", "WorkspaceConfig", "WorkspaceError"]
+__all__ = ["Completed", "LocalProvider", "LocalWorkspace", "Provider", "Workspace", "WorkspaceConfig", "WorkspaceError"]

@@ -43,11 +43,15 @@ class Copy(Frozen):
         """Copy the folder."""
         folder = self.store.new(*PARTS)
         _copied(self.folder, folder)
-        time.sleep(CLOCK_S)  # so that all versions of the new files are sure
-        versions, template = versions_of(folder), self.template
+        template = self.template
         if files:
             write_files(folder / PARTS[0], files)
             template = _measured(folder)
+        for part in PARTS:
+            self.store.hand_over(folder / part)
+        time.sleep(CLOCK_S)  # so that all versions of the new files are sure
+        written = {f"{PARTS[0]}/{path}" for path in files or {}}
+        versions = {name: version for name, version in versions_of(folder).items() if name not in written}
         return CopiedFiles(self.store, folder, self, versions, template)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from verl_atpo.tools.workspace.files import PARTS, Files, Frozen, Mount
 from verl_atpo.tools.workspace.store import Store
-from verl_atpo.tools.workspace.trees import Entry, Target, Usage, measure, walk, write_files
+from verl_atpo.tools.workspace.trees import FOLDER, Entry, Target, Usage, measure, walk, write_files
 
 MOST_LAYERS = 32
 """Layers of a workspace before they are merged; all their paths have to fit one page of the kernel's."""
@@ -109,44 +109,72 @@ def merged(store: Store, stack: list[Layer]) -> Layer:
     *changes, template = stack
     folder = store.new(*PARTS)
     for part in PARTS:
-        for layer in reversed(changes):
-            with Target(folder / part) as target:
+        with Target(folder / part) as target, Target(template.folder / part) as below:
+            merge = _Merge(target, below)
+            for layer in reversed(changes):
                 for entry in walk(layer.folder / part):
-                    _apply(entry, target)
+                    merge.apply(entry)
         store.hand_over(folder / part)
     return Layer(store, folder, template, sum((measure(folder / part) for part in PARTS), Usage()))
 
 
-def _apply(entry: Entry, target: Target) -> None:
-    """Carry out one change of a layer on the merged one."""
-    parent = target.parent_of(entry.path)
-    try:
-        there = os.stat(entry.name, dir_fd=parent, follow_symlinks=False)
-    except FileNotFoundError:
-        there = None
-    if not entry.is_folder:
-        if there is not None:
-            target.remove(entry.name, parent)
-        os.link(entry.name, entry.name, src_dir_fd=entry.parent, dst_dir_fd=parent, follow_symlinks=False)
-        return
-    hides = _is_opaque(entry)
-    if there is not None and (hides or not stat.S_ISDIR(there.st_mode)):
-        hides = True  # also of a removed folder that was made again: what is below stays hidden
-        target.remove(entry.name, parent)
-        there = None
-    if there is None:
-        os.mkdir(entry.name, 0o700, dir_fd=parent)
-    descriptor = os.open(entry.name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
-    try:
-        if hides:
-            os.setxattr(descriptor, OPAQUE, b"y")
-        os.fchmod(descriptor, stat.S_IMODE(entry.info.st_mode) | stat.S_IRWXU)
-    finally:
-        os.close(descriptor)
+class _Merge:
+    """Changes of several layers as one layer, applied from the lowest up.
+
+    A mark of a removed file may stand only where the template has the file and shows it: the kernel lists a folder
+    that hides nothing as it is, marks included.
+
+    Args:
+        target: the merged layer.
+        below: the template.
+    """
+
+    def __init__(self, target: Target, below: Target) -> None:
+        self._target, self._below = target, below
+        self._opaque: set[str] = set()
+
+    def apply(self, entry: Entry) -> None:
+        """Carry out one change of a layer."""
+        parent = self._target.parent_of(entry.path)
+        try:
+            there = os.stat(entry.name, dir_fd=parent, follow_symlinks=False)
+        except FileNotFoundError:
+            there = None
+        hides = entry.is_folder and _is_opaque(entry)
+        if there is not None and not (entry.is_folder and stat.S_ISDIR(there.st_mode) and not hides):
+            hides = entry.is_folder  # also of a removed folder that was made again: what is below stays hidden
+            self._target.remove(entry.name, parent)
+            self._opaque = {path for path in self._opaque if not f"{path}/".startswith(f"{entry.path}/")}
+            there = None
+        if entry.is_folder:
+            self._make(entry, parent, there is None, hides)
+        elif not _is_mark(entry) or (not self._hidden(entry.path) and self._below.has(entry.path)):
+            os.link(entry.name, entry.name, src_dir_fd=entry.parent, dst_dir_fd=parent, follow_symlinks=False)
+
+    def _hidden(self, path: str) -> bool:
+        """Return whether a folder above hides the template's."""
+        return any(f"{path}/".startswith(f"{opaque}/") for opaque in self._opaque)
+
+    def _make(self, entry: Entry, parent: int, new: bool, hides: bool) -> None:
+        if new:
+            os.mkdir(entry.name, 0o700, dir_fd=parent)
+        descriptor = os.open(entry.name, FOLDER, dir_fd=parent)
+        try:
+            if hides:
+                os.setxattr(descriptor, OPAQUE, b"y")
+                self._opaque.add(entry.path)
+            os.fchmod(descriptor, stat.S_IMODE(entry.info.st_mode) | stat.S_IRWXU)
+        finally:
+            os.close(descriptor)
+
+
+def _is_mark(entry: Entry) -> bool:
+    """Return whether it marks a removed file."""
+    return stat.S_ISCHR(entry.info.st_mode) and entry.info.st_rdev == 0
 
 
 def _is_opaque(entry: Entry) -> bool:
-    descriptor = os.open(entry.name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=entry.parent)
+    descriptor = os.open(entry.name, FOLDER, dir_fd=entry.parent)
     try:
         return os.getxattr(descriptor, OPAQUE) == b"y"
     except OSError:

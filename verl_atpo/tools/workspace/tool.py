@@ -144,7 +144,8 @@ class WorkspaceTool(StatefulTool):
         for number, line in enumerate(lines[first_line - 1 :], first_line):
             size += len(line.encode())
             if size > self.settings.output_bytes:
-                return f"{text or line[: self.settings.output_bytes]}\n[cut in line {number} of {len(lines)}]"
+                text = neutralise(text or line[: self.settings.output_bytes]).rstrip("\n")
+                return f"{text}\n[cut in line {number} of {len(lines)}]"
             text += line
         return neutralise(text) or "(empty file)"
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 DEEPEST = 100
 """Folders inside one another; a walk holds a file descriptor for each."""
-_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _BLOCK = 512
 """Unit in which the system counts the blocks of a file."""
 _FICLONE = 0x40049409
@@ -141,16 +141,28 @@ class Target:
         """
         path = path.rpartition("/")[0]
         if path != self._at[0]:
+            here = os.dup(self._top)
+            try:
+                for name in path.split("/") if path else ():
+                    if make:
+                        with contextlib.suppress(FileExistsError):
+                            os.mkdir(name, 0o755, dir_fd=here)
+                    above, here = here, _open_folder(name, here)
+                    os.close(above)
+            except BaseException:
+                os.close(here)
+                raise
             os.close(self._at[1])
-            self._at = (path, os.dup(self._top))
-            for name in path.split("/") if path else ():
-                if make:
-                    with contextlib.suppress(FileExistsError):
-                        os.mkdir(name, 0o755, dir_fd=self._at[1])
-                below = _open_folder(name, self._at[1])
-                os.close(self._at[1])
-                self._at = (path, below)
+            self._at = (path, here)
         return self._at[1]
+
+    def has(self, path: str) -> bool:
+        """Return whether there is something at ``path``, reached without following a link."""
+        try:
+            os.stat(path.rpartition("/")[2], dir_fd=self.parent_of(path), follow_symlinks=False)
+        except OSError:
+            return False
+        return True
 
     def remove(self, name: str, parent: int) -> None:
         """Remove a file or a tree."""
@@ -284,10 +296,10 @@ def _opened(
 
 def _open_folder(name: Path | str, parent: int | None) -> int:
     try:
-        return os.open(name, _FOLDER, dir_fd=parent)
+        return os.open(name, FOLDER, dir_fd=parent)
     except PermissionError:  # a mode that locks out its owner
         _grant(name, parent, stat.S_IRWXU)
-        return os.open(name, _FOLDER, dir_fd=parent)
+        return os.open(name, FOLDER, dir_fd=parent)
 
 
 def _grant(name: Path | str, parent: int | None, mode: int) -> None:
