@@ -176,6 +176,7 @@ AT_TOKEN_MEAN = {
 AT_ROW_MEAN = {
     "shrunk_6": Arm("tree 6 + 6 by noise", TURN + SIX + SHRUNK + BY_NOISE),
     "shrunk_6_muted": Arm("tree 6 + 6 by noise, muted", TURN + SIX + SHRUNK + BY_NOISE + MUTED),
+    "grpo_muted": Arm("GRPO, muted", CHAINS + TOKEN + SHRUNK[:1] + MUTED),
     "one_baseline_6": Arm(
         "tree 6 + 6 by entropy, one baseline", (*TURN, *SIX, *MERGED, "algorithm.atpo.credit.advantage=diff_context")
     ),
