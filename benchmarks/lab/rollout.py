@@ -61,7 +61,7 @@ async def grow(
         for branch, masks_of_rows, turns, outcome in zip(
             grown.trajectories, masks, credit.rows, credit.outcomes, strict=True
         )
-        for mask, rewards in zip(masks_of_rows, token_rewards(branch, turns, outcome), strict=True)
+        for mask, rewards in zip(masks_of_rows, token_rewards(branch, turns, outcome, [1.0]), strict=True)
     ]
 
 
