@@ -54,6 +54,30 @@ def test_no_import_goes_round_in_circles():
         pytest.fail(f"modules import one another: {' -> '.join(error.args[1])}")
 
 
+def imports_of_verl(file: Path) -> set[str]:
+    """Names of verl that a module imports when it is imported itself."""
+    found = set()
+    for node in ast.parse(file.read_text()).body:
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module)
+    return {name for name in found if name.split(".")[0] == "verl"}
+
+
+def test_the_plugin_imports_no_module_that_imports_verl():
+    """Else a module of ours that is imported first imports verl, verl the plugin, and the plugin that module half made."""
+    files = {module(file): file for file in FILES}
+    reached, left = set(), ["verl_atpo.plugin"]
+    while left:
+        name = left.pop()
+        packages = {".".join(name.split(".")[:parts]) for parts in range(1, name.count(".") + 1)}
+        reached.add(name)
+        left += (imports(files[name], set(files)) | packages) - reached
+    assert len(reached) > 50
+    assert {name: found for name in reached if (found := imports_of_verl(files[name]))} == {}
+
+
 METHOD = ("expansion", "credit", "channel", "scheme")
 PURE = ("settings", "config", "schemes", "tree.tree", "tree.contexts", *(f"method.{name}" for name in METHOD))
 HEAVY = {"torch", "ray", "verl", "vllm", "transformers", "omegaconf", "hydra", "numpy"}

@@ -128,6 +128,8 @@ def _plain_extra(value: Any) -> Any:
         return value
     found = number(value)
     if found is None:
+        from verl_atpo.tools.answer import as_text  # imports verl, which the plugin must not while verl is importing it
+
         return as_text(value)
     return bool(found) if str(getattr(value, "dtype", "")).endswith("bool") else found
 
