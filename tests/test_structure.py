@@ -66,7 +66,7 @@ def imports_of_verl(file: Path) -> set[str]:
 
 
 def test_the_plugin_imports_no_module_that_imports_verl():
-    """Else a module of ours that is imported first imports verl, verl the plugin, and the plugin that module half made."""
+    """Else a module that is imported first imports verl, verl the plugin, and the plugin that module half made."""
     files = {module(file): file for file in FILES}
     reached, left = set(), ["verl_atpo.plugin"]
     while left:

@@ -9,7 +9,6 @@ from typing import Any
 
 from verl_atpo.config import ConfigError
 from verl_atpo.failure import BranchBug, brief, died_while_made, is_outage, last_words
-from verl_atpo.tools.answer import as_text
 
 logger = logging.getLogger(__name__)
 
