@@ -301,7 +301,7 @@ def test_arms_mean_what_verl_makes_of_them() -> None:
     assert own["gspo_clip0.13"] == dataclasses.replace(own["gspo"], clip=(0.1, 0.13))
     assert {name for name, each in own.items() if each.atpo.credit.scheme == "shrunk"} == {
         "shrunk_6", "shrunk_6_muted", "shrunk_6_tm", "shrunk_6_muted_tm", "shrunk_6_entropy_tm", "shrunk_12_tm",
-        "grpo_12_muted_tm",
+        "grpo_muted", "grpo_12_muted_tm",
     }  # fmt: skip
     added = {*AT_TOKEN_MEAN, *AT_ROW_MEAN}
     leaves = {name: each.atpo.expansion.leaves for name, each in untuned.items() if name not in added}
