@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import pytest
 import verl  # noqa: F401 (main_ppo imports it before Hydra reads the command line)
+from omegaconf import open_dict
 
 from benchmarks import recipes
 from benchmarks.recipes import BEGIN, END, NOT_ACCEPTED, ONE_TURN, PAGE, Recipe, composed, summary, what
-from verl_atpo.startup.verl_config import MANAGER
+from verl_atpo.startup.verl_config import CHAIN_MANAGER, MANAGER
 
 RECIPES = recipes.recipes()
 FIRST = {recipe.script.rpartition("/")[0]: recipe for recipe in reversed(RECIPES)}
@@ -70,6 +71,9 @@ def test_the_chain_preset_sets_the_loss_and_keeps_the_rest(recipe):
     assert "atpo" not in before.algorithm and before.actor_rollout_ref.actor.policy_loss.loss_mode != "atpo"
     assert after.algorithm.adv_estimator == "grpo" and after.actor_rollout_ref.actor.policy_loss.loss_mode == "atpo"
     assert after.actor_rollout_ref.actor.clip_ratio_low == 0.003
+    agent = after.actor_rollout_ref.rollout.agent
+    with open_dict(agent):
+        assert agent.pop("agent_loop_manager_class") == CHAIN_MANAGER
     assert after.actor_rollout_ref.rollout == before.actor_rollout_ref.rollout and after.data == before.data
 
 
