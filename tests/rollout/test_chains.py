@@ -222,3 +222,16 @@ async def test_chains_that_are_scored_later_are_not_recorded(model: Path, queue:
     failures = await run(worker)
     assert failures.finished == 1 and len(queue.rows["p1"]) == 3 and not list(tmp_path.iterdir())
     assert "atpo/trees" not in step_metrics(await worker.take_stats())
+
+
+class Versioned(Client):
+    async def generate(self, request_id: str, **kwargs: Any) -> TokenOutput:
+        output = await super().generate(request_id, **kwargs)
+        return output.model_copy(update={"extra_fields": {"min_global_steps": 3, "max_global_steps": 4}})
+
+
+async def test_a_loop_that_names_no_versions_gets_those_of_the_record(model: Path, queue: Queue) -> None:
+    """verl's trainer reads them from every row, and fails on None."""
+    await run(make(model, "words", client=Versioned()))
+    found = [row["extra_fields"] for row in queue.fields.values()]
+    assert [(each["min_global_steps"], each["max_global_steps"]) for each in found] == [(3, 4)] * 3

@@ -26,7 +26,7 @@ from verl_atpo.tools.stateful import expanded
 from verl_atpo.tools.tool_agent import complete_tool_agent
 from verl_atpo.tree.comparison import check_chain_rows
 from verl_atpo.tree.outputs import plain_outputs
-from verl_atpo.tree.recording import Generation
+from verl_atpo.tree.recording import NEWEST_VERSION, OLDEST_VERSION, Generation, group_turns, versions
 
 logger = logging.getLogger(__name__)
 
@@ -164,6 +164,16 @@ class RunScopedWorker(_AgentLoopWorker):
         return await (run.finish or super()._agent_loop_postprocess)(outputs, validate, **kwargs)
 
     async def publish(self, outputs: list[Any], validate: bool, **kwargs: Any) -> list[Any]:
-        """Score and publish the outputs of a loop, as verl does; returns them, the last one scored."""
+        """Score and publish the outputs of a loop, as verl does; returns them, the last one scored.
+
+        The versions of the weights, which verl's trainer needs in every row, are the record's where the loop has none.
+        """
+        run = _RUN.get()
+        found = None if run is None else versions(group_turns(run.client.generations))
+        of_record = {} if found is None else dict(zip((OLDEST_VERSION, NEWEST_VERSION), found, strict=True))
+        for output in outputs:
+            for name, version in of_record.items():
+                if output.extra_fields.get(name) is None:
+                    output.extra_fields[name] = version
         await super()._agent_loop_postprocess(outputs, validate, **kwargs)
         return outputs
