@@ -53,7 +53,7 @@ BASELINES = {
 }
 TREES = {
     "paper": Arm("AT²PO, paper", (*EIGHT, *TURN, "algorithm.atpo.expansion.penalty_counts=siblings")),
-    "tree": Arm("AT²PO, 4 + 12 trajectories", TURN),
+    "tree_4": Arm("AT²PO, 4 + 12 trajectories", TURN),
 }
 STOPS = ("algorithm.atpo.expansion.budget=adaptive",)
 SHAPES = {
@@ -106,7 +106,7 @@ GROUPS = ("algorithm.atpo.credit.backup=child_mean", "algorithm.atpo.credit.norm
 MERGED = in_verl.MERGED
 STATES = {
     "gigpo": Arm("GiGPO-style", CHAINS + TOKEN + BOTH + GROUPS + ("algorithm.atpo.credit.contexts=states",)),
-    "tree_states": Arm("tree, baselines of merged contexts", TURN + MERGED),
+    "tree_4_states": Arm("tree, baselines of merged contexts", TURN + MERGED),
     "rounds_8_states": Arm("tree of 8 chains in rounds, baselines of merged contexts", EIGHT + TURN + MERGED),
     "adaptive_rounds_8_states": Arm(
         "tree of 8 chains in rounds, adaptive budget, baselines of merged contexts", EIGHT + TURN + STOPS + MERGED
@@ -120,16 +120,16 @@ STATES = {
     "chains_12_states": Arm(
         "12 chains, turn-level loss, baselines of merged contexts", CHAINS + TURN + _leaves(12, 4, 0) + MERGED
     ),
-    "tree_localglobal": Arm("tree, baselines of parents", TURN + BOTH),
+    "tree_4_localglobal": Arm("tree, baselines of parents", TURN + BOTH),
 }
 PARTS = {
     "turn_chains": Arm("chains, turn-level loss", CHAINS + OUTCOME + TURN),
-    "tree_random": Arm("tree, random expansion", RANDOM + TURN),
-    "tree_outcome": Arm("tree, trajectory credit", OUTCOME + TURN),
-    "tree_token": Arm("tree, token-level loss", TOKEN),
-    "tree_once": Arm("tree, shared turns trained once", (*TURN, "algorithm.atpo.credit.shared_turns=once")),
-    "tree_late": Arm("tree, branches after all chains", (*TURN, "algorithm.atpo.expansion.start_after=1.0")),
-    "tree_split": Arm("tree, split weights", TURN + SPLIT),
+    "tree_4_random": Arm("tree, random expansion", RANDOM + TURN),
+    "tree_4_outcome": Arm("tree, trajectory credit", OUTCOME + TURN),
+    "tree_4_token": Arm("tree, token-level loss", TOKEN),
+    "tree_4_once": Arm("tree, shared turns trained once", (*TURN, "algorithm.atpo.credit.shared_turns=once")),
+    "tree_4_late": Arm("tree, branches after all chains", (*TURN, "algorithm.atpo.expansion.start_after=1.0")),
+    "tree_4_split": Arm("tree, split weights", TURN + SPLIT),
 }
 RATE = "actor_rollout_ref.actor.optim.lr"
 TUNED = {"grpo": BASELINES["grpo"], "gspo": BASELINES["gspo"], "tree_6_states": STATES["tree_6_states"]}
@@ -165,19 +165,19 @@ AT_TOKEN_MEAN = {
         "GRPO, 12 trajectories, muted, token-mean", CHAINS + TOKEN + TWELVE + SHRUNK[:1] + MUTED + TOKEN_MEAN
     ),
     "tree_6_states_tm": Arm("tree 6 + 6 by entropy, token-mean", TURN + SIX + MERGED + TOKEN_MEAN),
-    "shrunk_6_tm": Arm("tree 6 + 6 by noise, token-mean", TURN + SIX + SHRUNK + BY_NOISE + TOKEN_MEAN),
-    "shrunk_6_muted_tm": Arm(
-        "tree 6 + 6 by noise, muted, token-mean", TURN + SIX + SHRUNK + BY_NOISE + MUTED + TOKEN_MEAN
+    "tree_tm": Arm("tree 6 + 6 by noise, token-mean", TURN + SIX + SHRUNK + BY_NOISE + TOKEN_MEAN),
+    "tree_muted_tm": Arm("tree 6 + 6 by noise, muted, token-mean", TURN + SIX + SHRUNK + BY_NOISE + MUTED + TOKEN_MEAN),
+    "tree_entropy_tm": Arm("tree 6 + 6 by entropy, shrunk, token-mean", TURN + SIX + SHRUNK + TOKEN_MEAN),
+    "chains_12_shrunk_tm": Arm(
+        "12 chains, turn-level loss, shrunk, token-mean", CHAINS + TURN + TWELVE + SHRUNK + TOKEN_MEAN
     ),
-    "shrunk_6_entropy_tm": Arm("tree 6 + 6 by entropy, shrunk, token-mean", TURN + SIX + SHRUNK + TOKEN_MEAN),
-    "shrunk_12_tm": Arm("12 chains, turn-level loss, shrunk, token-mean", CHAINS + TURN + TWELVE + SHRUNK + TOKEN_MEAN),
 }
 """Arms at verl's default aggregation, against GRPO with the same."""
 AT_ROW_MEAN = {
-    "shrunk_6": Arm("tree 6 + 6 by noise", TURN + SIX + SHRUNK + BY_NOISE),
-    "shrunk_6_muted": Arm("tree 6 + 6 by noise, muted", TURN + SIX + SHRUNK + BY_NOISE + MUTED),
+    "tree": Arm("tree 6 + 6 by noise", TURN + SIX + SHRUNK + BY_NOISE),
+    "tree_muted": Arm("tree 6 + 6 by noise, muted", TURN + SIX + SHRUNK + BY_NOISE + MUTED),
     "grpo_muted": Arm("GRPO, muted", CHAINS + TOKEN + SHRUNK[:1] + MUTED),
-    "one_baseline_6": Arm(
+    "tree_6_one_baseline": Arm(
         "tree 6 + 6 by entropy, one baseline", (*TURN, *SIX, *MERGED, "algorithm.atpo.credit.advantage=diff_context")
     ),
 }

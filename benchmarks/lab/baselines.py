@@ -41,7 +41,7 @@ from verl_atpo.tree.contexts import group_contexts
 from verl_atpo.tree.growth import GrownTree
 
 RESULT = GRADIENT.with_name("lab_baselines.json")
-ARM = "shrunk_6"
+ARM = "tree"
 RIDGE = 10.0
 
 

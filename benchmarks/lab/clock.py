@@ -26,7 +26,7 @@ from benchmarks.rollout.schedules import Batch
 from verl_atpo.config import AtpoConfig, Schedule
 
 RESULT = Path(__file__).parents[1] / "results" / "lab_clock.json"
-TIMED = (BASELINE, "rounds_8", "rounds_4", "continuous_8", "tree", "tree_6_states")
+TIMED = (BASELINE, "rounds_8", "rounds_4", "continuous_8", "tree_4", "tree_6_states")
 
 
 def schedule_of(atpo: AtpoConfig) -> str:

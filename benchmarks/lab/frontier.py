@@ -41,9 +41,9 @@ GROUPS = {
 }
 """GRPO with ever more trajectories a prompt: the frontier."""
 OTHERS = {
-    "shrunk_6": Shown("tree by noise (+atpo=tree)", TEAL),
+    "tree": Shown("tree by noise (+atpo=tree)", TEAL),
     "tree_6_states": Shown("tree by entropy (earlier preset)", ORANGE),
-    "shrunk_6_tm": Shown("tree by noise, token-mean", TEAL, "^"),
+    "tree_tm": Shown("tree by noise, token-mean", TEAL, "^"),
     "grpo_12_tm": Shown("GRPO, 12, token-mean", GREY, "D"),
     "grpo_tm": Shown("GRPO, 16, token-mean", GREY, "s"),
 }

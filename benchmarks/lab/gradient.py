@@ -164,7 +164,7 @@ def main() -> None:
     parser.add_argument("--world", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--after", type=int, default=10, help="steps of GRPO that have made the policy")
-    parser.add_argument("--arms", nargs="+", choices=ARMS, default=["grpo", "tree"], metavar="ARM")
+    parser.add_argument("--arms", nargs="+", choices=ARMS, default=["grpo", "tree_4"], metavar="ARM")
     parser.add_argument("--draws", type=int, default=40, help="steps of an arm")
     parser.add_argument("--reference", type=int, default=120, help="steps that the best direction is the mean of")
     parser.add_argument("--out", type=Path, default=RESULT)

@@ -26,7 +26,7 @@ from verl_atpo.report.record import Record
 
 ROOT = Path(__file__).parents[2]
 KEPT, PICTURE = ROOT / "benchmarks" / "results" / "tree.json", ROOT / "examples" / "tree.png"
-ARM, WORLD, STEPS, SOURCE = "shrunk_6", 1, 8, "2hop"
+ARM, WORLD, STEPS, SOURCE = "tree", 1, 8, "2hop"
 SHAPE = ("initial_chains=3", "branches_per_round=3", "rounds=1")
 """Six leaves, so that the picture fits a page."""
 DEEPEST, ANSWERED, INNER = 3, (2, 4), 2

@@ -19,7 +19,7 @@ DRAWN = (
     "paper",
     "rounds_8",
     "rounds_4",
-    "tree",
+    "tree_4",
     "tree_6_states",
 )
 

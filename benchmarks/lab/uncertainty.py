@@ -33,7 +33,7 @@ from verl_atpo.tree.growth import GrownTree
 from verl_atpo.tree.recording import Turn
 
 RESULT = GRADIENT.with_name("lab_uncertainty.json")
-ARM = "tree_random"
+ARM = "tree_4_random"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -32,7 +32,7 @@ from verl_atpo.config import AdvantageMode, AtpoConfig, Contexts, CreditConfig
 from verl_atpo.schemes.a2tgpo import A2TGPO
 from verl_atpo.startup.presets import ATPO_PRESETS
 
-TREE = settings(ARMS["tree"].overrides)
+TREE = settings(ARMS["tree_4"].overrides)
 
 
 @functools.cache
@@ -235,7 +235,7 @@ def test_a_task_without_gold_answers_has_no_information_gains() -> None:
 
 def test_shared_turns_are_trained_in_one_row_where_that_is_asked() -> None:
     """The same trees: every sampled token that a row leaves out is trained in another row of its tree."""
-    once = settings(ARMS["tree_once"].overrides).atpo
+    once = settings(ARMS["tree_4_once"].overrides).atpo
     for all_rows, rows in zip(grown(TREE.atpo)[1], grown(once)[1], strict=True):
         distinct, trained = set(), 0
         for per_leaf, own in zip(all_rows, rows, strict=True):
@@ -262,7 +262,7 @@ def test_a_run_taken_up_again_is_the_run(tmp_path) -> None:
         if "step   3/3" in line:
             raise Stopped
 
-    plan = Plan("hopqa", "tree", 2, 0, steps=3, test_every=1)
+    plan = Plan("hopqa", "tree_4", 2, 0, steps=3, test_every=1)
     whole = complete(plan, small_task(), tmp_path / "whole.jsonl", tmp_path, print)
     with pytest.raises(Stopped):
         complete(plan, small_task(), tmp_path / "parts.jsonl", tmp_path, stop_at_2)
@@ -291,16 +291,16 @@ def test_arms_mean_what_verl_makes_of_them() -> None:
     rows = {name: each for name, each in own.items() if name not in AT_TOKEN_MEAN}
     assert {each.aggregation for each in rows.values()} == {"seq-mean-token-mean"}
     assert {own[name].aggregation for name in AT_TOKEN_MEAN} == {"token-mean"}
-    assert own["shrunk_6_tm"] == dataclasses.replace(own["shrunk_6"], aggregation="token-mean")
+    assert own["tree_tm"] == dataclasses.replace(own["tree"], aggregation="token-mean")
     untuned = {name: each for name, each in own.items() if name not in TUNING}
     assert {each.learning_rate for each in untuned.values()} == {grpo.learning_rate}
-    assert own["shrunk_6"].atpo == AtpoConfig.from_mapping(ATPO_PRESETS["tree"]["algorithm"]["atpo"])
+    assert own["tree"].atpo == AtpoConfig.from_mapping(ATPO_PRESETS["tree"]["algorithm"]["atpo"])
     earlier = CreditConfig(contexts=Contexts.MERGED, advantage=AdvantageMode.DIFF_LOCALGLOBAL)
     assert own["tree_6_states"].atpo == AtpoConfig(credit=earlier)
     assert own["tree_6_states_lr0.001"] == dataclasses.replace(own["tree_6_states"], learning_rate=1e-3)
     assert own["gspo_clip0.13"] == dataclasses.replace(own["gspo"], clip=(0.1, 0.13))
     assert {name for name, each in own.items() if each.atpo.credit.scheme == "shrunk"} == {
-        "shrunk_6", "shrunk_6_muted", "shrunk_6_tm", "shrunk_6_muted_tm", "shrunk_6_entropy_tm", "shrunk_12_tm",
+        "tree", "tree_muted", "tree_tm", "tree_muted_tm", "tree_entropy_tm", "chains_12_shrunk_tm",
         "grpo_muted", "grpo_12_muted_tm",
     }  # fmt: skip
     added = {*AT_TOKEN_MEAN, *AT_ROW_MEAN}
@@ -321,13 +321,26 @@ def test_filtered_groups_hold_signal(tmp_path) -> None:
 def test_command_runs_what_is_missing(tmp_path, monkeypatch, capsys) -> None:
     monkeypatch.setitem(TASKS, "hopqa", lambda world: small_task())
     monkeypatch.setattr(command.os, "nice", lambda by: by)
-    arguments = ["lab", "--arms", "grpo", "tree", "--worlds", "2", "--seeds", "0", "--steps", "1", "--test-every", "1"]
+    arguments = [
+        "lab",
+        "--arms",
+        "grpo",
+        "tree_4",
+        "--worlds",
+        "2",
+        "--seeds",
+        "0",
+        "--steps",
+        "1",
+        "--test-every",
+        "1",
+    ]
     monkeypatch.setattr(
         sys, "argv", [*arguments, "--out", str(tmp_path / "out.jsonl"), "--work", str(tmp_path / "work")]
     )
     command.main()
     table = tmp_path / "out.jsonl"
-    assert [run["arm"] for run in runs.read(table)] == ["grpo", "tree"]
+    assert [run["arm"] for run in runs.read(table)] == ["grpo", "tree_4"]
     table.write_text(table.read_text().splitlines(keepends=True)[1])
     capsys.readouterr()
     command.main()

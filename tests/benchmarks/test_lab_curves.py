@@ -42,7 +42,7 @@ def curve(arm: str, accuracy: list[float], tokens: list[float], world: int = 1, 
 
 
 SLOW = curve("grpo", [0.1, 0.4, 0.8], [0, 100, 200])
-FAST = curve("tree", [0.1, 0.6, 0.9], [0, 80, 150])
+FAST = curve("tree_4", [0.1, 0.6, 0.9], [0, 80, 150])
 
 
 def test_cost_lies_on_the_line_between_two_validations() -> None:
@@ -54,7 +54,7 @@ def test_cost_lies_on_the_line_between_two_validations() -> None:
 
 
 def test_first_time_counts_where_a_curve_falls_again() -> None:
-    assert curve("tree", [0.0, 0.6, 0.2, 0.9], [0, 10, 20, 30]).cost_to_reach(0.3, "step") == pytest.approx(5)
+    assert curve("tree_4", [0.0, 0.6, 0.2, 0.9], [0, 10, 20, 30]).cost_to_reach(0.3, "step") == pytest.approx(5)
 
 
 def test_mean_height_is_the_area_under_the_curve() -> None:
@@ -89,10 +89,10 @@ def test_points_over_grpo_are_over_as_many_steps() -> None:
 
 def test_a_target_may_be_a_share_of_what_grpo_gains() -> None:
     """SLOW gains from 0.1 to (0.4 + 0.8) / 2 = 0.6; half of that is 0.35, which FAST comes to at half of 80."""
-    alone = curve("tree", [0.1, 0.6, 0.9], [0, 80, 150], seed=1)
+    alone = curve("tree_4", [0.1, 0.6, 0.9], [0, 80, 150], seed=1)
     level = curve("grpo", [0.5, 0.4, 0.6], [0, 80, 150], seed=2)
     slow, fast = over_gain([SLOW, FAST, alone, level], "grpo")
-    assert (slow.scale, slow.arm, fast.scale, fast.arm) == ((0.1, pytest.approx(0.6)), "grpo", slow.scale, "tree")
+    assert (slow.scale, slow.arm, fast.scale, fast.arm) == ((0.1, pytest.approx(0.6)), "grpo", slow.scale, "tree_4")
     assert fast.cost_to_reach(0.5, "step") == pytest.approx(40)
     assert slow.cost_to_reach(0.5, "step") == pytest.approx(250 / 3)
     assert fast.at_step(40) == pytest.approx(0.35)
@@ -100,7 +100,7 @@ def test_a_target_may_be_a_share_of_what_grpo_gains() -> None:
 
 def test_pairs_share_world_and_seed() -> None:
     others = [dataclasses.replace(SLOW, seed=1), dataclasses.replace(FAST, seed=2)]
-    assert paired([SLOW, FAST, *others], "tree", "grpo", lambda a, b: a.seed + b.seed) == {1: [0]}
+    assert paired([SLOW, FAST, *others], "tree_4", "grpo", lambda a, b: a.seed + b.seed) == {1: [0]}
 
 
 def test_interval_of_equal_numbers_is_a_point_and_of_others_holds_the_mean() -> None:
@@ -155,7 +155,7 @@ def test_tables_are_made_of_files(tmp_path) -> None:
 
 def test_a_relative_cost_is_a_change_in_per_cent() -> None:
     # 126.67 instead of 200: -37 %; one pair, so the interval is the point.
-    cost = relative_cost([SLOW, FAST], "tree", 0.8)
+    cost = relative_cost([SLOW, FAST], "tree_4", 0.8)
     assert cost is not None and (cost.change, cost.change_interval, cost.runs) == ("-37 %", "-37 to -37 %", 1)
     assert relative_cost([SLOW, FAST], "grpo_8", 0.8) is None
 
@@ -167,7 +167,7 @@ def test_a_table_wider_than_a_page_is_refused() -> None:
 
 def test_a_part_is_compared_with_the_same_arm_without_it() -> None:
     curves = [dataclasses.replace(each, world=world) for each in (SLOW, FAST) for world in (1, 2)]
-    curves = [dataclasses.replace(each, arm="tree_random") if each.arm == "grpo" else each for each in curves]
+    curves = [dataclasses.replace(each, arm="tree_4_random") if each.arm == "grpo" else each for each in curves]
     (part,) = cells(parts.table(curves, 0.8)).values()
     assert (part["with it"], part["without it"], part["paired runs"]) == (
         "AT²PO, 4 + 12 trajectories",
@@ -182,7 +182,7 @@ def test_pilot_worlds_count_for_learning_rates_only(tmp_path) -> None:
     tmp_path /= "runs.jsonl"
     write_runs(tmp_path)
     for arm, world in (("gspo", 4), ("gspo_lr0.001", 4), ("gspo_lr0.001", 1)):
-        tree = runs.find(tmp_path, task="hopqa", arm="tree", world=1, seed=0)
+        tree = runs.find(tmp_path, task="hopqa", arm="tree_4", world=1, seed=0)
         assert tree is not None
         runs.append(tmp_path, tree | {"arm": arm, "world": world})
     found = cells(tried(tmp_path, "hopqa"))
@@ -197,7 +197,7 @@ def test_rollout_time_is_that_of_a_step_times_the_steps(tmp_path) -> None:
     write_runs(table_of_runs)
     timed = [
         {"arm": arm, "seed": seed, "seconds": seconds}
-        for arm, each in (("grpo", (10, 20, 30)), ("tree", (20, 30, 90)), ("rounds_4", (10, 20, 15)))
+        for arm, each in (("grpo", (10, 20, 30)), ("tree_4", (20, 30, 90)), ("rounds_4", (10, 20, 15)))
         for seed, seconds in enumerate(each)
     ]
     # Ratios of tree: 2, 1.5, 3; of rounds_4: 1, 1, 0.5.
@@ -254,7 +254,7 @@ def test_agreement_is_in_standard_errors(tmp_path) -> None:
 
 def test_a_point_of_the_frontier_is_what_an_arm_takes_over_grpo() -> None:
     """To 0.6 FAST takes 80, SLOW 150; of an arm without a pair nothing is known."""
-    found = frontier.point([SLOW, FAST], "tree", 0.6)
+    found = frontier.point([SLOW, FAST], "tree_4", 0.6)
     assert found is not None
     assert [math.exp(each.estimate) for each in found] == pytest.approx([80 / 150] * 2)
     assert frontier.point([SLOW, FAST], "grpo_8", 0.6) is None

@@ -30,7 +30,7 @@ def test_signal_share_is_that_of_the_mean() -> None:
 
 def test_a_gradient_is_what_training_follows_and_changes_nothing() -> None:
     """A step of plain descent along it is what the same optimizer makes of a training step."""
-    plan = Plan("hopqa", "tree", 2, 0)
+    plan = Plan("hopqa", "tree_4", 2, 0)
     changes = {"mini_batch": 8}
     looked, trained = Run(plan, small_task(), **changes), Run(plan, small_task(), **changes)
     policy = {name: weight.clone() for name, weight in looked.state()["model"].items()}
@@ -51,7 +51,7 @@ def test_chains_of_many_prompts_point_where_outcomes_rise() -> None:
     reference = Run(Plan("hopqa", "grpo", 2, 1), small_task(), **EXPECTED_OUTCOME)
     policy = {name: weight.clone() for name, weight in reference.state()["model"].items()}
     best = torch.stack([reference.gradient(policy) for _ in range(4)]).mean(0)
-    rows = [measure(Plan("hopqa", arm, 2, 0), small_task(), policy, best, 2) for arm in ("grpo", "tree")]
+    rows = [measure(Plan("hopqa", arm, 2, 0), small_task(), policy, best, 2) for arm in ("grpo", "tree_4")]
     for row in rows:
         assert len(row["cosine"]) == 2 and 0 < row["cosine_of_mean"] < 1 and row["sampled_tokens"] > 100
     assert rows[1]["sampled_tokens"] < rows[0]["sampled_tokens"]

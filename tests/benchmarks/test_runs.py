@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks import runs
 
-FIRST = {"task": "hopqa", "arm": "tree", "world": 1, "seed": 0, "curve": [1]}
+FIRST = {"task": "hopqa", "arm": "tree_4", "world": 1, "seed": 0, "curve": [1]}
 SECOND = {"task": "hopqa", "arm": "grpo", "world": 1, "seed": 0, "curve": [2]}
 
 
@@ -21,8 +21,8 @@ def test_runs_are_appended_and_read_by_key(tmp_path: Path) -> None:
     runs.append(table, SECOND)
     assert table.read_text().splitlines() == [json.dumps(FIRST), json.dumps(SECOND)]
     assert runs.read(table) == [SECOND, FIRST]
-    assert runs.find(table, task="hopqa", arm="tree", world=1, seed=0) == FIRST
-    assert runs.find(table, task="hopqa", arm="tree", world=2, seed=0) is None
+    assert runs.find(table, task="hopqa", arm="tree_4", world=1, seed=0) == FIRST
+    assert runs.find(table, task="hopqa", arm="tree_4", world=2, seed=0) is None
 
 
 def test_a_run_is_there_once(tmp_path: Path) -> None:
