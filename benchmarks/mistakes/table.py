@@ -377,7 +377,7 @@ SURROUNDINGS = (
     Mistake(
         "a machine without GPU",
         "trainer.n_gpus_per_node",
-        ("trainer.n_gpus_per_node=1",),
+        ("trainer.n_gpus_per_node=1", f"{ROLLOUT}.tensor_model_parallel_size=1"),
         without=("+platform=cpu",),
     ),
     Mistake(

@@ -61,8 +61,9 @@ async def ask_again(tool: SearchTool, query: str, retries: int, delay_s: float =
     """What a search within the guard around all tools finds, and the further tries that it took."""
     counts = CallCounts()
     around = guard(retries=retries, retry_delay_s=delay_s)
-    text, _ = await around.call("search", lambda: ask(tool, query), counts, retry=True)
-    return text, counts.retries
+    response, reward, _ = await around.call("search", lambda: tool.execute("1", {"query": query}), counts, retry=True)
+    assert reward == 0.0
+    return response.text, counts.retries
 
 
 # retrieved text

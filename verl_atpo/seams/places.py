@@ -62,6 +62,7 @@ SEAMS: dict[Feature, tuple[Seam, ...]] = {
         _seam("verl.utils.tokenizer.tokenizer:hf_tokenizer", "the rehearsal renders prompts", "name_or_path"),
         _seam("verl.utils.import_utils:load_module", "the rehearsal loads the reward function", "module_path"),
         _seam("verl.utils.reward_score:default_compute_score", "the rehearsal scores with verl's own", "data_source"),
+        _seam("verl.workers.rollout.replica:RolloutReplicaRegistry", "engines are known by name", mentions="_registry"),
         _seam("config:actor_rollout_ref.actor.clip_ratio_low", "what presets set"),
         _seam("config:actor_rollout_ref.actor.clip_ratio_high", "what presets set"),
     ),

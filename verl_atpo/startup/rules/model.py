@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ NO_TOKENS = ("ForSequenceClassification", "ForTokenClassification", "ForMaskedLM
 """Ends of the names of architectures that do not predict the next token."""
 FEW = 8
 """Rows of each file whose token ids are compared with the model's vocabulary."""
+HALF_PAIR = re.compile("[\ud800-\udfff]")
+"""Half of a surrogate pair, which no tokenizer accepts."""
 PROMPT, RESPONSE, LONGEST = "data.max_prompt_length", "data.max_response_length", f"{ROLLOUT}.max_model_len"
 
 
@@ -103,13 +106,13 @@ def _ids(run: Run) -> str | None:
 
 
 def _texts(run: Run) -> Iterator[str]:
-    """Yield the texts of the prompts of a few rows."""
+    """Yield the texts of the prompts of a few rows; half a surrogate pair is left to the rules about data."""
     for rows in run.once(train_rows):
         for _, row in list(rows.names())[:FEW]:
             messages = row.get(run.get("data.prompt_key"))
             for message in messages if isinstance(messages, list) else ():
                 text = message.get("content") if isinstance(message, Mapping) else None
-                if isinstance(text, str) and text.strip():
+                if isinstance(text, str) and text.strip() and not HALF_PAIR.search(text):
                     yield text
 
 

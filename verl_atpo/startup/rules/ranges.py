@@ -58,11 +58,15 @@ def _truth(setting: str) -> Rule:
 def _parallel(run: Run) -> str | None:
     """Refuse an engine that the devices cannot be divided into."""
     sizes = [run.get(f"{ROLLOUT}.{kind}_parallel_size") for kind in ("tensor_model", "data", "pipeline_model")]
-    devices = (run.get("trainer.n_gpus_per_node") or 0) * (run.get("trainer.nnodes") or 0)
+    on_each, machines = run.get("trainer.n_gpus_per_node") or 0, run.get("trainer.nnodes") or 0
+    devices = on_each * machines
     one = math.prod(size or 1 for size in sizes)
     if run.get(MODE) == "separate_async" or devices % one == 0:
         return None
-    return f"an engine takes {one} devices, and there are {devices}; set a divisor of {devices}"
+    return (
+        f"an engine takes {one} devices, and trainer.n_gpus_per_node={on_each} with trainer.nnodes={machines} gives "
+        f"{devices}; set a divisor of {devices}, or more devices"
+    )
 
 
 def _samples(setting: str) -> Rule:

@@ -81,7 +81,7 @@ def become(settings: dict[str, typing.Any], ends: tuple[int, int] | None = None)
 
 
 def listener_of(child: int, number: bytes) -> int | None:
-    """Take the listener of the child's filter, whose number there it has told; None where there is none."""
+    """Take the listener of the child's filter, whose number there the child has written; None where there is none."""
     if not number or int(number) < 0:
         return None
     descriptor = os.pidfd_open(child)
