@@ -21,7 +21,7 @@ CLIENT = PACKAGE / "search_qa" / "retriever" / "client.py"
 WITH_EXTRA = {
     "view": ("view", "render", "report/loggers.py"),
     "retriever": ("search_qa/retriever",),
-    "sandbox": ("tools/python",),
+    "sandbox": ("tools/sandbox", "tools/python", "tools/workspace"),
 }
 """Extra -> the folders and files that may use it; the rest of the package has to do without."""
 OF_VERL = {"hydra-core", "numpy", "omegaconf", "pyarrow", "ray", "tensordict", "tokenizers", "torch"}

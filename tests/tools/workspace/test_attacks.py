@@ -6,7 +6,6 @@ import contextlib
 import os
 import re
 import socket
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -49,7 +48,7 @@ ESCAPES: dict[str, tuple[str, str]] = {
     "writing to the root": ("echo x > /atpo_was_here", DENIED),
     "writing to /etc": ("echo x > /etc/atpo_was_here", DENIED),
     "writing to /dev": ("echo x > /dev/atpo_was_here", DENIED),
-    "writing to Python's files": (f"echo x > {sys.prefix}/atpo_was_here", DENIED),
+    "writing to Python's files": (f"echo x > $({python('import sys; print(sys.prefix)')})/atpo_was_here", DENIED),
     "settings of the kernel": ('x="$(cat /proc/sys/kernel/printk)"; echo "$x" > /proc/sys/kernel/printk', DENIED),
     "requests to the kernel": (python('import os; os.close(os.open("/proc/sysrq-trigger", os.O_WRONLY))'), DENIED),
     "the administrator's rights": (

@@ -231,7 +231,10 @@ def test_the_command_line_names_what_is_broken(capsys: pytest.CaptureFixture[str
     shown = capsys.readouterr().out
     assert f"  {kept}" in shown and "BROKEN" in shown and "expected 1, got 2" in shown
     assert "1 of 2 promises are kept." in shown
-    assert main([]) == 2
+    for wrong in ([], ["verl_atpo.tools.workspace"]):
+        with pytest.raises(SystemExit, match=r"^2$"):
+            main(wrong)
+    assert "'verl_atpo.tools.workspace' names no class" in capsys.readouterr().err
 
 
 def _never(provider: Provider) -> None:

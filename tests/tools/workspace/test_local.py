@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+import sysconfig
+import tempfile
 from pathlib import Path
 
 import pytest
 
-from verl_atpo.tools.workspace import Completed, LocalProvider, WorkspaceError
+from tests.assets.python_path import ROOT
+from tests.assets.workspaces import make_provider
+from verl_atpo.settings import ConfigError, read
+from verl_atpo.tools.workspace import Completed, LocalProvider, WorkspaceConfig, WorkspaceError
 
 
 def test_a_command_runs_in_the_folder_and_its_output_is_taken_in_order(provider: LocalProvider):
@@ -89,3 +97,31 @@ def test_a_template_is_a_folder_and_stays_as_it_is(provider: LocalProvider, tmp_
 def test_a_file_that_leads_elsewhere_is_refused(provider: LocalProvider, path: str):
     with pytest.raises(WorkspaceError, match="no relative path"):
         provider.create(files={path: "text"})
+
+
+PYTHON_OF_COMMANDS = """
+import sys
+from verl_atpo.tools.workspace import LocalProvider, WorkspaceConfig
+provider = LocalProvider(WorkspaceConfig(isolation="bubblewrap", technique="copy", folder=sys.argv[1]))
+with provider.create() as workspace:
+    print(workspace.run("python -c 'import sys; print(sys.prefix)'; ls -A /tmp").output)
+provider.close()
+"""
+
+
+def test_an_environment_below_the_folder_for_temporary_files_is_seen_elsewhere(tmp_path: Path):
+    make_provider(("bubblewrap", "copy"), tmp_path).close()
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        subprocess.run([sys.executable, "-m", "venv", "--without-pip", f"{folder}/venv"], check=True, timeout=120)
+        packages = os.pathsep.join((str(ROOT), sysconfig.get_path("purelib")))
+        command = [f"{folder}/venv/bin/python", "-W", "ignore", "-c", PYTHON_OF_COMMANDS, str(tmp_path)]
+        variables = {**os.environ, "PYTHONPATH": packages}
+        done = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=300)
+    assert done.stdout.splitlines()[-1:] == [r"b'/environment\n'"], done.stderr[-3000:]
+
+
+def test_what_a_folder_of_the_commands_covers_is_refused(tmp_path: Path):
+    make_provider(("bubblewrap", "copy"), tmp_path).close()
+    config = read(WorkspaceConfig, {"isolation": "bubblewrap", "readable": ["/tmp/tools"]}, "workspace")
+    with pytest.raises(ConfigError, match="/tmp/tools lies below /tmp, where commands have files of their own"):
+        LocalProvider(config)

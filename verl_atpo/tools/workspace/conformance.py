@@ -5,6 +5,7 @@ Each promise of the contract is a check of its own. A check makes what it needs 
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import functools
 import importlib
@@ -305,10 +306,12 @@ def _cut(value: Any) -> str:
 
 def main(arguments: list[str]) -> int:
     """Check the provider that is named on the command line; returns the number of broken promises."""
-    if len(arguments) != 1 or ":" not in arguments[0]:
-        print(f"usage: python -m {__spec__.name} package.module:Provider   (a class that is made without arguments)")
-        return 2
-    module, _, name = arguments[0].partition(":")
+    parser = argparse.ArgumentParser(prog=f"python -m {__spec__.name}", description="Check a provider of workspaces.")
+    parser.add_argument("provider", metavar="package.module:Provider", help="a class that is made without arguments")
+    named = parser.parse_args(arguments).provider
+    module, colon, name = named.partition(":")
+    if not colon:
+        parser.error(f"{named!r} names no class: expected package.module:Provider")
     sys.path.insert(0, "")
     provider = getattr(importlib.import_module(module), name)()
     broken = 0

@@ -25,6 +25,8 @@ from verl_atpo.tools.workspace.usage import OWN_PROCESSES
 
 WORKSPACE, TEMPORARY = "/workspace", "/tmp"
 """Where commands see the two parts with bubblewrap."""
+ENVIRONMENT = "/environment"
+"""Where they see Python's environment if one of the two parts covers its own path."""
 NOBODY, INSIDE = 65533, 1000
 """User and group that the administrator's commands run as, outside and inside; the first is nobody's."""
 SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
@@ -97,7 +99,7 @@ class Jail:
             "tasks": self.config.processes,
         }
         program = _file(f"{_source()}\nmain({settings!r})\n".encode("utf-8", "replace"), held)
-        starter = [sys.executable, "-I", "-S", "-B", "-X", "utf8", "-c", f"exec(open({program}).read())"]
+        starter = [self._place(sys.executable), "-I", "-S", "-B", "-X", "utf8", "-c", f"exec(open({program}).read())"]
         if not self.mounts:
             return starter, [descriptor, program]
         user = user_namespace(held) if self.drops else None
@@ -109,7 +111,7 @@ class Jail:
         """Return all variables that a command sees."""
         home, temporary = (WORKSPACE, TEMPORARY) if self.mounts else (str(each.upper) for each in mounts)
         return {
-            "PATH": f"{os.path.dirname(sys.executable)}:{PATHS}",
+            "PATH": f"{os.path.dirname(self._place(sys.executable))}:{PATHS}",
             "HOME": home,
             "TMPDIR": temporary,
             "USER": "agent",
@@ -126,6 +128,22 @@ class Jail:
             for mount, name in zip(mounts, (WORKSPACE, TEMPORARY), strict=True):
                 output = output.replace(os.fsencode(mount.upper), name.encode())
         return output
+
+    def _place(self, path: str) -> str:
+        """Return where commands see a file of this machine.
+
+        Raises:
+            OSError: nowhere, as a folder of theirs covers it.
+        """
+        covering = [each for each in (WORKSPACE, TEMPORARY) if self.mounts and Path(path).is_relative_to(each)]
+        if not covering:
+            return path
+        if Path(path).is_relative_to(sys.prefix):
+            return str(Path(ENVIRONMENT, Path(path).relative_to(sys.prefix)))
+        raise OSError(
+            f"{path} lies below {covering[0]}, where commands have files of their own; with bubblewrap the Python that "
+            "an environment was made from, and what workspace.readable names, have to lie elsewhere"
+        )
 
     def _filter(self) -> str:
         if self.isolation is Isolation.LIMITS_ONLY:
@@ -176,12 +194,12 @@ class Jail:
                 "CAP_SETGID",
             ]
         options += ["--die-with-parent", "--new-session", *NO_NAME]
-        readable = (*_readable(), *self.config.readable)
-        for folder in sorted({str(above) for path in (*readable, "/dev/null") for above in Path(path).parents}):
+        places = {path: self._place(path) for path in (*_readable(), *self.config.readable)}
+        for folder in sorted({str(above) for path in (*places.values(), "/dev/null") for above in Path(path).parents}):
             options += ["--perms", "0755", "--dir", folder]  # else only the administrator could pass through
-        for path in readable:
+        for path, place in places.items():
             is_link = os.path.islink(path) and path in SYSTEM
-            options += ["--symlink", os.readlink(path), path] if is_link else ["--ro-bind", path, path]
+            options += ["--symlink", os.readlink(path), path] if is_link else ["--ro-bind", path, place]
         for path in DEVICES:
             options += ["--dev-bind", path, path]
         if self.proc:

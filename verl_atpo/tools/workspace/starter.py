@@ -33,18 +33,18 @@ def main(settings: dict[str, typing.Any]) -> None:
         become(settings)
     os.set_inheritable(settings["lifeline"], False)
     check(libc().prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0), "PR_SET_CHILD_SUBREAPER")
-    told, telling = os.pipe()
+    receiving, sending = os.pipe()
     waiting, going = os.pipe()
     child = os.fork()
     if child == 0:
         try:
-            become(settings, (telling, waiting))
+            become(settings, (sending, waiting))
         except BaseException as error:
             os.write(2, repr(error).encode())
         os._exit(1)
     os.closerange(0, 3)  # the output ends with the commands
-    os.close(telling)
-    listener = listener_of(child, os.read(told, 8))
+    os.close(sending)
+    listener = listener_of(child, os.read(receiving, 8))
     os.write(going, b"go")
     code = wait(child, settings["lifeline"], listener, Tasks(settings["tasks"]))
     end_all()
