@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import gc
+import itertools
 import json
 import random
 import sys
@@ -239,16 +240,20 @@ async def test_malformed_calls_in_a_row_end_a_trajectory(shell, calls: str, limi
 
 
 class Scripted:
-    """An engine whose turns are lines of a script, by the number of turns in the context; the script starts anew."""
+    """An engine whose turns are lines of a script, by the number of turns in the context; the script starts anew.
+
+    Where a line has alternatives, requests get them in turn, so that each occurs in whatever order requests arrive.
+    """
 
     def __init__(self, chat: ChatFormat, *turns: str | list[str]) -> None:
-        self._chat, self._turns, self._rng = chat, turns, random.Random(0)
+        self._chat, self._rng = chat, random.Random(0)
+        self._turns = [itertools.cycle([turn] if isinstance(turn, str) else turn) for turn in turns]
         self.asked: list[str] = []
 
     async def generate(self, request_id: str, *, prompt_ids: list[int], **kwargs: Any) -> TokenOutput:
         self.asked.append(self._chat.decode(prompt_ids))
         turn = self._turns[min(self.asked[-1].count("assistant") - 1, len(self._turns) - 1)]
-        tokens = self._chat.encode(f"{self._rng.choice(turn) if isinstance(turn, list) else turn}<|im_end|>")
+        tokens = self._chat.encode(f"{next(turn)}<|im_end|>")
         fields = {"min_global_steps": 1, "max_global_steps": 1}
         return TokenOutput(token_ids=tokens, log_probs=[-self._rng.random() for _ in tokens], extra_fields=fields)
 
