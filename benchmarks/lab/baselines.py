@@ -16,10 +16,8 @@ from __future__ import annotations
 import argparse
 import asyncio
 import dataclasses
-import itertools
 import json
 import random
-from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -68,21 +66,6 @@ class Turns:
     tree_N: torch.Tensor
 
 
-def spans(mask: Sequence[int]) -> Iterator[tuple[int, int]]:
-    """List the begin and end of each run of ones.
-
-    Examples:
-        >>> list(spans([1, 1, 0, 1]))
-        [(0, 2), (3, 4)]
-    """
-    at = 0
-    for sampled, run in itertools.groupby(mask):
-        length = len(list(run))
-        if sampled:
-            yield at, at + length
-        at += length
-
-
 @torch.no_grad()
 def turns_of(number: int, grown: GrownTree, model: Qwen3ForCausalLM, contexts: Any) -> list[list[Any]]:
     """List what :class:`Turns` holds of one tree, an entry per turn and trajectory."""
@@ -94,12 +77,11 @@ def turns_of(number: int, grown: GrownTree, model: Qwen3ForCausalLM, contexts: A
         said = finished.output
         hidden_SD = model.model(input_ids=torch.tensor([said.prompt_ids + said.response_ids])).last_hidden_state[0]
         others = (sum(rewards) - finished.reward) / (len(rewards) - 1)
-        for depth, ((begin, end), node) in enumerate(zip(spans(said.response_mask), path, strict=True)):
-            before = hidden_SD[len(said.prompt_ids) + begin - 1]
-            base = baselines[node]
-            found.append(
-                [finished.reward, others, others if base is None else base, end - begin, depth, before, number]
-            )
+        for depth, (place, turn, node) in enumerate(zip(finished.places, finished.turns, path, strict=True)):
+            before = hidden_SD[len(said.prompt_ids) + place.start - 1]
+            tokens = len(turn.token_ids)
+            base = others if baselines[node] is None else baselines[node]
+            found.append([finished.reward, others, base, tokens, depth, before, number])
     return found
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from benchmarks.lab import hopqa
-from benchmarks.lab.baselines import Turns, sample, spans, table, unexplained
+from benchmarks.lab.baselines import Turns, sample, table, unexplained
 
 
 def drawn(count: int, seed: int = 0) -> Turns:
@@ -22,11 +22,6 @@ def drawn(count: int, seed: int = 0) -> Turns:
     return Turns(
         outcome_N, noise_N, noise_N, one_N, torch.zeros(count, dtype=torch.long), hidden_ND, torch.arange(count)
     )
-
-
-def test_runs_of_sampled_tokens() -> None:
-    assert list(spans([0, 1, 1, 0, 1])) == [(1, 3), (4, 5)]
-    assert list(spans([])) == []
 
 
 def test_errors_weigh_tokens_of_held_out_turns_only() -> None:
