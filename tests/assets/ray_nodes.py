@@ -20,6 +20,8 @@ from tests.assets.python_path import PYTHON_PATH
 START_S = 120.0
 CPUS = 16
 """Ray's bookkeeping only."""
+WORKER_PORTS = 1000
+"""A node's share of the ports below those that the system gives out: Ray's workers take none that verl has found free."""
 WAIT_UNTIL_DEAD = """
 import sys, time, ray
 ray.init(logging_level="ERROR", log_to_driver=False)
@@ -39,6 +41,7 @@ class Node:
 
     def __init__(self, host: str, cluster: Cluster, head: str | None = None) -> None:
         port = free_port()
+        first = 10_000 + WORKER_PORTS * int(host.rpartition(".")[2])
         self.host = host
         self.address = f"{host}:{port}"
         place = [f"--address={head}"] if head else ["--head", f"--port={port}", "--include-dashboard=false"]
@@ -49,7 +52,7 @@ class Node:
             [
                 *(str(Path(sys.executable).with_name("ray")), "start", "--block", f"--node-ip-address={host}", *place),
                 *(f"--num-cpus={CPUS}", "--num-gpus=1", "--object-store-memory=200000000", "--disable-usage-stats"),
-                *("--min-worker-port=0", "--max-worker-port=0"),
+                *(f"--min-worker-port={first}", f"--max-worker-port={first + WORKER_PORTS - 1}"),
                 *(f"--{name}={free_port()}" for name in ports),
             ],
             cwd=cluster.folder,
