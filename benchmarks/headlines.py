@@ -44,16 +44,19 @@ def read_rows(file: str, key: str) -> list[dict[str, Any]]:
 
 
 def figure() -> str:
-    """Say the README's one figure in a sentence: of the current preset once it has enough runs."""
+    """Return the README's one figure in a sentence: of the current preset once it has enough runs."""
     curves = lab.counted(RESULTS / "lab.jsonl", "hopqa")
-    costs = {arm: lab.relative_cost(curves, arm, _target("hopqa")) for arm in (CURRENT, EARLIER)}
-    current, earlier = costs[CURRENT], costs[EARLIER]
-    preset, cost = ("`+atpo=tree`", current) if current and current.runs >= ENOUGH else ("the earlier preset", earlier)
-    assert cost is not None, "the earlier preset has been run"
+    current = lab.relative_cost(curves, CURRENT, _target("hopqa"))
+    has_enough = current is not None and current.runs >= ENOUGH
+    preset, arm = ("`+atpo=tree`", CURRENT) if has_enough else ("the earlier preset", EARLIER)
+    tokens = lab.relative_cost(curves, arm, _target("hopqa"))
+    steps = lab.relative_cost(curves, arm, _target("hopqa"), "step")
+    assert tokens is not None and steps is not None, "the earlier preset has been run"
     return (
-        f"With {preset} an agent reached {100 * _target('hopqa'):.0f} % on a small multi-hop task with "
-        f"**{100 * (1 - cost.ratio):.0f} % fewer sampled tokens** than\nGRPO with 16 trajectories (95 % CI "
-        f"{100 * (1 - cost.high):.0f} to {100 * (1 - cost.low):.0f} %, {cost.runs} paired runs, 0.2 M parameters)."
+        f"With {preset} an agent reached {100 * _target('hopqa'):.0f} % accuracy on a small multi-hop task with "
+        f"**{100 * (1 - tokens.ratio):.0f} % fewer sampled tokens** than\nGRPO with 16 trajectories (95 % CI "
+        f"{100 * (1 - tokens.high):.0f} to {100 * (1 - tokens.low):.0f} %). Steps: {steps.change} "
+        f"({steps.change_interval}). {tokens.runs} paired runs, 0.2 M parameters."
     )
 
 
@@ -72,9 +75,9 @@ def chosen() -> str:
                     "task": lab.TASKS[task].short,
                     "trained with": NAMES[arm],
                     "sampled tokens": tokens.change,
-                    "95 % CI": tokens.change_interval,
+                    "95 % CI of tokens": tokens.change_interval,
                     "steps": steps.change,
-                    "95 % CI ": steps.change_interval,
+                    "95 % CI of steps": steps.change_interval,
                     "paired runs": str(tokens.runs),
                 }
             )
