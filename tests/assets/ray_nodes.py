@@ -21,7 +21,7 @@ START_S = 120.0
 CPUS = 16
 """Ray's bookkeeping only."""
 WORKER_PORTS = 1000
-"""A node's share of the ports below those that the system gives out: Ray's workers take none that verl has found free."""
+"""Ports of a node below those that the system gives out: Ray's workers take none that verl has found free."""
 WAIT_UNTIL_DEAD = """
 import sys, time, ray
 ray.init(logging_level="ERROR", log_to_driver=False)
