@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# All checks: lint, types, tests. Makes .venv when it is missing. Arguments go to pytest:
+# All checks: lint, types, tests, two at a time. Makes .venv when it is missing. Arguments go to pytest:
 #
-#   bash tests/run.sh                  # everything: the fast tests, two at a time, then the real training runs
+#   bash tests/run.sh                  # everything: the fast tests, then the real training runs
 #   bash tests/run.sh -m 'not e2e'     # the fast ones
 #   bash tests/run.sh -m e2e -n 0      # the real training runs, one after the other
 set -euo pipefail
@@ -18,5 +18,5 @@ if (($#)); then
 fi
 failed=0
 "${tests[@]}" -m 'not e2e' || failed=1
-"${tests[@]}" --numprocesses=0 -m e2e || failed=1 # a real run wants both cores
+"${tests[@]}" --dist=loadgroup -m e2e || failed=1 # one starts while another trains
 exit $failed
