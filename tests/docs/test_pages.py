@@ -43,6 +43,14 @@ def table(page: str, heading: str) -> list[list[str]]:
     return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines]
 
 
+def tables(page: str, heading: str) -> list[list[str]]:
+    """Rows of all tables in the section of a heading, without their heads, as cells."""
+    level = heading.split()[0]
+    section = f"\n{(ROOT / 'docs' / page).read_text()}".partition(f"\n{heading}")[2].split(f"\n{level} ")[0]
+    bodies = re.findall(r"^\|[ -]+\|[-| ]*\n((?:\|.*\n)+)", section, re.MULTILINE)
+    return [[cell.strip() for cell in row.strip("|").split(" | ")] for body in bodies for row in body.splitlines()]
+
+
 def quoted(cell: str) -> list[str]:
     return re.findall(r"`([^`]+)`", cell)
 
@@ -88,7 +96,7 @@ def test_the_settings_are_those_of_the_code_with_their_defaults():
     defaults = dict(leaves(AtpoConfig().to_mapping()))
     paper = dict(leaves(ATPO_PRESETS["paper"]["algorithm"]["atpo"]))
     said = {}
-    for names, default, _ in table("settings.md", "## Settings under"):
+    for names, default, _ in tables("settings.md", "## Settings under"):
         said.update(zip(quoted(names), default.split(", "), strict=True))
     assert said == {name: shown(value) for name, value in defaults.items()}
     differing = {quoted(name)[0]: values for name, *values in table("settings.md", "The preset `paper` differs")}
@@ -116,7 +124,7 @@ def test_by_hand_is_what_the_preset_sets():
 async def test_every_metric_is_explained():
     stats = tree_stats(await grow_tree(config_of(), FakeEngine(0, stop=0.3), FakeLoop(5)), seconds=1.0)
     logged = {key.removeprefix(f"{PREFIX}/") for key in (*step_metrics(WorkerStats([stats])), USELESS)}
-    assert {word for row in table("metrics.md", "# Metrics") for word in quoted(row[0])} == logged
+    assert {word for row in tables("metrics.md", "## Trees") for word in quoted(row[0])} == logged
 
 
 def test_every_metric_that_is_named_in_the_code_is_explained():
