@@ -38,7 +38,7 @@ _OTHERS = (
     "docs/packed.md",
     "docs/gpu.md",
 )
-_QUESTIONS = ("tree", "arms", "parts", "rollout", "packed", "loss", "language_model", "archive")
+_QUESTIONS = ("tree", "arms", "parts", "gradient", "rollout", "packed", "loss", "language_model", "archive")
 PAGES = tuple(ROOT / page for page in (*_OTHERS, *(f"docs/results/{name}.md" for name in _QUESTIONS)))
 PLOTS = ROOT / "docs" / "results"
 _BLOCK = re.compile(r"(<!-- begin (?P<name>[\w-]+) -->\n).*?(<!-- end (?P=name) -->)", re.DOTALL)

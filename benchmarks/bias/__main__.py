@@ -1,7 +1,8 @@
 """Credit of turns held against an exact gradient: `python -m benchmarks.bias --seed 0`, about three minutes.
 
 Three kinds of task (outcomes decided early, evenly, late), and contexts that repeat by 0, 50 and 100 %. Writes
-`benchmarks/results/credit_bias.json`, from which `python -m benchmarks.report` fills `docs/credit.md`.
+`benchmarks/results/credit_bias.json`, from which `python -m benchmarks.report` fills `docs/credit.md` and
+`docs/results/gradient.md`.
 """
 
 from __future__ import annotations
