@@ -80,10 +80,11 @@ def measured(
 def _row(provider: LocalProvider, template: str, changed: int, repeats: int) -> dict[str, Any]:
     seconds: dict[str, list[float]] = {name: [] for name in ("create", "command", "snapshot", "fork")}
     added: dict[str, list[int]] = {"snapshot": [], "fork": []}
+    kept: list[Any] = []  # what is closed or forgotten is removed by a thread, which would be measured with the rest
     for _ in range(repeats):
         workspace = _timed(seconds["create"], functools.partial(provider.create, template))
         _timed(seconds["command"], functools.partial(workspace.run, "true"))
-        workspace.snapshot()
+        kept.append(workspace.snapshot())
         workspace.run(f"ls -d d*/* | head -n {changed} | while read f; do echo more >> $f; done")
         sizes = [_on_disk(provider)]
         snapshot = _timed(seconds["snapshot"], workspace.snapshot)
@@ -92,8 +93,10 @@ def _row(provider: LocalProvider, template: str, changed: int, repeats: int) -> 
         sizes.append(_on_disk(provider))
         added["snapshot"].append(sizes[1] - sizes[0])
         added["fork"].append(sizes[2] - sizes[1])
-        fork.close()
-        workspace.close()
+        kept += (workspace, snapshot, fork)
+    for each in kept:
+        if hasattr(each, "close"):
+            each.close()
     times = {f"{name}_ms": round(1000 * statistics.median(all_s), 1) for name, all_s in seconds.items()}
     return times | {f"{name}_kb": round(statistics.median(sizes) / 1024) for name, sizes in added.items()}
 

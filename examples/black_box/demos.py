@@ -10,7 +10,7 @@ from examples.black_box.repository import PASSED
 from examples.black_box.tasks import FAULTS, FILES, NAMES, QUESTION, VALUES, Repair, draw
 from verl_atpo.tiny import Demo, Transcript
 
-CARE, HASTE = 0.65, 0.1
+CARE, HASTE = 0.8, 0.1
 """Chance that an argument is the right one; chance to end too early, after each check."""
 MOST_CALLS = 8
 

@@ -1,4 +1,4 @@
-"""Makes data and a warm-started model: `python -m examples.black_box.prepare --out DIR --seed 0`.
+"""Data and a warm-started model: `python -m examples.black_box.prepare --out DIR --seed 0`.
 
 DIR then holds `train.parquet`, `val.parquet` and `model/`. What is there already is not made again.
 """
@@ -17,12 +17,12 @@ from examples.kit.stages import Stage, parser, run_stages, say
 from verl_atpo.tiny.model import build_model, save
 from verl_atpo.tiny.training import imitate
 
-TRAIN_EACH, VAL_EACH = 400, 100
+TRAIN_EACH, VAL_EACH = 400, 60
 DEMOS = 9600
 
 
 def write_data(out: Path, seed: int) -> None:
-    """Writes tasks for training and validation, as many of each number of faults."""
+    """Write tasks for training and validation, as many of each number of faults."""
     for name, count in (("train", TRAIN_EACH), ("val", VAL_EACH)):
         rng = random.Random(f"{name}-{seed}")
         rows = [draw(rng, faults).row(index) for index in range(count) for faults in FAULTS]
@@ -30,7 +30,7 @@ def write_data(out: Path, seed: int) -> None:
 
 
 def write_model(folder: Path, seed: int, demos: int) -> None:
-    """Builds the tokenizer and the model, warm-starts the model and writes both."""
+    """Build the tokenizer and the model, warm-start the model and write both."""
     chat = RepairChat(build_tokenizer())
     model = build_model(chat.tokenizer, seed)
     say(f"model: {model.num_parameters():,} parameters, {len(chat.tokenizer)} tokens in the vocabulary")

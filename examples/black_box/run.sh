@@ -5,12 +5,13 @@
 #   AGENT=program SEED=1 bash examples/black_box/run.sh # a command line program; agents_sdk: the OpenAI Agents SDK
 set -euo pipefail
 ########################### user block ###########################
-AGENT=${AGENT:-openai_client} SEED=${SEED:-0} STEPS=${STEPS:-20}
+AGENT=${AGENT:-openai_client} SEED=${SEED:-0} STEPS=${STEPS:-16}
 PROMPTS=${PROMPTS:-8} # prompts a step; each grows one tree of 12 leaves
 LR=${LR:-1e-3}
+PREPARED=${PREPARED:-outputs/black_box_seed$SEED} # data and the model that training starts from, shared by all agents
 OUT=${OUT:-outputs/black_box_${AGENT}_seed$SEED}
 ########################### end of user block ####################
-TASK=black_box TITLE="Black box ($AGENT)" TESTS="share of new repositories whose checks pass, by number of faults" TEST_EVERY=10
+TASK=black_box TITLE="Black box ($AGENT)" TESTS="share of new repositories whose checks pass, by number of faults" TEST_EVERY=$STEPS
 NAMED=agent=examples.black_box.$AGENT:solve
 ROOT=$(realpath "$(dirname "${BASH_SOURCE[0]}")/../..")
 [[ $AGENT != program ]] || NAMED="command='$ROOT/.venv/bin/python -S -m examples.black_box.program'"

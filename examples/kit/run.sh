@@ -6,6 +6,7 @@
 #   TEST_EVERY, SAVE_EVERY        steps between validations and between checkpoints; -1: none
 #   DATA MODEL ACTOR ROLLOUT REWARD TRAINER     arrays of the task's own options of verl, which win over those here
 #   PIP, THREADS, REPORT          packages to install without their dependencies, threads a process, the report's module
+#   PREPARED                      folder of data and model, if several runs share them; OUT if it is not set
 #
 # A run that saves checkpoints goes on from the last one when it is started again, with a metrics file for each start.
 #
@@ -16,6 +17,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/steps.sh"
 TEST_EVERY=${TEST_EVERY:-20}
 SAVE_EVERY=${SAVE_EVERY:--1}
 OUT=$(realpath -m "$OUT")
+PREPARED=$(realpath -m "${PREPARED:-$OUT}")
 newest=$OUT/checkpoints/latest_checkpointed_iteration.txt
 BEFORE=True # validate before training, unless the first start has
 if ((SAVE_EVERY > 0)) && [[ -f $newest ]]; then
@@ -26,14 +28,14 @@ for group in DATA MODEL ACTOR ROLLOUT REWARD TRAINER; do # a variable of this na
 done
 
 DATA=(
-    data.train_files="$OUT/train.parquet"
-    data.val_files="$OUT/val.parquet"
+    data.train_files="$PREPARED/train.parquet"
+    data.val_files="$PREPARED/val.parquet"
     data.train_batch_size="$PROMPTS"
     data.seed="$SEED"
     "${DATA[@]}"
 )
 MODEL=(
-    actor_rollout_ref.model.path="$OUT/model"
+    actor_rollout_ref.model.path="$PREPARED/model"
     "${MODEL[@]}"
 )
 ACTOR=(
@@ -88,8 +90,8 @@ if ((SAVE_EVERY > 0)); then
 else
     rm -rf "$OUT/trees" "$OUT/train.log" "$OUT"/metrics*.jsonl
 fi
-stage "1/3  what the task needs ($OUT)"
-"$python" -m "examples.$TASK.prepare" --out "$OUT" --seed "$SEED"
+stage "1/3  what the task needs ($PREPARED)"
+"$python" -m "examples.$TASK.prepare" --out "$PREPARED" --seed "$SEED"
 [[ $BEFORE == True ]] || echo "   going on after step $(<"$newest")"
 
 stage "2/3  training: main_ppo +atpo=tree, $STEPS steps of $PROMPTS trees (log: $OUT/train.log)"

@@ -49,7 +49,7 @@ def test_these_are_all() -> None:
 
 @pytest.mark.parametrize("task", SCRIPTS)
 def test_a_task_composes_and_its_files_are_there(task: str, tmp_path: Path) -> None:
-    config = composed(main_ppo_arguments(task, OUT=str(tmp_path), SEED="3"))
+    config = composed(main_ppo_arguments(task, OUT=str(tmp_path), PREPARED=str(tmp_path), SEED="3"))
     rollout = config.actor_rollout_ref.rollout
     assert rollout.agent.agent_loop_manager_class == MANAGER
     assert rollout.n == (8 if task == "smollm2" else 12)

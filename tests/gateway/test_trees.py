@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import collections
 import random
 from pathlib import Path
 
@@ -40,18 +41,32 @@ def queue(monkeypatch) -> Queue:
 
 
 class Engine:
-    """Answers with one of some texts by chance; counts what it sampled."""
+    """Answers with one of some texts by chance; counts what it sampled.
 
-    def __init__(self, *texts: str, seed: int = 0, latency_s: float = 0.0) -> None:
-        self.texts, self.rng, self.latency_s = texts, random.Random(seed), latency_s
+    The n-th answer to a prompt is always the same one, so what is sampled does not depend on the order in which
+    concurrent requests arrive.
+
+    Args:
+        *texts: the answers.
+        seed: of the chance.
+        latency_s: longest time of an answer.
+        sure_until: answers to contexts without this text are certain.
+    """
+
+    def __init__(self, *texts: str, seed: int = 0, latency_s: float = 0.0, sure_until: str = "") -> None:
+        self.texts, self.seed, self.latency_s, self.sure_until = texts, seed, latency_s, sure_until
+        self.asked: collections.Counter[tuple[int, ...]] = collections.Counter()
         self.sampled: list[tuple[int, ...]] = []
 
     async def generate(self, request_id, *, prompt_ids, sampling_params) -> TokenOutput:
-        await asyncio.sleep(self.rng.random() * self.latency_s)
-        ids = tokenizer().encode(self.rng.choice(self.texts) + "<|im_end|>", add_special_tokens=False)
+        self.asked[tuple(prompt_ids)] += 1
+        rng = random.Random(f"{self.seed} {self.asked[tuple(prompt_ids)]} {prompt_ids}")
+        await asyncio.sleep(rng.random() * self.latency_s)
+        ids = tokenizer().encode(rng.choice(self.texts) + "<|im_end|>", add_special_tokens=False)
         self.sampled.append((*prompt_ids, -1, *ids))
+        unsure = float(self.sure_until in tokenizer().decode(prompt_ids))
         extra = {"min_global_steps": 1, "max_global_steps": 1}
-        return TokenOutput(token_ids=ids, log_probs=[-self.rng.random() for _ in ids], extra_fields=extra)
+        return TokenOutput(token_ids=ids, log_probs=[-unsure * rng.random() for _ in ids], extra_fields=extra)
 
 
 def make_worker(model: Path, agent, engine, *overrides: str, atpo: str = "tree", scorer=None, own=ChainAgentLoopWorker):
@@ -172,7 +187,8 @@ async def delegating(task, base_url, api_key):
         return await ask(start, await ask(start), user("Go on."))
 
     found = await asyncio.gather(*map(sub_agent, range(3)))
-    second = await ask(*task.messages, first, user(" ".join(each["content"] for each in found)))
+    # Two sub-agents may ask the same at the same time: which of them gets which answer is a matter of time.
+    second = await ask(*task.messages, first, user(" ".join(sorted(each["content"] for each in found))))
     if "Sweden" in second["content"]:
         return 0.0  # an early end
     summary = await ask(user(f"Summary: {second['content']}"))
@@ -233,10 +249,14 @@ async def clocked(task, base_url, api_key):
     return 0.5
 
 
+CLOCKED = ("algorithm.atpo.expansion.strategy=entropy", "algorithm.atpo.expansion.schedule=rounds")
+"""Expansions start where the model is unsure: after a clock."""
+
+
 async def test_a_clock_in_a_prompt_is_noticed_and_named(model, queue, caplog):
     clocked.ticks = 0
-    engine = Engine("Yes.", "No.")
-    worker = make_worker(model, clocked, engine)
+    engine = Engine("Yes.", "No.", sure_until="o'clock")
+    worker = make_worker(model, clocked, engine, *CLOCKED)
     await grow(worker)
     check_published(queue, engine)
     (stats,) = worker._stats.trees
@@ -249,9 +269,9 @@ async def test_a_clock_in_a_prompt_is_noticed_and_named(model, queue, caplog):
 
 async def test_a_clock_that_the_settings_ignore_is_replayed(model, queue):
     clocked.ticks = 0
-    engine = Engine("Yes.", "No.")
+    engine = Engine("Yes.", "No.", sure_until="o'clock")
     ignore = r"actor_rollout_ref.rollout.custom.gateway.ignore=['\d\d:\d\d:\d\d']"
-    worker = make_worker(model, clocked, engine, ignore)
+    worker = make_worker(model, clocked, engine, *CLOCKED, ignore)
     await grow(worker)
     check_published(queue, engine)
     (stats,) = worker._stats.trees
