@@ -11,4 +11,5 @@
 | `chat.py`, `demos.py` | the format of a call in few tokens; a careless demonstrator |
 | `prepare.py` | data and a tiny model |
 | `run.sh` | all of it: prepare, train, report |
+| `results.py` | the table of finished runs |
 """

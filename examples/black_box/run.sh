@@ -5,9 +5,9 @@
 #   AGENT=program SEED=1 bash examples/black_box/run.sh # a command line program; agents_sdk: the OpenAI Agents SDK
 set -euo pipefail
 ########################### user block ###########################
-AGENT=${AGENT:-openai_client} SEED=${SEED:-0} STEPS=${STEPS:-16}
+AGENT=${AGENT:-openai_client} SEED=${SEED:-0} STEPS=${STEPS:-12}
 PROMPTS=${PROMPTS:-8} # prompts a step; each grows one tree of 12 leaves
-LR=${LR:-1e-3}
+LR=${LR:-1.5e-3}
 PREPARED=${PREPARED:-outputs/black_box_seed$SEED} # data and the model that training starts from, shared by all agents
 OUT=${OUT:-outputs/black_box_${AGENT}_seed$SEED}
 ########################### end of user block ####################

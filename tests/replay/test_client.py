@@ -118,6 +118,28 @@ async def test_equal_parallel_calls_each_take_their_own_record():
     assert await tool.call({"at": 1}) == 0  # a third call is not on record: live
 
 
+async def test_equal_requests_at_the_same_time_are_answered_in_the_order_in_which_they_were_asked():
+    """The first of two equal requests is answered last; a run that asks again gets its answer first."""
+    later, token = asyncio.Event(), iter([7, 8])
+
+    class Engine(FakeEngine):
+        async def generate(self, request_id: str, *, prompt_ids: list[int], **kwargs: object) -> TokenOutput:
+            mine = next(token)
+            if mine == 7:
+                await later.wait()
+            later.set()
+            return TokenOutput(token_ids=[mine], log_probs=[-1.0])
+
+    async def ask_twice(session: ReplayClient) -> list[list[int]]:
+        asked = [session.generate("x", prompt_ids=PROMPT, sampling_params={}) for _ in range(2)]
+        return [output.token_ids for output in await asyncio.gather(*asked)]
+
+    first = ReplayClient(Engine(), "tree")
+    assert await ask_twice(first) == [[7], [8]]
+    assert [generation.output.token_ids for generation in first.generations] == [[8], [7]]
+    assert await ask_twice(ReplayClient(Engine(), "tree", first.generations)) == [[7], [8]]
+
+
 async def test_the_loop_may_change_what_it_got_without_touching_the_record():
     engine = FakeEngine(stop=0.0)
     session = ReplayClient(engine, "tree")

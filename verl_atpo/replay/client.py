@@ -70,6 +70,8 @@ class ReplayClient:
         self._waiting: dict[bytes, list[int]] = {}
         for number, context in enumerate(contexts_of(self._prefix)):
             self._waiting.setdefault(context_key(context, self._prefix[number].media), []).append(number)
+        for equal in self._waiting.values():  # agents that ask the same at the same time do so in the same order again
+            equal.sort(key=lambda number: self._prefix[number].started_s)
         self._replayed: list[int] = []
         self._conversations = Conversations()
         self._on_turn = on_turn
@@ -213,7 +215,7 @@ class ReplayClient:
             raise self.failure
 
     def _recorded(self, asked: list[int], media: tuple[str, ...]) -> Generation | None:
-        """Take the recorded generation that answers a request; of equal requests the first that remains."""
+        """Take the recorded generation that answers a request; of equal requests the one that was asked first."""
         key = context_key(asked, media)
         waiting = self._waiting.get(key)
         if waiting is None:
