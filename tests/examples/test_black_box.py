@@ -15,7 +15,6 @@ from examples.black_box.demos import Demonstrator, make_demos
 from examples.black_box.prepare import write_data
 from examples.black_box.repository import PASSED, TOOLS, Repository
 from examples.black_box.results import read_rows, row, table
-from examples.black_box.results import read_rows, row, table
 from examples.black_box.tasks import FAULTS, Repair, draw
 from tests.assets.run_scripts import ROOT, main_ppo_arguments, settings_of
 from verl_atpo.gateway.rehearsal import AgentRehearsal
