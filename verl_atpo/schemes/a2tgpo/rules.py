@@ -125,4 +125,4 @@ def gold_answer(fields: Mapping[str, Any], path: str, name: str = "the prompt") 
     )
 
 
-RULES = (Rule(NAME, ESTIMATOR, lambda run: check_information_gain(run.config, run.atpo)),)
+RULES = (Rule(ESTIMATOR, lambda run: check_information_gain(run.config, run.atpo)),)

@@ -16,7 +16,6 @@ from verl_atpo.packed.checks import is_packed
 from verl_atpo.startup.rules.rule import Rule, Run
 from verl_atpo.startup.verl_config import ACTOR, ROLLOUT
 
-SUBJECT = "batch sizes"
 REF = "actor_rollout_ref.ref"
 MINI_BATCH = f"{ACTOR}.ppo_mini_batch_size"
 
@@ -108,11 +107,11 @@ def _near(rows: int, size: int) -> list[int]:
 
 
 def _micro_batch_rule(setting: str, rows: Callable[[_Sizes], int], applies: Callable[[Run], bool]) -> Rule:
-    return Rule(SUBJECT, setting, functools.partial(_micro_batch, setting=setting, rows=rows), applies)
+    return Rule(setting, functools.partial(_micro_batch, setting=setting, rows=rows), applies)
 
 
 RULES = (
-    Rule(SUBJECT, MINI_BATCH, _shared_out, _cuts_rows),
+    Rule(MINI_BATCH, _shared_out, _cuts_rows),
     _micro_batch_rule(f"{ACTOR}.ppo_micro_batch_size_per_gpu", lambda sizes: sizes.mini_batch, _cuts_micro_batches),
     _micro_batch_rule(f"{ROLLOUT}.log_prob_micro_batch_size_per_gpu", lambda sizes: sizes.batch, _cuts_micro_batches),
     _micro_batch_rule(f"{REF}.log_prob_micro_batch_size_per_gpu", lambda sizes: sizes.batch, _has_reference),

@@ -16,9 +16,8 @@ def _on_cpu(run: Run) -> bool:
 
 
 RULES: tuple[Rule, ...] = (
-    value_rule("cpu", f"{MODEL}.lora_rank", lambda rank: rank == 0, NO_LORA.format(f"{MODEL}.lora_rank=0"), _on_cpu),
+    value_rule(f"{MODEL}.lora_rank", lambda rank: rank == 0, NO_LORA.format(f"{MODEL}.lora_rank=0"), _on_cpu),
     value_rule(
-        "cpu",
         f"{MODEL}.lora_adapter_path",
         lambda path: not path,
         NO_LORA.format(f"{MODEL}.lora_adapter_path=null"),

@@ -25,7 +25,6 @@ from verl_atpo.startup.rules.loops import SINGLE_TURN, TOOL_AGENT, own_loops
 from verl_atpo.startup.rules.rule import Rule, Run, Stage
 from verl_atpo.startup.verl_config import ACTOR, LOOPS, unknown
 
-SUBJECT = "data"
 PROMPT_KEY = "data.prompt_key"
 BATCH, MINI_BATCH = "data.train_batch_size", f"{ACTOR}.ppo_mini_batch_size"
 MANAGER = "reward.reward_manager.name"
@@ -62,7 +61,7 @@ def _columns(setting: str, read: Callable[[Run], tuple[Rows, ...]]) -> Rule:
                         f"the data.{hint}",
                     )
 
-    return Rule(SUBJECT, setting, problem, stage=Stage.REHEARSAL)
+    return Rule(setting, problem, stage=Stage.REHEARSAL)
 
 
 def _reader(run: Run) -> Reader | None:
@@ -86,7 +85,7 @@ def _rows(setting: str, read: Callable[[Run], tuple[Rows, ...]]) -> Rule:
             for name, row in rows.names():
                 reader.check(row_fields(run, row), name)
 
-    return Rule(SUBJECT, setting, problem, stage=Stage.REHEARSAL)
+    return Rule(setting, problem, stage=Stage.REHEARSAL)
 
 
 def _nulls(setting: str, read: Callable[[Run], tuple[Rows, ...]]) -> Rule:
@@ -112,7 +111,7 @@ def _nulls(setting: str, read: Callable[[Run], tuple[Rows, ...]]) -> Rule:
                     )
         return None
 
-    return Rule(SUBJECT, setting, problem, stage=Stage.REHEARSAL)
+    return Rule(setting, problem, stage=Stage.REHEARSAL)
 
 
 def _row_loops(setting: str, read: Callable[[Run], tuple[Rows, ...]]) -> Rule:
@@ -129,7 +128,7 @@ def _row_loops(setting: str, read: Callable[[Run], tuple[Rows, ...]]) -> Rule:
                     return f"agent_name of {name} is {loop!r}: a loop of one turn has no turns to sample again"
         return None
 
-    return Rule(SUBJECT, setting, problem, stage=Stage.REHEARSAL)
+    return Rule(setting, problem, stage=Stage.REHEARSAL)
 
 
 def _row_leaves(run: Run) -> str | None:
@@ -230,20 +229,20 @@ def _part_of_a_mini_batch(run: Run) -> str | None:
 
 
 RULES = (
-    Rule(SUBJECT, MINI_BATCH, _mini_batch, stage=Stage.REHEARSAL),
-    Rule(SUBJECT, MINI_BATCH, _part_of_a_mini_batch, stage=Stage.REHEARSAL, warns=True),
+    Rule(MINI_BATCH, _mini_batch, stage=Stage.REHEARSAL),
+    Rule(MINI_BATCH, _part_of_a_mini_batch, stage=Stage.REHEARSAL, warns=True),
     _columns(TRAIN, train_rows),
     _columns(VALIDATION, validation_rows),
-    Rule(SUBJECT, BATCH, _batch, stage=Stage.REHEARSAL),
+    Rule(BATCH, _batch, stage=Stage.REHEARSAL),
     _rows(TRAIN, train_rows),
     _rows(VALIDATION, validation_rows),
     _nulls(TRAIN, train_rows),
     _nulls(VALIDATION, validation_rows),
     _row_loops(TRAIN, train_rows),
     _row_loops(VALIDATION, validation_rows),
-    Rule(SUBJECT, TRAIN, _row_leaves, lambda run: run.grows_trees, Stage.REHEARSAL),
-    Rule(SUBJECT, LIMIT, _filtered, lambda run: bool(run.get("data.filter_overlong_prompts")), Stage.REHEARSAL),
-    Rule(SUBJECT, CUSTOM, _custom_class, stage=Stage.REHEARSAL),
-    Rule(SUBJECT, TRAIN, _live_tokens, stage=Stage.REHEARSAL, warns=True),
-    Rule(SUBJECT, TRAIN, _answered, stage=Stage.REHEARSAL, warns=True),
+    Rule(TRAIN, _row_leaves, lambda run: run.grows_trees, Stage.REHEARSAL),
+    Rule(LIMIT, _filtered, lambda run: bool(run.get("data.filter_overlong_prompts")), Stage.REHEARSAL),
+    Rule(CUSTOM, _custom_class, stage=Stage.REHEARSAL),
+    Rule(TRAIN, _live_tokens, stage=Stage.REHEARSAL, warns=True),
+    Rule(TRAIN, _answered, stage=Stage.REHEARSAL, warns=True),
 )

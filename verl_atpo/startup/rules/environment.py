@@ -14,7 +14,6 @@ from verl_atpo.seams.versions import installed_version
 from verl_atpo.startup.rules.rule import Rule, Run, Stage, choice_rule, never
 from verl_atpo.startup.verl_config import ACTOR, ROLLOUT, unknown
 
-SUBJECT = "environment"
 LOGGER = "trainer.logger"
 ENGINE = f"{ROLLOUT}.name"
 STRATEGY = f"{ACTOR}.strategy"
@@ -173,21 +172,20 @@ def _needs_filtering(run: Run) -> bool:
 
 RULES = (
     never(
-        "sampler",
         SAMPLER,
         QUICK,
         "+sampler=quick does not filter groups, and algorithm.filter_groups.enable=True; leave +sampler=quick out, or "
         "set algorithm.filter_groups.enable=False",
         _needs_filtering,
     ),
-    choice_rule(SUBJECT, RESUME, lambda: ("auto", "disable", "resume_path")),
-    Rule(SUBJECT, RESUME_PATH, _resume_path, lambda run: run.get(RESUME) == "resume_path", Stage.REHEARSAL),
-    Rule(SUBJECT, LOGGER, _known_loggers, stage=Stage.REHEARSAL),
-    Rule(SUBJECT, LOGGER, _logger_libraries, stage=Stage.REHEARSAL),
-    Rule(SUBJECT, LOGGER, _wandb_key, stage=Stage.REHEARSAL),
-    Rule(SUBJECT, ENGINE, _engine, stage=Stage.REHEARSAL),
-    Rule(SUBJECT, STRATEGY, _megatron, stage=Stage.REHEARSAL),
-    Rule(SUBJECT, DEVICES, _devices, stage=Stage.REHEARSAL),
-    Rule(SUBJECT, ATTENTION, _attention, lambda run: run.get("trainer.device") == "cuda", Stage.REHEARSAL),
-    Rule(SUBJECT, CHECKPOINTS, _checkpoint_folder, stage=Stage.REHEARSAL),
+    choice_rule(RESUME, lambda: ("auto", "disable", "resume_path")),
+    Rule(RESUME_PATH, _resume_path, lambda run: run.get(RESUME) == "resume_path", Stage.REHEARSAL),
+    Rule(LOGGER, _known_loggers, stage=Stage.REHEARSAL),
+    Rule(LOGGER, _logger_libraries, stage=Stage.REHEARSAL),
+    Rule(LOGGER, _wandb_key, stage=Stage.REHEARSAL),
+    Rule(ENGINE, _engine, stage=Stage.REHEARSAL),
+    Rule(STRATEGY, _megatron, stage=Stage.REHEARSAL),
+    Rule(DEVICES, _devices, stage=Stage.REHEARSAL),
+    Rule(ATTENTION, _attention, lambda run: run.get("trainer.device") == "cuda", Stage.REHEARSAL),
+    Rule(CHECKPOINTS, _checkpoint_folder, stage=Stage.REHEARSAL),
 )

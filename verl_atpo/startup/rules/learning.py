@@ -7,19 +7,17 @@ from collections.abc import Callable
 from verl_atpo.startup.rules.rule import Rule, Run, always, number_rule, value_rule
 from verl_atpo.startup.verl_config import ACTOR, AGENT, ESTIMATOR, MULTI_TURN
 
-SUBJECT = "learning"
-
 
 def _above(setting: str, why: str, bound: float = 0, applies: Callable[[Run], bool] = always) -> Rule:
-    return number_rule(SUBJECT, setting, lambda value: value > bound, why, applies)
+    return number_rule(setting, lambda value: value > bound, why, applies)
 
 
 def _count(setting: str, why: str, applies: Callable[[Run], bool] = always) -> Rule:
-    return number_rule(SUBJECT, setting, lambda value: value >= 1, f"{why}; set at least 1", applies, integer=True)
+    return number_rule(setting, lambda value: value >= 1, f"{why}; set at least 1", applies, integer=True)
 
 
 def _finite(setting: str, example: str) -> Rule:
-    return number_rule(SUBJECT, setting, lambda value: True, f"the loss would not be a number; set e.g. {example}")
+    return number_rule(setting, lambda value: True, f"the loss would not be a number; set e.g. {example}")
 
 
 def _trains(run: Run) -> bool:
@@ -41,7 +39,6 @@ RULES = (
     _count("trainer.total_training_steps", "the run would end without a step", _trains),
     _above("trainer.total_epochs", "the run would end without a step; set at least 1", applies=_trains),
     number_rule(
-        SUBJECT,
         "trainer.critic_warmup",
         lambda value: value == 0,
         "the policy would not be trained for as many steps, and there is no critic; set 0",
@@ -49,7 +46,6 @@ RULES = (
         integer=True,
     ),
     value_rule(
-        SUBJECT,
         "algorithm.norm_adv_by_std_in_grpo",
         lambda value: isinstance(value, bool),
         "expected True or False",

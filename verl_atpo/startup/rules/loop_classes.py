@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 
 from verl_atpo.settings import refuse
-from verl_atpo.startup.rules.loops import SUBJECT, own_loops
+from verl_atpo.startup.rules.loops import own_loops
 from verl_atpo.startup.rules.rule import Rule, Run, Stage
 from verl_atpo.startup.rules.tool_files import import_class
 from verl_atpo.startup.verl_config import LOOPS
@@ -26,4 +26,4 @@ def _classes(run: Run) -> None:
             raise refuse(LOOPS, path, problem)
 
 
-RULES = (Rule(SUBJECT, LOOPS, _classes, lambda run: bool(run.get(LOOPS)), stage=Stage.REHEARSAL),)
+RULES = (Rule(LOOPS, _classes, lambda run: bool(run.get(LOOPS)), stage=Stage.REHEARSAL),)

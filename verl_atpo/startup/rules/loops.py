@@ -13,7 +13,6 @@ from verl_atpo.startup.rules.rule import Rule, Run
 from verl_atpo.startup.rules.tool_files import find_file, import_class, load_yaml
 from verl_atpo.startup.verl_config import DEFAULT_LOOP, LOOPS, MULTI_TURN, unknown
 
-SUBJECT = "agent loop"
 SINGLE_TURN = "single_turn_agent"
 TOOL_AGENT = "tool_agent"
 REMEDY = (
@@ -118,10 +117,10 @@ def _ours(run: Run) -> bool:
 
 
 RULES = (
-    Rule(SUBJECT, LOOPS, _file, _ours),
-    Rule(SUBJECT, DEFAULT_LOOP, _known, _ours),
-    Rule(SUBJECT, DEFAULT_LOOP, _single_turn, _trees),
-    Rule(SUBJECT, DEFAULT_LOOP, _perhaps_single_turn, _trees, warns=True),
-    Rule(SUBJECT, DEFAULT_LOOP, _tools, _plain_tool_agent),
-    Rule(SUBJECT, f"{MULTI_TURN}.format", _format, _plain_tool_agent),
+    Rule(LOOPS, _file, _ours),
+    Rule(DEFAULT_LOOP, _known, _ours),
+    Rule(DEFAULT_LOOP, _single_turn, _trees),
+    Rule(DEFAULT_LOOP, _perhaps_single_turn, _trees, warns=True),
+    Rule(DEFAULT_LOOP, _tools, _plain_tool_agent),
+    Rule(f"{MULTI_TURN}.format", _format, _plain_tool_agent),
 )

@@ -13,7 +13,6 @@ from verl_atpo.startup.materials import MODEL, model_config, model_folder, token
 from verl_atpo.startup.rules.rule import Rule, Run, Stage
 from verl_atpo.startup.verl_config import ROLLOUT
 
-SUBJECT = "model"
 WEIGHTS = ("*.safetensors", "*.bin", "*.pt", "*.gguf")
 NO_TOKENS = ("ForSequenceClassification", "ForTokenClassification", "ForMaskedLM", "ForQuestionAnswering", "BertModel")
 """Ends of the names of architectures that do not predict the next token."""
@@ -162,12 +161,12 @@ def _row_fits(run: Run) -> str | None:
 
 
 RULES = (
-    Rule(SUBJECT, MODEL, _config, stage=Stage.REHEARSAL),
-    Rule(SUBJECT, MODEL, _weights, stage=Stage.REHEARSAL),
-    Rule(SUBJECT, MODEL, _architecture, stage=Stage.REHEARSAL),
-    Rule(SUBJECT, MODEL, _tokenizer, stage=Stage.REHEARSAL),
-    Rule(SUBJECT, MODEL, _ids, stage=Stage.REHEARSAL),
-    Rule(SUBJECT, LONGEST, _engine_length, stage=Stage.REHEARSAL),
-    Rule(SUBJECT, RESPONSE, _response_fits, stage=Stage.REHEARSAL),
-    Rule(SUBJECT, RESPONSE, _row_fits, stage=Stage.REHEARSAL, warns=True),
+    Rule(MODEL, _config, stage=Stage.REHEARSAL),
+    Rule(MODEL, _weights, stage=Stage.REHEARSAL),
+    Rule(MODEL, _architecture, stage=Stage.REHEARSAL),
+    Rule(MODEL, _tokenizer, stage=Stage.REHEARSAL),
+    Rule(MODEL, _ids, stage=Stage.REHEARSAL),
+    Rule(LONGEST, _engine_length, stage=Stage.REHEARSAL),
+    Rule(RESPONSE, _response_fits, stage=Stage.REHEARSAL),
+    Rule(RESPONSE, _row_fits, stage=Stage.REHEARSAL, warns=True),
 )

@@ -10,7 +10,6 @@ from verl_atpo.settings import refuse
 from verl_atpo.startup.rules.rule import Rule, Run, choice_rule, never
 from verl_atpo.startup.verl_config import ACTOR, ESTIMATOR, LOSS, ROLLOUT, unknown
 
-SUBJECT = "objective"
 CORRECTION = "algorithm.rollout_correction"
 DISTILLATION = "distillation.distillation_loss.use_task_rewards"
 
@@ -73,7 +72,7 @@ def _clip_rule(setting: str) -> Rule:
             return None
         return "the ratio is clipped to 1 - low .. 1 + high; set a small positive number, e.g. 0.003"
 
-    return Rule(SUBJECT, setting, problem, _our_loss)
+    return Rule(setting, problem, _our_loss)
 
 
 def _empty_range(run: Run) -> str | None:
@@ -129,31 +128,29 @@ def _estimator_of_verl_by_hand(run: Run) -> bool:
 
 
 RULES = (
-    Rule(SUBJECT, ESTIMATOR, _estimator, lambda run: run.grows_trees),
+    Rule(ESTIMATOR, _estimator, lambda run: run.grows_trees),
     never(
-        SUBJECT,
         "algorithm.use_kl_in_reward",
         True,
         f"the per-token KL penalty would be read as turn values; set it to False and {ACTOR}.use_kl_loss=True",
         lambda run: run.has_own_estimator,
     ),
-    Rule(SUBJECT, LOSS, _loss),
-    choice_rule(SUBJECT, f"{ACTOR}.loss_agg_mode", lambda: AGGREGATIONS),
+    Rule(LOSS, _loss),
+    choice_rule(f"{ACTOR}.loss_agg_mode", lambda: AGGREGATIONS),
     _clip_rule(f"{ACTOR}.clip_ratio_low"),
     _clip_rule(f"{ACTOR}.clip_ratio_high"),
     _clip_rule(f"{ACTOR}.clip_ratio"),
-    Rule(SUBJECT, f"{ACTOR}.clip_ratio_low", _empty_range, _our_loss),
-    Rule(SUBJECT, f"{CORRECTION}.rollout_rs", _rejection, lambda run: run.trains_ours),
+    Rule(f"{ACTOR}.clip_ratio_low", _empty_range, _our_loss),
+    Rule(f"{CORRECTION}.rollout_rs", _rejection, lambda run: run.trains_ours),
     never(
-        SUBJECT,
         DISTILLATION,
         False,
         "verl then trains on the teacher's loss alone, so that neither turns' values nor the policy loss count; "
         "set it to True, or distillation.enabled=False",
         lambda run: bool(run.get("distillation.enabled")) and (run.trains_ours or run.grows_trees),
     ),
-    Rule(SUBJECT, f"{CORRECTION}.bypass_mode", _bypass, _our_loss, warns=True),
-    Rule(SUBJECT, ESTIMATOR, _unread_credit, _estimator_of_verl_by_hand, warns=True),
+    Rule(f"{CORRECTION}.bypass_mode", _bypass, _our_loss, warns=True),
+    Rule(ESTIMATOR, _unread_credit, _estimator_of_verl_by_hand, warns=True),
 )
 
 

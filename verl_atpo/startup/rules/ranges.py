@@ -7,7 +7,6 @@ import math
 from verl_atpo.startup.rules.rule import Rule, Run, choice_rule, number_rule, value_rule
 from verl_atpo.startup.verl_config import ACTOR, MODE, MULTI_TURN, ROLLOUT
 
-SUBJECT = "ranges"
 AT_LEAST_ONE = (
     "trainer.n_gpus_per_node",
     "trainer.nnodes",
@@ -47,12 +46,12 @@ def _used(run: Run) -> bool:
 
 
 def _at_least_one(setting: str) -> Rule:
-    return number_rule(SUBJECT, setting, lambda value: value >= 1, "expected at least 1; set one", _used, integer=True)
+    return number_rule(setting, lambda value: value >= 1, "expected at least 1; set one", _used, integer=True)
 
 
 def _truth(setting: str) -> Rule:
     why = "expected true or false, without quotes"
-    return value_rule(SUBJECT, setting, lambda value: isinstance(value, bool), why, _used)
+    return value_rule(setting, lambda value: isinstance(value, bool), why, _used)
 
 
 def _parallel(run: Run) -> str | None:
@@ -71,26 +70,25 @@ def _parallel(run: Run) -> str | None:
 
 def _samples(setting: str) -> Rule:
     why = "no row would be left; set at least 1, or -1 for all"
-    return number_rule(SUBJECT, setting, lambda value: value >= 1 or value == -1, why, _used, integer=True)
+    return number_rule(setting, lambda value: value >= 1 or value == -1, why, _used, integer=True)
 
 
 RULES = (
     *map(_at_least_one, AT_LEAST_ONE),
     *map(_samples, SAMPLES),
     *map(_truth, TRUTHS),
-    *(choice_rule(SUBJECT, setting, lambda names=names: names, applies=_used) for setting, names in NAMES.items()),  # type: ignore[misc]
-    number_rule(SUBJECT, "data.seed", lambda value: True, "expected a number", _used, integer=True),
+    *(choice_rule(setting, lambda names=names: names, applies=_used) for setting, names in NAMES.items()),  # type: ignore[misc]
+    number_rule("data.seed", lambda value: True, "expected a number", _used, integer=True),
     *(
-        number_rule(SUBJECT, setting, lambda value: True, "expected a number of steps", _used, integer=True)
+        number_rule(setting, lambda value: True, "expected a number of steps", _used, integer=True)
         for setting in FREQUENCIES
     ),
     number_rule(
-        SUBJECT,
         MEMORY,
         lambda value: 0 < value <= 1,
         "expected a share of the device's memory, above 0 and at most 1; set e.g. 0.5",
         _used,
     ),
 )
-LATER = (Rule(SUBJECT, f"{ROLLOUT}.tensor_model_parallel_size", _parallel, _used),)
+LATER = (Rule(f"{ROLLOUT}.tensor_model_parallel_size", _parallel, _used),)
 """Rules that follow those of batch sizes, which name the rows that devices share."""

@@ -20,7 +20,6 @@ from verl_atpo.startup.materials import REWARD_FILE, REWARD_NAME, quiet, train_r
 from verl_atpo.startup.rules.rule import Rule, Run, Stage
 from verl_atpo.startup.trial import Outcome, attempt
 
-SUBJECT = "reward"
 KWARGS = "reward.custom_reward_function.reward_kwargs"
 MANAGER = "reward.reward_manager.name"
 PASSED = ("data_source", "solution_str", "ground_truth", "extra_info")
@@ -191,9 +190,9 @@ def _scores_in_python(run: Run) -> bool:
 
 
 RULES = (
-    Rule(SUBJECT, REWARD_FILE, _loads, stage=Stage.REHEARSAL),
-    Rule(SUBJECT, REWARD_FILE, _signature, _scores_in_python, stage=Stage.REHEARSAL),
-    Rule(SUBJECT, REWARD_FILE, _verls_own, _scores_in_python, stage=Stage.REHEARSAL),
-    Rule(SUBJECT, REWARD_NAME, _works, _scores_in_python, stage=Stage.REHEARSAL),
-    Rule(SUBJECT, REWARD_NAME, _out, _scores_in_python, stage=Stage.REHEARSAL, warns=True),
+    Rule(REWARD_FILE, _loads, stage=Stage.REHEARSAL),
+    Rule(REWARD_FILE, _signature, _scores_in_python, stage=Stage.REHEARSAL),
+    Rule(REWARD_FILE, _verls_own, _scores_in_python, stage=Stage.REHEARSAL),
+    Rule(REWARD_NAME, _works, _scores_in_python, stage=Stage.REHEARSAL),
+    Rule(REWARD_NAME, _out, _scores_in_python, stage=Stage.REHEARSAL, warns=True),
 )

@@ -114,7 +114,6 @@ class Rule:
     """A condition that a config has to fulfil.
 
     Attributes:
-        subject: of the rule, one or two words.
         setting: dotted name of the setting that the message names with its value.
         problem: returns the reason why the setting cannot work and the remedy, without a full stop; None if it can
             work. It may raise ``ConfigError`` instead, whose text is then the complete message.
@@ -123,7 +122,6 @@ class Rule:
         warns: whether a broken rule is only logged.
     """
 
-    subject: str
     setting: str
     problem: Callable[[Run], str | None]
     applies: Callable[[Run], bool] = always
@@ -139,13 +137,10 @@ class Rule:
         return None if problem is None else refusal(self.setting, run.get(self.setting), problem)
 
 
-def value_rule(
-    subject: str, setting: str, is_good: Callable[[Any], bool], why: str, applies: Callable[[Run], bool] = always
-) -> Rule:
+def value_rule(setting: str, is_good: Callable[[Any], bool], why: str, applies: Callable[[Run], bool] = always) -> Rule:
     """Make a rule about one value; a setting that is missing or null is not checked.
 
     Args:
-        subject: of the rule.
         setting: dotted name.
         is_good: returns whether a value can work.
         why: reason why other values cannot work, and the remedy.
@@ -156,16 +151,15 @@ def value_rule(
         value = run.get(setting)
         return None if value is None or is_good(value) else why
 
-    return Rule(subject, setting, problem, applies)
+    return Rule(setting, problem, applies)
 
 
-def never(subject: str, setting: str, value: object, why: str, applies: Callable[[Run], bool] = always) -> Rule:
+def never(setting: str, value: object, why: str, applies: Callable[[Run], bool] = always) -> Rule:
     """Make a rule that refuses one value of a setting."""
-    return value_rule(subject, setting, lambda found: found != value, why, applies)
+    return value_rule(setting, lambda found: found != value, why, applies)
 
 
 def number_rule(
-    subject: str,
     setting: str,
     is_good: Callable[[Any], bool],
     why: str,
@@ -179,11 +173,10 @@ def number_rule(
         value = run.number(setting, integer=integer)
         return None if value is None or is_good(value) else why
 
-    return Rule(subject, setting, problem, applies)
+    return Rule(setting, problem, applies)
 
 
 def choice_rule(
-    subject: str,
     setting: str,
     known: Callable[[], Iterable[str]],
     more: str = "",
@@ -192,7 +185,6 @@ def choice_rule(
     """Make a rule that refuses unknown values; null is not checked.
 
     Args:
-        subject: of the rule.
         setting: dotted name.
         known: returns the valid values.
         more: text after the list in the message.
@@ -204,7 +196,7 @@ def choice_rule(
         names = list(known())
         return None if value is None or value in names else unknown(value, names, more)
 
-    return Rule(subject, setting, problem, applies)
+    return Rule(setting, problem, applies)
 
 
 def broken(rules: Iterable[Rule], run: Run) -> Iterator[tuple[Rule, str]]:

@@ -6,7 +6,6 @@ from verl_atpo.config import ROOT_KEY
 from verl_atpo.startup.rules.rule import Rule, Run, never, number_rule
 from verl_atpo.startup.verl_config import MULTI_TURN, ROLLOUT
 
-SUBJECT = "sampling"
 COLDEST = 0.01
 """Lowest temperature and ``top_p`` that are not practically greedy."""
 SHORTEST = 16
@@ -35,7 +34,7 @@ def _temperature(run: Run) -> str | None:
 
 def _turns(setting: str, least: int) -> Rule:
     why = f"trees need trajectories of two turns; set at least {least}, or null for no limit"
-    return number_rule(SUBJECT, setting, lambda value: value >= least, why, _trees, integer=True)
+    return number_rule(setting, lambda value: value >= least, why, _trees, integer=True)
 
 
 def _length(setting: str) -> Rule:
@@ -43,15 +42,14 @@ def _length(setting: str) -> Rule:
         "two turns with an observation between them need more tokens (turns, observations and all count); set at "
         f"least {SHORTEST}"
     )
-    return number_rule(SUBJECT, setting, lambda value: value >= SHORTEST, why, _trees, integer=True)
+    return number_rule(setting, lambda value: value >= SHORTEST, why, _trees, integer=True)
 
 
 RULES = (
-    Rule(SUBJECT, f"{ROLLOUT}.n", _size, _trees),
-    Rule(SUBJECT, f"{ROLLOUT}.temperature", _temperature, _trees),
-    never(SUBJECT, f"{ROLLOUT}.do_sample", False, f"greedy {SAME}; set it to True", _trees),
+    Rule(f"{ROLLOUT}.n", _size, _trees),
+    Rule(f"{ROLLOUT}.temperature", _temperature, _trees),
+    never(f"{ROLLOUT}.do_sample", False, f"greedy {SAME}; set it to True", _trees),
     number_rule(
-        SUBJECT,
         f"{ROLLOUT}.top_k",
         lambda value: value != 1,
         f"one token to choose from is greedy, {SAME}; set -1 for no limit",
@@ -59,7 +57,6 @@ RULES = (
         integer=True,
     ),
     number_rule(
-        SUBJECT,
         f"{ROLLOUT}.top_p",
         lambda value: COLDEST <= value <= 1,
         f"expected {COLDEST} to 1 (near 0 is greedy, {SAME}); set 1.0 for no limit",
@@ -70,7 +67,6 @@ RULES = (
     _length("data.max_response_length"),
     _length(f"{ROLLOUT}.response_length"),
     number_rule(
-        SUBJECT,
         f"{MULTI_TURN}.max_tool_response_length",
         lambda value: value >= 1,
         "every observation would be empty; set e.g. 4096",
@@ -78,20 +74,16 @@ RULES = (
         integer=True,
     ),
     never(
-        SUBJECT,
         f"{ROLLOUT}.calculate_log_probs",
         False,
         f"turns are selected by their tokens' log-probs; set {ROLLOUT}.calculate_log_probs=True",
         _trees,
     ),
     never(
-        SUBJECT,
         f"{ROLLOUT}.full_determinism",
         True,
         f"verl gives every request the same seed, so {SAME}; set it to False, or use +atpo=chain",
         _trees,
     ),
-    never(
-        SUBJECT, f"{ROLLOUT}.ignore_eos", True, "no turn would end before the response is full; set it to False", _trees
-    ),
+    never(f"{ROLLOUT}.ignore_eos", True, "no turn would end before the response is full; set it to False", _trees),
 )

@@ -15,7 +15,6 @@ from verl_atpo.settings import ConfigError, did_you_mean, refuse, show
 from verl_atpo.startup.rules.rule import Rule, Run, broken
 from verl_atpo.startup.verl_config import MULTI_TURN
 
-SUBJECT = "tools"
 TOOL_CONFIG = f"{MULTI_TURN}.tool_config_path"
 FUNCTION_TOOLS = f"{MULTI_TURN}.function_tool_path"
 
@@ -133,8 +132,8 @@ def _short(error: Exception) -> str:
 
 
 RULES = (
-    Rule(SUBJECT, TOOL_CONFIG, _files),
-    Rule(SUBJECT, TOOL_CONFIG, _entries, lambda run: bool(run.get(TOOL_CONFIG))),
+    Rule(TOOL_CONFIG, _files),
+    Rule(TOOL_CONFIG, _entries, lambda run: bool(run.get(TOOL_CONFIG))),
 )
 
 

@@ -11,7 +11,7 @@ from verl_atpo.settings import ConfigError, refuse, show
 from verl_atpo.startup.materials import tools, train_rows, validation_rows
 from verl_atpo.startup.rules.data import row_fields
 from verl_atpo.startup.rules.rule import Rule, Run, Stage
-from verl_atpo.startup.rules.tool_files import FUNCTION_TOOLS, SUBJECT, TOOL_CONFIG
+from verl_atpo.startup.rules.tool_files import FUNCTION_TOOLS, TOOL_CONFIG
 from verl_atpo.startup.trial import attempt
 
 TRIAL_LIMIT_S = 5.0
@@ -111,8 +111,8 @@ def _coroutines(run: Run) -> None:
 
 
 RULES = (
-    Rule(SUBJECT, TOOL_CONFIG, _made, _has_tools, stage=Stage.REHEARSAL),
-    Rule(SUBJECT, TOOL_CONFIG, _coroutines, _has_tools, stage=Stage.REHEARSAL),
-    Rule(SUBJECT, TOOL_CONFIG, _opens, _has_tools, stage=Stage.REHEARSAL),
-    Rule(SUBJECT, TOOL_CONFIG, _has_no_state, _has_tools, stage=Stage.REHEARSAL, warns=True),
+    Rule(TOOL_CONFIG, _made, _has_tools, stage=Stage.REHEARSAL),
+    Rule(TOOL_CONFIG, _coroutines, _has_tools, stage=Stage.REHEARSAL),
+    Rule(TOOL_CONFIG, _opens, _has_tools, stage=Stage.REHEARSAL),
+    Rule(TOOL_CONFIG, _has_no_state, _has_tools, stage=Stage.REHEARSAL, warns=True),
 )

@@ -9,7 +9,6 @@ import os
 from verl_atpo.startup.rules.rule import Rule, Run, choice_rule
 from verl_atpo.startup.verl_config import MODE, ROLLOUT
 
-SUBJECT = "trainer mode"
 MODES = ("sync", "colocate_async", "separate_async")
 STORAGE = "transfer_queue.backend.SimpleStorage.total_storage_size"
 SYNC_STEP = "trainer.v1.separate_async.parameter_sync_step"
@@ -47,7 +46,7 @@ def _own_devices(setting: str) -> Rule:
         why = f"{HERE} the rollout needs its own devices; set their number, in addition to the trainer's"
         return None if run.get(setting) else why
 
-    return Rule(SUBJECT, setting, problem, _separate)
+    return Rule(setting, problem, _separate)
 
 
 def _transfer(run: Run) -> str | None:
@@ -68,11 +67,11 @@ def _hybrid(run: Run) -> str | None:
 
 
 RULES = (
-    choice_rule(SUBJECT, MODE, lambda: MODES),
-    Rule(SUBJECT, "data.train_batch_size", _steps, _separate),
+    choice_rule(MODE, lambda: MODES),
+    Rule("data.train_batch_size", _steps, _separate),
     _own_devices(f"{ROLLOUT}.nnodes"),
     _own_devices(f"{ROLLOUT}.n_gpus_per_node"),
-    Rule(SUBJECT, f"{ROLLOUT}.checkpoint_engine.backend", _transfer, _separate),
-    Rule(SUBJECT, "actor_rollout_ref.hybrid_engine", _hybrid, _separate),
-    Rule(SUBJECT, STORAGE, _storage, lambda run: run.get(MODE) is not None),
+    Rule(f"{ROLLOUT}.checkpoint_engine.backend", _transfer, _separate),
+    Rule("actor_rollout_ref.hybrid_engine", _hybrid, _separate),
+    Rule(STORAGE, _storage, lambda run: run.get(MODE) is not None),
 )

@@ -12,7 +12,6 @@ from verl_atpo.startup.rules.environment import unwritable
 from verl_atpo.startup.rules.rule import Rule, Run, never
 from verl_atpo.startup.verl_config import CHAIN_MANAGER, ESTIMATOR, ROLLOUT, SAMPLER
 
-SUBJECT = "trees"
 CONTEXTS = f"{ROOT_KEY}.credit.contexts"
 COLOCATED = "a colocated reward model scores only after sampling"
 SCORED_EARLIER = "set reward.reward_model.enable_resource_pool=True or use a rule-based reward"
@@ -88,25 +87,23 @@ def _drawing(run: Run) -> str | None:
 
 
 RULES = (
-    Rule(SUBJECT, ROOT_KEY, _settings),
+    Rule(ROOT_KEY, _settings),
     never(
-        SUBJECT,
         "trainer.use_v1",
         False,
         "this package's sampler runs in verl's V1 trainer only; set trainer.use_v1=True",
         lambda run: run.samples_ours,
     ),
     never(
-        SUBJECT,
         "reward.reward_model.enable",
         True,
         f"{COLOCATED}, when the trees are gone; {SCORED_EARLIER}",
         lambda run: run.grows_trees and _colocated(run),
     ),
-    Rule(SUBJECT, CONTEXTS, _unwritten_contexts, lambda run: not run.grows_trees),
-    Rule(SUBJECT, CONTEXTS, _unread_contexts, lambda run: run.grows_trees),
-    Rule(SUBJECT, f"{ROOT_KEY}.log_trees", _drawing),
-    Rule(SUBJECT, f"{ROOT_KEY}.dump_dir", _undumped, _records_nothing, warns=True),
-    Rule(SUBJECT, f"{ROOT_KEY}.expansion", _unexpanded, lambda run: run.records_chains, warns=True),
-    Rule(SUBJECT, f"{ROOT_KEY}.dump_dir", _dump_folder),
+    Rule(CONTEXTS, _unwritten_contexts, lambda run: not run.grows_trees),
+    Rule(CONTEXTS, _unread_contexts, lambda run: run.grows_trees),
+    Rule(f"{ROOT_KEY}.log_trees", _drawing),
+    Rule(f"{ROOT_KEY}.dump_dir", _undumped, _records_nothing, warns=True),
+    Rule(f"{ROOT_KEY}.expansion", _unexpanded, lambda run: run.records_chains, warns=True),
+    Rule(f"{ROOT_KEY}.dump_dir", _dump_folder),
 )
