@@ -21,7 +21,7 @@ from typing import Any, Protocol
 
 from verl_atpo.gateway.commands import GroupProcess, command_environment, killed
 from verl_atpo.gateway.settings import KEY, GatewayConfig
-from verl_atpo.settings import ConfigError
+from verl_atpo.settings import refuse
 from verl_atpo.tools.workspace import LocalWorkspace
 
 logger = logging.getLogger(__name__)
@@ -121,11 +121,12 @@ def make_agent(config: GatewayConfig, name: str | None = None) -> Agent:
     if config.command is not None:
         command = shlex.split(config.command) if isinstance(config.command, str) else list(config.command)
         if not command:
-            raise ConfigError(f"{KEY}.command={config.command!r} cannot work: expected a program and its arguments.")
+            raise refuse(f"{KEY}.command", config.command, "expected a program and its arguments")
         return CommandAgent(command, config)
-    raise ConfigError(
-        f"{KEY}.agent=None cannot work: name the function that runs your agent (package.module:function), or its "
-        f"command line in {KEY}.command."
+    raise refuse(
+        f"{KEY}.agent",
+        None,
+        f"name the function that runs your agent (package.module:function), or its command line in {KEY}.command",
     )
 
 
@@ -139,21 +140,19 @@ def import_function(name: str, workspace: bool = False) -> Callable[..., Any]:
     Raises:
         ConfigError: there is no such module or function, or it does not take these arguments.
     """
-    wrong = f"{KEY}.agent={name!r} cannot work"
     arguments = ("task", "base_url", "api_key", *(["workspace"] if workspace else []))
     place, _, attribute = name.rpartition(":")
     if not place or not attribute:
-        raise ConfigError(f"{wrong}: expected package.module:function or path/to/file.py:function.")
+        raise refuse(f"{KEY}.agent", name, "expected package.module:function or path/to/file.py:function")
     try:
         function = getattr(_module(place), attribute)
     except Exception as error:
-        raise ConfigError(
-            f"{wrong}: {type(error).__name__}: {error}. Is the working folder or PYTHONPATH right?"
-        ) from error
+        why = f"{type(error).__name__}: {error}. Is the working folder or PYTHONPATH right?"
+        raise refuse(f"{KEY}.agent", name, why, error) from error
     try:
         inspect.signature(function).bind(*arguments)
     except (TypeError, ValueError) as error:
-        raise ConfigError(f"{wrong}: expected a function of ({', '.join(arguments)}): {error}.") from error
+        raise refuse(f"{KEY}.agent", name, f"expected a function of ({', '.join(arguments)}): {error}") from error
     return function
 
 

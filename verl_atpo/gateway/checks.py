@@ -9,7 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from verl_atpo.gateway.presets import LOOP
 from verl_atpo.gateway.settings import KEY, GatewayConfig
-from verl_atpo.settings import ConfigError
+from verl_atpo.settings import refuse
 from verl_atpo.startup.verl_config import DEFAULT_LOOP
 
 
@@ -37,7 +37,5 @@ def check_gateway(config: DictConfig) -> None:
     if isinstance(agent, CommandAgent):
         program = agent.command[0]
         if shutil.which(program) is None and not Path(program).is_file():
-            raise ConfigError(
-                f"{KEY}.command={found.command!r} cannot work: there is no program {program!r} on the PATH. Expected a "
-                "program and its arguments; give its whole path."
-            )
+            why = f"there is no program {program!r} on the PATH; give its whole path, followed by its arguments"
+            raise refuse(f"{KEY}.command", found.command, why)

@@ -53,6 +53,8 @@ class Credit:
         advantages: what the estimator gives the tokens of every node's turn, by index; if rows differ, their mean.
         rows: what every trajectory's row carries of its turns, first to last.
         outcomes: what every trajectory's row sums to.
+        zero: the outcome that the tree's scale takes as 0.
+        factor: of that scale.
         notes: further numbers per node for the dump: name -> by index.
         stats: what :meth:`Scheme.metrics` makes metrics of; ``None`` if the scheme has none.
     """
@@ -61,6 +63,8 @@ class Credit:
     advantages: Known
     rows: list[list[TurnCredit]]
     outcomes: list[float]
+    zero: float = 0.0
+    factor: float = 1.0
     notes: Mapping[str, Sequence[Any]] = dataclasses.field(default_factory=dict)
     stats: Any = None
 
@@ -143,6 +147,8 @@ class Scheme(abc.ABC):
             [None if each is None else each * factor for each in raw],
             [[TurnCredit(each) for node in path if (each := raw[node]) is not None] for path in paths],
             [each for path in paths if (each := returns[path[-1]]) is not None],
+            zero,
+            factor,
         )
 
     def _check(self, tree: TurnTree, paths: Sequence[Sequence[int]], values: Known, advantages: Known) -> None:

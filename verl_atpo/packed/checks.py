@@ -13,7 +13,7 @@ from transformers import AutoConfig
 
 from verl_atpo.packed import ACTIVATE
 from verl_atpo.packed.models import check_model
-from verl_atpo.settings import ConfigError
+from verl_atpo.settings import ConfigError, refuse
 
 ACTOR, REF, MODEL = (f"actor_rollout_ref.{part}" for part in ("actor", "ref", "model"))
 WITHOUT = "leave out +train=packed"
@@ -103,4 +103,4 @@ def _check_router_replay(config: DictConfig) -> None:
 
 
 def _refusal(setting: str, value: Any, remedy: str) -> ConfigError:
-    return ConfigError(f"{setting}={value} cannot work with packed rows: {remedy}.")
+    return refuse(setting, value, f"rows are packed (+train=packed); {remedy}")

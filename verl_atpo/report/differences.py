@@ -6,10 +6,8 @@ reported; such a scheme may note its own terms.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from verl_atpo.config import AdvantageMode, Contexts, CreditConfig
-from verl_atpo.method.credit import Outcomes, context_values, leaf_returns, normalization
+from verl_atpo.method.credit import context_values
 from verl_atpo.method.scheme import Credit
 from verl_atpo.report.record import Difference
 from verl_atpo.tree.contexts import group_contexts
@@ -36,12 +34,10 @@ def differences_of(tree: TurnTree, credit: Credit, settings: CreditConfig) -> Te
         settings: ``algorithm.atpo.credit``.
     """
     unknown: Terms = [None] * len(tree.nodes)
-    known = [each for each in leaf_returns(tree, settings.tool_rewards) if each is not None]
     root = credit.values[ROOT]
-    if not known or root is None:
+    if root is None:
         return unknown
-    zero, factor = normalization(Outcomes.of(known), settings.normalize)
-    made = _Terms(tree, credit.values, settings, zero, factor, root).all()
+    made = _Terms(tree, credit, settings, root).all()
     for advantage, terms in zip(credit.advantages, made, strict=True):
         if terms is not None and advantage is not None:
             total = sum(term["scale"] * (term["value"] - term["baseline"]) for term in terms)
@@ -55,24 +51,15 @@ class _Terms:
 
     Args:
         tree: the tree.
-        values: of its nodes, by index.
+        credit: of its turns.
         settings: of the credit.
-        zero: the outcome that the tree's scale takes as 0.
-        factor: of that scale.
         root: value of the prompt.
     """
 
-    def __init__(
-        self,
-        tree: TurnTree,
-        values: Sequence[float | None],
-        settings: CreditConfig,
-        zero: float,
-        factor: float,
-        root: float,
-    ) -> None:
+    def __init__(self, tree: TurnTree, credit: Credit, settings: CreditConfig, root: float) -> None:
+        values = credit.values
         self.tree, self.values, self.mode = tree, values, settings.advantage
-        self.zero, self.factor, self.root = zero, factor, root
+        self.zero, self.factor, self.root = credit.zero, credit.factor, root
         self.merged = settings.contexts is not Contexts.SEPARATE
         grouping = group_contexts(tree, settings.contexts)
         averages = context_values(tree, values, settings.backup, grouping)

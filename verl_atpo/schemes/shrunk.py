@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from verl_atpo.config import ROOT_KEY, AdvantageMode, AtpoConfig, Backup, Contexts, Normalize
-from verl_atpo.method.credit import Number, Outcomes, leaf_returns, normalization
+from verl_atpo.method.credit import Number, leaf_returns
 from verl_atpo.method.posterior import ContextTree, Messages
 from verl_atpo.method.scheme import Credit, Known, Scheme, register_scheme
 from verl_atpo.method.squared_score import muting, squared_score
@@ -88,8 +88,7 @@ class Shrunk(Scheme):
 
     def _differences(self, tree: TurnTree, credit: Credit) -> list[list[dict[str, Any]]]:
         """Describe each turn's advantage as one difference, for the dump."""
-        returns = [each for each in leaf_returns(tree, self.config.tool_rewards) if each is not None]
-        scale = normalization(Outcomes.of(returns), self.config.normalize)[1] * self._share(len(returns))
+        scale = credit.factor * self._share(sum(node.reward is not None for node in tree.nodes))
         mute = self.config.mute_above
         factors = [1.0] * len(tree.nodes) if mute is None else muting(tree, mute)
         context = along_paths(tree, group_contexts(tree, self.config.contexts)).context

@@ -63,6 +63,8 @@ class A2TGPO(Scheme):
             mean_over_rows(paths, scaled, len(tree.nodes)),
             rows,
             outcomes,
+            zero,
+            factor,
             notes={"information_gain": gains},
             stats=GainStats([gain for gain in gains if gain is not None], answers.costs),
         )

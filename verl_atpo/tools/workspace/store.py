@@ -14,7 +14,7 @@ import threading
 import weakref
 from pathlib import Path
 
-from verl_atpo.settings import ConfigError
+from verl_atpo.settings import refuse
 from verl_atpo.tools.workspace.trees import hand_over, remove
 
 logger = logging.getLogger(__name__)
@@ -50,10 +50,11 @@ class Store:
             self._lock = _locked(making)
             making.rename(self.root)
         except OSError as error:
-            raise ConfigError(
-                f"workspace.folder={parent!r} cannot work ({error}): expected an existing folder on a local disk in "
-                f"which this user may write, or null for {tempfile.gettempdir()}."
-            ) from error
+            why = (
+                f"{error}. Expected an existing folder on a local disk in which this user may write, or null for "
+                f"{tempfile.gettempdir()}"
+            )
+            raise refuse("workspace.folder", parent, why) from error
         self._numbers = itertools.count()
         self._pending: queue.SimpleQueue[Path | None] = queue.SimpleQueue()
         self._remover = threading.Thread(
