@@ -23,7 +23,7 @@ import urllib3
 from hypothesis import given
 from hypothesis import strategies as st
 
-from verl_atpo.failure import BranchBug, EngineOutage, ToolOutage, TransientToolError, is_outage, is_transient
+from verl_atpo.failure import EngineOutage, ToolOutage, TrajectoryBug, TransientToolError, is_outage, is_transient
 
 REQUEST = httpx.Request("GET", "http://127.0.0.1")
 
@@ -140,7 +140,7 @@ LASTING = {
     "botocore refused": ClientError(403),
     "attributes that raise": Sulking(),
     "left": SystemExit(503),
-    "bug": BranchBug("mend it"),
+    "bug": TrajectoryBug("mend it"),
     **{
         f"{make.__name__} {status}": make(status)
         for make in (requests_error, httpx_error, urllib_error, aiohttp_error)
@@ -203,7 +203,7 @@ def test_an_author_who_hides_the_origin_or_names_a_bug_is_believed() -> None:
     refused = httpx_error(404)
     refused.__context__ = ConnectionError()
     assert not is_transient(refused)  # the second server has answered
-    bug = BranchBug("mend it")
+    bug = TrajectoryBug("mend it")
     bug.__cause__ = ConnectionError()
     assert not is_outage(bug)
 

@@ -125,9 +125,9 @@ def test_a_tool_that_branches_well_is_told_so(capsys, kind, how):
 @pytest.mark.parametrize(
     "kind, where, remedy",
     [
-        ("Shared", "Branched after 1 calls, call 2, {'by': 3}, gave 'at 12'", "`snapshot` has to return a copy"),
-        ("Lent", "Branched a second time after 1 calls, call 2", "`restore` a new state"),
-        ("Drifting", "Branched after 0 calls, call 1", "seed what is random in `open`"),
+        ("Shared", "Expanded after 1 calls, call 2, {'by': 3}, gave 'at 12'", "`snapshot` has to return a copy"),
+        ("Lent", "Expanded a second time after 1 calls, call 2", "`restore` a new state"),
+        ("Drifting", "Expanded after 0 calls, call 1", "seed what is random in `open`"),
         ("Leaking", "states were opened and 0 closed", "`close` failed"),
         ("Broken", "Every call raised", "Every call raised"),
     ],

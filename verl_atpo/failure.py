@@ -37,8 +37,8 @@ class ReplayEndedError(RuntimeError):
     """The agent loop ended before its new turn, because the environment answered differently than before."""
 
 
-class BranchBug(RuntimeError):
-    """A bug of the loop, a tool or the reward; the message names the remedy."""
+class TrajectoryBug(RuntimeError):
+    """A bug of a trajectory's loop, tool or reward; the message names the remedy."""
 
 
 class ExitError(RuntimeError):
@@ -58,11 +58,11 @@ class NothingSampledError(RuntimeError):
     """The agent loop ended without calling the model: most likely its environment did not start."""
 
 
-class ContextRewrittenError(BranchBug):
+class ContextRewrittenError(TrajectoryBug):
     """The agent loop's context is not append-only, so its turns cannot be located in the response."""
 
 
-class RowMismatchError(BranchBug):
+class RowMismatchError(TrajectoryBug):
     """The row that the agent loop returned differs from what was sampled."""
 
 
@@ -90,7 +90,7 @@ def _passes(error: BaseException) -> bool | None:
     """Judge one error: transient or not, ``None`` where its causes decide."""
     if isinstance(error, TransientToolError):
         return True
-    if isinstance(error, BranchBug):
+    if isinstance(error, TrajectoryBug):
         return False
     names = _names(error)
     if RAY_TASK_ERROR in names:

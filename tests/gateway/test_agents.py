@@ -14,7 +14,7 @@ import pytest
 
 from tests.assets.scripted_engine import ScriptedEngine, make_loop, run
 from verl_atpo.deadlines.activity import Activity
-from verl_atpo.failure import BranchBug, ToolOutage
+from verl_atpo.failure import ToolOutage, TrajectoryBug
 from verl_atpo.gateway.agents import make_agent
 from verl_atpo.gateway.service import Crashes
 from verl_atpo.gateway.settings import GatewayConfig
@@ -65,7 +65,7 @@ async def test_a_reward_that_is_no_number_stops_the_run():
         ask(task, base_url, api_key)
         return float("nan")
 
-    with pytest.raises(BranchBug, match="reward is nan"):
+    with pytest.raises(TrajectoryBug, match="reward is nan"):
         await run(make_loop(ScriptedEngine(["Yes."]), agent))
 
 
@@ -129,7 +129,7 @@ async def test_a_crash_is_scored_with_its_last_words_kept(tmp_path):
 
 async def test_a_crash_stops_the_run_where_a_setting_says_so(tmp_path):
     command = script(tmp_path / "agent.py", "raise KeyError('weather')\n")
-    with pytest.raises(BranchBug, match="KeyError: 'weather'"):
+    with pytest.raises(TrajectoryBug, match="KeyError: 'weather'"):
         await run(make_loop(ScriptedEngine(["Yes."]), command=command, on_crash="stop"))
 
 
@@ -172,13 +172,13 @@ async def test_an_agent_that_never_asks_is_a_bug():
     async def silent(task, base_url, api_key):
         return 1.0
 
-    with pytest.raises(BranchBug, match="without asking the model"):
+    with pytest.raises(TrajectoryBug, match="without asking the model"):
         await run(make_loop(ScriptedEngine([]), silent))
 
     def dies(task, base_url, api_key):
         raise ImportError("no module named harness")
 
-    with pytest.raises(BranchBug, match="no module named harness"):
+    with pytest.raises(TrajectoryBug, match="no module named harness"):
         await run(make_loop(ScriptedEngine([]), dies))
 
 
@@ -188,7 +188,7 @@ def test_too_many_crashes_stop_the_run():
         crashes.count("boom" if number % 2 else None)  # 10 of 20: as many as may
     crashes.count(None)
     crashes.count("boom")  # 11 of 22
-    with pytest.raises(BranchBug, match=r"12 of 23 agents crashed.*boom"):
+    with pytest.raises(TrajectoryBug, match=r"12 of 23 agents crashed.*boom"):
         crashes.count("boom")
 
 

@@ -11,7 +11,7 @@ import openai
 import pytest
 
 from tests.assets.scripted_engine import ScriptedEngine, make_loop, run
-from verl_atpo.failure import BranchBug
+from verl_atpo.failure import TrajectoryBug
 from verl_atpo.gateway.agents import import_function
 from verl_atpo.settings import ConfigError
 
@@ -74,7 +74,7 @@ async def test_a_command_line_gets_a_folder_and_a_program(tmp_path: Path):
 async def test_a_row_that_asks_for_what_cannot_be_stops_the_run(tmp_path: Path):
     loop = make_loop(ScriptedEngine(["Yes."]), _unused, workspace={"folder": str(tmp_path)})
     for given in ({"files": {"../x": "text"}}, {"template": "/no/such/folder"}, {"image": "x"}):
-        with pytest.raises(BranchBug, match=r"extra_info.workspace cannot work"):
+        with pytest.raises(TrajectoryBug, match=r"extra_info.workspace cannot work"):
             await run(loop, extra_info={"workspace": given})
 
 

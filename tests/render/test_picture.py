@@ -24,7 +24,7 @@ from verl_atpo.render.layout import ROOT, below, children_of, lay_out, neighbour
 from verl_atpo.render.picture import draw_tree
 from verl_atpo.render.thumbnail import draw_thumbnail
 from verl_atpo.render.timeline import draw_timeline, spans
-from verl_atpo.render.trajectory import branch_of, leaves_of, path_to, segments
+from verl_atpo.render.trajectory import leaves_of, path_to, segments, trajectory_of
 from verl_atpo.view.demo import demo_trees
 
 FONT = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
@@ -147,7 +147,7 @@ def test_a_time_line_has_a_bar_per_branch_and_adds_up() -> None:
 def test_a_row_is_its_turns_and_observations_in_order() -> None:
     record = next(demo_trees(1))
     for leaf in leaves_of(record):
-        row, branch = segments(record, leaf), branch_of(record, leaf)
+        row, branch = segments(record, leaf), trajectory_of(record, leaf)
         sampled = [each for each in row if each.node is not None]
         assert [each.node for each in sampled] == path_to(record, leaf)
         assert [each.start for each in sampled] == branch["starts"]
@@ -159,7 +159,7 @@ def test_a_row_ends_where_the_response_was_cut_off_and_masks_shared_turns() -> N
     record = next(demo_trees(1))
     leaf = max(leaves_of(record), key=lambda each: len(path_to(record, each)))
     whole = segments(record, leaf)
-    branch = dict(branch_of(record, leaf))
+    branch = dict(trajectory_of(record, leaf))
     second = [each for each in whole if each.node is not None][1]
     branch["response_tokens"], branch["trained_from"] = second.start + 1, second.start
     record["branches"] = [branch]

@@ -11,7 +11,7 @@ from verl.tools.function_tool import FunctionTool
 from verl.workers.rollout.replica import TokenOutput
 
 from tests.assets.fakes import PROMPT, SCHEMA, FakeEngine, FakeLoop, contexts, guard, runner_of
-from verl_atpo.failure import BranchBug, EngineOutage, RowMismatchError
+from verl_atpo.failure import EngineOutage, RowMismatchError, TrajectoryBug
 from verl_atpo.replay.client import ReplayClient
 from verl_atpo.replay.runner import LoopRunner, Start
 from verl_atpo.replay.tools import ToolSession
@@ -310,9 +310,9 @@ async def test_a_task_that_the_loop_left_gets_no_answer():
 
     session, _ = await LoopRunner(engine, guard(), loop).run(Start())
     assert len(session.generations) == 1
-    with pytest.raises(BranchBug, match="after the loop's end"):  # what was under way
+    with pytest.raises(TrajectoryBug, match="after the loop's end"):  # what was under way
         await left[0]
-    with pytest.raises(BranchBug, match="after the loop's end"):  # what is asked later
+    with pytest.raises(TrajectoryBug, match="after the loop's end"):  # what is asked later
         await session.generate("x", prompt_ids=PROMPT)
     assert len(session.generations) == 1
 

@@ -14,7 +14,7 @@ from verl.tools.function_tool import FunctionTool
 from verl.tools.schemas import ToolResponse
 
 from tests.assets.fakes import PROMPT, SCHEMA, FakeEngine, guard
-from verl_atpo.failure import BranchBug
+from verl_atpo.failure import TrajectoryBug
 from verl_atpo.replay.client import ReplayClient
 from verl_atpo.replay.guard import CallMemo
 from verl_atpo.replay.tools import ToolSession
@@ -302,7 +302,11 @@ async def test_stateful_tools_work_in_verls_own_sampler_too():
 @pytest.mark.parametrize(
     ("raised", "error", "words"),
     [
-        (ZeroDivisionError("by zero"), BranchBug, r"ForkingCounter\.snapshot of the tool 'count' raised ZeroDivision"),
+        (
+            ZeroDivisionError("by zero"),
+            TrajectoryBug,
+            r"ForkingCounter\.snapshot of the tool 'count' raised ZeroDivision",
+        ),
         (TransientToolError("disk busy"), TransientToolError, "disk busy"),
     ],
 )
@@ -338,7 +342,9 @@ async def test_a_tool_that_cannot_be_opened_is_broken():
     tool = Counter()
     tool.open = raising(KeyError("board"))
     run = Run(tool)
-    with pytest.raises(BranchBug, match=r"Counter\.open with create_kwargs=.*start.*KeyError: 'board'.*tools_kwargs"):
+    with pytest.raises(
+        TrajectoryBug, match=r"Counter\.open with create_kwargs=.*start.*KeyError: 'board'.*tools_kwargs"
+    ):
         await run(1, 2)
     assert run.tools.counts.errors == 0
 

@@ -15,7 +15,7 @@ import ray.exceptions
 import torch
 
 from verl_atpo.config import ConfigError, WatchConfig
-from verl_atpo.failure import BranchBug, ExitError, StrayCancellation, is_outage
+from verl_atpo.failure import ExitError, StrayCancellation, TrajectoryBug, is_outage
 from verl_atpo.rollout import reward
 from verl_atpo.rollout.health.reward_worker import contain_reward_functions, contained
 from verl_atpo.rollout.reward import blamed, check_result, check_reward, number
@@ -54,12 +54,14 @@ def test_numbers_of_every_kind_are_rewards(value):
 
 @pytest.mark.parametrize(("value", "words"), NO_NUMBERS.values(), ids=NO_NUMBERS)
 def test_everything_else_is_refused_with_what_was_returned(value, words):
-    with pytest.raises(BranchBug, match=f"^The reward function returned .*{words}.*Remedy: fix the reward function"):
+    with pytest.raises(
+        TrajectoryBug, match=f"^The reward function returned .*{words}.*Remedy: fix the reward function"
+    ):
         check_result(value)
 
 
 def test_a_long_value_is_cut():
-    with pytest.raises(BranchBug) as refused:
+    with pytest.raises(TrajectoryBug) as refused:
         check_result(["word"] * 1000)
     assert len(str(refused.value)) < 500
 
@@ -78,9 +80,9 @@ def test_a_loop_may_set_the_reward_or_leave_it_but_not_to_anything():
     scored = output(None)
     check_reward(scored, computed=False)
     assert scored.reward_score is None
-    with pytest.raises(BranchBug, match=r"^The agent loop returned reward_score=\[1\]: expected a finite number"):
+    with pytest.raises(TrajectoryBug, match=r"^The agent loop returned reward_score=\[1\]: expected a finite number"):
         check_reward(output([1]), computed=False)
-    with pytest.raises(BranchBug, match=r"^The reward function returned None"):
+    with pytest.raises(TrajectoryBug, match=r"^The reward function returned None"):
         check_reward(output(None), computed=True)
 
 
@@ -136,9 +138,9 @@ def test_an_outage_of_a_judge_stays_one():
 @pytest.mark.parametrize("wrap", [lambda error: error, remote], ids=["here", "Ray"])
 def test_a_bug_names_the_reward_function(wrap):
     named = blamed(wrap(KeyError("answer")), "qa")
-    assert isinstance(named, BranchBug) and str(named).startswith("The reward function raised KeyError: 'answer'.")
-    named = blamed(wrap(BranchBug("The reward function returned None")), "qa")
-    assert isinstance(named, BranchBug) and str(named) == "The reward function returned None"
+    assert isinstance(named, TrajectoryBug) and str(named).startswith("The reward function raised KeyError: 'answer'.")
+    named = blamed(wrap(TrajectoryBug("The reward function returned None")), "qa")
+    assert isinstance(named, TrajectoryBug) and str(named) == "The reward function returned None"
     named = blamed(wrap(NotImplementedError("no such source")), "qa")
     assert isinstance(named, ConfigError) and "data_source='qa'" in str(named)
 
@@ -185,11 +187,11 @@ async def test_an_async_function_inside_a_plain_one_is_awaited():
     assert await asyncio.to_thread(score, "fine") == 1.0
     with pytest.raises(ExitError):
         await asyncio.to_thread(score, "exit")
-    with pytest.raises(BranchBug, match="tuple is no number"):
+    with pytest.raises(TrajectoryBug, match="tuple is no number"):
         await asyncio.to_thread(score, "tuple")
 
 
-CASES = {"exit": ExitError, "cancelled": StrayCancellation, "stop": RuntimeError, "tuple": BranchBug}
+CASES = {"exit": ExitError, "cancelled": StrayCancellation, "stop": RuntimeError, "tuple": TrajectoryBug}
 
 
 @pytest.mark.parametrize(("kind", "error"), CASES.items())
@@ -224,7 +226,7 @@ def test_verl_loads_the_users_function_contained(tmp_path):
     undo = contain_reward_functions()
     undo_again = contain_reward_functions()
     try:
-        with pytest.raises(BranchBug, match=r"returned \(2, {}\)"):
+        with pytest.raises(TrajectoryBug, match=r"returned \(2, {}\)"):
             verls.get_custom_reward_fn(config)(data_source="x")
         config.reward = {}
         assert verls.get_custom_reward_fn(config) is None

@@ -11,7 +11,7 @@ import torch
 
 from tests.assets.trees import even_rows, random_tree, tree_advantages
 from verl_atpo.config import AdvantageMode, Backup, CreditConfig, Normalize, Weights
-from verl_atpo.failure import BranchBug
+from verl_atpo.failure import TrajectoryBug
 from verl_atpo.method.credit import leaf_returns, node_values
 from verl_atpo.method.estimator import compute_atpo_advantage
 from verl_atpo.tree.recording import Generation, ToolCall, Turn
@@ -129,5 +129,5 @@ def test_what_a_turns_calls_gave():
     assert turn().tool_reward == turn("text", ("text",), ("text", None, {})).tool_reward == 0.0
     assert turn(("text", 0.5), ("text", -2, {})).tool_reward == -1.5
     for odd in (float("nan"), "much"):
-        with pytest.raises(BranchBug, match="Tool 'look' gave the reward"):
+        with pytest.raises(TrajectoryBug, match="Tool 'look' gave the reward"):
             _ = turn(("text", odd)).tool_reward

@@ -10,7 +10,7 @@ import pytest
 import torch
 from verl.experimental.agent_loop import AgentLoopOutput
 
-from verl_atpo.failure import BranchBug
+from verl_atpo.failure import TrajectoryBug
 from verl_atpo.tree.outputs import plain_outputs
 
 RESPONSE, MASK, LOG_PROBS = [11, 12, 50, 13], [1, 1, 0, 1], [-0.5, -0.25, 0.0, -1.0]
@@ -92,5 +92,5 @@ REFUSED = {
 
 @pytest.mark.parametrize(("returned", "words"), REFUSED.values(), ids=REFUSED)
 def test_anything_else_is_refused_by_its_field(returned, words):
-    with pytest.raises(BranchBug, match=words):
+    with pytest.raises(TrajectoryBug, match=words):
         plain_outputs(returned)

@@ -17,7 +17,7 @@ from verl.experimental.agent_loop import AgentLoopBase, AgentLoopOutput
 from verl.experimental.agent_loop.agent_loop import AgentLoopMetrics
 from verl.experimental.agent_loop.tool_parser import ToolParser
 
-from verl_atpo.failure import BranchBug, ToolOutage
+from verl_atpo.failure import ToolOutage, TrajectoryBug
 from verl_atpo.gateway.agents import Access, AgentCrash, Task, make_agent
 from verl_atpo.gateway.answers import AnswerReader
 from verl_atpo.gateway.context import ContextBuilder
@@ -75,7 +75,7 @@ class GatewayAgentLoop(AgentLoopBase):
             An ``AgentLoopOutput``, or a list of them where the agent's calls do not all append to one context.
 
         Raises:
-            BranchBug: it never asked the model, crashed where that stops the run, or gave a reward that is no number.
+            TrajectoryBug: it never asked the model, crashed where that stops the run, or its reward is no number.
             ToolOutage: its time was up before it asked the model, or it was killed from outside again and again.
             Exception: any error of the LLM client.
         """
@@ -164,9 +164,9 @@ class GatewayAgentLoop(AgentLoopBase):
             )
         if ended.crash is not None and (silent or self._settings.on_crash is OnCrash.STOP):
             when = "before it asked the model" if silent else f"({KEY}.on_crash=stop)"
-            raise BranchBug(f"The agent crashed {when}. Remedy: fix it. {ended.crash}")
+            raise TrajectoryBug(f"The agent crashed {when}. Remedy: fix it. {ended.crash}")
         if silent:
-            raise BranchBug(
+            raise TrajectoryBug(
                 "The agent ended without asking the model, so there is nothing to train. Remedy: let it send its "
                 "requests to the base URL that it is given; if its surroundings were not there, let it raise an error."
             )
@@ -208,13 +208,13 @@ def _set_reward(output: AgentLoopOutput, result: Any) -> None:
     """Take the reward from the agent's result, a number or a mapping with ``reward``; others leave it to be computed.
 
     Raises:
-        BranchBug: a number that is not finite.
+        TrajectoryBug: a number that is not finite.
     """
     given, further = (result, {}) if not isinstance(result, Mapping) else (result.get("reward"), dict(result))
     if not isinstance(given, int | float):
         return
     if not math.isfinite(given):
-        raise BranchBug(f"The agent's reward is {given!r}: expected a finite number. Remedy: fix the agent.")
+        raise TrajectoryBug(f"The agent's reward is {given!r}: expected a finite number. Remedy: fix the agent.")
     further.pop("reward", None)
     output.reward_score = float(given)
     output.extra_fields["reward_extra_info"] = further

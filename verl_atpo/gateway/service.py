@@ -7,7 +7,7 @@ import weakref
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from verl_atpo.failure import BranchBug
+from verl_atpo.failure import TrajectoryBug
 from verl_atpo.gateway.endpoint import Endpoint
 from verl_atpo.gateway.settings import KEY, GatewayConfig
 
@@ -33,12 +33,12 @@ class Crashes:
             crash: last output of a crashed agent; None if it ended well.
 
         Raises:
-            BranchBug: too many crashed.
+            TrajectoryBug: too many crashed.
         """
         self.ended += 1
         self.crashed += crash is not None
         if crash is not None and self.ended >= LEAST_JUDGED and self.crashed > self._most * self.ended:
-            raise BranchBug(
+            raise TrajectoryBug(
                 f"{self.crashed} of {self.ended} agents crashed, more than {KEY}.max_crash_share={self._most:g} "
                 f"allows. Remedy: fix the agent, or raise the share if the model causes them. The last one: {crash}"
             )

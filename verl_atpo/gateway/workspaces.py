@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 from verl_atpo.deadlines.threads import in_thread
-from verl_atpo.failure import BranchBug
+from verl_atpo.failure import TrajectoryBug
 from verl_atpo.tools.row import without_nulls
 from verl_atpo.tools.workspace import LocalProvider, LocalWorkspace, WorkspaceConfig, WorkspaceError
 from verl_atpo.tools.workspace.config import Technique
@@ -41,7 +41,7 @@ async def workspace_of(
         extra_info: of the data row.
 
     Raises:
-        BranchBug: the row asks for what cannot be.
+        TrajectoryBug: the row asks for what cannot be.
         ToolOutage: the workspace cannot be made.
     """
     if config is None:
@@ -52,7 +52,7 @@ async def workspace_of(
     try:
         workspace = await in_thread(provider.create, **given)
     except (WorkspaceError, TypeError) as error:
-        raise BranchBug(
+        raise TrajectoryBug(
             f"The row's extra_info.{FIELD} cannot work: {error} Remedy: expected `template`, a folder, and `files`, "
             "texts by relative path."
         ) from error

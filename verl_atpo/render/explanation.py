@@ -127,15 +127,15 @@ def prompt_value(record: Mapping[str, Any]) -> str:
 def reasons(record: Mapping[str, Any], node: Mapping[str, Any]) -> list[str]:
     """Say why the turn's expansion began here, how often the turn was selected, and which turns are equal to it."""
     found = []
-    branches = record.get("branches") or []
-    own = next((each for each in branches if each.get("number") == node.get("branch")), None)
+    trajectories = record.get("branches") or []
+    own = next((each for each in trajectories if each.get("number") == node.get("branch")), None)
     if own is not None and own.get("picked") and _first_of(record, own) == node["index"]:
         found.append(f"An expansion starts here: {_selection(own['picked'])}.")
-    for branch in branches:
-        reason = branch.get("picked")
+    for trajectory in trajectories:
+        reason = trajectory.get("picked")
         if reason and reason.get("node") == node["index"]:
-            found.append(f"Selected for re-sampling in round {branch.get('round')} (trajectory {branch.get('number')}):"
-                         f" {_score(reason)}.")  # fmt: skip
+            place = f"in round {trajectory.get('round')} (trajectory {trajectory.get('number')})"
+            found.append(f"Selected for re-sampling {place}: {_score(reason)}.")
     times = (record.get("picked") or []).count(node["index"])
     if times and not any("Selected" in words for words in found):
         found.append(f"Selected for re-sampling {times} time{'s' if times > 1 else ''}.")
@@ -144,8 +144,10 @@ def reasons(record: Mapping[str, Any], node: Mapping[str, Any]) -> list[str]:
     return found
 
 
-def _first_of(record: Mapping[str, Any], branch: Mapping[str, Any]) -> int | None:
-    return min((each["index"] for each in record["nodes"] if each.get("branch") == branch.get("number")), default=None)
+def _first_of(record: Mapping[str, Any], trajectory: Mapping[str, Any]) -> int | None:
+    return min(
+        (each["index"] for each in record["nodes"] if each.get("branch") == trajectory.get("number")), default=None
+    )
 
 
 def _selection(reason: Mapping[str, Any]) -> str:

@@ -16,7 +16,7 @@ from verl_atpo.render.markup import heat_block, text_block
 from verl_atpo.render.picture import draw_tree
 from verl_atpo.render.text import decimal, signed, visible, without_template
 from verl_atpo.render.timeline import draw_timeline
-from verl_atpo.render.trajectory import branch_of
+from verl_atpo.render.trajectory import trajectory_of
 
 T = TypeVar("T", bound=Mapping[str, Any])
 SUFFIXES = (".html", ".svg", ".png")
@@ -39,7 +39,7 @@ def to_html(record: Mapping[str, Any], by: ColorBy = ColorBy.ADVANTAGE) -> str:
             "sampled": text_block(node["text"], template, whole=True),
             "heat": heat_block(node, whole=True),
             "shade": scale.shade(node),
-            "branch": branch_of(record, node["index"]) if node.get("is_leaf") else {},
+            "branch": trajectory_of(record, node["index"]) if node.get("is_leaf") else {},
         }
         for node in record.get("nodes") or []
     ]

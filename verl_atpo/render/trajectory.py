@@ -65,9 +65,9 @@ def leaf_through(record: Mapping[str, Any], index: int) -> int | None:
     return next(iter([*own, *through]), None)
 
 
-def branch_of(record: Mapping[str, Any], leaf: int) -> Mapping[str, Any]:
+def trajectory_of(record: Mapping[str, Any], leaf: int) -> Mapping[str, Any]:
     """Find what the dump says about the trajectory that ``leaf`` ends; empty for an old dump."""
-    return next((branch for branch in record.get("branches") or [] if branch.get("leaf") == leaf), {})
+    return next((trajectory for trajectory in record.get("branches") or [] if trajectory.get("leaf") == leaf), {})
 
 
 def segments(record: Mapping[str, Any], leaf: int) -> list[Segment]:
@@ -76,9 +76,9 @@ def segments(record: Mapping[str, Any], leaf: int) -> list[Segment]:
     Text after the response's last token was cut off, and is in no segment.
     """
     nodes = {node["index"]: node for node in record["nodes"]}
-    branch = branch_of(record, leaf)
-    length, trained_from = branch.get("response_tokens"), branch.get("trained_from") or 0
-    prompt_tokens = branch.get("prompt_tokens", record.get("prompt_tokens"))
+    trajectory = trajectory_of(record, leaf)
+    length, trained_from = trajectory.get("response_tokens"), trajectory.get("trained_from") or 0
+    prompt_tokens = trajectory.get("prompt_tokens", record.get("prompt_tokens"))
     row = [Segment(-(prompt_tokens or 1), prompt_tokens, record.get("prompt", ""), False)]
     at = 0
     for index in path_to(record, leaf):
@@ -93,8 +93,8 @@ def segments(record: Mapping[str, Any], leaf: int) -> list[Segment]:
         trained, advantage = at >= trained_from, node.get("advantage")
         row.append(Segment(at, tokens, node["text"], trained, index, advantage, node.get("value")))
         at += tokens
-    if branch.get("tail_tokens"):
-        row.append(Segment(at, branch["tail_tokens"], branch.get("tail", ""), False))
+    if trajectory.get("tail_tokens"):
+        row.append(Segment(at, trajectory["tail_tokens"], trajectory.get("tail", ""), False))
     return row
 
 
@@ -104,9 +104,9 @@ def results(record: Mapping[str, Any]) -> dict[int, str]:
     for node in record["nodes"]:
         if node["parent"] != ROOT and node.get("observation"):
             found.setdefault(node["parent"], node["observation"])
-    for branch in record.get("branches") or []:
-        if branch.get("leaf") is not None and branch.get("tail"):
-            found.setdefault(branch["leaf"], branch["tail"])
+    for trajectory in record.get("branches") or []:
+        if trajectory.get("leaf") is not None and trajectory.get("tail"):
+            found.setdefault(trajectory["leaf"], trajectory["tail"])
     return found
 
 
@@ -132,7 +132,7 @@ class Event:
 def transcript(record: Mapping[str, Any], leaf: int) -> list[Event]:
     """List the events of a trajectory in the order in which they happened: turns, calls, answers, outcome."""
     nodes = {node["index"]: node for node in record["nodes"]}
-    template, branch = record.get("template") or [], branch_of(record, leaf)
+    template, trajectory = record.get("template") or [], trajectory_of(record, leaf)
     path = path_to(record, leaf)
     events = [Event("prompt", "prompt", record.get("prompt", ""))]
     for number, index in enumerate(path):
@@ -140,14 +140,14 @@ def transcript(record: Mapping[str, Any], leaf: int) -> list[Event]:
         words = headline(without_template(node["text"], template))
         events.append(Event("turn", f"turn {node['turn']}: {words}", node["text"], index))
         last = number + 1 == len(path)
-        answer = branch.get("tail", "") if last else nodes[path[number + 1]].get("observation", "")
+        answer = trajectory.get("tail", "") if last else nodes[path[number + 1]].get("observation", "")
         calls = node.get("tool_calls") or []
         if answer or calls:
             failed = any(call.get("error") or call.get("made") is False for call in calls)
             events.append(Event("answer", _answered(calls, node.get("tool_s")), answer, failed=failed))
     end = nodes[path[-1]] if path else {}
     if end.get("reward") is not None:
-        extra = "".join(f", {name} {value}" for name, value in (branch.get("reward_extra") or {}).items())
+        extra = "".join(f", {name} {value}" for name, value in (trajectory.get("reward_extra") or {}).items())
         events.append(Event("end", f"reward {end['reward']:g}{extra}", ""))
     return events
 

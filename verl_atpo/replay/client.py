@@ -20,7 +20,7 @@ from typing import Any
 from async_timeout import timeout
 
 from verl_atpo.deadlines.activity import Activity
-from verl_atpo.failure import BranchBug, EngineOutage, brief
+from verl_atpo.failure import EngineOutage, TrajectoryBug, brief
 from verl_atpo.tree.conversations import Conversations, context_key
 from verl_atpo.tree.media import has_media, media_digests
 from verl_atpo.tree.recording import BEGIN, Generation, contexts_of
@@ -119,7 +119,7 @@ class ReplayClient:
         """Answer a request of the loop; arguments and result are those of ``LLMServerClient.generate``.
 
         Raises:
-            BranchBug: the loop has ended.
+            TrajectoryBug: the loop has ended.
             EngineOutage: the engine did not answer, or gave the request up.
             Exception: ``failure``, if there is one.
         """
@@ -206,7 +206,7 @@ class ReplayClient:
                 "nothing of it is trained. Await every task before the loop returns."
             )
             logger.warning("%s", message)
-            raise BranchBug(message)
+            raise TrajectoryBug(message)
 
     def raise_failure(self) -> None:
         """Raise ``failure``, if there is one: agent loops may swallow what their client raises, and make an observation

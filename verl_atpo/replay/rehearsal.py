@@ -101,14 +101,14 @@ class Rehearsal:
             tell: gets every call as it was answered.
 
         Raises:
-            BranchBug: ``open`` or ``snapshot`` raised.
+            TrajectoryBug: ``open`` or ``snapshot`` raised.
             ToolOutage: the tool is out.
         """
         session, seen = await self._run(Start(snapshots=True), calls, tell)
         self._generations = session.generations
         return seen
 
-    async def branch(self, turn: int, game: Sequence[Call]) -> list[Call]:
+    async def expand(self, turn: int, game: Sequence[Call]) -> list[Call]:
         """Play the game again: share its first ``turn`` turns, then make the same calls.
 
         Returns:
@@ -152,9 +152,9 @@ async def first_difference(rehearsal: Rehearsal, branching: Branching, game: Seq
         return otherwise and f"With the calls in another order, {otherwise}. {_REMEDIES[branching]}"
     for turn in range(len(game)):
         for often in ("", " a second time"):
-            otherwise = _otherwise(game, await rehearsal.branch(turn, game))
+            otherwise = _otherwise(game, await rehearsal.expand(turn, game))
             if otherwise is not None:
-                return f"Branched{often} after {turn} calls, {otherwise}. {_REMEDIES[branching]}"
+                return f"Expanded{often} after {turn} calls, {otherwise}. {_REMEDIES[branching]}"
     return None
 
 
@@ -173,8 +173,8 @@ _REMEDIES = {
 }
 
 
-def _otherwise(game: Sequence[Call], branch: Sequence[Call]) -> str | None:
-    for number, (call, other) in enumerate(zip(game, branch, strict=True), start=1):
+def _otherwise(game: Sequence[Call], expansion: Sequence[Call]) -> str | None:
+    for number, (call, other) in enumerate(zip(game, expansion, strict=True), start=1):
         if not call.same_as(other):
             now, before = (f"{each.text!r}, reward {each.reward:g}" for each in (other, call))
             return f"call {number}, {call.arguments}, gave {now}; before it gave {before}"

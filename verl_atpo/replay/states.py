@@ -10,7 +10,7 @@ import logging
 from collections.abc import Coroutine
 from typing import Any
 
-from verl_atpo.failure import BranchBug, brief, is_outage
+from verl_atpo.failure import TrajectoryBug, brief, is_outage
 from verl_atpo.replay.guard import HOUSEKEEPING_S, CallCounts, ToolGuard
 from verl_atpo.tools.answer import answered
 from verl_atpo.tools.stateful import StatefulTool, method_of, owner_of, run
@@ -106,7 +106,7 @@ async def call_hook(method: str, state: State, *args: Any, **kwargs: Any) -> Any
     """Call ``open``, ``snapshot`` or ``restore`` of a stateful tool, which no call of the model may make fail.
 
     Raises:
-        BranchBug: it raised what is no outage; names tool, method and remedy.
+        TrajectoryBug: it raised what is no outage; names tool, method and remedy.
         Exception: an outage.
     """
     try:
@@ -115,7 +115,7 @@ async def call_hook(method: str, state: State, *args: Any, **kwargs: Any) -> Any
         if is_outage(error):
             raise
         given = f" with create_kwargs={sorted(kwargs)}" if kwargs else ""
-        raise BranchBug(
+        raise TrajectoryBug(
             f"{type(state.tool).__qualname__}.{method}{given} of the tool {state.tool.name!r} raised {brief(error)}. "
             "No call of the model is to blame. Remedy: correct it, or the row's tools_kwargs; for "
             "trouble that passes raise verl_atpo.tools.TransientToolError."

@@ -25,7 +25,7 @@ from verl.tools.schemas import ToolResponse
 
 from verl_atpo.config import OnOutage
 from verl_atpo.deadlines.threads import in_thread
-from verl_atpo.failure import BranchBug, ToolOutage, message
+from verl_atpo.failure import ToolOutage, TrajectoryBug, message
 from verl_atpo.replay.client import ReplayClient
 from verl_atpo.replay.guard import HOUSEKEEPING_S, CallCounts, CallMemo, Live, ToolGuard
 from verl_atpo.replay.states import State, States, call_hook
@@ -171,7 +171,7 @@ class ToolSession:
             return make(copy.deepcopy(arguments))
 
         if self._session.closed:
-            raise BranchBug(f"A task that the agent loop left running called {tool.name!r} after the loop's end.")
+            raise TrajectoryBug(f"A task that the agent loop left running called {tool.name!r} after the loop's end.")
         if (reached := REACHED.get()) is not None:
             reached.tool = True
         branching = branching_of(tool)
@@ -222,7 +222,7 @@ class ToolSession:
             if self._guard.config.on_outage is OnOutage.REGROW:
                 self._session.failure = outage
             call.result = f"{tool.name} is not available at the moment."
-        except BranchBug as bug:
+        except TrajectoryBug as bug:
             self._session.failure = bug
             call.result = f"{tool.name} is broken."
         except Exception as error:  # recorded, and raised again now and on every replay

@@ -77,13 +77,13 @@ class TreeDump:
 
 def _with_plain_extras(record: Record) -> Record:
     """Make JSON of the fields that hold what a user's data and reward function made."""
-    branches = [
-        TrajectoryRecord(**{**branch, "reward_extra": plain(branch["reward_extra"])})
-        if "reward_extra" in branch
-        else branch
-        for branch in record.get("branches") or []
+    trajectories = [
+        TrajectoryRecord(**{**trajectory, "reward_extra": plain(trajectory["reward_extra"])})
+        if "reward_extra" in trajectory
+        else trajectory
+        for trajectory in record.get("branches") or []
     ]
-    made = Record(**{**record, "branches": branches})
+    made = Record(**{**record, "branches": trajectories})
     for name in ("data_source", "ground_truth", "extra_info"):
         if name in made:
             made[name] = plain(made[name])

@@ -246,7 +246,7 @@ def short_hash(text: str) -> str:
 def summarize(record: Mapping[str, Any]) -> Summary:
     """Make the summary of a record; also of one written before summaries were."""
     nodes = record.get("nodes") or []
-    branches = record.get("branches") or []
+    trajectories = record.get("branches") or []
     rewards = [node["reward"] for node in nodes if node.get("reward") is not None]
     calls = [call for node in nodes for call in node.get("tool_calls") or []]
     return Summary(
@@ -267,7 +267,7 @@ def summarize(record: Mapping[str, Any]) -> Summary:
         tool_calls=len(calls),
         tool_errors=sum(call.get("error") is not None for call in calls),
         outages=record.get("outages"),
-        diverged=sum(bool(branch.get("diverged")) for branch in branches),
+        diverged=sum(bool(each.get("diverged")) for each in trajectories),
         regrown=record.get("regrown") or 0,
         seconds=record.get("seconds"),
     )

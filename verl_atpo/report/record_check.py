@@ -1,6 +1,6 @@
 """Validation of records of unknown origin: types, ranges, and turns that make a tree.
 
-A record that passes has every field of :data:`NODE`, :data:`BRANCH` and :data:`RECORD`; a reader need not ask whether
+A record that passes has every field of :data:`NODE`, :data:`TRAJECTORY` and :data:`RECORD`; a reader need not ask whether
 they are there.
 """
 
@@ -20,7 +20,14 @@ NODE: Mapping[str, Any] = {
     "round": 0, "observation": "", "text": "", "tokens": 0, "mean_nll": None, "is_leaf": False, "reward": None,
     "value": None, "advantage": None,
 }  # fmt: skip
-BRANCH: Mapping[str, Any] = {"number": 0, "leaf": None, "round": 0, "picked": None, "started_s": 0.0, "ended_s": None}
+TRAJECTORY: Mapping[str, Any] = {
+    "number": 0,
+    "leaf": None,
+    "round": 0,
+    "picked": None,
+    "started_s": 0.0,
+    "ended_s": None,
+}
 TOOL_USE: Mapping[str, Any] = {"name": "?", "error": None}
 RECORD: Mapping[str, Any] = {
     "data_source": None, "ground_truth": None, "prompt": "", "failed": None, "root_value": None, "branches": [],
@@ -56,12 +63,12 @@ def check_record(value: Any) -> Record:
     record = {**RECORD, **record}
     _check_tree(record["nodes"])
     known = {node["index"] for node in record["nodes"]}
-    for branch in record["branches"]:
-        branch.update({name: branch.get(name, default) for name, default in BRANCH.items()})
-        if branch["leaf"] not in known:
-            branch["leaf"] = None
-        if "reward_extra" in branch:
-            branch["reward_extra"] = plain(branch["reward_extra"])
+    for trajectory in record["branches"]:
+        trajectory.update({name: trajectory.get(name, default) for name, default in TRAJECTORY.items()})
+        if trajectory["leaf"] not in known:
+            trajectory["leaf"] = None
+        if "reward_extra" in trajectory:
+            trajectory["reward_extra"] = plain(trajectory["reward_extra"])
     return Record(**{"summary": summarize(record), **record})
 
 

@@ -239,7 +239,7 @@ class ChainAgentLoopWorker(RunScopedWorker):
 
         Raises:
             ConfigError: verl has no reward for the data source, or its reward worker died while it was made.
-            BranchBug: the reward function raised, or returned what is no finite number.
+            TrajectoryBug: the reward function raised, or returned what is no finite number.
             Exception: an outage.
         """
         fields = outputs[-1].extra_fields

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from verl_atpo.config import ConfigError
-from verl_atpo.failure import BranchBug, brief, died_while_made, is_outage, last_words
+from verl_atpo.failure import TrajectoryBug, brief, died_while_made, is_outage, last_words
 
 logger = logging.getLogger(__name__)
 
@@ -36,20 +36,20 @@ def check_result(result: Any) -> None:
     """Check what a reward function returned.
 
     Raises:
-        BranchBug: neither a finite number nor a mapping with one under ``score``.
+        TrajectoryBug: neither a finite number nor a mapping with one under ``score``.
     """
     score = result
     if isinstance(result, Mapping):
         if "score" not in result:
-            raise BranchBug(_returned(result, "the mapping has no key 'score'"))
+            raise TrajectoryBug(_returned(result, "the mapping has no key 'score'"))
         score = result["score"]
     found = number(score)
     if found is None:
-        raise BranchBug(_returned(result, f"{type(score).__name__} is no number"))
+        raise TrajectoryBug(_returned(result, f"{type(score).__name__} is no number"))
     if not math.isfinite(found):
-        raise BranchBug(_returned(result, "the reward is not finite"))
+        raise TrajectoryBug(_returned(result, "the reward is not finite"))
     if abs(found) > LARGEST:
-        raise BranchBug(_returned(result, "the reward is too large for float32"))
+        raise TrajectoryBug(_returned(result, "the reward is too large for float32"))
 
 
 def check_reward(output: Any, computed: bool) -> None:
@@ -62,17 +62,17 @@ def check_reward(output: Any, computed: bool) -> None:
         computed: whether a reward function was asked; else the agent loop may have set the reward, or nobody has yet.
 
     Raises:
-        BranchBug: it is no finite number.
+        TrajectoryBug: it is no finite number.
     """
     score = output.reward_score
     if score is None and not computed:
         return
     try:
         check_result(score)
-    except BranchBug as error:
+    except TrajectoryBug as error:
         if computed:
             raise
-        raise BranchBug(
+        raise TrajectoryBug(
             f"The agent loop returned reward_score={_short(score)}: expected a finite number, or None for the reward "
             "function to be asked."
         ) from error
@@ -97,11 +97,11 @@ def blamed(error: Exception, data_source: Any) -> Exception:
             f"There is no reward for data_source={data_source!r} ({raised}); set {FUNCTION} and name, or "
             "+score=qa_paper for question answering."
         )
-    if isinstance(raised, BranchBug):
-        return BranchBug(str(raised))
+    if isinstance(raised, TrajectoryBug):
+        return TrajectoryBug(str(raised))
     if is_outage(error):
         return error
-    return BranchBug(
+    return TrajectoryBug(
         f"The reward function raised {brief(error)}. A trajectory without a reward cannot be trained on. Remedy: fix "
         "it, and let it return what such a response deserves."
     )

@@ -142,7 +142,7 @@ class RunScopedWorker(_AgentLoopWorker):
 
         Raises:
             NothingSampledError: the loop did not ask the model.
-            BranchBug: it is no output (:mod:`verl_atpo.tree.outputs`), or a row is not what was sampled
+            TrajectoryBug: it is no output (:mod:`verl_atpo.tree.outputs`), or a row is not what was sampled
                 (:mod:`verl_atpo.tree.comparison`).
             Exception: what ended the run, if the loop swallowed it.
         """

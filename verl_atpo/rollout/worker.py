@@ -15,7 +15,7 @@ import transfer_queue as tq
 from verl.experimental.agent_loop import AgentLoopOutput
 
 from verl_atpo.config import ConfigError
-from verl_atpo.failure import BranchBug, brief
+from verl_atpo.failure import TrajectoryBug, brief
 from verl_atpo.method.lengths import Lengths
 from verl_atpo.method.scheme import Credit, Scheme
 from verl_atpo.method.undecided import Undecided
@@ -128,13 +128,13 @@ class TreeAgentLoopWorker(ChainAgentLoopWorker):
         """Return the outputs of a trajectory of a tree, the last one scored.
 
         Raises:
-            BranchBug: there is no reward.
+            TrajectoryBug: there is no reward.
         """
         outputs = output if isinstance(output, list) else [output]
         await self._compute_score(outputs, kwargs)
         outputs[-1].extra_fields.setdefault("reward_extra_info", {})
         if outputs[-1].reward_score is None:
-            raise BranchBug(
+            raise TrajectoryBug(
                 "No reward is there when the agent loop ends, but a tree needs one per leaf: use a rule-based reward, "
                 "or reward.reward_model.enable_resource_pool=True."
             )

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from verl_atpo.failure import BranchBug
+from verl_atpo.failure import TrajectoryBug
 
 FIELDS = ("prompt_ids", "response_ids", "response_mask")
 LONGEST_VALUE = 100
@@ -22,19 +22,19 @@ def plain_outputs(returned: Any) -> list[Any]:
         returned: an object with the fields of verl's ``AgentLoopOutput``, or a list of them.
 
     Raises:
-        BranchBug: it is neither, or a field holds something else than a row of numbers; names the field.
+        TrajectoryBug: it is neither, or a field holds something else than a row of numbers; names the field.
     """
     outputs = list(returned) if isinstance(returned, list | tuple) else [returned]
     for output in outputs:
         if not all(hasattr(output, field) for field in FIELDS):
-            raise BranchBug(
+            raise TrajectoryBug(
                 f"The agent loop returned {_short(output)}: expected an AgentLoopOutput, or a list of them for a loop "
                 "that replaces its context. Remedy: return one at the end of run()."
             )
         _make_plain(output)
         _check_rest(output)
     if not outputs:
-        raise BranchBug("The agent loop returned no output. Remedy: return an AgentLoopOutput at the end of run().")
+        raise TrajectoryBug("The agent loop returned no output. Remedy: return an AgentLoopOutput at the end of run().")
     return outputs
 
 
@@ -55,12 +55,12 @@ def _check_rest(output: Any) -> None:
     """Check the fields beside the tokens that verl reads once the row is far away from its loop."""
     turns = _number(getattr(output, "num_turns", 0))
     if not isinstance(turns, int):
-        raise BranchBug(f"The agent loop returned num_turns={_short(turns)}: expected the number of messages.")
+        raise TrajectoryBug(f"The agent loop returned num_turns={_short(turns)}: expected the number of messages.")
     if hasattr(output, "num_turns"):
         output.num_turns = turns
     extra = getattr(output, "extra_fields", {})
     if extra is not None and not isinstance(extra, dict):
-        raise BranchBug(f"The agent loop returned extra_fields={_short(extra)}: expected a dict.")
+        raise TrajectoryBug(f"The agent loop returned extra_fields={_short(extra)}: expected a dict.")
     if hasattr(output, "extra_fields"):
         output.extra_fields = {k: v for k, v in (extra or {}).items() if k != "reward_extra_info" or v is not None}
 
@@ -69,7 +69,7 @@ def _listed(field: str, values: Any) -> list[Any]:
     if hasattr(values, "tolist"):
         values = values.tolist()
     if not isinstance(values, Sequence) or isinstance(values, str | bytes):
-        raise BranchBug(f"The agent loop returned {field}={_short(values)}: expected a list of numbers.")
+        raise TrajectoryBug(f"The agent loop returned {field}={_short(values)}: expected a list of numbers.")
     return list(values)
 
 
@@ -80,7 +80,7 @@ def _whole(field: str, at: int, value: Any) -> Any:
         return int(number)
     if field == "response_mask":
         return number
-    raise BranchBug(f"The agent loop returned {field} with {_short(value)} at {at}: expected token ids.")
+    raise TrajectoryBug(f"The agent loop returned {field} with {_short(value)} at {at}: expected token ids.")
 
 
 def _number(value: Any) -> Any:

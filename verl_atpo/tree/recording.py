@@ -15,7 +15,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from verl_atpo.config import ConfigError
-from verl_atpo.failure import BranchBug, EmptyTurnError
+from verl_atpo.failure import EmptyTurnError, TrajectoryBug
 
 OLDEST_VERSION, NEWEST_VERSION = "min_global_steps", "max_global_steps"
 """verl's extra fields of a generation and of a row: the training steps whose weights sampled it."""
@@ -46,7 +46,7 @@ class ToolCall:
         """Reward that the tool gave for the call, the second item it returned; 0 where there is none, as in verl.
 
         Raises:
-            BranchBug: it is no finite number.
+            TrajectoryBug: it is no finite number.
         """
         if not isinstance(self.result, tuple) or len(self.result) < 2 or self.result[1] is None:
             return 0.0
@@ -55,7 +55,7 @@ class ToolCall:
         except (TypeError, ValueError):
             reward = math.nan
         if not math.isfinite(reward):
-            raise BranchBug(
+            raise TrajectoryBug(
                 f"Tool {self.name!r} gave the reward {self.result[1]!r} for a call: expected a finite number or None. "
                 "Remedy: fix the tool, or set algorithm.atpo.credit.tool_rewards=0."
             )

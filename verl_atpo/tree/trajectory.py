@@ -59,7 +59,7 @@ class Trajectory:
 
         Raises:
             NothingSampledError: the loop did not ask the model.
-            BranchBug: the row is not what was sampled; see :func:`verl_atpo.tree.comparison.check_tree_rows`.
+            TrajectoryBug: the row is not what was sampled; see :func:`verl_atpo.tree.comparison.check_tree_rows`.
         """
         run.close()
         outputs = output if isinstance(output, list) else [output]

@@ -14,12 +14,12 @@ from verl_atpo.render.explanation import explain
 from verl_atpo.render.markup import row_block, text_block, transcript_block
 from verl_atpo.render.text import signed, visible
 from verl_atpo.render.timeline import draw_timeline
-from verl_atpo.render.trajectory import branch_of, leaf_through, leaves_of, segments, transcript
+from verl_atpo.render.trajectory import leaf_through, leaves_of, segments, trajectory_of, transcript
 from verl_atpo.view.page import block
 
 TABS = ("transcript", "time line", "rows", "trajectories", "record")
 SEGMENT_COLUMNS = ("start", "tokens", "what", "mask", "advantage", "value")
-BRANCH_COLUMNS = ("number", "leaf", "round", "reward", "own_turns", "response_tokens", "started_s", "ended_s",
+TRAJECTORY_COLUMNS = ("number", "leaf", "round", "reward", "own_turns", "response_tokens", "started_s", "ended_s",
                   "diverged", "picked", "failures", "reward_extra")  # fmt: skip
 TITLES = {"picked": "selected because", "own_turns": "own turns"}
 
@@ -47,7 +47,7 @@ class Details:
                 with ui.tab_panel("rows"):
                     self._rows()
                 with ui.tab_panel("trajectories"):
-                    self._branches()
+                    self._trajectories()
                 with ui.tab_panel("record"):
                     self._rest()
 
@@ -60,7 +60,7 @@ class Details:
     def _named(self) -> dict[int, str]:
         named = {}
         for number, leaf in enumerate(self.leaves):
-            reward = branch_of(self.record, leaf).get("reward")
+            reward = trajectory_of(self.record, leaf).get("reward")
             named[leaf] = f"trajectory {number}, node {leaf}" + ("" if reward is None else f", reward {reward:g}")
         return named
 
@@ -107,7 +107,7 @@ class Details:
         show(self.leaves[0])
 
     def _row(self, leaf: int) -> None:
-        row, branch = segments(self.record, leaf), branch_of(self.record, leaf)
+        row, trajectory = segments(self.record, leaf), trajectory_of(self.record, leaf)
         scale = scale_of(self.record, ColorBy.ADVANTAGE).high
         block(row_block(row[1:], scale)).props("data-part=row-text")
         rows = [
@@ -120,18 +120,18 @@ class Details:
             for each in row
         ]  # fmt: skip
         ui.table(columns=_columns(SEGMENT_COLUMNS), rows=rows).props("flat dense").props("data-part=segments")
-        length = branch.get("response_tokens")
-        cut = [start for start in branch.get("starts") or [] if length is not None and start >= length]
+        length = trajectory.get("response_tokens")
+        cut = [start for start in trajectory.get("starts") or [] if length is not None and start >= length]
         if cut:
             ui.label(f"The response limit of {length} tokens cut {len(cut)} turns off.").classes("text-negative")
 
-    def _branches(self) -> None:
-        branches = self.record.get("branches") or []
-        if not branches:
+    def _trajectories(self) -> None:
+        trajectories = self.record.get("branches") or []
+        if not trajectories:
             ui.label("The dump holds nothing about single trajectories.").classes("faint")
             return
-        rows = [{name: _cell(branch.get(name)) for name in BRANCH_COLUMNS} for branch in branches]
-        table = ui.table(columns=_columns(BRANCH_COLUMNS), rows=rows, row_key="number")
+        rows = [{name: _cell(trajectory.get(name)) for name in TRAJECTORY_COLUMNS} for trajectory in trajectories]
+        table = ui.table(columns=_columns(TRAJECTORY_COLUMNS), rows=rows, row_key="number")
         table.props("flat dense wrap-cells data-part=branches")
 
     def _rest(self) -> None:

@@ -364,6 +364,7 @@ def texts_of(record: Record) -> str:
     for node in record["nodes"]:
         texts += [node["observation"], node["text"]]
         texts += [call["error"] or "" for call in node.get("tool_calls", [])]
-    for branch in record["branches"]:
-        texts += [*branch.get("failures", []), branch.get("tail", ""), "diverged" if branch.get("diverged") else ""]
+    for trajectory in record["branches"]:
+        texts += [*trajectory.get("failures", []), trajectory.get("tail", "")]
+        texts += ["diverged"] if trajectory.get("diverged") else []
     return "\n".join(dict.fromkeys(texts))

@@ -15,7 +15,7 @@ from typing import Any
 from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer
 
 from verl_atpo.config import ConfigError
-from verl_atpo.failure import BranchBug, NothingSampledError, brief
+from verl_atpo.failure import NothingSampledError, TrajectoryBug, brief
 from verl_atpo.seams.wrap import wrap_once
 
 LOOK_S = 10.0
@@ -106,7 +106,7 @@ def describe_bug(error: BaseException, prompt: Mapping[str, Any]) -> str:
     """
     row = f"data_source={prompt.get('data_source')!r}, extra_info={prompt.get('extra_info')}"[:LONGEST_ROW]
     met = f"It was met on prompt {prompt.get('uid')} ({row})."
-    if isinstance(error, ConfigError | BranchBug | NothingSampledError):
+    if isinstance(error, ConfigError | TrajectoryBug | NothingSampledError):
         return f"{error} {met}"
     return (
         f"The agent loop {prompt.get('agent_name')!r} raised {brief(error)} at {_place(error)}. Remedy: fix it; for "
