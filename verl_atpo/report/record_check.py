@@ -1,7 +1,6 @@
 """Validation of records of unknown origin: types, ranges, and turns that make a tree.
 
-A record that passes has every field of :data:`NODE`, :data:`TRAJECTORY` and :data:`RECORD`; a reader need not ask whether
-they are there.
+A record that passes has every field of :data:`NODE`, :data:`TRAJECTORY` and :data:`RECORD`.
 """
 
 from __future__ import annotations
