@@ -101,7 +101,11 @@ class Shrunk(Scheme):
             beside = sum(
                 other is not None and context[at] == context[node.index] for at, other in enumerate(credit.values)
             )
-            difference = {"value": value, "baseline": value - advantage / factor if factor else value, "scale": scale}
+            difference: dict[str, Any] = {
+                "value": value,
+                "baseline": value - advantage / factor if factor else value,
+                "scale": scale,
+            }
             difference |= {"weight": factors[node.index], "samples": beside - 1}
             difference |= {"baseline_from": "context" if beside > 1 else "chains"}
             described.append([difference])
