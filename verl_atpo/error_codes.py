@@ -51,7 +51,7 @@ def verdict_of_codes(error: BaseException) -> bool | None:
     for judge in (_database_verdict, _mcp_verdict):
         if (found := judge(error)) is not None:
             return found
-    number = _attribute(error, "errno")
+    number = attribute(error, "errno")
     return True if isinstance(number, int) and number in _ERRNOS else None
 
 
@@ -63,33 +63,33 @@ def status_of(error: BaseException) -> int | None:
 def _candidates(error: BaseException) -> Iterator[Any]:
     """Yield the attributes in which clients keep a status, lazily: some properties warn when they are read."""
     for name in ("status_code", "status", "http_status", "errcode"):
-        yield _attribute(error, name)
+        yield attribute(error, name)
     for name in ("response", "resp"):
-        response = _attribute(error, name)
+        response = attribute(error, name)
         if isinstance(response, dict):  # botocore
             metadata = response.get("ResponseMetadata")
             yield metadata.get("HTTPStatusCode") if isinstance(metadata, dict) else None
         else:
-            yield _attribute(response, "status_code")
-            yield _attribute(response, "status")
-    yield _attribute(error, "code")
+            yield attribute(response, "status_code")
+            yield attribute(response, "status")
+    yield attribute(error, "code")
 
 
 def rpc_code_of(error: BaseException) -> str | None:
     """Return the name of an error's gRPC status (``RpcError.code()``); ``None`` if there is none."""
-    code = _attribute(error, "code")
+    code = attribute(error, "code")
     if callable(code):
         try:
             code = code()
         except Exception:
             return None
-    name = _attribute(code, "name")
+    name = attribute(code, "name")
     return name if isinstance(name, str) and name in _RPC_CODES else None
 
 
 def _type_passes(error: BaseException) -> bool:
     """Return whether the body of an answer names overload, which AWS sends with 400 and streams after a 200."""
-    response, body = _attribute(error, "response"), _attribute(error, "body")
+    response, body = attribute(error, "response"), attribute(error, "body")
     holders = [response.get("Error")] if isinstance(response, dict) else []
     if isinstance(body, dict):
         holders += [body, body.get("error")]
@@ -98,17 +98,17 @@ def _type_passes(error: BaseException) -> bool:
 
 
 def _database_verdict(error: BaseException) -> bool | None:
-    sqlite = _attribute(error, "sqlite_errorcode")
+    sqlite = attribute(error, "sqlite_errorcode")
     if isinstance(sqlite, int):
         return sqlite & 0xFF in _SQLITE_PASSING
     packages = {kind.__module__.split(".")[0] for kind in type(error).__mro__}
     first = error.args[0] if error.args else None
-    states = (_attribute(error, "sqlstate"), _attribute(error, "pgcode"), first if "pyodbc" in packages else None)
+    states = (attribute(error, "sqlstate"), attribute(error, "pgcode"), first if "pyodbc" in packages else None)
     state = next((each for each in states if isinstance(each, str) and _SQLSTATE.fullmatch(each)), None)
     if state is not None:
         return _SQLSTATE_PASSING.fullmatch(state) is not None
     if not packages.isdisjoint(_MYSQL):
-        number = _attribute(error, "errno") or first
+        number = attribute(error, "errno") or first
         return number in _MYSQL_PASSING if isinstance(number, int) else None
     if not packages.isdisjoint(_SQL_CLIENTS) and type(error).__name__ == "OperationalError":
         return True  # without a state: the server was not reached, or its connection was lost
@@ -118,11 +118,12 @@ def _database_verdict(error: BaseException) -> bool | None:
 def _mcp_verdict(error: BaseException) -> bool | None:
     if type(error).__name__.lower() != "mcperror":
         return None
-    code = _attribute(_attribute(error, "error"), "code")
+    code = attribute(attribute(error, "error"), "code")
     return code in _MCP_PASSING if isinstance(code, int) else None
 
 
-def _attribute(holder: Any, name: str) -> Any:
+def attribute(holder: Any, name: str) -> Any:
+    """Return an attribute of an object of a foreign class; ``None`` if there is none, or reading it fails."""
     try:
         return getattr(holder, name, None)
     except Exception:  # a property of a foreign class

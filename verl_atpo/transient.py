@@ -15,7 +15,7 @@ import urllib.error
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from verl_atpo.error_codes import verdict_of_codes
+from verl_atpo.error_codes import attribute, verdict_of_codes
 from verl_atpo.error_names import dotted, is_model_timeout, is_overload, is_refused, named_outage
 
 FAMILIES = (
@@ -113,11 +113,4 @@ def group_members(error: BaseException) -> list[BaseException]:
 
 
 def _carried(error: BaseException) -> list[Any]:
-    return [*(_attribute(error, name) for name in _CARRIED), *error.args]
-
-
-def _attribute(holder: Any, name: str) -> Any:
-    try:
-        return getattr(holder, name, None)
-    except Exception:  # a property of a foreign class
-        return None
+    return [*(attribute(error, name) for name in _CARRIED), *error.args]

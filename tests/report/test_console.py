@@ -14,7 +14,7 @@ from verl.utils.tracking import Tracking
 
 from verl_atpo.report import console as console_module
 from verl_atpo.report.console import Console
-from verl_atpo.report.run_file import RunFile, find_run, lives, new_start, read_run, this_start
+from verl_atpo.report.run_file import RunFile, find_run, lives, read_run, start_name, this_start
 from verl_atpo.report.step_line import alarm, duration, step_line, validation
 from verl_atpo.report.tracking import add_to_tracking, keep_metrics_files
 from verl_atpo.watch import watch
@@ -132,7 +132,7 @@ def test_what_an_earlier_start_logged_is_kept(monkeypatch, tmp_path, resumes):
 
 
 def test_starts_are_named_by_time_and_this_one_runs():
-    first = new_start()
+    first = start_name(int(1000 * time.time()))
     run = this_start(["main_ppo"], steps=4)
     assert first[:8].isdigit() and len(first) == len(run.start) == 19 and first <= run.start
     assert run.lives and run.state == "running"

@@ -38,11 +38,12 @@ from verl_atpo.method.scheme import find_scheme
 from verl_atpo.render.trajectory import segments
 from verl_atpo.report.describe import TreeDescriber
 from verl_atpo.report.dump import TreeDump
-from verl_atpo.report.dump_choice import DUMPED, DumpChoice, start_name, take_mark
+from verl_atpo.report.dump_choice import DUMPED, DumpChoice, take_mark
 from verl_atpo.report.dump_file import DumpFile
 from verl_atpo.report.dump_reader import read_trees
 from verl_atpo.report.metrics import WorkerStats, step_metrics, tree_stats
 from verl_atpo.report.record import Record
+from verl_atpo.report.run_file import start_name
 from verl_atpo.rollout.grower import TreeGrower
 from verl_atpo.rollout.rows import leaf_outputs
 from verl_atpo.tree import contexts

@@ -6,12 +6,13 @@ would favour short ones.
 
 from __future__ import annotations
 
-import datetime
 import time
 from typing import Any
 
 import torch
 from tensordict import TensorDict
+
+from verl_atpo.report.run_file import start_name
 
 DUMPED = "atpo_dump"
 """Column of a batch of prompts: 0 for a tree that is not dumped, else the start of the run, ms since the epoch."""
@@ -55,9 +56,3 @@ def take_mark(prompt: dict[str, Any]) -> tuple[bool, str | None]:
     """
     mark = int(prompt.pop(DUMPED, 1))
     return mark != 0, start_name(mark) if mark > 1 else None
-
-
-def start_name(milliseconds: int) -> str:
-    """Name a start by its time, in UTC: ``20261130-120301-042``."""
-    seconds, rest = divmod(milliseconds, 1000)
-    return f"{datetime.datetime.fromtimestamp(seconds, datetime.timezone.utc):%Y%m%d-%H%M%S}-{rest:03d}"

@@ -18,10 +18,10 @@ from verl_atpo.report.secrets import masked_command
 NAME = "atpo_run.json"
 
 
-def new_start() -> str:
-    """Name the start of a run by its time in UTC: ``20261130-120301-042``."""
-    now = datetime.datetime.now(datetime.timezone.utc)
-    return f"{now:%Y%m%d-%H%M%S}-{now.microsecond // 1000:03d}"
+def start_name(milliseconds: int) -> str:
+    """Name the start of a run by its time since the epoch, in UTC: ``20261130-120301-042``."""
+    seconds, rest = divmod(milliseconds, 1000)
+    return f"{datetime.datetime.fromtimestamp(seconds, datetime.timezone.utc):%Y%m%d-%H%M%S}-{rest:03d}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,10 +93,9 @@ def this_start(
     command: Sequence[str], steps: int | None = None, resumed: int | None = None, dump_dir: str | None = None
 ) -> RunFile:
     """Make the record of a run that this process has just started."""
-    start = new_start()
-    return RunFile(
-        start, os.getpid(), socket.gethostname(), masked_command(command), time.time(), steps, resumed, dump_dir
-    )
+    began = time.time()
+    name, host = start_name(int(1000 * began)), socket.gethostname()
+    return RunFile(name, os.getpid(), host, masked_command(command), began, steps, resumed, dump_dir)
 
 
 def find_run(folder: Path, depth: int = 4) -> RunFile | None:

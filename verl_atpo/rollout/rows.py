@@ -15,7 +15,7 @@ from verl_atpo.config import SharedTurns
 from verl_atpo.method.channel import TurnCredit, write_row
 from verl_atpo.method.scheme import Credit
 from verl_atpo.tree.growth import GrownTree
-from verl_atpo.tree.recording import NEWEST_VERSION, OLDEST_VERSION, versions
+from verl_atpo.tree.recording import version_fields
 from verl_atpo.tree.trajectory import Trajectory
 
 
@@ -64,15 +64,15 @@ def trajectory_rows(
         carried = token_rewards(trajectory, turns, outcome, weights)
         for output, mask, rewards in zip(trajectory.outputs, rows, carried, strict=True):
             if any(mask) or output is trajectory.output:
-                found.append(_leaf_output(output, mask, rewards, _versions(trajectory)))
+                found.append(_leaf_output(output, mask, rewards, version_fields(trajectory.turns)))
         yield found
 
 
 def _leaf_output(
-    output: AgentLoopOutput, mask: list[int], rewards: list[float], versions_of_row: dict[str, int]
+    output: AgentLoopOutput, mask: list[int], rewards: list[float], versions: dict[str, int]
 ) -> LeafOutput:
     fields = {name: getattr(output, name) for name in output.model_fields_set}
-    fields["extra_fields"] = {**output.extra_fields, **versions_of_row}
+    fields["extra_fields"] = {**output.extra_fields, **versions}
     missing = len(rewards) - len(mask)
     fields["response_mask"] = mask + [0] * missing
     fields["response_ids"] = output.response_ids + output.response_ids[-1:] * missing
@@ -128,15 +128,6 @@ def trained_masks(grown: GrownTree, shared_turns: SharedTurns) -> list[list[list
             mask[place.start : end] = [0] * len(mask[place.start : end])
         masks.append(rows)
     return masks
-
-
-def _versions(trajectory: Trajectory) -> dict[str, int]:
-    """Make verl's fields for the versions of the weights that sampled a trajectory, shared turns included.
-
-    Its asynchronous trainers need them in every row, and not every agent loop passes them on.
-    """
-    found = versions(trajectory.turns)
-    return {} if found is None else dict(zip((OLDEST_VERSION, NEWEST_VERSION), found, strict=True))
 
 
 def policy_text(outputs: Sequence[AgentLoopOutput], tokenizer: PreTrainedTokenizerBase) -> str:

@@ -26,7 +26,7 @@ from verl_atpo.tools.stateful import expanded
 from verl_atpo.tools.tool_agent import complete_tool_agent
 from verl_atpo.tree.comparison import check_chain_rows
 from verl_atpo.tree.outputs import plain_outputs
-from verl_atpo.tree.recording import NEWEST_VERSION, OLDEST_VERSION, Generation, group_turns, versions
+from verl_atpo.tree.recording import Generation, group_turns, version_fields
 
 logger = logging.getLogger(__name__)
 
@@ -169,8 +169,7 @@ class RunScopedWorker(_AgentLoopWorker):
         The versions of the weights, which verl's trainer needs in every row, are the record's where the loop has none.
         """
         run = _RUN.get()
-        found = None if run is None else versions(group_turns(run.client.generations))
-        of_record = {} if found is None else dict(zip((OLDEST_VERSION, NEWEST_VERSION), found, strict=True))
+        of_record = {} if run is None else version_fields(group_turns(run.client.generations))
         for output in outputs:
             for name, version in of_record.items():
                 if output.extra_fields.get(name) is None:

@@ -222,6 +222,12 @@ def versions(turns: Sequence[Turn]) -> tuple[int, int] | None:
     return (min(oldest), max(newest)) if oldest and newest else None
 
 
+def version_fields(turns: Sequence[Turn]) -> dict[str, int]:
+    """Make the extra fields in which verl's asynchronous trainers need the versions of a row; empty if not known."""
+    found = versions(turns)
+    return {} if found is None else dict(zip((OLDEST_VERSION, NEWEST_VERSION), found, strict=True))
+
+
 def group_turns(generations: Sequence[Generation]) -> list[Turn]:
     """Join generations that no observation separates: the later prompt is the earlier one plus what it sampled."""
     groups: list[list[Generation]] = []

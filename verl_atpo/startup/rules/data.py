@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,12 @@ def row_fields(run: Run, row: Mapping[str, Any]) -> dict[str, Any]:
     info = row.get("extra_info") or {}
     kwargs = info.get("tools_kwargs") if isinstance(info, Mapping) else None
     return {**row, "raw_prompt": row.get(run.get(PROMPT_KEY)), "tools_kwargs": kwargs}
+
+
+def _each_row(run: Run, read: Callable[[Run], tuple[Rows, ...]]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Yield the sampled rows of all files of a setting, with a name for messages."""
+    for rows in run.once(read):
+        yield from rows.names()
 
 
 def _columns(setting: str, read: Callable[[Run], tuple[Rows, ...]]) -> Rule:
@@ -81,9 +87,8 @@ def _rows(setting: str, read: Callable[[Run], tuple[Rows, ...]]) -> Rule:
         reader = run.once(_reader)
         if reader is None:
             return
-        for rows in run.once(read):
-            for name, row in rows.names():
-                reader.check(row_fields(run, row), name)
+        for name, row in _each_row(run, read):
+            reader.check(row_fields(run, row), name)
 
     return Rule(setting, problem, stage=Stage.REHEARSAL)
 
@@ -119,13 +124,12 @@ def _row_loops(setting: str, read: Callable[[Run], tuple[Rows, ...]]) -> Rule:
 
     def problem(run: Run) -> str | None:
         known = {SINGLE_TURN, TOOL_AGENT, *own_loops(run)}
-        for rows in run.once(read):
-            for name, row in rows.names():
-                loop = row.get("agent_name")
-                if isinstance(loop, str) and loop not in known and not run.get(EXTERNAL):
-                    return f"agent_name of {name} is {loop!r}: {unknown(loop, sorted(known), f', or one of {LOOPS}')}"
-                if loop == SINGLE_TURN and run.grows_trees and setting == TRAIN:
-                    return f"agent_name of {name} is {loop!r}: a loop of one turn has no turns to sample again"
+        for name, row in _each_row(run, read):
+            loop = row.get("agent_name")
+            if isinstance(loop, str) and loop not in known and not run.get(EXTERNAL):
+                return f"agent_name of {name} is {loop!r}: {unknown(loop, sorted(known), f', or one of {LOOPS}')}"
+            if loop == SINGLE_TURN and run.grows_trees and setting == TRAIN:
+                return f"agent_name of {name} is {loop!r}: a loop of one turn has no turns to sample again"
         return None
 
     return Rule(setting, problem, stage=Stage.REHEARSAL)
@@ -133,14 +137,13 @@ def _row_loops(setting: str, read: Callable[[Run], tuple[Rows, ...]]) -> Rule:
 
 def _row_leaves(run: Run) -> str | None:
     leaves = run.atpo.expansion.leaves
-    for rows in run.once(train_rows):
-        for name, row in rows.names():
-            wanted = row.get("__rollout_n__")
-            if wanted is not None and wanted != leaves:
-                return (
-                    f"__rollout_n__ of {name} is {wanted}, but a tree grows {leaves} leaves. Leave the column out, or "
-                    "use +atpo=chain"
-                )
+    for name, row in _each_row(run, train_rows):
+        wanted = row.get("__rollout_n__")
+        if wanted is not None and wanted != leaves:
+            return (
+                f"__rollout_n__ of {name} is {wanted}, but a tree grows {leaves} leaves. Leave the column out, or use "
+                "+atpo=chain"
+            )
     return None
 
 
@@ -150,13 +153,12 @@ def _filtered(run: Run) -> str | None:
     if reader is None:
         return None
     limited = dataclasses.replace(reader, limit=run.get(LIMIT), strict=True)
-    for rows in run.once(train_rows):
-        for name, row in rows.names():
-            try:
-                limited.check(row_fields(run, row), name)
-                return None
-            except ConfigError:
-                continue
+    for name, row in _each_row(run, train_rows):
+        try:
+            limited.check(row_fields(run, row), name)
+            return None
+        except ConfigError:
+            continue
     return "with data.filter_overlong_prompts=True no row that was looked at is short enough; raise it"
 
 
@@ -169,15 +171,14 @@ def _custom_class(run: Run) -> str | None:
 
 def _answered(run: Run) -> str | None:
     """Warn of prompts that end with an answer."""
-    for rows in run.once(train_rows):
-        for name, row in rows.names():
-            messages = row.get(run.get(PROMPT_KEY))
-            last = messages[-1] if isinstance(messages, list) and messages else None
-            if isinstance(last, Mapping) and last.get("role") == "assistant":
-                return (
-                    f"the prompt of {name} ends with a message of the assistant, which the model would read. Remove "
-                    "it if it is the answer"
-                )
+    for name, row in _each_row(run, train_rows):
+        messages = row.get(run.get(PROMPT_KEY))
+        last = messages[-1] if isinstance(messages, list) and messages else None
+        if isinstance(last, Mapping) and last.get("role") == "assistant":
+            return (
+                f"the prompt of {name} ends with a message of the assistant, which the model would read. Remove it if "
+                "it is the answer"
+            )
     return None
 
 
@@ -185,16 +186,15 @@ def _live_tokens(run: Run) -> str | None:
     """Warn of control tokens in messages, which begin and end turns as those of the chat template do."""
     made = run.once(tokenizer)
     tokens = [] if made is None else [token for token in made.all_special_tokens if len(token.strip()) > 1]
-    for rows in run.once(train_rows):
-        for name, row in rows.names():
-            messages = row.get(run.get(PROMPT_KEY))
-            for message in messages if isinstance(messages, list) else ():
-                text = str(message.get("content")) if isinstance(message, Mapping) else ""
-                if found := next((token for token in tokens if token in text), None):
-                    return (
-                        f"the prompt of {name} has the control token {found!r} in a message, where it acts as one. "
-                        "Remove it, unless that is meant"
-                    )
+    for name, row in _each_row(run, train_rows):
+        messages = row.get(run.get(PROMPT_KEY))
+        for message in messages if isinstance(messages, list) else ():
+            text = str(message.get("content")) if isinstance(message, Mapping) else ""
+            if found := next((token for token in tokens if token in text), None):
+                return (
+                    f"the prompt of {name} has the control token {found!r} in a message, where it acts as one. Remove "
+                    "it, unless that is meant"
+                )
     return None
 
 
