@@ -33,8 +33,8 @@ from verl_atpo.method.estimator import compute_atpo_advantage
 from verl_atpo.replay.client import ReplayClient
 from verl_atpo.replay.runner import LoopRunner, Start
 from verl_atpo.rollout.grower import TreeGrower
-from verl_atpo.tree.comparison import stretches
 from verl_atpo.tree.growth import GrownTree
+from verl_atpo.tree.stretches import stretches
 
 PROMPT = [1, 2, 3]
 

@@ -12,8 +12,9 @@ from verl.experimental.agent_loop import AgentLoopOutput
 from verl.workers.rollout.replica import TokenOutput
 
 from verl_atpo.failure import ContextRewrittenError, NothingSampledError, RowMismatchError
-from verl_atpo.tree.comparison import check_chain_rows, check_tree_row, stretches
+from verl_atpo.tree.comparison import check_chain_rows, check_tree_row
 from verl_atpo.tree.recording import Generation
+from verl_atpo.tree.stretches import stretches
 
 PROMPT = [1, 2, 3]
 

@@ -11,9 +11,10 @@ from verl.experimental.agent_loop import AgentLoopOutput
 from verl.workers.rollout.replica import TokenOutput
 
 from verl_atpo.failure import RowMismatchError
-from verl_atpo.tree.comparison import Place, check_tree_rows, stretches
+from verl_atpo.tree.comparison import Place, check_tree_rows
 from verl_atpo.tree.conversations import Conversations
 from verl_atpo.tree.recording import Generation, contexts_of, group_turns
+from verl_atpo.tree.stretches import stretches
 
 PROMPT = [1, 2, 3]
 

@@ -20,8 +20,7 @@ from verl_atpo.replay.client import ReplayClient
 from verl_atpo.replay.divergence import describe_divergence
 from verl_atpo.replay.guard import CallMemo, ToolGuard
 from verl_atpo.replay.runner import LoopRunner
-from verl_atpo.startup.data_checks import plain_message
-from verl_atpo.tools.row import own_containers
+from verl_atpo.tools.row import own_containers, plain_message
 from verl_atpo.tools.stateful import expanded
 from verl_atpo.tools.tool_agent import complete_tool_agent
 from verl_atpo.tree.comparison import check_chain_rows

@@ -13,6 +13,7 @@ from tensordict import NonTensorData, TensorDict
 from verl_atpo.config import ConfigError
 from verl_atpo.failure import brief
 from verl_atpo.settings import did_you_mean, show
+from verl_atpo.tools.row import plain_message
 
 TOOL_SETTINGS = "actor_rollout_ref.rollout.multi_turn.tool_config_path or function_tool_path"
 DEFAULT_LOOP = "actor_rollout_ref.rollout.agent.default_agent_loop"
@@ -177,19 +178,6 @@ def check_rows(
     for row in range(len(batch)):
         fields = {key: values[row] for key, values in columns.items()}
         reader.check(fields, f"row {row} of the batch (extra_info={show(fields['extra_info'])})")
-
-
-def plain_message(message: Mapping[str, Any]) -> dict[str, Any]:
-    """Convert a message to plain containers, without the nulls that parquet files fill in."""
-    content = message.get("content")
-    if content is not None and not isinstance(content, str):
-        parts = [dict(part) if isinstance(part, Mapping) else part for part in content]
-        content = [
-            {key: value for key, value in part.items() if value is not None} if isinstance(part, dict) else part
-            for part in parts
-        ]
-    rest = {key: value for key, value in message.items() if value is not None}
-    return {**rest, "content": content}
 
 
 def _media(content: Any) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""Values of a data row for one run: tool arguments without the nulls that parquet adds, containers of its own.
+"""Values of a data row for one run, without the nulls that parquet adds, in containers of its own.
 
 A parquet column holds one kind of struct: a key that any row has is there in all rows, null where it was not written.
 """
@@ -35,6 +35,19 @@ def own_containers(value: Any) -> Any:
             own[at] = own_containers(each)
         return own
     return value
+
+
+def plain_message(message: Mapping[str, Any]) -> dict[str, Any]:
+    """Convert a message to plain containers, without the nulls that parquet files fill in."""
+    content = message.get("content")
+    if content is not None and not isinstance(content, str):
+        parts = [dict(part) if isinstance(part, Mapping) else part for part in content]
+        content = [
+            {key: value for key, value in part.items() if value is not None} if isinstance(part, dict) else part
+            for part in parts
+        ]
+    rest = {key: value for key, value in message.items() if value is not None}
+    return {**rest, "content": content}
 
 
 def create_kwargs(tools_kwargs: Any, names: Sequence[str]) -> dict[str, Any]:
