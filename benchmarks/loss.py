@@ -30,7 +30,7 @@ RESULT = Path(__file__).parent / "results" / "loss.json"
 
 
 def call(loss_fn: Callable[..., Any], batch: Batch, config: ActorConfig) -> None:
-    """One forward and backward."""
+    """Run one forward and backward pass."""
     log_prob = batch["log_prob"].detach().requires_grad_()
     loss, _ = loss_fn(**{**batch, "log_prob": log_prob}, loss_agg_mode="seq-mean-token-mean", config=config)
     loss.backward()
@@ -46,7 +46,7 @@ def seconds_of(run: Callable[[], None]) -> float:
 
 
 def peak_bytes_of(run: Callable[[], None], cuda: bool) -> int:
-    """Most memory in use at once, above what was in use before."""
+    """Return the peak memory above what was in use before."""
     if cuda:
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
@@ -59,7 +59,7 @@ def peak_bytes_of(run: Callable[[], None], cuda: bool) -> int:
 
 
 def measure(rows: int, tokens: int, turns: int, device: str, dtype: torch.dtype, repeats: int) -> dict[str, Any]:
-    """One line of the table: the best of ``repeats`` interleaved runs, after one warm-up."""
+    """Measure one line of the table: the best of ``repeats`` interleaved runs, after one warm-up."""
     config = ActorConfig(strategy="fsdp", rollout_n=1, ppo_micro_batch_size_per_gpu=1, clip_ratio_low=0.003,
                          clip_ratio_high=0.004)  # fmt: skip
     batch = make_batch(rows, tokens, turns, device, dtype)

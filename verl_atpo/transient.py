@@ -1,4 +1,4 @@
-"""Which errors may pass when a call is made again, whichever client raised them.
+"""Errors that may pass when a call is made again, whichever client raised them.
 
 An error is judged by its class (built-in families, then names, since most clients are not installed here), by the
 codes it carries, and, where it says nothing itself, by the errors that caused it. Pure Python.

@@ -42,7 +42,7 @@ MEASURED = [
 
 
 def arm_table() -> str:
-    """One table for each share of contexts that repeat, in Markdown."""
+    """Write one Markdown table for each share of contexts that repeat."""
     result = json.loads(RESULT.read_text())
     error = max(row["error"] for row in result["rows"])
     tables = [

@@ -73,7 +73,7 @@ class SimulatedEngine:
         self._ids = itertools.count(FIRST_ID)
 
     async def generate(self, request_id: str, *, prompt_ids: list[int], **kwargs: object) -> TokenOutput:
-        """One turn; its last token is :data:`STOP` where it answers."""
+        """Sample one turn; its last token is :data:`STOP` where it answers."""
         lengths, rng = self._lengths, self._rng
         size = max(2, round(lengths.median_tokens * np.exp(rng.gauss(0.0, lengths.sigma))))
         nll = rng.gammavariate(2.0, lengths.mean_nll / 2.0)

@@ -24,7 +24,7 @@ RESULTS = ROOT / "benchmarks" / "results" / "lab.jsonl"
 
 
 def plans(options: argparse.Namespace) -> list[Plan]:
-    """All runs; those of one seed in one world follow each other, so that what is stopped is still paired."""
+    """List all runs; runs of one world and seed follow each other, so that a stopped comparison is still paired."""
     return [
         Plan(options.task, arm, world, seed, options.steps, options.test_every)
         for seed in options.seeds

@@ -21,7 +21,7 @@ STEPS = (10, 20)
 
 
 def table(lab: Path, in_verl: Path) -> str:
-    """One row an arm and step: mean accuracy of both over worlds, and their difference in its standard errors.
+    """Table of accuracies, a row per arm and step: means over worlds, and their difference in its standard errors.
 
     A world's noise is the spread of the laboratory's seeds there; verl's runs are taken to have the same, and that of
     their fewer validation questions.

@@ -131,7 +131,7 @@ def unexplained(turns: Turns, held_out_N: torch.Tensor) -> dict[str, float]:
 
 
 def table(file: Path) -> str:
-    """One row a task and world, in Markdown."""
+    """Write a Markdown table, a row per task and world."""
     kept: list[dict[str, Any]] = json.loads(file.read_text()) if file.exists() else []
     rows = [
         {

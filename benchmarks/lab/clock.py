@@ -38,7 +38,7 @@ def schedule_of(atpo: AtpoConfig) -> str:
 
 
 def measure(arm: str, engines: int, tools: str, prompts: int, seed: int) -> dict[str, Any]:
-    """One step's rollout of an arm; seconds are the simulation's."""
+    """Simulate one step's rollout of an arm; seconds are those of the simulation."""
     atpo = settings(ARMS[arm].overrides).atpo
     batch = Batch(prompts, atpo, WORKLOAD, LATENCIES[tools], seed=seed)
     return {"arm": arm, "seed": seed, **asyncio.run(simulate(schedule_of(atpo), batch, engines))}

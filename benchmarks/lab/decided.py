@@ -100,7 +100,7 @@ def measure(task: Task, policy: dict[str, torch.Tensor], prompts: int, count: in
 
 
 def table(file: Path) -> str:
-    """One row a task, world and number of turns, in Markdown."""
+    """Write a Markdown table, a row per task, world and number of turns."""
     kept: list[dict[str, Any]] = json.loads(file.read_text()) if file.exists() else []
     rows = [
         {

@@ -89,7 +89,7 @@ class Engine:
     async def generate(
         self, request_id: str, *, prompt_ids: Sequence[int], sampling_params: dict[str, Any], **_: Any
     ) -> Answer:
-        """One turn; ``sampling_params["max_tokens"]`` is its limit.
+        """Sample one turn; ``sampling_params["max_tokens"]`` is its limit.
 
         With ``prompt_logprobs`` the prompt is scored instead, as by vLLM, and nothing is drawn: the answer is the end.
         """

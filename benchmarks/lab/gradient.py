@@ -56,7 +56,7 @@ class Place:
     reference: int
 
     def plan(self, arm: str) -> Plan:
-        """That of an arm's run."""
+        """Plan of an arm's run."""
         return Plan(self.task, arm, self.world, self.seed)
 
     def policy(self, task: Task) -> dict[str, torch.Tensor]:
@@ -110,7 +110,7 @@ def measure(plan: Plan, task: Task, policy: dict[str, torch.Tensor], best_P: tor
 
 
 def table(rows: Sequence[Measured], baseline: str = "grpo") -> str:
-    """One row an arm, in Markdown; gradients of the same prompts are compared."""
+    """Write a Markdown table, a row per arm; gradients of the same prompts are compared."""
     lines = []
     (of_baseline,) = [torch.tensor(row["cosine"]) for row in rows if row["arm"] == baseline]
     for row in rows:
@@ -131,7 +131,7 @@ def table(rows: Sequence[Measured], baseline: str = "grpo") -> str:
 
 
 def tables(file: Path) -> str:
-    """All that was measured, in Markdown."""
+    """Write all measurements as Markdown tables."""
     said = []
     for each in json.loads(file.read_text()) if file.exists() else []:
         run = each["settings"]

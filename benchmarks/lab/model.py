@@ -35,7 +35,7 @@ class Layer:
 
 @dataclasses.dataclass(frozen=True)
 class Weights:
-    """All weights, and what has to be known of the model's shape.
+    """Weights and shape of the model.
 
     Attributes:
         layers: from the first to the last.

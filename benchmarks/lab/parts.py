@@ -32,7 +32,7 @@ PARTS = (
 
 
 def table(curves: Sequence[Curve], top: float, of: str = "") -> str:
-    """One row a part that was tried: costs with it over costs without, p with Holm's correction over a column's parts.
+    """Write a row per part: costs with it over costs without, p with Holm's correction over a column's parts.
 
     Args:
         curves: of one task.

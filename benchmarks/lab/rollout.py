@@ -23,7 +23,7 @@ from verl_atpo.tree.trajectory import Trajectory as Finished
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One trajectory of a tree, as it is trained on.
+    """Trajectory of a tree, as it is trained.
 
     Attributes:
         trajectory: prompt, response, mask, outcome.
@@ -88,7 +88,7 @@ async def grow_tree(
     questions: Questions | None = None,
     undecided: Sequence[float] = (1.0,),
 ) -> GrownTree:
-    """One tree, or its chains; ``questions`` are asked about its contexts."""
+    """Grow one tree, or its chains; ``questions`` are asked about its contexts."""
 
     async def run_loop(start: Start) -> Finished:
         ask = None if questions is None else questions.ask

@@ -72,7 +72,7 @@ class Run:
         self.step = 0
 
     def state(self) -> dict[str, Any]:
-        """Everything that a run taken up again has to know."""
+        """Return the state from which a stopped run continues."""
         return {
             "step": self.step,
             "prompts": self._prompts,
@@ -98,7 +98,7 @@ class Run:
         self._engine.refresh()
 
     def train(self) -> None:
-        """One training step."""
+        """Train one step."""
         began = time.process_time()
         groups = asyncio.run(self._groups())
         cost = self._learner.step(groups)
@@ -117,7 +117,7 @@ class Run:
 
     @property
     def sampled_tokens(self) -> int:
-        """So far, in training."""
+        """Tokens sampled in training so far."""
         return self._engine.sampled_tokens
 
     @property

@@ -11,7 +11,7 @@ from benchmarks.lab.curves import Curve, interquartile_mean
 
 
 def table(curves: Sequence[Curve]) -> str:
-    """One row a learning rate or clip range: accuracies of the runs in pilot worlds, on the way and at steps."""
+    """Write a row per learning rate or clip range: accuracies of the runs in pilot worlds, on the way and at steps."""
     rows = []
     for arm in [each for name in TUNED for each in (name, *(arm for arm in TUNING if arm.startswith(f"{name}_")))]:
         own = [curve for curve in curves if curve.arm == arm]

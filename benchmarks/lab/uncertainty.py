@@ -92,7 +92,7 @@ def measure(task: Task, policy: dict[str, torch.Tensor], prompts: int, seed: int
 
 
 def table(file: Path) -> str:
-    """One row a task and world, in Markdown."""
+    """Write a Markdown table, a row per task and world."""
     kept: list[dict[str, Any]] = json.loads(file.read_text()) if file.exists() else []
     rows = [
         {

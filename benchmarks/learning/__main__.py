@@ -49,7 +49,7 @@ async def run_session(seed: int, arms: list[str], options: argparse.Namespace) -
 
 
 async def run_all(sessions: list[tuple[int, list[str]]], options: argparse.Namespace) -> list[Exception]:
-    """All sessions, some at a time, without the runs that are done by then; returns what went wrong."""
+    """Run all sessions, some at a time, without the runs that are done by then; return what failed."""
     places = asyncio.Semaphore(options.parallel)
 
     async def placed(seed: int, arms: list[str]) -> None:

@@ -98,7 +98,7 @@ def read_runs(table: Path) -> list[Run]:
 
 
 def common_tokens(runs: Iterable[Run]) -> dict[int, float]:
-    """For each seed the tokens that all of its runs have sampled: where its arms are compared."""
+    """Return for each seed the number of tokens that all of its runs have sampled; its arms are compared there."""
     common: dict[int, float] = {}
     for run in runs:
         common[run.seed] = min(run.tokens[-1], common.get(run.seed, math.inf))

@@ -17,7 +17,7 @@ Figure = Callable[[Run], float]
 
 
 def tables(results: Path) -> str:
-    """All tables, in Markdown."""
+    """Write all tables in Markdown."""
     runs = _runs(results)
     if not runs:
         return "No run is done yet."
@@ -55,7 +55,7 @@ def _compared_with_wider(runs: Sequence[Run]) -> list[Run]:
 
 
 def comparison(runs: Sequence[Run], arms: Sequence[str], budgets: Mapping[int, float], ours: str) -> str:
-    """One row per arm, compared at each seed's tokens; differences are `ours` minus the arm, over the seeds of both."""
+    """Write a row per arm, compared at each seed's tokens; differences are `ours` minus the arm, on common seeds."""
     _, at_equal_tokens = _figures(budgets)
     title = ARMS[ours].title
     rows = []

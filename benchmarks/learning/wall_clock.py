@@ -16,7 +16,7 @@ GRPO, PACKED_GRPO = "clock_grpo", "clock_grpo_packed"
 
 
 def table(results: Path, baseline: str = GRPO) -> str:
-    """One row an arm, compared with a baseline seed by seed, in Markdown."""
+    """Write a Markdown table, a row per arm, compared with a baseline seed by seed."""
     runs = [run for run in read_runs(results) if run.arm in WALL_CLOCK]
     return markdown.table([_row(arm, runs, baseline) for arm in WALL_CLOCK if any(run.arm == arm for run in runs)])
 

@@ -53,7 +53,7 @@ def _write(name: str, text: str) -> Change:
 
 
 def _rows(name: str, **changed: Any) -> Change:
-    """All rows of a file with some fields changed."""
+    """Change some fields in all rows of a file."""
     return lambda folder: write_rows(folder / name, [row(number, **changed) for number in range(16)])
 
 
@@ -81,7 +81,7 @@ def _model_file(name: str, edit: Callable[[dict[str, Any]], Any] | None) -> Chan
 
 
 def _one_row(number: int, **changed: Any) -> Change:
-    """One row of the training data with some fields changed."""
+    """Change some fields in one row of the training data."""
 
     def change(folder: Path) -> None:
         rows = [row(each, **(changed if each == number else {})) for each in range(16)]

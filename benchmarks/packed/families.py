@@ -44,7 +44,7 @@ def table(rows: list[dict[str, Any]]) -> list[dict[str, str]]:
 
 
 def every_family() -> Iterator[tuple[str, tuple[str, dict[str, Any]]]]:
-    """All causal language models of the installed transformers, with whatever of the tiny settings they have."""
+    """List all causal language models of the installed transformers, each with the tiny settings that it has."""
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
     for kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:

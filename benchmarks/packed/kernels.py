@@ -165,7 +165,7 @@ def timings(tokens: int, name: str, device: torch.device, repeats: int) -> dict[
 
 
 def errors(device: torch.device, tokens: int) -> Iterator[dict[str, Any]]:
-    """All numbers that have to be right."""
+    """Check all numbers that have to be right."""
     trie, _ = tree_of(tokens)
     for name, shape in SHAPES.items():
         for dtype, tolerance in TOLERANCES.items():

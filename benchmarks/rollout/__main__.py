@@ -60,7 +60,7 @@ def repetitions(repeats: int, known: list[dict[str, Any]]) -> Iterator[tuple[str
 async def compare(
     options: argparse.Namespace, model: Path, known: list[dict[str, Any]], keep: Callable[[list[dict[str, Any]]], None]
 ) -> None:
-    """All schedules under all latencies; hands all runs on after every repetition."""
+    """Run all schedules under all latencies; pass all runs on after every repetition."""
     config, workload = AtpoConfig(), Workload()
     longest = workload.prompt_tokens + workload.max_turns * (
         4 * workload.median_turn_tokens + workload.observation_tokens

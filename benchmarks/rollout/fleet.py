@@ -47,7 +47,7 @@ def batch(prompts: int, seed: int, tools: str = TOOLS) -> Batch:
 
 
 def worker_of_fleet(task: tuple[str, int]) -> dict[str, float]:
-    """One worker's share of the fleet's rollout; seconds are the virtual clock's."""
+    """Simulate one worker's share of the fleet's rollout; seconds are those of the virtual clock."""
     schedule, number = task
     return asyncio.run(simulate(schedule, batch(PROMPTS, number), ENGINES))
 
@@ -70,7 +70,7 @@ def fleet(schedule: str, pool: ProcessPoolExecutor) -> dict[str, Any]:
 
 
 def worker_alone(prompts: int) -> dict[str, Any]:
-    """One rollout worker whose engines and tools answer at once, rows included."""
+    """Measure one rollout worker whose engines and tools answer at once, rows included."""
     process, client = psutil.Process(), InstantClient()
     before = process.memory_info().rss
     trees = asyncio.run(grow(client, batch(prompts, 0, "no latency")))

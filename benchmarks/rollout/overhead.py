@@ -47,7 +47,7 @@ def milliseconds_per_turn(schedule: Any, batch: Batch) -> tuple[float, int]:
 
 
 def measure(name: str, workload: Workload, prompts: int) -> dict[str, Any]:
-    """One size."""
+    """Measure one size."""
     batch = Batch(prompts, PAPER, workload, Latency())
     tree_ms, turns = min(milliseconds_per_turn(grow_and_write, batch) for _ in range(3))
     chain_ms, _ = min(milliseconds_per_turn(chains, batch) for _ in range(3))

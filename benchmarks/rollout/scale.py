@@ -92,7 +92,7 @@ RATIOS = [
 
 
 async def simulate(schedule: str, batch: Batch, engines: int, speed: EngineSpeed = SPEED) -> dict[str, float]:
-    """One schedule, once; seconds are the virtual clock's."""
+    """Simulate one schedule once; seconds are those of the virtual clock."""
     with VirtualClock().patch_loop():
         fleet = SimulatedFleet(engines, speed, batch.seed)
         leaves = await ALL_SCHEDULES[schedule](fleet, batch)
@@ -102,7 +102,7 @@ async def simulate(schedule: str, batch: Batch, engines: int, speed: EngineSpeed
 
 
 def measure(agent: str, schedule: str, engines: int, tools: str, prompts: int, seed: int) -> dict[str, Any]:
-    """One schedule, once, from names."""
+    """Simulate one schedule once, named by its settings."""
     figures = asyncio.run(simulate(schedule, AGENTS[agent].batch(prompts, tools, seed), engines))
     return {"agent": agent, "engines": engines, "tools": tools, "seed": seed, "schedule": schedule, **figures}
 

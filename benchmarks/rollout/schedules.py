@@ -125,7 +125,7 @@ def speeds(leaves: int, sampled_tokens: int, seconds: float) -> dict[str, float]
 
 
 async def grow(client: Any, batch: Batch, barrier: Barrier | None = None) -> Sequence[GrownTree]:
-    """One tree per prompt."""
+    """Grow one tree per prompt."""
     guard = guard_without_text(batch.config.tools)
     rng = random.Random(batch.seed)
 

@@ -116,7 +116,7 @@ class SimulatedFleet:
         self.sampled_tokens = self.turns = 0
 
     async def generate(self, request_id: str, *, prompt_ids: list[int], sampling_params: dict[str, Any]) -> TokenOutput:
-        """One turn of random tokens."""
+        """Sample one turn of random tokens."""
         if request_id not in self._home:
             self._home[request_id] = min(self.engines, key=lambda engine: engine.load)
         count = sampling_params["max_tokens"]

@@ -56,7 +56,7 @@ class Stopwatch:
 
 
 def measure(folder: Path, cache: Path) -> list[dict[str, Any]]:
-    """All figures, one a row."""
+    """Measure all figures, one a row."""
     rows: list[dict[str, Any]] = []
 
     def note(what: str, value: float, goal: str = "") -> None:

@@ -50,7 +50,7 @@ class Shot:
 
 
 def shots(tree: Record) -> list[Shot]:
-    """All pictures; ``tree`` is the one that is looked at."""
+    """Take all pictures; ``tree`` is the tree that they show."""
     page = f"/tree/{tree['uid']}"
     values = {node["index"]: node["value"] or 0.0 for node in tree["nodes"]}
     siblings = Counter(node["parent"] for node in tree["nodes"])

@@ -1,4 +1,4 @@
-"""Whether the checks pass, from the files that the agent leaves; for verl's `reward.custom_reward_function`."""
+"""Reward 1 if the checks pass with the files that the agent leaves; for verl's `reward.custom_reward_function`."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ from verl_atpo.tiny.demo import Demo, Transcript
 
 @dataclass(frozen=True)
 class Habits:
-    """How often the demonstrator errs; probabilities per turn.
+    """Error rates of the demonstrator: probabilities per turn.
 
     Attributes:
         wrong_relation: follows another relation of the passage than the one that is next.

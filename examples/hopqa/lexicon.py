@@ -20,7 +20,7 @@ class Lexicon:
     seconds: tuple[str, ...]
 
     def all_words(self) -> tuple[str, ...]:
-        """All words, in a fixed order."""
+        """List all words in a fixed order."""
         return self.firsts + self.seconds
 
     def draw_names(self, count: int, taken: frozenset[str], rng: random.Random) -> list[str]:

@@ -69,7 +69,7 @@ def sample_questions(world: World, per_hop: int, rng: random.Random, numbers: Se
 
 
 def to_row(question: Question, index: int, split: str) -> dict[str, Any]:
-    """One row of a verl data file; `data_source` names the hops, so that verl reports accuracy by hops."""
+    """Make one row of a verl data file; `data_source` names the hops, so that verl reports accuracy by hops."""
     return {
         "data_source": f"hopqa_{question.hops}hop",
         "prompt": [{"role": "user", "content": question.text}],

@@ -93,7 +93,7 @@ class Accuracy:
     mean_tokens: float
 
     def __str__(self) -> str:
-        """One line for people."""
+        """Describe it in one line for people."""
         hops = "  ".join(f"{hops} hops {share:.1%}" for hops, share in self.by_hops.items())
         return f"{self.overall:.1%} right ({hops}), {self.mean_turns:.1f} turns, {self.mean_tokens:.0f} tokens"
 

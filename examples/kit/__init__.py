@@ -1,4 +1,4 @@
-"""What the examples share; a task's own folder holds only what is about the task. The tiny model is `verl_atpo.tiny`.
+"""Code that the examples share; a task's own folder holds only its task. The tiny model is `verl_atpo.tiny`.
 
 | file | what it holds |
 |---|---|

@@ -8,7 +8,7 @@ from typing import Protocol, TypeVar
 
 
 class Problem(Protocol):
-    """What has a text to tell it from others."""
+    """Object with a text that identifies it."""
 
     @property
     def text(self) -> str: ...

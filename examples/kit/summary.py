@@ -1,4 +1,4 @@
-"""What an example shows, at its end or while it goes on: accuracy before and after, and the learning curve.
+"""Summary of an example, at its end or while it runs: accuracy before and after, and the learning curve.
 
     python -m examples.kit.summary OUT --title HopQA
 

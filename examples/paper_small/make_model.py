@@ -49,7 +49,7 @@ def parts(style: str, query: str, found: str, answer: str) -> list[tuple[str, bo
 def demonstrations(
     tokenizer: PreTrainedTokenizerFast, questions: list[dict], corpus: list[str], style: str
 ) -> list[Demo]:
-    """One response per question: it searches for a title and answers right."""
+    """Make one response per question, which searches for a title and answers correctly."""
     by_title = {text.partition("\n")[0].strip('"'): text for text in corpus}
     demos = []
     for question in questions:

@@ -15,7 +15,7 @@ from verl_atpo.tools.python.tool import NO_OUTPUT
 
 @dataclass(frozen=True)
 class Habits:
-    """How often the demonstrator errs; probabilities per call.
+    """Error rates of the demonstrator: probabilities per call.
 
     Attributes:
         wrong_operation: writes another operator than the sentence says.
@@ -72,7 +72,7 @@ class Demonstrator:
         return statement
 
     def _work_out(self, statement: Statement, prices: dict[str, int]) -> int:
-        """What the tool makes of the sentence, without a sandbox for each demonstration."""
+        """Compute the tool's answer to the sentence, without a sandbox for each demonstration."""
         left, right = (prices[term] if term in prices else int(term or 0) for term in (statement.left, statement.right))
         return OPERATIONS[statement.operator](left, right) if statement.operator else left
 

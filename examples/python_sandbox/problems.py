@@ -66,7 +66,7 @@ class Problem:
 
     @property
     def steps(self) -> int:
-        """How many prices have to be worked out."""
+        """Return the number of prices that have to be computed."""
         return len(self.statements) - 1
 
     @property
@@ -114,7 +114,7 @@ def sample_problems(per_step: int, rng: random.Random) -> list[Problem]:
 
 
 def to_row(problem: Problem, index: int, split: str) -> dict[str, Any]:
-    """One row of a verl data file; `data_source` names the steps, so that verl reports accuracy by steps."""
+    """Make one row of a verl data file; `data_source` names the steps, so that verl reports accuracy by steps."""
     return {
         "data_source": f"python_{problem.steps}step",
         "prompt": [{"role": "user", "content": problem.text}],

@@ -27,7 +27,7 @@ class ReActLoop(AgentLoopBase):
         self.most_turns = self.rollout_config.multi_turn.max_assistant_turns or 8
 
     async def run(self, sampling_params: dict[str, Any], **row: Any) -> AgentLoopOutput:
-        """One trajectory: until a tool ends it, a turn has no action, or turns or tokens run out."""
+        """Run one trajectory until a tool ends it, a turn has no action, or turns or tokens run out."""
         toolbox, request, room = Toolbox(self, self.tools, row), uuid4().hex, self.rollout_config.response_length
         messages = list(row["raw_prompt"])
         context = await self.ct_build_initial_tokens(messages)

@@ -41,12 +41,12 @@ class Problem:
 
     @property
     def answer(self) -> int:
-        """What comes out at the end."""
+        """Return the final result."""
         return self.values[-1]
 
     @property
     def values(self) -> tuple[int, ...]:
-        """What comes out after each step."""
+        """Return the result after each step."""
         value, values = self.start, []
         for operator, number in self.steps:
             value = OPERATIONS[operator](value, number)
@@ -95,7 +95,7 @@ def stream(seed: str, numbers: tuple[int, ...]) -> Iterator[Problem]:
 
 
 def to_row(problem: Problem, index: int, split: str) -> dict[str, Any]:
-    """One row of a verl data file; `data_source` names the steps, so that verl reports accuracy by steps."""
+    """Make one row of a verl data file; `data_source` names the steps, so that verl reports accuracy by steps."""
     return {
         "data_source": f"smollm2_{len(problem.steps)}step",
         "prompt": messages(problem),

@@ -28,7 +28,7 @@ def trees_before_and_after(trees: list[dict[str, Any]], count: int) -> list[dict
 
 
 def tree_text(tree: dict[str, Any]) -> str:
-    """One tree as Markdown: a line per turn, indented by depth; `>` marks a turn that was sampled again."""
+    """Write one tree as Markdown: a line per turn, indented by depth; `>` marks a turn that was sampled again."""
     question = tree["prompt"].rpartition(_QUESTION)[2].partition(_END)[0]
     lines = [
         f"**Step {tree['global_step']}.** {question} Right answer: {tree['ground_truth']}. "

@@ -17,7 +17,7 @@ VERBS = ("look", "go", "open", "take", "put")
 
 @dataclass(frozen=True)
 class Game:
-    """How a world starts, and what is to be done in it. Every name occurs once in a game.
+    """Start and goal of a world. Every name occurs once in a game.
 
     Attributes:
         doors: room -> the rooms next to it, in the order in which they are listed.
@@ -66,7 +66,7 @@ class View:
     doors: tuple[str, ...]
 
     def __str__(self) -> str:
-        """What the agent reads: ``hall: chest closed, desk with key, box empty. doors: attic, study.``"""
+        """Return what the agent reads: ``hall: chest closed, desk with key, box empty. doors: attic, study.``"""
         containers = ", ".join(f"{name} {_inside(objects)}" for name, objects in self.contents.items())
         return f"{self.room}: {containers}. doors: {', '.join(self.doors)}."
 
@@ -110,7 +110,7 @@ class World:
         return next((name for name, place in self.places.items() if place is None), None)
 
     def view(self) -> View:
-        """What can be seen from where the agent stands."""
+        """Return what can be seen from the agent's place."""
         here = [name for name, room in self.game.containers.items() if room == self.room]
         contents = {name: None if name in self.closed else self._objects_in(name) for name in here}
         return View(self.room, contents, tuple(self.game.doors[self.room]))

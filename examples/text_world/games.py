@@ -62,7 +62,7 @@ def draw_games(per_level: int, rng: random.Random, taken: frozenset[str] = froze
 
 
 def prompt(game: Game) -> str:
-    """What the agent reads first: the goal and the room it is in."""
+    """Return what the agent reads first: the goal and its room."""
     return f"{game.task}\n{World.start(game).view()}"
 
 

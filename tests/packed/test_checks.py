@@ -103,7 +103,7 @@ def capped(**more):
         (BertConfig(is_encoder_decoder=True), "it has an encoder"),
         (JambaConfig(), "its layers are mamba"),
         (MiniMaxConfig(), "not those of a known gated delta net"),
-        (GPTJConfig(), "know no attention but their own"),
+        (GPTJConfig(), "accept no attention but their own"),
         (BltConfig(), "does not say how many layers it has"),
     ],
 )

@@ -201,7 +201,7 @@ class FunctionAgent:
         waited = 0.0
         while running.thread.is_alive():
             if waited >= self._config.grace_s:
-                logger.error("An agent's function still runs after its end. It stands at:\n%s", running.stack())
+                logger.error("The agent's function still runs after its end. It is at:\n%s", running.stack())
                 return
             await asyncio.sleep(0.01)
             waited += 0.01

@@ -61,7 +61,7 @@ def _list(value: Any, where: str) -> list[Any]:
 def _tool(tool: Any, number: int) -> dict[str, Any]:
     if not isinstance(tool, Mapping) or tool.get("type", "custom") != "custom" or not isinstance(tool.get("name"), str):
         raise ApiError(
-            400, f"tools[{number}]: expected a tool of one's own, with name and input_schema.", param="tools"
+            400, f"tools[{number}]: expected a tool of the client, with name and input_schema.", param="tools"
         )
     function = {"name": tool["name"], "description": tool.get("description") or ""}
     return {"type": "function", "function": {**function, "parameters": tool.get("input_schema") or {"type": "object"}}}

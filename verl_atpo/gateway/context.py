@@ -45,7 +45,7 @@ class ContextBuilder:
                     messages[: request.known], messages, after.tokens, tools=tools or None
                 )
             except ValueError as error:
-                logger.warning("New messages cannot be appended, so the context starts anew: %s", error)
+                logger.warning("New messages cannot be appended, so a new row starts: %s", error)
             else:
                 appended = list(merged.token_ids)
                 if appended[: len(after.tokens)] == after.tokens:

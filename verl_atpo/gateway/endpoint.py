@@ -140,7 +140,7 @@ class Endpoint:
         try:
             return json.loads(raw)
         except (ValueError, RecursionError) as error:
-            raise ApiError(400, f"The request's body is no JSON: {error}") from None
+            raise ApiError(400, f"The request's body is not valid JSON: {error}") from None
 
     def _log_probs(self, answer: Answer) -> list[dict[str, Any]]:
         if answer.log_probs is None:

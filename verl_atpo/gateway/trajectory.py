@@ -217,7 +217,7 @@ class Trajectory:
             self.generate_s += time.monotonic() - started
         if not output.token_ids:
             self._fail(EmptyTurnError("The engine returned an answer without tokens (request aborted?)."))
-            raise ApiError(503, "The policy's engine gave the request up, so this trajectory ends.")
+            raise ApiError(503, "The policy's engine aborted the request, so this trajectory ends.")
         task = asyncio.current_task()
         assert task is not None
         self._sampled_by.add(task)

@@ -80,7 +80,7 @@ def trie_attention(
     """
     visibility = RUNNING.visibility
     if visibility is None:
-        raise NotPackable(f"{type(module).__name__} ran outside of a pack, whose attention it has.")
+        raise NotPackable(f"{type(module).__name__} ran outside of a pack, but has the attention of packs.")
     check_arguments(module, query, attention_mask, dropout, visibility, kwargs)
     visibility.calls["full" if sliding_window is None else "window"] += 1
     scale = query.shape[-1] ** -0.5 if scaling is None else float(scaling)

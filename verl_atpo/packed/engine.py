@@ -62,7 +62,7 @@ class PackedEngine(FSDPEngineWithLMHead):
         except KeyError as error:
             if NAME not in error.args:
                 raise
-            raise refusal(config, "its layers know no attention but their own") from error
+            raise refusal(config, "its layers accept no attention but their own") from error
         finally:
             self.model_config, self.use_remove_padding = verls
         run_over_tries(module)

@@ -31,7 +31,7 @@ OWN_MIXING = {
 OWN_MASK = frozenset({"doge"})
 """Models whose layers make masks of their own from what they attend to."""
 OWN_ATTENTION = frozenset({"diffllama", "gptj"})
-"""Models whose layers know no attention but their own."""
+"""Models whose layers accept no attention but their own."""
 NOT_CAUSAL = {
     "is_encoder_decoder": "it has an encoder",
     "use_bidirectional_attention": "its attention is not causal",
@@ -65,7 +65,7 @@ def obstacles(config: Any) -> Iterator[str]:
     if config.model_type in OWN_MASK:
         yield "its layers make masks of their own"
     if config.model_type in OWN_ATTENTION:
-        yield "its layers know no attention but their own"
+        yield "its layers accept no attention but their own"
     for name, why in (OWN_MIXING | NOT_CAUSAL).items():
         if getattr(text, name, None):
             yield why

@@ -119,7 +119,7 @@ def _best_exchange(
 
 
 def _stretches(places: Ints, length: int, rows: SortedRows, prefixes: SharedPrefixes) -> tuple[Costs, Costs]:
-    """For each stretch of ``length`` rows of a bin: what the bin saves without it, and what it costs alone."""
+    """Compute for each stretch of ``length`` rows of a bin what the bin saves without it, and what it costs alone."""
     lengths = rows.length_R[places]
     shared = np.concatenate([[0], prefixes(places[:-1], places[1:])])
     step = np.concatenate([[0.0], np.cumsum(row_cost(lengths, shared))])

@@ -34,7 +34,7 @@ class Segment:
 
     @property
     def title(self) -> str:
-        """Its kind, length, mask and advantage, in a few words."""
+        """Describe kind, length, mask and advantage in a few words."""
         what = f"turn of node {self.node}" if self.node is not None else "prompt" if self.start < 0 else "observation"
         mask = f"mask {int(self.trained)}"
         advantage = f", advantage {signed(self.advantage, 3)}" if self.trained and self.advantage is not None else ""

@@ -11,7 +11,7 @@ from verl_atpo.tree.recording import Generation, Turn, group_turns
 
 
 class Run(Protocol):
-    """What a run of an agent loop has sampled so far."""
+    """Generations that a run of an agent loop has sampled so far."""
 
     @property
     def generations(self) -> Sequence[Generation]:
@@ -23,7 +23,7 @@ class Run(Protocol):
 
     @property
     def diverged(self) -> bool:
-        """Whether the loop asked for something else than was recorded."""
+        """Return whether the loop requested something else than was recorded."""
 
     def close(self) -> None:
         """Sample nothing any more."""

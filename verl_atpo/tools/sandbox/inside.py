@@ -1,4 +1,4 @@
-"""What a program does inside the sandbox, before untrusted code runs: limits, and rights that it gives up for good.
+"""Start of a program inside the sandbox, before untrusted code runs: limits, and rights that it gives up for good.
 
 It runs there by its source text, so it imports nothing but the standard library.
 """
