@@ -168,7 +168,7 @@ class GatewayAgentLoop(AgentLoopBase):
         if silent:
             raise TrajectoryBug(
                 "The agent ended without asking the model, so there is nothing to train. Remedy: let it send its "
-                "requests to the base URL that it is given; if something that it needs is missing, let it raise an error."
+                "requests to the base URL that it is given; if it lacks something that it needs, let it raise an error."
             )
         if ended.crash is not None:
             logger.warning("An agent crashed; what it did until then is scored. %s", ended.crash)
