@@ -50,7 +50,7 @@ class Plan:
 
 
 class Run:
-    """A run under way; what it is made of is in :meth:`state`, so it can be stopped and taken up again.
+    """A run in progress; :meth:`state` holds all of it, so it can be stopped and continued.
 
     Args:
         plan: which run.

@@ -1,1 +1,1 @@
-"""A ReAct loop of one's own with three tools on one state, and verl's continuation of the context."""
+"""A ReAct loop of your own with three tools on one state, and verl's continuation of the context."""

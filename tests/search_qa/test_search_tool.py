@@ -58,7 +58,7 @@ async def ask(tool: SearchTool, query: Any) -> tuple[str, dict[str, Any]]:
 
 
 async def ask_again(tool: SearchTool, query: str, retries: int, delay_s: float = 0.01) -> tuple[str, int]:
-    """What a search within the guard around all tools finds, and the further tries that it took."""
+    """What a search within the guard around all tools finds, and the further attempts that it took."""
     counts = CallCounts()
     around = guard(retries=retries, retry_delay_s=delay_s)
     response, reward, _ = await around.call("search", lambda: tool.execute("1", {"query": query}), counts, retry=True)

@@ -458,7 +458,7 @@ def test_a_request_that_bends_http_is_refused(impatient: ServerProcess, request_
     assert "Traceback" not in impatient.log()
 
 
-@pytest.mark.fault("Search server", "800 idle connections, and 200 that break off", "let go; it answers meanwhile")
+@pytest.mark.fault("Search server", "800 idle connections, and 200 that break off", "cut off; it answers meanwhile")
 def test_connections_beyond_number_are_let_go(impatient: ServerProcess) -> None:
     before = impatient.serving.num_fds()
     with contextlib.ExitStack() as stack:

@@ -93,7 +93,7 @@ class Scheme(abc.ABC):
         settings_class: class of settings of its own, made with :func:`verl_atpo.settings.settings`.
         settings_name: their group under ``algorithm.atpo``.
         estimator: verl's name of the estimator that always uses this scheme; ``atpo`` uses the one that settings name.
-        carries_after: rows carry a second number per turn, which the estimator hands on to the policy loss.
+        carries_after: rows carry a second number per turn, which the estimator passes on to the policy loss.
         loss: verl's name of the policy loss that the scheme brings, see :meth:`policy_loss`.
     """
 

@@ -31,8 +31,8 @@ class PackInputs:
         visibility: which tokens see which.
         parent_K: token of the pack whose logits predict each counted token.
         label_K: the counted tokens' ids.
-        place_T: counted token whose results stand at each place of the rows, K where there is none. As in verl, the
-            results for a token stand at the place of the one before it.
+        place_T: counted token whose results are at each place of the rows, K where there is none. As in verl, the
+            results for a token are at the place of the one before it.
         offsets: (rows + 1) where the rows begin.
         distinct: tokens of the pack without padding.
     """

@@ -46,7 +46,7 @@ class TreeStats:
         rows: of all trajectories, before any is left out of training.
         rewards: outcome of each trajectory.
         of_loop: numbers that the agent loop reports of each trajectory.
-        nodes: turns in the tree, the root excluded; with continuous growth also those of failed tries.
+        nodes: turns in the tree, the root excluded; with continuous growth also those of failed attempts.
         depths: turns of each trajectory.
         branched_nll: mean NLL of each turn selected for re-sampling, nats/token (the root has none). They were
             selected for being high, so part of that is chance: ``resampled_nll`` is an unbiased estimate.
@@ -55,7 +55,7 @@ class TreeStats:
         branched_turn: number of each re-sampled turn in its trajectory, from 1 (0: a fresh chain).
         chain_variance: of the initial chains' outcomes; ``None`` for a single chain.
         expansions: variance and cost of each expansion.
-        sampled_tokens: tokens the engine sampled for the tree, those of failed tries too.
+        sampled_tokens: tokens the engine sampled for the tree, those of failed attempts too.
         tree_tokens: tokens of the tree's turns, each once.
         chain_tokens: leaves times the mean tokens of the initial chains: what as many independent chains sample.
         trained_tokens: tokens of all trajectories, shared ones counted every time.

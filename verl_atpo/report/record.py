@@ -216,7 +216,7 @@ class Record(TypedDict, total=False):
     outages: Count
     seconds: Seconds
     sampled_tokens: Count
-    """Tokens that the engine sampled for the tree, those of failed tries included."""
+    """Tokens that the engine sampled for the tree, those of failed attempts included."""
     chain_tokens: Number
     """Tokens that as many independent chains sample: trajectories times the mean of the initial chains."""
     nodes: list[Node]
@@ -280,7 +280,7 @@ def _outcome(record: Mapping[str, Any], rewards: list[float]) -> Outcome:
 
 
 def _saved(record: Mapping[str, Any], nodes: list[dict[str, Any]]) -> float | None:
-    """1 - sampled tokens / (leaves x mean of the initial chains); an old dump lacks the tokens of failed tries."""
+    """1 - sampled tokens / (leaves x mean of the initial chains); an old dump lacks the tokens of failed attempts."""
     if chain_tokens := record.get("chain_tokens"):
         return 1.0 - record["sampled_tokens"] / chain_tokens
     leaves = sum(bool(node["is_leaf"]) for node in nodes)

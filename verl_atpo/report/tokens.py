@@ -13,7 +13,7 @@ class TokenCounts:
     """Sampled tokens.
 
     Attributes:
-        sampled: by the engine for the tree, those of failed tries included.
+        sampled: by the engine for the tree, those of failed attempts included.
         chains: trajectories times the mean tokens of the initial chains, which is what as many chains sample;
             ``None`` where no initial chain has ended.
     """

@@ -137,7 +137,7 @@ class RunScopedWorker(_AgentLoopWorker):
         )
 
     async def _agent_loop_postprocess(self, output: Any, validate: bool, **kwargs: Any) -> Any:
-        """Hand on what the loop of the current run returned; nothing is sampled for it any more.
+        """Pass on what the loop of the current run returned; nothing is sampled for it any more.
 
         Raises:
             NothingSampledError: the loop did not ask the model.

@@ -231,7 +231,7 @@ SEAMS: dict[Feature, tuple[Seam, ...]] = {
         _seam("config:transfer_queue.backend.SimpleStorage.num_data_storage_units", "one storage actor"),
     ),
     Feature.QUICK: (
-        _seam("verl.trainer.ppo.v1.trainer_base:PPOTrainer", "a sampler of one's own", mentions="custom_sampler"),
+        _seam("verl.trainer.ppo.v1.trainer_base:PPOTrainer", "a sampler of your own", mentions="custom_sampler"),
         _seam(f"{_REPLAY}:ReplayBufferAsync", "the asynchronous modes' buffer"),
         _seam(f"{_REPLAY}:ReplayBuffer.__init__", "polls", "trainer_mode sampler_kwargs poll_interval"),
     ),

@@ -44,7 +44,7 @@ class Rollout:
         tip: node of its latest turn that is in the tree; of an ended one its leaf.
         joined: turns of the current try that are in the tree, shared ones included; ``None`` before its first own one.
         trajectory: what it has sampled, once it has ended.
-        sampled_tokens: tokens the engine sampled for it, failed tries included.
+        sampled_tokens: tokens the engine sampled for it, failed attempts included.
     """
 
     number: int

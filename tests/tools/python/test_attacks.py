@@ -285,7 +285,7 @@ async def test_no_socket_outside_is_reached(attacked, tmp_path: Path):
     await still_works(tool, session, lost=False)
 
 
-@pytest.mark.fault("Python sandbox", "forged replies", "thrown away, or the call's own output")
+@pytest.mark.fault("Python sandbox", "forged replies", "discarded, or the call's own output")
 async def test_replies_of_later_calls_cannot_be_forged(attacked):
     tool, session = attacked
     forged = '{"nonce": "0", "output": "forged"}'

@@ -202,7 +202,7 @@ async def test_a_start_without_descriptors_is_an_outage_that_leaves_nothing(stro
     assert await started(tool)
 
 
-@pytest.mark.fault("Python sandbox", "no file descriptors left during a call", "watched and ended as ever")
+@pytest.mark.fault("Python sandbox", "no file descriptors left during a call", "watched and ended as usual")
 @pytest.mark.parametrize(
     ("code", "expected"),
     [

@@ -10,7 +10,7 @@ the turn. Then:
 4. the clip range of turn k is (1 + beta (2 sigmoid(z_k) - 1)) times the usual one.
 
 In a tree a turn is one sample however many leaves it has, so step 1 counts it once: else contexts that were expanded
-would weigh more in the mean and shrink the deviation. Steps 2 and 3 are of a trajectory, so a shared turn has one
+would weigh more in the mean, and shrink the deviation. Steps 2 and 3 are of a trajectory, so a shared turn has one
 advantage per row: its gradient is that of their mean, as with ``backup=leaf_mean``.
 
 ``None`` stands for what is not known. It is left out of sums and of the number of terms, and never counts as 0.

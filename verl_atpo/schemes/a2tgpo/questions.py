@@ -121,7 +121,7 @@ class GoldAnswers:
         """Wait until all that was asked is answered; log-probs by node of a grown tree.
 
         Raises:
-            EngineOutage: the engine did not answer, the new tries included.
+            EngineOutage: the engine did not answer, the new attempts included.
             ConfigError: the engine gives no log-probs of a prompt.
         """
         await asyncio.gather(*self._asked.values())

@@ -31,7 +31,7 @@ UNREAD = ("backup", "advantage", "normalize", "weights", "contexts", "scheme")
 """Settings of credit that do not change the sum of a row."""
 
 MISMATCH = (
-    "in bfloat16 that alone moved it by 0.006 in the mean and past 1 +- 0.003 in 61% of the turns, in float32 by 6e-7 "
+    "in bfloat16 that alone moved it by 0.006 on average and past 1 +- 0.003 in 61% of the turns, in float32 by 6e-7 "
     "(python -m benchmarks.mismatch, 135 million parameters)"
 )
 

@@ -32,7 +32,7 @@ def compiled_filter() -> bytes:
     allow_values(rules, "fcntl", 1, _FCNTL)
     allow_values(rules, "ioctl", 1, _IOCTL)
     allow_socket_pairs(rules)
-    # Reading one's own limits, not setting them.
+    # Reading its own limits, not setting them.
     own, reading = pyseccomp.Arg(0, pyseccomp.EQ, 0), pyseccomp.Arg(2, pyseccomp.EQ, 0)
     rules.add_rule(pyseccomp.ALLOW, "prlimit64", own, reading)
     return compiled(rules)

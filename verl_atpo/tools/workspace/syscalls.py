@@ -106,7 +106,7 @@ def compiled_filter(apart: bool, signals: bool) -> bytes:
 
 
 def _allow_sockets(rules: Any) -> None:
-    """Sockets of a network of one's own."""
+    """Sockets of a separate network."""
     import pyseccomp
 
     for family in (socket.AF_UNIX, socket.AF_INET, socket.AF_INET6):

@@ -46,7 +46,7 @@ class Watch:
         return self._of_memory(processes) or self._of_disk(processes)
 
     def after(self) -> str | None:
-        """Bring the files into order after the command; returns what the model has to know of them, if anything."""
+        """Bring the files into order after the command; return what to tell the model of them, if anything."""
         reason = None
         try:
             self._files.before = self._files.added()
