@@ -10,8 +10,9 @@ row a micro-batch, so that it pads nothing; `faster_cpu_unpadded` is its process
 what the first call needs on top of what was there before. `trie_cpu_seconds` is what the packed engine does for its
 packs before the model runs: sorting the rows, planning the packs, building tries and attention; it is a part of its
 time. `max_error` is the largest difference of a sampled token's log-probability (forward), and the largest of a
-parameter's gradient over its norm (update). Without a CUDA device everything runs on the CPU in float32, and batches
-that would take hours are scaled down, else in bfloat16, and verl's rows without padding where flash-attn is installed.
+parameter's gradient over its norm, or over a thousandth of the largest norm where that is more (update). Without a CUDA
+device everything runs on the CPU in float32, and batches that would take hours are scaled down, else in bfloat16, and
+verl's rows without padding where flash-attn is installed.
 Writes `benchmarks/results/packed.json`; `--resume` keeps the rows that the file has, if it is of the same seed, threads
 and torch.
 """
@@ -41,6 +42,7 @@ from verl.utils import tensordict_utils as tu  # noqa: E402
 
 from benchmarks.packed.measure import cost_of, with_peak  # noqa: E402
 from benchmarks.packed.models import MODELS, write_model  # noqa: E402
+from tests.assets.gradients import gradient_error  # noqa: E402
 from tests.assets.packed_batches import BATCHES, fitting_scale, make_batch  # noqa: E402
 from tests.assets.packed_engines import make_engine, make_loss  # noqa: E402
 from tests.assets.packed_rows import Rows, batch_of, counted  # noqa: E402
@@ -73,7 +75,7 @@ def error(mode: str, own: Any, packed: Any) -> float:
     """Largest difference, see the module's text."""
     if mode == "forward":
         return float((own - packed).abs().max())
-    return max(float((own[name] - packed[name]).norm() / own[name].norm().clamp(min=1e-12)) for name in own)
+    return gradient_error(packed, own)
 
 
 def measure(engines: dict[str, Any], rows: Rows, mode: str, settings: dict[str, Any], repeats: int) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
 
+from tests.assets.gradients import gradient_error
 from tests.assets.packed_rows import Rows, batch_of, counted, random_trees
 from verl_atpo.packed.attention import NAME, RUNNING
 from verl_atpo.packed.delta import run_over_tries
@@ -213,13 +214,9 @@ def compare(config: Any, rows: Rows) -> dict[str, float]:
     """Largest difference of each kind, over the norm of the rows' own."""
     packed, wanted = packed_results(config, rows), row_results(config, rows)
     assert packed.keys() == wanted.keys(), packed.keys() ^ wanted.keys()
-    worst: dict[str, float] = {}
-    largest = max(float(value.norm()) for name, value in wanted.items() if name.startswith("gradient"))
-    for name, value in wanted.items():
-        kind = name.split()[0]
-        norm = value.norm().clamp(min=1e-3 * largest if kind == "gradient" else 1e-3)
-        worst[kind] = max(worst.get(kind, 0.0), float((packed[name] - value).detach().norm() / norm))
-    return worst
+    scores, slopes = ("log_probs", "entropy"), [name for name in wanted if name.startswith("gradient")]
+    worst = {name: float((packed[name] - wanted[name]).norm() / wanted[name].norm().clamp(min=1e-3)) for name in scores}
+    return worst | {"gradient": gradient_error(*({name: one[name] for name in slopes} for one in (packed, wanted)))}
 
 
 def judge(kind: str, more: dict[str, Any], seed: int = 0) -> dict[str, Any]:

@@ -123,3 +123,40 @@ def test_a_token_without_decay_and_update_leaves_the_state():
     _, short = slow_rule(query[:, :4], key[:, :4], value[:, :4], g=g[:, :4], beta=beta[:, :4])
     _, full = slow_rule(query, key, value, g=g * quiet[:, None], beta=beta * quiet[:, None])
     torch.testing.assert_close(short, full)
+
+
+DECAYS = (4.0, 16.0)
+"""Rates of decay of the two heads, at the strong end of what the layers begin with (0 to 16)."""
+
+
+def gradient_of_decays(rule, dtype, packed):
+    """Gradient of the logarithm of each head's rate of decay, over a trie or over its rows run apart."""
+    tokens, offsets = flat([[0] * 150 + [row] * (60 + 45 * row) for row in range(4)])
+    trie = build_trie(tokens, offsets)
+    query, key, value, step, beta = (each.detach().to(dtype) for each in inputs_for(len(trie), 0))
+    if rule is slow_rule:
+        query = query * SIZE**-0.5
+    decay_log = torch.tensor(DECAYS, dtype=dtype).log().requires_grad_()
+    inputs = query, key, value, decay_log.exp() * (step - 1), beta
+    if packed:
+        output = delta_rule(rule, False, inputs, Visibility(trie, CPU), {})[0, trie.slot_T]
+    else:
+        query, key, value, g, beta = inputs
+        slots = np.split(trie.slot_T, offsets[1:-1])
+        output = torch.cat([rule(query[:, s], key[:, s], value[:, s], g=g[:, s], beta=beta[:, s])[0][0] for s in slots])
+    weight = torch.randn(output.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    return torch.autograd.grad((output * weight.to(dtype)).sum(), decay_log)[0].double()
+
+
+def test_strong_decays_are_rounded_by_transformers_chunks_and_not_by_packing():
+    """transformers' rule subtracts sums of up to 64 log-decays in float32, whose gradients nearly cancel."""
+    exact = gradient_of_decays(slow_rule, torch.float64, packed=False)
+
+    def error(rule, dtype, packed):
+        return float(((gradient_of_decays(rule, dtype, packed) - exact) / exact).abs().max())
+
+    assert error(slow_rule, torch.float64, packed=True) < 1e-12
+    assert error(slow_rule, torch.float32, packed=True) < 1e-5  # token by token there is nothing to cancel
+    apart, packed = (error(torch_chunk_gated_delta_rule, torch.float32, packed) for packed in (False, True))
+    assert apart > 1e-4  # of rows that nothing of this package has touched
+    assert packed < 2 * apart
