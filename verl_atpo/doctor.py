@@ -80,10 +80,10 @@ def print_packable(path: str) -> bool:
     from verl_atpo.packed.checks import read_model_config
     from verl_atpo.packed.models import check_model, layer_types
 
-    if (config := read_model_config(path)) is None:
-        print(f"{path}: no config.json that transformers can read; give a model's folder.")
-        return False
     try:
+        if (config := read_model_config(path)) is None:
+            print(f"{path}: no config.json; give a model's folder.")
+            return False
         check_model(config)
     except ConfigError as error:
         print(f"{path}: {error}")

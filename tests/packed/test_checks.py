@@ -6,6 +6,7 @@ import pytest
 from transformers import (
     BertConfig,
     BltConfig,
+    FalconConfig,
     Gemma2Config,
     GPT2Config,
     GPTJConfig,
@@ -18,6 +19,7 @@ from transformers import (
     Qwen2_5_VLConfig,
     Qwen3_5Config,
     Qwen3Config,
+    RwkvConfig,
 )
 
 from tests.assets.presets import changed_by, composed
@@ -104,6 +106,8 @@ def capped(**more):
         (JambaConfig(), "its layers are mamba"),
         (MiniMaxConfig(), "not those of a known gated delta net"),
         (GPTJConfig(), "accept no attention but their own"),
+        (FalconConfig(), "accept no attention but their own"),
+        (RwkvConfig(), "accept no attention but their own"),
         (BltConfig(), "does not say how many layers it has"),
     ],
 )
@@ -130,6 +134,27 @@ def test_the_driver_refuses_a_model_by_its_config_json(tmp_path, capsys):
         with pytest.raises(SystemExit) as exit_:
             doctor(["--model", str(tmp_path / name)])
         assert exit_.value.code == code and words in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ('{"model_type": ', "not a valid JSON file"),
+        ("[1, 2]", "must be integers or slices"),
+        ('{"num_hidden_layers": 3}', "Unrecognized model"),
+        ('{"model_type": "of_tomorrow"}', "of_tomorrow"),
+        ('{"model_type": "qwen3", "num_hidden_layers": "three"}', "expected int, got str"),
+        ('{"model_type": "qwen3", "num_hidden_layers": 3, "layer_types": ["full_attention"]}', "must be equal"),
+        ('{"model_type": "qwen3_5", "text_config": 5}', "text_config"),
+    ],
+)
+def test_a_config_json_that_transformers_does_not_take_is_named_with_the_reason(tmp_path, capsys, text, reason):
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(ConfigError, match=rf"{MODEL}.path={tmp_path}: transformers cannot read .*{reason}.*Correct"):
+        check_config(composed("+atpo=chain", "+train=packed", f"{MODEL}.path={tmp_path}"))
+    with pytest.raises(SystemExit) as exit_:
+        doctor(["--model", str(tmp_path)])
+    assert exit_.value.code == 1 and reason in capsys.readouterr().out
 
 
 def test_layers_that_attend_by_themselves_are_refused():

@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub.errors import StrictDataclassError
 from omegaconf import DictConfig, OmegaConf
 from transformers import AutoConfig
 
@@ -17,6 +18,8 @@ from verl_atpo.settings import ConfigError, refuse
 
 ACTOR, REF, MODEL = (f"actor_rollout_ref.{part}" for part in ("actor", "ref", "model"))
 WITHOUT = "leave out +train=packed"
+LONGEST_REASON = 300
+"""Characters of an error of transformers that are quoted."""
 
 
 def is_packed(config: DictConfig) -> bool:
@@ -75,6 +78,9 @@ def read_model_config(path: str | None, *, trust_remote_code: bool = False) -> A
     Args:
         path: of the model, or its name on the hub.
         trust_remote_code: whether code that comes with the model may run.
+
+    Raises:
+        ConfigError: the folder has a config.json that transformers does not take.
     """
     if not path:
         return None
@@ -83,8 +89,14 @@ def read_model_config(path: str | None, *, trust_remote_code: bool = False) -> A
         return AutoConfig.from_pretrained(
             str(folder) if folder.is_dir() else path, local_files_only=True, trust_remote_code=trust_remote_code
         )
-    except (OSError, ValueError):
-        return None
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, StrictDataclassError) as error:
+        if not (folder / "config.json").is_file():
+            return None
+        reason = " ".join(str(error).split())
+        raise ConfigError(
+            f"{MODEL}.path={path}: transformers cannot read {folder / 'config.json'}: {reason[:LONGEST_REASON]}. "
+            f"Correct the file, or set {MODEL}.trust_remote_code=True for a model that brings its own code."
+        ) from error
 
 
 def _override(config: Any, values: dict[Any, Any]) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from verl_atpo.settings import ConfigError
@@ -30,8 +32,8 @@ OWN_MIXING = {
 """Settings of configurations that, where they are set, let tokens meet in a way that packs do not have."""
 OWN_MASK = frozenset({"doge"})
 """Models whose layers make masks of their own from what they attend to."""
-OWN_ATTENTION = frozenset({"diffllama", "gptj"})
-"""Models whose layers accept no attention but their own."""
+REGISTRY = "ALL_ATTENTION_FUNCTIONS"
+"""Name under which transformers' models look up their attention."""
 NOT_CAUSAL = {
     "is_encoder_decoder": "it has an encoder",
     "use_bidirectional_attention": "its attention is not causal",
@@ -64,7 +66,7 @@ def obstacles(config: Any) -> Iterator[str]:
         yield "it reads images or audio, and its text part was not tried"
     if config.model_type in OWN_MASK:
         yield "its layers make masks of their own"
-    if config.model_type in OWN_ATTENTION:
+    if has_own_attention(text):
         yield "its layers accept no attention but their own"
     for name, why in (OWN_MIXING | NOT_CAUSAL).items():
         if getattr(text, name, None):
@@ -78,6 +80,16 @@ def obstacles(config: Any) -> Iterator[str]:
     for name, value in vars(text).items():
         if name.endswith(DROPOUT) and name not in NO_DROPOUT and isinstance(value, float) and value > 0:
             yield (f"it has dropout ({name}={value}; set +actor_rollout_ref.model.override_config.{name}=0.0)")
+
+
+def has_own_attention(text: Any) -> bool:
+    """Return whether transformers' code of a model never asks for an attention that others can register.
+
+    The module that defines the layers is read and not imported; False where it is not beside the configuration's.
+    """
+    folder, kind = Path(inspect.getfile(type(text))).parent, type(text).__module__.rpartition(".")[2]
+    file = folder / f"{kind.replace('configuration_', 'modeling_', 1)}.py"
+    return kind.startswith("configuration_") and file.is_file() and REGISTRY not in file.read_text(encoding="utf-8")
 
 
 def layer_types(text: Any) -> list[str]:
