@@ -19,7 +19,7 @@ from benchmarks import headlines, markdown, smollm2
 from benchmarks.bias import regimes
 from benchmarks.bias import table as credit_bias
 from benchmarks.headlines import RESULTS, read_rows
-from benchmarks.lab import agreement, baselines, decided, frontier, gradient, profiles, uncertainty
+from benchmarks.lab import agreement, baselines, decided, distance, frontier, gradient, profiles, uncertainty
 from benchmarks.lab import report as lab
 from benchmarks.learning import report as learning
 from benchmarks.learning import wall_clock
@@ -297,6 +297,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
         )
     },
     "tuning": functools.partial(lab.tried, RESULTS / "lab.jsonl", "hopqa"),
+    "lab-distance": functools.partial(distance.table, RESULTS / "lab.jsonl"),
     "lab-agreement": lab_agreement,
     "lab-baselines": lab_baselines,
     "lab-clock": lab_clock,

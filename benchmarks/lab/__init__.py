@@ -18,7 +18,8 @@ of Ray, vLLM and FSDP are small enough to read.
 | `uncertainty.py` | correlation of a turn's NLL or entropy with that of its context |
 | `decided.py` | undecided share of the outcome, and remaining tokens, after each turn |
 | `curves.py`, `report.py`, `parts.py`, `tuning.py` | costs and tables from the result files |
-| `profiles.py`, `frontier.py`, `clock.py`, `agreement.py` | plots; rollout time; agreement with verl |
+| `frontier.py`, `distance.py` | trees and the line of GRPO's sizes: as a plot, in numbers |
+| `profiles.py`, `clock.py`, `agreement.py` | a plot; rollout time; agreement with verl |
 | `picture.py` | the tree in the README |
 | `__main__.py` | command line: all runs that have no file yet |
 """

@@ -173,15 +173,28 @@ AT_TOKEN_MEAN = {
     ),
 }
 """Arms at verl's default aggregation, against GRPO with the same."""
+PRESET = TURN + SIX + SHRUNK + BY_NOISE
 AT_ROW_MEAN = {
-    "tree": Arm("tree 6 + 6 by noise", TURN + SIX + SHRUNK + BY_NOISE),
-    "tree_muted": Arm("tree 6 + 6 by noise, muted", TURN + SIX + SHRUNK + BY_NOISE + MUTED),
+    "tree": Arm("tree 6 + 6 by noise", PRESET),
+    "tree_muted": Arm("tree 6 + 6 by noise, muted", PRESET + MUTED),
     "grpo_muted": Arm("GRPO, muted", CHAINS + TOKEN + SHRUNK[:1] + MUTED),
     "tree_6_one_baseline": Arm(
         "tree 6 + 6 by entropy, one baseline", (*TURN, *SIX, *MERGED, "algorithm.atpo.credit.advantage=diff_context")
     ),
 }
 """The same at the aggregation of the other arms."""
+SPARES = ("algorithm.atpo.expansion.spares=12",)
+FILTER = ("algorithm.filter_groups.enable=True",)
+PROMPTWISE = {
+    "tree_adaptive_12": Arm("tree 6 + 6 by noise, adaptive budget, 12 spares", PRESET + STOPS + SPARES),
+    "tree_refilled": Arm("tree 6 + 6 by noise, groups of equal outcomes replaced", PRESET + FILTER),
+}
+"""The preset with expansions, or prompts, where outcomes differ."""
+TWICE_THE_RATE = {
+    f"{name}_lr0.001": Arm(f"{arm.title}, learning rate 0.001", (*arm.overrides, f"{RATE}=0.001"))
+    for name, arm in (("grpo_8", BUDGETS["grpo_8"]), ("grpo_12", BUDGETS["grpo_12"]), ("tree", AT_ROW_MEAN["tree"]))
+}
+"""At the learning rate that was best for GRPO and for trees in the worlds of :data:`TUNING`."""
 A2TGPO = {
     "a2tgpo": Arm("A²TGPO on trees", CREDITED),
     "a2tgpo_chains": Arm("A²TGPO", (*CHAINS, *CREDITED)),
@@ -199,6 +212,8 @@ ARMS = {
     **TUNING,
     **AT_TOKEN_MEAN,
     **AT_ROW_MEAN,
+    **PROMPTWISE,
+    **TWICE_THE_RATE,
     **A2TGPO,
     **IN_VERL,
 }

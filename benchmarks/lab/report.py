@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from benchmarks.lab import parts
-from benchmarks.lab.arms import ARMS, TUNING
+from benchmarks.lab.arms import ARMS, TUNING, TWICE_THE_RATE
 from benchmarks.lab.curves import (
     Curve,
     interquartile_mean,
@@ -264,7 +264,8 @@ def _pairs(curves: Sequence[Curve], arm: str, ratio: Ratio) -> dict[int, list[fl
 
 def _arms(curves: Sequence[Curve]) -> list[str]:
     there = {curve.arm for curve in curves}
-    return [arm for arm in ARMS if arm in there and arm not in TUNING and not arm.startswith("verl_")]
+    elsewhere = {*TUNING, *TWICE_THE_RATE}
+    return [arm for arm in ARMS if arm in there and arm not in elsewhere and not arm.startswith("verl_")]
 
 
 def _over_grpo(curves: Sequence[Curve], arm: str) -> str:

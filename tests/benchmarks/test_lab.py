@@ -17,7 +17,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from benchmarks import runs
 from benchmarks.lab import __main__ as command
 from benchmarks.lab import hopqa, text_world
-from benchmarks.lab.arms import ARMS, AT_ROW_MEAN, AT_TOKEN_MEAN, TUNING, settings
+from benchmarks.lab.arms import ARMS, AT_ROW_MEAN, AT_TOKEN_MEAN, PROMPTWISE, TUNING, TWICE_THE_RATE, settings
 from benchmarks.lab.copies import repeats
 from benchmarks.lab.engine import Engine
 from benchmarks.lab.episodes import Task, converse
@@ -292,18 +292,21 @@ def test_arms_mean_what_verl_makes_of_them() -> None:
     assert {each.aggregation for each in rows.values()} == {"seq-mean-token-mean"}
     assert {own[name].aggregation for name in AT_TOKEN_MEAN} == {"token-mean"}
     assert own["tree_tm"] == dataclasses.replace(own["tree"], aggregation="token-mean")
-    untuned = {name: each for name, each in own.items() if name not in TUNING}
+    untuned = {name: each for name, each in own.items() if name not in {*TUNING, *TWICE_THE_RATE}}
     assert {each.learning_rate for each in untuned.values()} == {grpo.learning_rate}
     assert own["tree"].atpo == AtpoConfig.from_mapping(ATPO_PRESETS["tree"]["algorithm"]["atpo"])
     earlier = CreditConfig(contexts=Contexts.MERGED, advantage=AdvantageMode.DIFF_LOCALGLOBAL)
     assert own["tree_6_states"].atpo == AtpoConfig(credit=earlier)
     assert own["tree_6_states_lr0.001"] == dataclasses.replace(own["tree_6_states"], learning_rate=1e-3)
+    for name in ("grpo_8", "grpo_12", "tree"):
+        assert own[f"{name}_lr0.001"] == dataclasses.replace(own[name], learning_rate=1e-3)
+    assert own["tree_refilled"] == dataclasses.replace(own["tree"], filter_groups=True)
     assert own["gspo_clip0.13"] == dataclasses.replace(own["gspo"], clip=(0.1, 0.13))
     assert {name for name, each in own.items() if each.atpo.credit.scheme == "shrunk"} == {
         "tree", "tree_muted", "tree_tm", "tree_muted_tm", "tree_entropy_tm", "chains_12_shrunk_tm",
-        "grpo_muted", "grpo_12_muted_tm",
+        "grpo_muted", "grpo_12_muted_tm", "tree_adaptive_12", "tree_refilled", "tree_lr0.001",
     }  # fmt: skip
-    added = {*AT_TOKEN_MEAN, *AT_ROW_MEAN}
+    added = {*AT_TOKEN_MEAN, *AT_ROW_MEAN, *PROMPTWISE}
     leaves = {name: each.atpo.expansion.leaves for name, each in untuned.items() if name not in added}
     assert {name: count for name, count in leaves.items() if count != 16} == {
         "grpo_8": 8, "grpo_12": 12, "tree_6": 12, "tree_8": 8, "grpo_32": 32, "tree_32": 32,
