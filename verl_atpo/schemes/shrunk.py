@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -92,15 +93,14 @@ class Shrunk(Scheme):
         mute = self.config.mute_above
         factors = [1.0] * len(tree.nodes) if mute is None else muting(tree, mute)
         context = along_paths(tree, group_contexts(tree, self.config.contexts)).context
+        sampled = Counter(here for here, value in zip(context, credit.values, strict=True) if value is not None)
         described: list[list[dict[str, Any]]] = []
         for node, value, advantage in zip(tree.nodes, credit.values, credit.advantages, strict=True):
             if node.index == ROOT or value is None or advantage is None:
                 described.append([])
                 continue
             factor = scale * factors[node.index]
-            beside = sum(
-                other is not None and context[at] == context[node.index] for at, other in enumerate(credit.values)
-            )
+            beside = sampled[context[node.index]]
             difference: dict[str, Any] = {
                 "value": value,
                 "baseline": value - advantage / factor if factor else value,
