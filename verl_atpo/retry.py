@@ -15,7 +15,7 @@ LONGEST_PAUSE_S = 60.0
 
 @dataclasses.dataclass(frozen=True)
 class Retry:
-    """How often and when a call is made again.
+    """Policy of how often and when a call is made again.
 
     Attributes:
         retries: calls after the first one.

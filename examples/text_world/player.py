@@ -10,7 +10,7 @@ from examples.text_world.engine import Game, View, World
 
 @dataclass(frozen=True)
 class Habits:
-    """How often the player errs; probabilities per action.
+    """Error rates of the player: probabilities per action.
 
     Attributes:
         stray: goes through some door although there is more to do here.
@@ -80,7 +80,7 @@ class _Player:
 
     @property
     def thought(self) -> str:
-        """What the player is about."""
+        """Return the player's current aim."""
         return f"find {self._wanted}" if self._carried is None else f"bring {self._target}"
 
     def decide(self, view: View) -> str | None:

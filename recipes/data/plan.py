@@ -1,4 +1,4 @@
-"""What is to be written from what: the training set of each task, and one test set of all benchmarks."""
+"""Plan of the files to write: the training set of each task, and one test set of all benchmarks."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Output:
 
     @property
     def is_train(self) -> bool:
-        """Whether it is a training set."""
+        """Return whether it is a training set."""
         return self.file_name != TEST_FILE
 
 

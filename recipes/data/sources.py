@@ -1,4 +1,4 @@
-"""Where the questions come from: the hub, a folder laid out like it, or single files."""
+"""Sources of the questions: the hub, a folder laid out like it, or single files."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Source:
 
     @property
     def is_local(self) -> bool:
-        """Whether it lies on this machine."""
+        """Return whether it is on this machine."""
         return "://" not in self.location
 
     def lines(self) -> Iterator[str]:
@@ -42,7 +42,7 @@ class Source:
                 yield row["text"]
 
     def fingerprint(self) -> dict[str, Any]:
-        """What tells that the source is another than before: its address; of a local file also size and time."""
+        """Return what identifies the source: its address; of a local file also size and time."""
         fingerprint: dict[str, Any] = {"benchmark": self.benchmark, "split": self.split, "location": self.location}
         if self.is_local:
             stat = Path(self.location).stat()

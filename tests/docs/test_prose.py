@@ -118,6 +118,22 @@ def test_the_words_of_the_code_are_the_fields():
     assert found == []
 
 
+FIRST_WORDS = re.compile(r"(?:What|Those|Of|By|That|Whether|How|So|Which|Where|When|Who|Told|Said)\b")
+"""Words with which no docstring begins: a verb or a noun says what the thing is."""
+
+
+def test_docstrings_begin_with_a_verb_or_a_noun():
+    documented = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+    found = [
+        f"{name(source)}: {text.splitlines()[0]}"
+        for source in [*SOURCES, *sorted((ROOT / "recipes").rglob("*.py"))]
+        for node in ast.walk(ast.parse(source.read_text()))
+        if isinstance(node, documented) and (text := ast.get_docstring(node)) and FIRST_WORDS.match(text)
+    ]
+    assert found == []
+    assert FIRST_WORDS.match("What a tree tells") and not FIRST_WORDS.match("Whatever")
+
+
 def test_texts_of_code_are_found(tmp_path: Path):
     source = tmp_path / "module.py"
     source.write_text('"""What was told."""\nx = f"{1} is behind"  # picked here\nKEY = "picked"\n')
