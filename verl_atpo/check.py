@@ -18,7 +18,7 @@ import hydra
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
-from verl_atpo.startup.banner import banner, overridden
+from verl_atpo.startup.banner import banner, overridden, replaced_presets
 from verl_atpo.startup.driver import check_every_config, rehearses
 from verl_atpo.startup.rules.rule import Run, Stage
 from verl_atpo.startup.rules.table import broken_rules
@@ -47,14 +47,18 @@ class ListProblems(Callback):
 
 def findings(run: Run) -> Iterator[tuple[bool, str]]:
     """Yield each problem of a run: True for a mere warning, and the message."""
+    said = set[str]()
     blocked = False
     stages = (Stage.CONFIG, Stage.REHEARSAL) if rehearses(run) else (Stage.CONFIG,)
     for stage in stages:
         for rule, message in broken_rules(run, stage):
             blocked = blocked or not rule.warns
-            yield rule.warns, message
+            if message not in said:
+                yield rule.warns, message
+            said.add(message)
     if blocked:
         return
+    yield from ((True, f"{line}: one preset of a kind applies, the last") for line in replaced_presets(run.config))
     yield from ((True, line) for line in overridden(run.config))
     if (problem := verl_problem(run.config)) is not None:
         yield False, problem
@@ -80,7 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     check_every_config(CALLBACK)
     given = sys.argv[1:] if arguments is None else list(arguments)
     with tempfile.TemporaryDirectory(prefix="verl_atpo_check_") as folder:
-        sys.argv = [sys.argv[0], *given, "hydra.output_subdir=null", f"hydra.run.dir={folder}"]
+        sys.argv = [sys.argv[0], *given, f"hydra.run.dir={folder}"]
         _compose()
 
 

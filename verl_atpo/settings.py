@@ -18,6 +18,7 @@ import difflib
 import enum
 import typing
 from collections.abc import Iterable, Mapping
+from pathlib import PurePath
 from typing import Annotated, Any, TypeVar
 
 import pydantic
@@ -91,6 +92,7 @@ def refusal(setting: str, value: object, why: str) -> str:
         value: its value; text is shown as on a command line, without quotes.
         why: reason and remedy; a full stop is added if there is none.
     """
+    value = str(value) if isinstance(value, PurePath) else value
     text = isinstance(value, str) and len(repr(value)) < _LONGEST_VALUE and value
     shown = show(value)[1:-1] if text else show(value)
     return f"{setting}={shown} cannot work: {why}{'' if why.endswith(('?', '.')) else '.'}"

@@ -168,6 +168,28 @@ CONFIG = (
     ),
     Mistake("an engine's name misspelt", f"{ROLLOUT}.name", (f"{ROLLOUT}.name=vlm",)),
     Mistake("a learning rate of zero", f"{ACTOR}.optim.lr", (f"{ACTOR}.optim.lr=0",)),
+    Mistake("a learning rate of 10", f"{ACTOR}.optim.lr", (f"{ACTOR}.optim.lr=10",)),
+    Mistake("a temperature of 100", f"{ROLLOUT}.temperature", (f"{ROLLOUT}.temperature=100",)),
+    Mistake("a schedule misspelt", f"{ACTOR}.optim.lr_scheduler_type", (f"{ACTOR}.optim.lr_scheduler_type=cosin",)),
+    Mistake(
+        "gradients clipped by a setting that verl does not read",
+        f"{ACTOR}.optim.clip_grad",
+        (f"{ACTOR}.grad_clip=0.5",),
+        warns=True,
+    ),
+    Mistake("FSDP1 on a CPU", f"{ACTOR}.strategy", (f"{ACTOR}.strategy=fsdp",)),
+    Mistake(
+        "validation only, and none before training",
+        "trainer.val_only",
+        ("trainer.val_only=True", "trainer.val_before_train=False"),
+    ),
+    Mistake(
+        "two presets of a kind",
+        "+atpo=paper yields to +atpo=tree",
+        ("+atpo=paper", "+atpo=tree"),
+        without=("+atpo",),
+        warns=True,
+    ),
 )
 """Mistakes in the config alone."""
 
@@ -372,6 +394,14 @@ TOOL_MISTAKES = (
 )
 
 SURROUNDINGS = (
+    Mistake("a reward manager misspelt", "reward.reward_manager.name", ("reward.reward_manager.name=naivee",)),
+    Mistake(
+        "a secret on the command line",
+        "reward_kwargs.api_key",
+        ("+reward.custom_reward_function.reward_kwargs.api_key=sk-1",),
+        change=_write("reward.py", REWARD.replace("extra_info=None", "extra_info=None, api_key=None")),
+        warns=True,
+    ),
     Mistake("wandb without a key", "trainer.logger", ('trainer.logger=["console","wandb"]',)),
     Mistake("a logger's name misspelt", "trainer.logger", ('trainer.logger=["consol"]',)),
     Mistake(

@@ -24,7 +24,7 @@ from verl_atpo.view.index import TreeIndex
 PICTURES = Path(__file__).parents[2] / "docs" / "viewer"
 CLICK = "document.querySelector(arguments[0]).dispatchEvent(new MouseEvent('click', {bubbles: true}))"
 CONNECTED = "return window.did_handshake === true"
-SCROLL = "const at = document.querySelector(arguments[0]).getBoundingClientRect().top; window.scrollBy(0, at - 90)"
+SCROLL = "const at = document.querySelector(arguments[0]).getBoundingClientRect().top; window.scrollBy(0, at - 150)"
 COUNT = "return document.querySelectorAll(arguments[0]).length"
 
 

@@ -95,6 +95,14 @@ def test_a_key_that_verl_uses_itself_is_renamed_and_said_once(monkeypatch, caplo
     assert caplog.text.count("under which verl's validation keeps the score") == 1
 
 
+@pytest.mark.parametrize("key", ["input", "output", "gts", "step"])
+def test_keys_of_validation_files_are_renamed(key, monkeypatch):
+    """verl writes the reward's extras over its own columns of the file."""
+    scored = output(1.0, score=1.0, **{key: "mine"})
+    check_reward(scored, computed=True)
+    assert scored.extra_fields["reward_extra_info"] == {"score": 1.0, f"function_{key}": "mine"}
+
+
 def test_extra_information_can_be_averaged_and_written():
     """verl's validation takes means, and writes JSON lines: both fail on the types of other libraries."""
     given = {

@@ -5,8 +5,11 @@ from __future__ import annotations
 import pytest
 
 from tests.assets.configs import check_refusal, config_with, refusal
+from verl_atpo.startup.checks import apply_rules
 from verl_atpo.startup.driver import CheckConfig
 from verl_atpo.startup.presets import ATPO_PRESETS
+from verl_atpo.startup.rules import learning
+from verl_atpo.startup.rules.rule import Run, Stage
 
 R, A, MT = "actor_rollout_ref.rollout", "actor_rollout_ref.actor", "actor_rollout_ref.rollout.multi_turn"
 D = "distillation.distillation_loss.use_task_rewards"
@@ -170,7 +173,40 @@ BAD = [
     (f"{R}.tensor_model_parallel_size=3", f"{R}.tensor_model_parallel_size=3"),
     (f"{R}.dtype=bf17", f"{R}.dtype=bf17"),
     (f"{MT}.tool_response_truncate_side=mid", f"{MT}.tool_response_truncate_side=mid"),
+    # what the optimizer would do
+    (f"{A}.optim.lr=10", f"{A}.optim.lr=10"),
+    (f"{A}.optim.lr=0.1", f"{A}.optim.lr=0.1"),
+    (f"{A}.optim.weight_decay=-1", f"{A}.optim.weight_decay=-1"),
+    (f"{A}.optim.betas=[2,3]", f"{A}.optim.betas=[2, 3]"),
+    (f"{A}.optim.betas=0.9", f"{A}.optim.betas=0.9"),
+    (f"{A}.optim.optimizer=AdamX", f"{A}.optim.optimizer=AdamX"),
+    (f"{A}.optim.optimizer_impl=torchh.optim", f"{A}.optim.optimizer=AdamW"),
+    (f"{A}.optim.clip_grad=0", f"{A}.optim.clip_grad=0"),
+    (f"{A}.optim.lr_scheduler_type=cosin", f"{A}.optim.lr_scheduler_type=cosin"),
+    (f"{A}.optim.min_lr_ratio=5", f"{A}.optim.min_lr_ratio=5"),
+    (f"{A}.optim.lr_warmup_steps_ratio=2", f"{A}.optim.lr_warmup_steps_ratio=2"),
+    (f"{A}.kl_loss_coef=-1", f"{A}.kl_loss_coef=-1"),
+    (f"{A}.strategy=fdsp", f"{A}.strategy=fdsp"),
+    (("trainer.device=cpu", f"{A}.strategy=fsdp"), f"{A}.strategy=fsdp"),
+    # what verl or the engine would refuse after its start
+    ("data.val_batch_size=0", "data.val_batch_size=0"),
+    ("data.dataloader_num_workers=-1", "data.dataloader_num_workers=-1"),
+    ("reward.num_workers=0", "reward.num_workers=0"),
+    ("trainer.logger=null", "trainer.logger=None"),
+    (("trainer.logger=[file]", "trainer.experiment_name=a/b"), "trainer.experiment_name=a/b"),
+    (("trainer.logger=[file]", "trainer.project_name=null"), "trainer.project_name=None"),
+    (("trainer.val_only=true", "trainer.val_before_train=false"), "trainer.val_only=True"),
+    (f"{A}.checkpoint.save_contents=[modle]", f"{A}.checkpoint.save_contents=['modle']"),
+    (f"{R}.mode=sync", f"{R}.mode=sync"),
+    ((f"{R}.max_num_batched_tokens=16", f"{R}.max_num_seqs=1024"), f"{R}.max_num_batched_tokens=16"),
+    (f"{R}.prompt_length=3", f"{R}.prompt_length=3"),
+    (f"{R}.val_kwargs.temperature=-1", f"{R}.val_kwargs.temperature=-1"),
+    (f"{R}.val_kwargs.top_p=0", f"{R}.val_kwargs.top_p=0"),
+    (f"{R}.val_kwargs.top_k=-5", f"{R}.val_kwargs.top_k=-5"),
+    (f"{R}.top_k=-5", f"{R}.top_k=-5"),
+    ("trainer.balance_batch=1", "trainer.balance_batch=1"),
     # how it is sampled
+    (f"{R}.temperature=100", f"{R}.temperature=100"),
     (f"{R}.n=5", f"{R}.n=5"),
     (f"{R}.n=null", f"{R}.n=None"),
     (f"{R}.temperature=0", f"{R}.temperature=0"),
@@ -223,6 +259,39 @@ def test_the_table_is_long_enough():
 @pytest.mark.parametrize(("settings", "refused"), BAD, ids=lambda case: str(case)[:60])
 def test_refused_with_setting_and_remedy(settings, refused):
     check_refusal(settings, refused)
+
+
+@pytest.mark.parametrize("settings", [(f"{R}.temperature=0", f"{R}.n=8"), (f"{R}.temperature=100",)])
+def test_chains_that_cannot_differ_or_mean_nothing_are_refused(settings):
+    check_refusal(settings, settings[0], preset="chain")
+
+
+LEGAL_BUT_ODD = {
+    (f"{A}.optim.lr=0.05",): "destroys most models",
+    (f"{A}.optim.lr_warmup_steps=100", "trainer.total_training_steps=50"): "never reaches",
+    (f"{A}.grad_clip=0.5",): f"set {A}.optim.clip_grad=0.5",
+    (f"{A}.entropy_coeff=100",): "outweigh",
+    (f"{A}.ppo_epochs=1000",): "1000 times",
+    (f"{R}.val_kwargs.n=4", f"{R}.val_kwargs.do_sample=false"): "all be the same",
+    (f"{A}.use_dynamic_bsz=true", f"{A}.ppo_max_token_len_per_gpu=16"): "the run ends when one has more than 16",
+    (f"{A}.checkpoint.save_contents=[extra]", "trainer.save_freq=5"): "hold no weights",
+}
+
+
+@pytest.mark.parametrize("settings", LEGAL_BUT_ODD, ids=lambda each: each[0])
+def test_legal_but_odd_numbers_are_warned_of_once(settings):
+    warned: list[str] = []
+    apply_rules(Run(config_with(*settings)), Stage.CONFIG, warned.append)
+    assert [LEGAL_BUT_ODD[settings] in each for each in warned].count(True) == 1, warned
+    unchanged: list[str] = []
+    apply_rules(Run(config_with()), Stage.CONFIG, unchanged.append)
+    assert not any(LEGAL_BUT_ODD[settings] in each for each in unchanged)
+
+
+def test_one_chain_has_no_baseline():
+    (rule,) = learning.LATER
+    assert "one has no other" in str(rule.message(Run(config_with(f"{R}.n=1", preset="chain"))))
+    assert rule.message(Run(config_with(f"{R}.n=2", preset="chain"))) is None
 
 
 @pytest.mark.parametrize(

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 
 import pytest
 
-from tests.assets.configs import config_with
+from tests.assets.configs import config_with, refusal
 from verl_atpo.report.run_file import RunFile, read_run
-from verl_atpo.startup.driver import write_config
-from verl_atpo.startup.driver_end import DriverEnd
+from verl_atpo.startup.driver import CheckConfig, write_config
+from verl_atpo.startup.driver_end import DriverEnd, running_beside
 from verl_atpo.startup.opening import closing_lines, opening_lines, resume_warnings
 from verl_atpo.startup.resume import changed_settings, remember_settings, resumed_step, total_steps
 from verl_atpo.startup.rules.rule import Run
@@ -95,6 +96,43 @@ def test_how_a_run_ended_is_in_its_file(tmp_path, monkeypatch, capsys):
     assert read_run(tmp_path / "atpo_run.json").ended == "failed: KeyError"
     sys.excepthook(KeyboardInterrupt, KeyboardInterrupt(), None)
     assert read_run(tmp_path / "atpo_run.json").ended == "stopped" and "Ctrl+C" in capsys.readouterr().err
+
+
+TERMINATED = """
+import os, signal, sys, time
+from pathlib import Path
+from omegaconf import OmegaConf
+from verl_atpo.report.run_file import this_start
+from verl_atpo.startup.driver_end import DriverEnd
+config = OmegaConf.create({"trainer": {"save_freq": 2, "default_local_dir": sys.argv[1], "resume_mode": "auto"}})
+DriverEnd(config, this_start(["run"]), Path(sys.argv[1], "hydra")).watch()
+print("ready", flush=True)
+time.sleep(120)
+"""
+
+
+def test_sigterm_is_recorded_and_two_runs_do_not_share_a_folder_of_checkpoints(tmp_path):
+    saved(tmp_path, 6)
+    config = config_of(tmp_path)
+    command = [sys.executable, "-c", TERMINATED, str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "ready\n"
+        assert f"the run of process {process.pid} saves" in running_beside(config)
+        assert "set another folder" in refusal(config)
+        process.terminate()
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == 143 and "Stopped before its end. The same command continues from step 6." in said
+    assert read_run(tmp_path / "hydra" / "atpo_run.json").ended == "stopped"
+    assert running_beside(config) is None
+
+
+def test_ctrl_c_before_ray_is_answered_in_a_line(monkeypatch):
+    def interrupted(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("verl_atpo.startup.driver.apply_rules", interrupted)
+    with pytest.raises(SystemExit, match="before Ray started"):
+        CheckConfig().on_job_start(config_with())
 
 
 def test_verls_config_goes_into_a_file(tmp_path, capsys):

@@ -17,6 +17,7 @@ from verl_atpo.report.loggers import log_trees
 from verl_atpo.report.metrics import WorkerStats, step_metrics
 from verl_atpo.report.record import Record
 from verl_atpo.report.tracking import add_to_tracking, keep_metrics_files
+from verl_atpo.report.validation_extras import average_numbers_only
 from verl_atpo.rollout.chains import HEALTH, ChainAgentLoopWorker
 from verl_atpo.rollout.health.alarm import UselessSteps
 from verl_atpo.rollout.health.dead_workers import WorkerWatch
@@ -57,6 +58,7 @@ class ChainAgentLoopManager(AgentLoopManagerTQ):
         self._console = Console(lambda: total_steps(config), opening, closing)
         show = self._show_trees if self._atpo.log_trees else None
         add_to_tracking(self.take_metrics, show, self._console.follow)
+        average_numbers_only()
         keep_metrics_files(resumes=resumed_step(config) is not None)
         check_while_polling(self.check_failures)
 

@@ -15,8 +15,8 @@ logger = logging.getLogger(__name__)
 LARGEST = 3.4028234663852886e38
 """Largest float32, the type in which verl keeps rewards."""
 LONGEST_VALUE = 100
-VERLS_KEY = "reward"
-"""Key of a reward's extra information under which verl's validation keeps the reward itself."""
+VERLS_KEYS = ("reward", "input", "output", "gts", "step")
+"""Keys of a reward's extra information under which verl's validation keeps values of its own."""
 FUNCTION = "reward.custom_reward_function.path"
 
 _renamed = False
@@ -79,8 +79,7 @@ def check_reward(output: Any, computed: bool) -> None:
     output.reward_score = number(score)
     extra = output.extra_fields.get("reward_extra_info")
     if isinstance(extra, Mapping):
-        if VERLS_KEY in extra:
-            extra = _without_verls_key(extra)
+        extra = _without_verls_keys(extra)
         output.extra_fields["reward_extra_info"] = {str(key): _plain_extra(value) for key, value in extra.items()}
 
 
@@ -107,18 +106,17 @@ def blamed(error: Exception, data_source: Any) -> Exception:
     )
 
 
-def _without_verls_key(extra: Mapping[str, Any]) -> dict[str, Any]:
+def _without_verls_keys(extra: Mapping[str, Any]) -> dict[str, Any]:
     global _renamed
-    name = f"function_{VERLS_KEY}"
-    if not _renamed:
+    if (taken := [key for key in VERLS_KEYS if key in extra]) and not _renamed:
         _renamed = True
         logger.warning(
-            "The reward function returned a mapping with the key %r, under which verl's validation keeps the score "
-            "itself: it is called %r in metrics.",
-            VERLS_KEY,
-            name,
+            "The reward function returned a mapping with the key %s, under which verl's validation keeps the score, "
+            "texts or step itself: it is called %s in metrics.",
+            ", ".join(taken),
+            ", ".join(f"function_{key}" for key in taken),
         )
-    return {name if key == VERLS_KEY else key: value for key, value in extra.items()}
+    return {f"function_{key}" if key in VERLS_KEYS else key: value for key, value in extra.items()}
 
 
 def _plain_extra(value: Any) -> Any:

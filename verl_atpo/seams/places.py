@@ -60,6 +60,9 @@ SEAMS: dict[Feature, tuple[Seam, ...]] = {
         _seam("verl.trainer.ppo.utils:need_reference_policy", "the same", "config"),
         _seam("verl.trainer.ppo.utils:need_critic", "the same", "config"),
         _seam("verl.utils.tokenizer.tokenizer:hf_tokenizer", "the rehearsal renders prompts", "name_or_path"),
+        _seam(
+            "verl.experimental.reward_loop.reward_manager.registry:REWARD_MANAGER", "reward managers are known by name"
+        ),
         _seam("verl.utils.import_utils:load_module", "the rehearsal loads the reward function", "module_path"),
         _seam("verl.utils.reward_score:default_compute_score", "the rehearsal scores with verl's own", "data_source"),
         _seam("verl.workers.rollout.replica:RolloutReplicaRegistry", "engines are known by name", mentions="_registry"),
@@ -124,6 +127,11 @@ SEAMS: dict[Feature, tuple[Seam, ...]] = {
             mentions="failure_keys",
         ),
         _seam("verl.utils.tracking:Tracking.log", "metrics of trees are logged", "data step"),
+        _seam(
+            "verl.trainer.ppo.v1.trainer_base:PPOTrainer._val_metrics_update",
+            "extras of rewards are averaged",
+            "data_sources sample_uids reward_extra_infos_dict",
+        ),
         _seam("verl.utils.tracking:FileLogger", "an earlier start's metrics are kept", mentions="open filepath"),
         _seam("verl.trainer.ppo.reward:get_custom_reward_fn", "a reward function is contained", "config"),
         _seam(

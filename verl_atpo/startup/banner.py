@@ -80,13 +80,18 @@ def _tools(config: DictConfig) -> Iterator[str]:
 
 def yielded(config: DictConfig) -> Iterator[str]:
     """Yield a line for each override before a preset on the command line that yields to it."""
-    _, replaced = split(_command_line(config))
-    for each in replaced:
+    yield from replaced_presets(config)
+    for each in split(_command_line(config))[1]:
         value = get(config, each.key)
+        if each.key not in PRESETS and value != each.value:
+            yield f"{each.line} yields to {each.preset}: it is {value}"
+
+
+def replaced_presets(config: DictConfig) -> Iterator[str]:
+    """Yield a line for each preset before another one of its kind, of which the last applies."""
+    for each in split(_command_line(config))[1]:
         if each.key in PRESETS:
             yield f"{each.line} yields to {each.preset}"
-        elif value != each.value:
-            yield f"{each.line} yields to {each.preset}: it is {value}"
 
 
 def overridden(config: DictConfig) -> Iterator[str]:

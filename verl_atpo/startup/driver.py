@@ -27,12 +27,13 @@ from verl_atpo.report.run_file import this_start
 from verl_atpo.report.secrets import masked
 from verl_atpo.seams.check import SeamMissing, require
 from verl_atpo.seams.features import asked_for
+from verl_atpo.settings import refuse
 from verl_atpo.startup.banner import banner, overridden
 from verl_atpo.startup.checks import apply_rules, is_used
-from verl_atpo.startup.driver_end import DriverEnd
+from verl_atpo.startup.driver_end import DriverEnd, running_beside
 from verl_atpo.startup.opening import resume_warnings
 from verl_atpo.startup.order import obey_order
-from verl_atpo.startup.resume import changed_settings, remember_settings, resumed_step, total_steps
+from verl_atpo.startup.resume import CHECKPOINTS, changed_settings, remember_settings, resumed_step, total_steps
 from verl_atpo.startup.rules.rule import Run, Stage
 from verl_atpo.startup.verl_config import get
 
@@ -69,10 +70,14 @@ class CheckConfig(Callback):
                 logger.warning(line)
             if rehearses(run):
                 apply_rules(run, Stage.REHEARSAL, logger.warning)
+            if (problem := running_beside(config)) is not None:
+                raise refuse(CHECKPOINTS, get(config, CHECKPOINTS), problem)
             logger.info(banner(config, run.atpo))
             self._begin(config, run)
         except (ConfigError, SeamMissing) as error:
             raise SystemExit(_cut(f"verl_atpo: {error}")) from error
+        except KeyboardInterrupt:
+            raise SystemExit("verl_atpo: stopped by Ctrl+C before Ray started.") from None
         except Exception as error:
             raise SystemExit(_unforeseen(error)) from error
 

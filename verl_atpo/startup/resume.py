@@ -60,6 +60,14 @@ def saves_checkpoints(config: DictConfig) -> bool:
     return isinstance(frequency, int) and frequency > 0
 
 
+def checkpoint_folder(config: DictConfig) -> Path | None:
+    """Return the folder of the checkpoints; None if none are saved, or not on this machine's file system."""
+    folder = get(config, CHECKPOINTS)
+    if not folder or "://" in str(folder) or not saves_checkpoints(config):
+        return None
+    return Path(str(folder))
+
+
 def total_steps(config: DictConfig) -> int | None:
     """Return the number of training steps of the run; None before the trainer has computed it from its data."""
     own = get(config, "trainer.total_training_steps")
@@ -76,10 +84,10 @@ def total_steps(config: DictConfig) -> int | None:
 
 def remember_settings(config: DictConfig) -> None:
     """Write the settings of a run's first start into the folder of its checkpoints."""
-    folder = get(config, CHECKPOINTS)
-    if not folder or "://" in str(folder) or not saves_checkpoints(config):
+    folder = checkpoint_folder(config)
+    if folder is None:
         return
-    file = Path(str(folder)) / SETTINGS
+    file = folder / SETTINGS
     if resumed_step(config) is not None and file.exists():
         return
     try:

@@ -36,11 +36,14 @@ def nothing_remains() -> Iterator[None]:
     me = psutil.Process()
     children, descriptors = children_of(me), me.num_fds()
     yield
-    deadline = time.monotonic() + 5
-    while (children_of(me) != children or me.num_fds() > descriptors) and time.monotonic() < deadline:
+    deadline = time.monotonic() + 20  # what ends them needs processor time on a busy machine
+    while True:
+        children_now, descriptors_now = children_of(me), me.num_fds()
+        if (children_now == children and descriptors_now <= descriptors) or time.monotonic() > deadline:
+            break
         time.sleep(0.02)
-    assert children_of(me) == children
-    assert me.num_fds() <= descriptors
+    assert children_now == children
+    assert descriptors_now <= descriptors
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import random
@@ -14,6 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.assets.browser import wait_until
 from tests.assets.workspaces import make_provider
 from verl_atpo.tools.workspace import LocalProvider, overlay
 from verl_atpo.tools.workspace.store import Store
@@ -157,14 +159,23 @@ def test_a_walk_follows_no_link(tmp_path: Path):
     assert (outside / "file").read_text() == "x" * 100_000
 
 
+def sleeps(parent: int) -> bool:
+    """Return whether the command's last part runs below a process."""
+    for each in psutil.Process(parent).children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):  # one that has just ended
+            if each.cmdline()[:2] == ["sleep", "1234"]:
+                return True
+    return False
+
+
 @pytest.mark.parametrize("isolation", ["bubblewrap", "landlock"])
 def test_a_crash_leaves_nothing(tmp_path: Path, isolation: str):
     make_provider((isolation, "copy"), tmp_path).close()
     command = [sys.executable, "-c", CRASHING, str(tmp_path), isolation]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
         assert process.stdout is not None and process.stdout.readline() == b"ready\n"
+        assert wait_until(lambda: sleeps(process.pid), 30)  # the shell may still be about to start it
         mine = psutil.Process(process.pid).children(recursive=True)
-        assert any("1234" in " ".join(each.cmdline()) for each in mine)
         (left,) = (each for each in tmp_path.glob("atpo-*/*"))
         process.send_signal(signal.SIGKILL)
     gone, alive = psutil.wait_procs(mine, timeout=20)

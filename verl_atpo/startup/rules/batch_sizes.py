@@ -59,7 +59,7 @@ def _ranks(run: Run) -> int | None:
         size = max(run.get(key) or 1 for key in together)
     elif strategy == "megatron":
         kinds = ("tensor_model_parallel_size", "pipeline_model_parallel_size", "context_parallel_size")
-        size = math.prod(run.get(f"{ACTOR}.megatron.{kind}") for kind in kinds)
+        size = math.prod(run.get(f"{ACTOR}.megatron.{kind}") or 1 for kind in kinds)
     else:
         return None
     return devices // size if devices and devices % size == 0 else None

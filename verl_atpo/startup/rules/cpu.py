@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from verl_atpo.startup.rules.rule import Rule, Run, value_rule
+from verl_atpo.startup.verl_config import ACTOR
 
 MODEL = "actor_rollout_ref.model"
 NO_LORA = (
@@ -21,6 +22,12 @@ RULES: tuple[Rule, ...] = (
         f"{MODEL}.lora_adapter_path",
         lambda path: not path,
         NO_LORA.format(f"{MODEL}.lora_adapter_path=null"),
+        _on_cpu,
+    ),
+    value_rule(
+        f"{ACTOR}.strategy",
+        lambda strategy: strategy == "fsdp2",
+        "with +platform=cpu only fsdp2 works; set fsdp2",
         _on_cpu,
     ),
 )

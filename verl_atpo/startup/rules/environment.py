@@ -6,11 +6,15 @@ import importlib.util
 import netrc
 import os
 import tempfile
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
-from omegaconf import ListConfig
+from omegaconf import ListConfig, OmegaConf
 
+from verl_atpo.report.secrets import is_secret
 from verl_atpo.seams.versions import installed_version
+from verl_atpo.settings import ConfigError, refuse
 from verl_atpo.startup.rules.rule import Rule, Run, Stage, choice_rule, never
 from verl_atpo.startup.verl_config import ACTOR, ROLLOUT, unknown
 
@@ -18,6 +22,7 @@ LOGGER = "trainer.logger"
 ENGINE = f"{ROLLOUT}.name"
 STRATEGY = f"{ACTOR}.strategy"
 DEVICES = "trainer.n_gpus_per_node"
+STRATEGIES = ("fsdp", "fsdp2", "fsdp_turbo", "megatron", "veomni", "torchtitan", "automodel")
 ATTENTION = "actor_rollout_ref.model.override_config.attn_implementation"
 CHECKPOINTS = "trainer.default_local_dir"
 RESUME, RESUME_PATH = "trainer.resume_mode", "trainer.resume_from_path"
@@ -55,6 +60,44 @@ def _known_loggers(run: Run) -> str | None:
         if name not in Tracking.supported_backend:
             return unknown(name, Tracking.supported_backend)
     return None
+
+
+def _no_loggers(run: Run) -> str | None:
+    return "expected a list of names; set e.g. [console]" if run.get(LOGGER) is None else None
+
+
+def _metrics_file(run: Run) -> str | None:
+    """Refuse names that verl's logger ``file`` cannot make a file of."""
+    if "file" not in loggers(run) or os.environ.get("VERL_FILE_LOGGER_PATH"):
+        return None
+    for setting in ("trainer.project_name", "trainer.experiment_name"):
+        name = run.get(setting)
+        if not name or (setting.endswith("experiment_name") and "/" in str(name)):
+            why = "verl's logger `file` names its file by it; set a name without slashes, or VERL_FILE_LOGGER_PATH"
+            raise refuse(setting, name, why)
+    return None
+
+
+def _secrets(run: Run) -> None:
+    """Warn of secrets that Hydra writes into its own folder in clear."""
+    if run.get("hydra.output_subdir") is None:
+        return
+    content = OmegaConf.to_container(run.config, resolve=False)
+    found = [] if not isinstance(content, dict) else list(_in_clear({**content, "hydra": {}}))
+    if found:
+        raise ConfigError(
+            f"Hydra writes {', '.join(found)} in clear into {run.get('hydra.output_subdir')}/config.yaml of the run's "
+            f"folder. Put the value into the environment, and set {found[0]}='${{oc.env:NAME}}', or set "
+            "hydra.output_subdir=null."
+        )
+
+
+def _in_clear(node: Mapping[Any, Any], prefix: str = "") -> Iterator[str]:
+    for name, value in node.items():
+        if isinstance(value, Mapping):
+            yield from _in_clear(value, f"{prefix}{name}.")
+        elif isinstance(value, str) and value and "${" not in value and is_secret(name):
+            yield f"{prefix}{name}"
 
 
 def _logger_libraries(run: Run) -> str | None:
@@ -95,6 +138,12 @@ def _engine(run: Run) -> str | None:
         return None
     others = [each for each, names in ENGINES.items() if any(map(installed_version, names))]
     return f"{name} is not installed; {OWN_ENVIRONMENT}, or set {ENGINE}={others[0] if others else 'vllm'}"
+
+
+def _strategy(run: Run) -> str | None:
+    """Refuse training engines that neither verl nor a module of the user's registers."""
+    value = run.get(STRATEGY)
+    return None if value in STRATEGIES or run.get(EXTERNAL) else unknown(value, STRATEGIES)
 
 
 def _megatron(run: Run) -> str | None:
@@ -141,6 +190,8 @@ def _devices(run: Run) -> str | None:
 
 def _checkpoint_folder(run: Run) -> str | None:
     folder = run.get(CHECKPOINTS)
+    if folder is None and run.get(RESUME) != "disable":
+        return "verl looks there for the checkpoint that it continues from; set a folder"
     if not folder or (run.get("trainer.save_freq") or -1) <= 0 or "://" in str(folder):
         return None
     return unwritable(str(folder))
@@ -180,10 +231,14 @@ RULES = (
     ),
     choice_rule(RESUME, lambda: ("auto", "disable", "resume_path")),
     Rule(RESUME_PATH, _resume_path, lambda run: run.get(RESUME) == "resume_path", Stage.REHEARSAL),
+    Rule(LOGGER, _no_loggers),
+    Rule(LOGGER, _metrics_file),
+    Rule("hydra.output_subdir", _secrets, stage=Stage.REHEARSAL, warns=True),
     Rule(LOGGER, _known_loggers, stage=Stage.REHEARSAL),
     Rule(LOGGER, _logger_libraries, stage=Stage.REHEARSAL),
     Rule(LOGGER, _wandb_key, stage=Stage.REHEARSAL),
     Rule(ENGINE, _engine, stage=Stage.REHEARSAL),
+    Rule(STRATEGY, _strategy),
     Rule(STRATEGY, _megatron, stage=Stage.REHEARSAL),
     Rule(DEVICES, _devices, stage=Stage.REHEARSAL),
     Rule(ATTENTION, _attention, lambda run: run.get("trainer.device") == "cuda", Stage.REHEARSAL),

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from verl_atpo.startup.rules.rule import Rule, Run, always, number_rule, value_rule
-from verl_atpo.startup.verl_config import ACTOR, AGENT, ESTIMATOR, MULTI_TURN
+from verl_atpo.startup.rules.rule import Rule, Run, Stage, always, number_rule, value_rule
+from verl_atpo.startup.verl_config import ACTOR, AGENT, ESTIMATOR, MULTI_TURN, ROLLOUT
+
+LARGEST_ENTROPY = 0.1
+MOST_EPOCHS = 16
+GROUPED = ("grpo", "grpo_vectorized", "grpo_passk", "rloo", "rloo_vectorized", "opo")
+"""verl's estimators that compare the trajectories of a prompt."""
 
 
 def _above(setting: str, why: str, bound: float = 0, applies: Callable[[Run], bool] = always) -> Rule:
@@ -20,6 +25,32 @@ def _finite(setting: str, example: str) -> Rule:
     return number_rule(setting, lambda value: True, f"the loss would not be a number; set e.g. {example}")
 
 
+def _mostly_entropy(run: Run) -> str | None:
+    """Warn of an entropy bonus that outweighs what is learnt from rewards."""
+    coefficient = run.number(f"{ACTOR}.entropy_coeff")
+    if coefficient is None or abs(coefficient) <= LARGEST_ENTROPY:
+        return None
+    return f"advantages are near 1, so that entropy would outweigh the rewards; usual are 0 to {LARGEST_ENTROPY}"
+
+
+def _stale(run: Run) -> str | None:
+    """Warn of a batch that is trained on until the clip range is all that holds the policy."""
+    epochs = run.number(f"{ACTOR}.ppo_epochs", integer=True)
+    if epochs is None or epochs <= MOST_EPOCHS:
+        return None
+    return f"each batch would be trained on {epochs} times, as long as the clip range allows; usual are 1 to 4"
+
+
+def _no_baseline(run: Run) -> str | None:
+    """Warn of groups of one trajectory, whose reward is compared with nothing."""
+    if run.get(f"{ROLLOUT}.n") != 1 or run.get(ESTIMATOR) not in GROUPED:
+        return None
+    return (
+        f"{ESTIMATOR}={run.get(ESTIMATOR)} compares the trajectories of a prompt, and one has no other: its reward is "
+        "its advantage, and reward 0 teaches nothing; set e.g. 8"
+    )
+
+
 def _trains(run: Run) -> bool:
     return not run.get("trainer.val_only")
 
@@ -30,7 +61,13 @@ RULES = (
     _above(f"{ACTOR}.grad_clip", "gradients would be scaled to nothing; set e.g. 1.0"),
     _above(f"{ACTOR}.clip_ratio_c", "the bound of the dual clip has to lie above the ratio 1; set e.g. 3.0", 1),
     _finite(f"{ACTOR}.entropy_coeff", "0"),
-    _finite(f"{ACTOR}.kl_loss_coef", "0.001"),
+    number_rule(
+        f"{ACTOR}.kl_loss_coef",
+        lambda value: value >= 0,
+        "the policy would be driven away from the reference, without bound; set e.g. 0.001",
+    ),
+    Rule(f"{ACTOR}.entropy_coeff", _mostly_entropy, warns=True),
+    Rule(f"{ACTOR}.ppo_epochs", _stale, warns=True),
     _count(f"{ACTOR}.ppo_mini_batch_size", "every mini-batch would be empty"),
     _count("data.train_batch_size", "no step would have a prompt"),
     _count("data.max_prompt_length", "every prompt would be too long"),
@@ -51,3 +88,5 @@ RULES = (
         "expected True or False",
     ),
 )
+LATER = (Rule(f"{ROLLOUT}.n", _no_baseline, lambda run: not run.grows_trees, Stage.REHEARSAL, warns=True),)
+"""Rules that follow all others, which are about settings that cannot work."""

@@ -17,8 +17,10 @@ from verl_atpo.failure import brief, is_outage
 from verl_atpo.settings import did_you_mean, refuse, show
 from verl_atpo.startup.data_checks import SCORED_BY_TRUTH
 from verl_atpo.startup.materials import REWARD_FILE, REWARD_NAME, quiet, train_rows, validation_rows
+from verl_atpo.startup.rules.environment import EXTERNAL
 from verl_atpo.startup.rules.rule import Rule, Run, Stage
 from verl_atpo.startup.trial import Outcome, attempt
+from verl_atpo.startup.verl_config import unknown
 
 KWARGS = "reward.custom_reward_function.reward_kwargs"
 MANAGER = "reward.reward_manager.name"
@@ -185,11 +187,22 @@ def _verls_own(run: Run) -> str | None:
     return None
 
 
+def _known_manager(run: Run) -> str | None:
+    """Refuse a reward manager that is not registered; one of the user's file is not checked."""
+    if run.get("reward.reward_manager.source") != "register" or run.get(EXTERNAL):
+        return None
+    from verl.experimental.reward_loop.reward_manager import registry
+
+    known = registry.REWARD_MANAGER
+    return None if run.get(MANAGER) in known else unknown(run.get(MANAGER), sorted(known))
+
+
 def _scores_in_python(run: Run) -> bool:
     return run.get(MANAGER) in SCORED_BY_TRUTH
 
 
 RULES = (
+    Rule(MANAGER, _known_manager, stage=Stage.REHEARSAL),
     Rule(REWARD_FILE, _loads, stage=Stage.REHEARSAL),
     Rule(REWARD_FILE, _signature, _scores_in_python, stage=Stage.REHEARSAL),
     Rule(REWARD_FILE, _verls_own, _scores_in_python, stage=Stage.REHEARSAL),

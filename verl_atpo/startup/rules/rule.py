@@ -133,8 +133,18 @@ class Rule:
         try:
             problem = self.problem(run) if self.applies(run) else None
         except (ConfigError, OmegaConfBaseException) as error:
-            return str(error if isinstance(error, ConfigError) else error.__cause__ or error)
+            return str(_cause(error))
         return None if problem is None else refusal(self.setting, run.get(self.setting), problem)
+
+
+def _cause(error: BaseException) -> BaseException:
+    """Return the refusal that OmegaConf met while it resolved a setting, or else the first cause of its error."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, ConfigError):
+            return cause
+        cause = cause.__cause__ or cause.__context__
+    return error.__cause__ or error
 
 
 def value_rule(setting: str, is_good: Callable[[Any], bool], why: str, applies: Callable[[Run], bool] = always) -> Rule:

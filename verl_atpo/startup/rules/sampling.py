@@ -6,6 +6,8 @@ from verl_atpo.config import ROOT_KEY
 from verl_atpo.startup.rules.rule import Rule, Run, never, number_rule
 from verl_atpo.startup.verl_config import MULTI_TURN, ROLLOUT
 
+HOTTEST = 10.0
+"""Highest temperature at which sampling is not practically uniform over the vocabulary."""
 COLDEST = 0.01
 """Lowest temperature and ``top_p`` that are not practically greedy."""
 SHORTEST = 16
@@ -32,6 +34,25 @@ def _temperature(run: Run) -> str | None:
     return None if value is not None and value >= COLDEST else f"greedy {SAME}; set a temperature above 0, e.g. 1.0"
 
 
+def _hot(run: Run) -> str | None:
+    value = run.number(f"{ROLLOUT}.temperature")
+    if value is None or value <= HOTTEST:
+        return None
+    return "tokens would be drawn at random, whatever the model says; set e.g. 1.0"
+
+
+def _greedy_chains(run: Run) -> str | None:
+    value, chains = run.number(f"{ROLLOUT}.temperature"), run.get(f"{ROLLOUT}.n")
+    if value is None or value >= COLDEST:
+        return None
+    return f"the {chains} trajectories of a prompt would all be the same, and teach nothing; set e.g. 1.0"
+
+
+def _compares_chains(run: Run) -> bool:
+    several = isinstance(chains := run.get(f"{ROLLOUT}.n"), int) and chains > 1
+    return several and not run.grows_trees and (run.records_chains or run.trains_ours)
+
+
 def _turns(setting: str, least: int) -> Rule:
     why = f"trees need trajectories of two turns; set at least {least}, or null for no limit"
     return number_rule(setting, lambda value: value >= least, why, _trees, integer=True)
@@ -48,6 +69,8 @@ def _length(setting: str) -> Rule:
 RULES = (
     Rule(f"{ROLLOUT}.n", _size, _trees),
     Rule(f"{ROLLOUT}.temperature", _temperature, _trees),
+    Rule(f"{ROLLOUT}.temperature", _greedy_chains, _compares_chains),
+    Rule(f"{ROLLOUT}.temperature", _hot),
     never(f"{ROLLOUT}.do_sample", False, f"greedy {SAME}; set it to True", _trees),
     number_rule(
         f"{ROLLOUT}.top_k",

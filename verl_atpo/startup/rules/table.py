@@ -19,6 +19,7 @@ from verl_atpo.startup.rules import (
     loops,
     model,
     objective,
+    optimizer,
     ranges,
     reward,
     sampling,
@@ -34,6 +35,7 @@ _BUILT_IN: tuple[Rule, ...] = (
     *objective.RULES,
     *(rule for scheme in known_schemes().values() for rule in scheme.rules()),
     *learning.RULES,
+    *optimizer.RULES,
     *ranges.RULES,
     *sampling.RULES,
     *trainer_modes.RULES,
@@ -50,12 +52,13 @@ _BUILT_IN: tuple[Rule, ...] = (
     *cpu.RULES,
     *environment.RULES,
     *model.RULES,
-    *reward.RULES[:2],
+    *reward.RULES[:3],
     *loop_classes.RULES,
     *tool_trial.RULES[:2],
     *data.RULES,
-    *reward.RULES[2:],
+    *reward.RULES[3:],
     *tool_trial.RULES[2:],
+    *learning.LATER,
 )
 _registered: list[Rule] = []
 
