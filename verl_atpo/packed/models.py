@@ -66,7 +66,7 @@ def obstacles(config: Any) -> Iterator[str]:
         yield "it reads images or audio, and its text part was not tried"
     if config.model_type in OWN_MASK:
         yield "its layers make masks of their own"
-    if has_own_attention(text):
+    if {FULL, WINDOW} & set(layer_types(text)) and has_own_attention(text):
         yield "its layers accept no attention but their own"
     for name, why in (OWN_MIXING | NOT_CAUSAL).items():
         if getattr(text, name, None):
