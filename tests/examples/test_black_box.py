@@ -9,7 +9,7 @@ import sys
 import pandas as pd
 import pytest
 
-from examples.black_box import reward
+from examples.black_box import prepare, reward
 from examples.black_box.chat import RepairChat, build_tokenizer
 from examples.black_box.demos import Demonstrator, make_demos
 from examples.black_box.prepare import write_data
@@ -175,3 +175,16 @@ def test_a_run_that_has_not_ended_has_no_row(tmp_path) -> None:
         row("program", 0, [(0, metrics(f1=0.5, f2=0.2)), (1, metrics(0.4))])
     with pytest.raises(ValueError, match="expected black_box_AGENT_seedN"):
         read_rows([tmp_path / "elsewhere"])
+
+
+@pytest.mark.parametrize("losses", [[0.21], [0.28, 0.2], [0.28, 0.27]])
+def test_a_warm_start_that_does_not_learn_is_tried_again_slower(losses, tmp_path, monkeypatch) -> None:
+    rates, given = [], iter(losses)
+    monkeypatch.setattr(prepare, "imitate", lambda *args: rates.append(args[-1].learning_rate) or next(given))
+    if losses[-1] < prepare.LEARNED:
+        prepare.write_model(tmp_path, 0, 4)
+    else:
+        with pytest.raises(RuntimeError, match="seed 0 does not learn"):
+            prepare.write_model(tmp_path, 0, 4)
+    assert rates == [0.012, 0.006][: len(losses)]
+    assert (tmp_path / "model.safetensors").exists() == (losses[-1] < prepare.LEARNED)

@@ -70,8 +70,8 @@ def imitate(
     seed: int,
     report: Callable[[str], None],
     settings: TrainSettings | None = None,
-) -> None:
-    """Train the model in place on all demonstrations, once.
+) -> float:
+    """Train the model in place on all demonstrations, once; returns the loss at the end, see :func:`train`.
 
     Args:
         model: the fresh model.
@@ -84,7 +84,7 @@ def imitate(
     padding = model.config.pad_token_id
     assert padding is not None  # build_model sets it
     batches = demo_batches(demos, settings.batch_size, padding, random.Random(f"warm-start-{seed}"))
-    train(model, batches, math.ceil(len(demos) / settings.batch_size), report, settings)
+    return train(model, batches, math.ceil(len(demos) / settings.batch_size), report, settings)
 
 
 def train(
@@ -93,12 +93,16 @@ def train(
     steps: int,
     report: Callable[[str], None],
     settings: TrainSettings,
-) -> None:
-    """Train the model in place on the labelled tokens of `batches`, of which there are `steps`."""
+) -> float:
+    """Train the model in place on the labelled tokens of `batches`, of which there are `steps`.
+
+    Returns:
+        Mean loss of the last report's steps, at most 50, nats per token.
+    """
     optimizers, schedules = _optimizers(model, steps, settings)
     threads_before = torch.get_num_threads()
     torch.set_num_threads(settings.threads)
-    started, losses = time.monotonic(), []
+    started, losses, mean = time.monotonic(), list[float](), math.nan
     model.train()
     for step, (ids, labels) in enumerate(batches, start=1):
         loss = _loss(model, ids, labels)
@@ -115,6 +119,7 @@ def train(
             losses.clear()
     torch.set_num_threads(threads_before)
     model.eval()
+    return mean
 
 
 def _loss(model: Qwen3ForCausalLM, ids: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
