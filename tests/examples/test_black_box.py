@@ -184,7 +184,7 @@ def test_a_warm_start_that_does_not_learn_is_tried_again_slower(losses, tmp_path
     if losses[-1] < prepare.LEARNED:
         prepare.write_model(tmp_path, 0, 4)
     else:
-        with pytest.raises(RuntimeError, match="seed 0 does not learn"):
+        with pytest.raises(RuntimeError, match="seed 0 with 4 demonstrations does not learn"):
             prepare.write_model(tmp_path, 0, 4)
     assert rates == [0.012, 0.006][: len(losses)]
     assert (tmp_path / "model.safetensors").exists() == (losses[-1] < prepare.LEARNED)
