@@ -9,7 +9,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from verl_atpo.config import ROOT_KEY, AtpoConfig, Normalize
-from verl_atpo.settings import refuse
+from verl_atpo.settings import ConfigError
 
 GROUP, _, NAME = ROOT_KEY.rpartition(".")
 
@@ -29,7 +29,7 @@ def read_algorithm(algorithm: Any) -> AtpoConfig:
     if OmegaConf.is_config(settings):
         settings = OmegaConf.to_container(settings, resolve=True)
     if settings is not None and not isinstance(settings, Mapping | AtpoConfig):
-        raise refuse(ROOT_KEY, settings, "expected a group of settings")
+        raise ConfigError(f"{ROOT_KEY}={settings!r} cannot work: expected a group of settings.")
     atpo = settings if isinstance(settings, AtpoConfig) else AtpoConfig.from_mapping(settings)
     scaled = atpo.credit.normalize in (Normalize.ZSCORE, Normalize.ZSCORE_SAMPLE)
     if scaled and entry(algorithm, "norm_adv_by_std_in_grpo") is False:
