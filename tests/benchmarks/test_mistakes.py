@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import verl  # noqa: F401 (it loads the plugin, which registers the presets)
 
+from benchmarks.mistakes.__main__ import BEGIN, END, PAGE
 from benchmarks.mistakes.table import COMMAND_LINE, MISTAKES, Mistake
 from benchmarks.mistakes.trying import try_apart, try_here
 
@@ -21,6 +22,14 @@ def test_the_project_would_train(tmp_path):
 
 def test_the_table_is_long_enough():
     assert len(MISTAKES) >= 40 and len({mistake.what for mistake in MISTAKES}) == len(MISTAKES)
+
+
+def test_the_page_has_every_mistake():
+    """The table of docs/trouble.md is written by the command, after each change of the mistakes."""
+    rows = PAGE.read_text().split(BEGIN)[1].split(END)[0].splitlines()
+    assert [row.split(" | ")[0].removeprefix("| ") for row in rows if row.startswith("| ")][2:] == [
+        mistake.what for mistake in MISTAKES
+    ]
 
 
 @pytest.mark.fault("Start-up", "ordinary mistakes of a first run", "refused before Ray starts, the setting named")
