@@ -68,7 +68,7 @@ def shots(tree: Record) -> list[Shot]:
             "[data-part=selections]",
         ),
         Shot("tree", selected, 1000, there="[data-part=selected]"),
-        Shot("siblings", selected, 900, ("[data-part=siblings]",), "[data-part=diff] pre"),
+        Shot("siblings", selected, 1200, ("[data-part=siblings]",), "[data-part=diff] pre"),
         Shot("folded", f"{selected}&heat=1", 900, ("[data-part=fold-settled]",), "[data-fold]"),
         Shot("transcript", selected, 1000, there="[data-part=transcript] .event", scroll="[data-part=transcript-of]"),
         Shot("prompt", f"/prompt/{tree['summary']['prompt_key']}", 1300, there="[data-part=stamp]"),
@@ -96,7 +96,7 @@ def take(driver: Any, address: str, shot: Shot, folder: Path) -> None:
     path = folder / f"{shot.name}.png"
     driver.save_screenshot(str(path))
     with Image.open(path) as picture:  # a palette keeps the repository small
-        picture.convert("RGB").quantize(96, dither=Image.Dither.NONE).save(path, optimize=True)
+        picture.convert("RGB").quantize(192, dither=Image.Dither.NONE).save(path, optimize=True)
 
 
 def _settle(driver: Any) -> None:

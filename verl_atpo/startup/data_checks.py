@@ -20,7 +20,7 @@ DEFAULT_LOOP = "actor_rollout_ref.rollout.agent.default_agent_loop"
 LIMIT, TEMPLATE_ARGUMENTS = "data.max_prompt_length", "data.apply_chat_template_kwargs"
 ROLES = ("system", "user", "assistant", "tool", "developer")
 MEDIA = ("image", "image_url", "video", "audio")
-SCORED_BY_TRUTH = ("naive", "dapo", "gdpo", "limited")
+SCORED_BY_TRUTH = ("naive", "dapo", "gdpo", "limited", "rate_limited")
 """verl's reward managers that hand ``reward_model.ground_truth`` to the reward function."""
 WITH_SCHEMAS = "tool_agent"
 """verl's agent loop that writes the schemas of the tools into the prompt."""

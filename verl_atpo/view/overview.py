@@ -102,7 +102,7 @@ class Overview:
     def _draw_selections(self) -> None:
         counts = total(self.run.index.selections(self.filters))
         for name, chart in self.bars.items():
-            title = f"selected of 100 candidates, {GROUPINGS[name]}"
+            title = f"selections per 100 candidates, {GROUPINGS[name]}"
             chart.options.clear()
             chart.options.update(charts.bar_options(title, bars(counts[name], name)))
             chart.update()
