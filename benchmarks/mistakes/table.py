@@ -172,7 +172,7 @@ CONFIG = (
     Mistake("a temperature of 100", f"{ROLLOUT}.temperature", (f"{ROLLOUT}.temperature=100",)),
     Mistake("a schedule misspelt", f"{ACTOR}.optim.lr_scheduler_type", (f"{ACTOR}.optim.lr_scheduler_type=cosin",)),
     Mistake(
-        "gradients clipped by a setting that verl does not read",
+        "a gradient clip that verl does not read",
         f"{ACTOR}.optim.clip_grad",
         (f"{ACTOR}.grad_clip=0.5",),
         warns=True,
