@@ -176,6 +176,7 @@ AT_TOKEN_MEAN = {
 PRESET = TURN + SIX + SHRUNK + BY_NOISE
 AT_ROW_MEAN = {
     "tree": Arm("tree 6 + 6 by noise", PRESET),
+    "tree_entropy": Arm("tree 6 + 6 by entropy, shrunk", TURN + SIX + SHRUNK),
     "tree_muted": Arm("tree 6 + 6 by noise, muted", PRESET + MUTED),
     "grpo_muted": Arm("GRPO, muted", CHAINS + TOKEN + SHRUNK[:1] + MUTED),
     "tree_6_one_baseline": Arm(

@@ -242,7 +242,7 @@ async def test_nothing_of_a_command_survives_it(tmp_path):
     )
     for ending in ("", "signal = __import__('signal'); signal.signal(15, signal.SIG_IGN); time.sleep(600)\n"):
         command = script(tmp_path / "agent.py", children + ending)
-        await run(make_loop(ScriptedEngine(["Yes."]), command=command, timeout_s=6.0, grace_s=0.2))
+        await run(make_loop(ScriptedEngine(["Yes."]), command=command, timeout_s=15.0, grace_s=0.2))
         for pid in map(int, (tmp_path / "pids").read_text().split()):
             assert not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
 
