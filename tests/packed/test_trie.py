@@ -99,7 +99,7 @@ def test_cuts_by_hand():
 def test_a_row_over_the_budget_is_refused():
     with pytest.raises(ValueError, match=r"raise actor_rollout_ref\.actor\.ppo_max_token_len_per_gpu"):
         plan_packs(sort_rows(*flat([[1, 2, 3]])), budget=2)
-    with pytest.raises(ValueError, match="cannot make 2 packs"):
+    with pytest.raises(ValueError, match="at least 2 rows"):
         plan_packs(sort_rows(*flat([[1, 2, 3]])), budget=3, at_least=2)
 
 

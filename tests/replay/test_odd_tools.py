@@ -139,7 +139,7 @@ async def twice(tool: Any) -> tuple[list[Call], list[Call], Rehearsal]:
     """Two equal calls, and an expansion after the first."""
     game = rehearsal(tool)
     seen = await game.play(each([("t", {"x": [3, 1, 2]})] * 2), lambda call: None)
-    return seen, await game.branch(1, seen), game
+    return seen, await game.expand(1, seen), game
 
 
 def function(fn: Callable[..., Any]) -> FunctionTool:
@@ -148,16 +148,16 @@ def function(fn: Callable[..., Any]) -> FunctionTool:
 
 @pytest.mark.parametrize(("fn", "text"), READ.values(), ids=READ)
 async def test_what_the_model_reads(fn, text):
-    seen, branch, game = await twice(function(fn))
-    assert [call.text for call in seen + branch] == [text] * 4
+    seen, expansion, game = await twice(function(fn))
+    assert [call.text for call in seen + expansion] == [text] * 4
     totals = game.guard.totals
     assert (totals.calls, totals.errors) == (3, 0)  # the shared call was answered from the recording
 
 
 @pytest.mark.parametrize(("fn", "words"), ERRORS.values(), ids=ERRORS)
 async def test_errors_are_read_and_counted_once(fn, words):
-    seen, branch, game = await twice(function(fn))
-    assert all(call.refused and words in call.text for call in seen + branch)
+    seen, expansion, game = await twice(function(fn))
+    assert all(call.refused and words in call.text for call in seen + expansion)
     totals = game.guard.totals
     assert (totals.calls, totals.errors, totals.outages) == (3, 3, 0)
 
@@ -189,8 +189,8 @@ class Pops(BaseTool):
 
 
 async def test_a_retry_has_the_arguments_that_the_first_try_took_apart():
-    seen, branch, game = await twice(Pops())
-    assert {call.text for call in seen + branch} == {"popped [3, 1, 2]"}
+    seen, expansion, game = await twice(Pops())
+    assert {call.text for call in seen + expansion} == {"popped [3, 1, 2]"}
     assert (game.guard.totals.calls, game.guard.totals.retries) == (3, 1)
 
 

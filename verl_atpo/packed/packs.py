@@ -33,7 +33,7 @@ def plan_packs(rows: SortedRows, budget: int, at_least: int = 1) -> list[Pack]:
             "actor_rollout_ref.actor.ppo_max_token_len_per_gpu (and rollout.log_prob_max_token_len_per_gpu) to it."
         )
     if count < at_least:
-        raise ValueError(f"{count} rows cannot fill {at_least} packs, the number of another rank.")
+        raise ValueError(f"expected at least {at_least} rows, one for each pack of another rank, got {count}")
     return _split(_cheapest(lengths, shared, budget), rows, at_least)
 
 
