@@ -25,6 +25,8 @@ PARTS = (
     ("turn-level ratio instead of the token's", "tree_4", "tree_4_token"),
     ("continuous growth instead of rounds", "tree_4", "rounds_4"),
     ("adaptive budget instead of a fixed one", "adaptive", "tree_4"),
+    ("the preset's selection by noise instead of entropy", "tree", "tree_entropy"),
+    ("the preset's credit instead of the earlier one's, both by entropy", "tree_entropy", "tree_6_states"),
     ("adaptive budget with spares instead of a fixed one", "tree_adaptive_12", "tree"),
     ("baselines of parents beside the prompt's", "tree_4_localglobal", "tree_4"),
     ("baselines of merged contexts beside the prompt's", "tree_4_states", "tree_4"),

@@ -15,7 +15,6 @@ from tests.assets.main_ppo import LEAVES, PROMPTS, Run, check_rewards
 from tests.assets.tiny_model import write_model
 from tests.assets.words_loop import TURNS
 
-pytestmark = pytest.mark.xdist_group("a2tgpo")  # a run is made once
 STEPS = 2
 SAYS = ["w1", "w2"]
 

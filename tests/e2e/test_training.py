@@ -15,7 +15,6 @@ from tests.assets.recorded_rows import FOLDER
 from tests.assets.words_loop import TURNS
 from verl_atpo.view.index import TreeIndex
 
-pytestmark = pytest.mark.xdist_group("training")  # a run is made once
 STEPS = 3
 DUMP_EVERY, DUMP_MOST = 2, 2
 RECORDS = "tests.assets.recorded_rows"
