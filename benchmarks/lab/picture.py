@@ -56,7 +56,7 @@ def fits(tree: Record) -> bool:
     """Return whether a tree fits a page and has leaves of both outcomes."""
     nodes = {node["index"]: node for node in tree["nodes"]}
     right = sum((node["reward"] or 0.0) > 0.5 for node in nodes.values())
-    inner = sum(nodes[index]["turn"] > 1 for index in tree["picked"] if index in nodes)
+    inner = sum(nodes[index]["turn"] > 1 for index in tree["selected"] if index in nodes)
     deepest = max(node["turn"] for node in nodes.values())
     return deepest <= DEEPEST and ANSWERED[0] <= right <= ANSWERED[1] and inner >= INNER
 

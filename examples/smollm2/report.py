@@ -45,7 +45,7 @@ def _turns(tree: dict[str, Any], parent: int, depth: int) -> Iterator[str]:
     for node in tree["nodes"]:
         if node["parent"] != parent:
             continue
-        mark = ">" if node["index"] in tree["picked"] else " "
+        mark = ">" if node["index"] in tree["selected"] else " "
         origin = f"round {node['round']}  " if node["round"] else ""
         reward = f"  reward {node['reward']:g}" if node["reward"] is not None else ""
         numbers = f"{origin}NLL {node['mean_nll']:.2f}  V {node['value']:.2f}  A {node['advantage']:+.2f}{reward}"

@@ -225,7 +225,7 @@ def tree(step: int) -> dict:
         "prompt": "<|im_start|>user\nexample<|im_end|>\n<|im_start|>user\n1 + 2?<|im_end|>\n<|im_start|>assistant\n",
         "ground_truth": "3",
         "root_value": 0.5,
-        "picked": [2],
+        "selected": [2],
         "nodes": [
             node(1, 0, 0, "", "<calc>1 + 2</calc>", None),
             node(2, 1, 0, "\n<result>\n3\n</result>\n", "The answer is 4.<|im_end|>", 0.0),

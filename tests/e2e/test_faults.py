@@ -89,8 +89,8 @@ def test_training_goes_on_while_the_search_server_fails(tmp_path):
         assert data["atpo/tool_errors"] == 0  # outages are not the model's errors
         assert data["atpo/tool_outages"] <= data["atpo/branches_regrown"]
         check_rewards(run.trees(), step, data)
-    trees = [tree["branches"] for tree in run.trees()]
-    chains_end = [max(each["ended_s"] for each in branches if each["picked"] is None) for branches in trees]
+    trees = [tree["trajectories"] for tree in run.trees()]
+    chains_end = [max(each["ended_s"] for each in branches if each["selection"] is None) for branches in trees]
     assert any(branches[-1]["started_s"] < end for branches, end in zip(trees, chains_end, strict=True))
     assert sum(data["atpo/tool_retries"] for data in steps) > 0
     assert sum(data["atpo/tool_outages"] for data in steps) > 0

@@ -40,6 +40,6 @@ def test_trees_of_an_agent_with_sub_agents_and_compaction_are_trained(tmp_path):
             assert sorted(keys) == sorted(f"{uid}_{leaf}_{row}" for leaf in range(LEAVES) for row in range(ROWS))
     for tree in run.trees():
         assert tree["failed"] is None
-        assert [branch["diverged"] for branch in tree["branches"]] == [False] * LEAVES
-        assert all(len(set(branch["rows"])) == ROWS for branch in tree["branches"])
+        assert [branch["diverged"] for branch in tree["trajectories"]] == [False] * LEAVES
+        assert all(len(set(branch["rows"])) == ROWS for branch in tree["trajectories"])
     assert all(record["data"]["actor/grad_norm"] > 0 for record in run.steps() if "actor/grad_norm" in record["data"])

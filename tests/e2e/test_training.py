@@ -100,7 +100,7 @@ def test_main_ppo_trains_on_trees(plain_run):
     assert len(trees) == PROMPTS * STEPS
     for tree in trees:
         assert sum(node["is_leaf"] for node in tree["nodes"]) == LEAVES
-        assert len(tree["picked"]) == 4
+        assert len(tree["selected"]) == 4
     for step, data in enumerate(trained, start=1):
         check_rewards(trees, step, data)
 

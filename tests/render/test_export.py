@@ -38,7 +38,7 @@ def test_a_page_needs_nothing_and_runs_nothing() -> None:
         node["text"] = node["observation"] = NASTY + "</pre></details>"
         del node["token_chars"]
     record.update(prompt=NASTY, uid=NASTY, ground_truth=NASTY, failed=NASTY, data_source=NASTY)
-    record["branches"][0]["reward_extra"] = {NASTY: NASTY}
+    record["trajectories"][0]["reward_extra"] = {NASTY: NASTY}
     page = Tags(to_html(record))
     assert not {"script", "img", "iframe", "link", "b[x]", "object", "base", "form"} & set(page.tags)
     assert page.tags.count("details") == len(record["nodes"])

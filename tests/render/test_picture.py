@@ -89,7 +89,7 @@ def test_a_picture_shows_every_turn_reward_and_pick() -> None:
     assert turns == {ROOT, *(node["index"] for node in record["nodes"])}
     words = "".join(text.text or "" for text in picture.iter(f"{SVG}text"))
     assert words.count("A ") >= len(record["nodes"]) and "selected for re-sampling" in words
-    picked_twice = [node for node in set(record["picked"]) if record["picked"].count(node) == 2 and node != ROOT]
+    picked_twice = [node for node in set(record["selected"]) if record["selected"].count(node) == 2 and node != ROOT]
     assert words.count("2\u00d7") == len(picked_twice)
     assert not [group for group in picture.iter(f"{SVG}g") if group.get("data-fold")]
     folded = ElementTree.fromstring(draw_tree(record, folded=[ROOT], folds=True))
@@ -132,13 +132,13 @@ def test_colours_follow_the_numbers() -> None:
 def test_a_time_line_has_a_bar_per_branch_and_adds_up() -> None:
     record = next(demo_trees(1))
     drawn = draw_timeline(record) or ""
-    assert all(f"trajectory {branch['number']}" in drawn for branch in record["branches"])
-    for branch in record["branches"]:
+    assert all(f"trajectory {branch['number']}" in drawn for branch in record["trajectories"])
+    for branch in record["trajectories"]:
         found = spans(record, branch)
         assert found[0][1] == branch["started_s"] and found[-1][2] == pytest.approx(branch["ended_s"])
         assert all(before[2] == after[1] for before, after in itertools.pairwise(found))
     nodes = {node["index"]: node for node in record["nodes"]}
-    first = record["branches"][0]
+    first = record["trajectories"][0]
     own = [nodes[index] for index in path_to(record, first["leaf"])]
     generated = sum(end - start for kind, start, end in spans(record, first) if kind == "generation")
     assert generated == pytest.approx(sum(node["generation_s"] for node in own), abs=0.01)
@@ -162,7 +162,7 @@ def test_a_row_ends_where_the_response_was_cut_off_and_masks_shared_turns() -> N
     branch = dict(trajectory_of(record, leaf))
     second = [each for each in whole if each.node is not None][1]
     branch["response_tokens"], branch["trained_from"] = second.start + 1, second.start
-    record["branches"] = [branch]
+    record["trajectories"] = [branch]
     cut = segments(record, leaf)
     sampled = [each for each in cut if each.node is not None]
     assert [each.trained for each in sampled] == [False, True]
@@ -220,12 +220,12 @@ def overlap(one: Box, other: Box) -> bool:
 def crowded(seed: int, chains: int) -> dict[str, Any]:
     """A tree with many equal turns, some of them selected twice."""
     record = next(demo_trees(1, seed=seed))
-    record["nodes"] = [node for node in record["nodes"] if node["branch"] < chains]
+    record["nodes"] = [node for node in record["nodes"] if node["trajectory"] < chains]
     there = {node["index"] for node in record["nodes"]}
     for node in record["nodes"]:
         node.update(text="x", token_ids=[1], observation="", advantage=-1.23, value=-0.56)
         del node["context"], node["token_chars"]
-    record["picked"] = 2 * [each for each in record["picked"] if each in there]
+    record["selected"] = 2 * [each for each in record["selected"] if each in there]
     return record
 
 
@@ -265,7 +265,7 @@ def test_an_exported_picture_shows_the_question_and_the_right_answer() -> None:
 
 def test_a_box_shows_what_the_turn_was_answered() -> None:
     record = next(demo_trees(1))
-    record["nodes"] = [node for node in record["nodes"] if node["branch"] < 3]
+    record["nodes"] = [node for node in record["nodes"] if node["trajectory"] < 3]
     words = "".join(text.text or "" for text in ElementTree.fromstring(draw_tree(record)).iter(f"{SVG}text"))
     assert "\u2192 " in words and "search(" in words
 

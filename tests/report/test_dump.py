@@ -142,7 +142,7 @@ async def test_the_row_of_a_record_is_the_row_of_the_trainer(shared_turns: Share
     grown = await grow(stop=0.1)
     record = await described(grown, shared_turns=shared_turns)
     rows = outputs_of(grown, config(shared_turns=shared_turns).credit)
-    for branch, own, output in zip(record["branches"], grown.trajectories, rows, strict=True):
+    for branch, own, output in zip(record["trajectories"], grown.trajectories, rows, strict=True):
         mask, sampled = list[int](), list[int]()
         for segment in segments(record, branch["leaf"])[1:]:
             assert segment.start == len(mask)
@@ -159,9 +159,9 @@ async def test_the_row_of_a_record_is_the_row_of_the_trainer(shared_turns: Share
 async def test_every_branch_says_why_it_began_where_it_did() -> None:
     grown = await grow(stop=0.1)
     record = await described(grown)
-    assert [branch["picked"] is None for branch in record["branches"]] == [True] * 3 + [False] * 4
-    for branch in record["branches"][3:]:
-        pick = branch["picked"]
+    assert [branch["selection"] is None for branch in record["trajectories"]] == [True] * 3 + [False] * 4
+    for branch in record["trajectories"][3:]:
+        pick = branch["selection"]
         assert pick is not None
         index = pick["node"]
         assert index == grown.selected[branch["number"] - 3]
@@ -173,7 +173,9 @@ async def test_every_branch_says_why_it_began_where_it_did() -> None:
         parent = grown.tree.nodes[ROOT if index == ROOT else node.parent]
         siblings = sum(grown.tree.nodes[child].round < branch["round"] for child in parent.children)
         assert pick["penalty"] == pytest.approx(0.05 * (siblings - 1))
-    first = [branch["picked"]["rank"] for branch in record["branches"] if branch["round"] == 1 and branch["picked"]]
+    first = [
+        branch["selection"]["rank"] for branch in record["trajectories"] if branch["round"] == 1 and branch["selection"]
+    ]
     assert first == [1, 2]
 
 
@@ -183,7 +185,7 @@ async def test_times_are_those_of_the_engine_and_in_order() -> None:
         for generation in grown.tree.turn(number).generations:
             generation.started_s, generation.ended_s = 100.0 + number, 100.25 + number
     record = await described(grown)
-    own = [node for node in record["nodes"] if node["branch"] == 0]
+    own = [node for node in record["nodes"] if node["trajectory"] == 0]
     assert all(node["generation_s"] == 0.25 for node in record["nodes"])
     assert [node.get("tool_s") for node in own] == [0.75] * (len(own) - 1) + [None]
 
@@ -200,8 +202,8 @@ async def test_failures_are_counted_and_named() -> None:
     grown.rollouts[2].failures.append(KeyError("a bug"))
     record = TreeDescriber(Words(), config()).record(grown, credit_of(grown), PROMPT, seconds=1.0)
     assert record["outages"] == 2 == record["summary"]["outages"]
-    assert record["branches"][1]["failures"] == ["ToolOutage: search is out", "ConnectionError: engine gone"]
-    assert record["branches"][0]["failures"] == []
+    assert record["trajectories"][1]["failures"] == ["ToolOutage: search is out", "ConnectionError: engine gone"]
+    assert record["trajectories"][0]["failures"] == []
 
 
 async def test_a_failed_tree_keeps_what_there_is_of_it() -> None:
@@ -216,8 +218,8 @@ async def test_a_failed_tree_keeps_what_there_is_of_it() -> None:
                 grower.grown, credit_of(grower.grown), prompt, seconds=1.0, failed=brief(error)
             )
             assert record["summary"]["outcome"] == "failed" and "engine gone" in (record["failed"] or "")
-            ended = [branch for branch in record["branches"] if branch["leaf"] is not None]
-            assert len(record["branches"]) == len(grower.grown.rollouts) > len(ended)
+            ended = [branch for branch in record["trajectories"] if branch["leaf"] is not None]
+            assert len(record["trajectories"]) == len(grower.grown.rollouts) > len(ended)
             assert all("reward" in branch for branch in ended)
             assert record["prompt"] == ("1 2 3" if record["nodes"] else "who?")
             if record["nodes"] and ended:

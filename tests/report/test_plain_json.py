@@ -126,12 +126,12 @@ async def test_extras_of_any_shape_are_dumped(tmp_path: Path) -> None:
     odd = {("x", 2): float("nan"), "file": "A" * 2_000_000, "object": Broken(), "cycle": CYCLE}
     for _ in range(3):
         record = Record(uid="u", global_step=1, nodes=[], extra_info=odd, ground_truth=odd, root_value=float("inf"))
-        record["branches"] = [{"number": 0, "reward_extra": odd}]
+        record["trajectories"] = [{"number": 0, "reward_extra": odd}]
         assert await dump.write(lambda record=record: record) is not None
     assert dump.skipped == 0
     (file,) = tmp_path.iterdir()
     for line in file.read_text().splitlines():
         tree = json.loads(line, parse_constant=pytest.fail)
         assert len(line) < 30_000 and tree["root_value"] is None
-        assert tree["extra_info"] == tree["ground_truth"] == tree["branches"][0]["reward_extra"]
+        assert tree["extra_info"] == tree["ground_truth"] == tree["trajectories"][0]["reward_extra"]
         assert tree["extra_info"]["('x', 2)"] is None

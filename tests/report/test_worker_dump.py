@@ -48,9 +48,9 @@ async def test_a_tree_is_dumped_as_it_was_published(worker: Any, queue: Queue, t
     made = worker()
     await run(made)
     (tree,) = read_trees(tmp_path)
-    assert queue.status == {"p1": "finished"} and len(queue.rows["p1"]) == len(tree["branches"]) == 3
+    assert queue.status == {"p1": "finished"} and len(queue.rows["p1"]) == len(tree["trajectories"]) == 3
     assert tree["summary"]["outcome"] == "equal" and tree["extra_info"] == {"index": 7}
-    assert tree["branches"][2]["picked"] is not None
+    assert tree["trajectories"][2]["selection"] is not None
     for node in tree["nodes"]:
         assert len(node["token_ids"]) == len(node["token_nll_centinats"]) == node["tokens"]
         assert sum(node["token_chars"]) == len(node["text"])

@@ -117,11 +117,11 @@ async def test_a_record_has_grpos_advantages_in_words(model: Path, queue: Queue,
     worker = make(model, "words", f"algorithm.atpo.dump_dir={tmp_path}")
     failures = await run(worker)
     (tree,) = read_trees(tmp_path)
-    assert failures.finished == 1 and sorted(branch["reward"] for branch in tree["branches"]) == [0.0, 0.0, 1.0]
-    assert len(tree["nodes"]) == 9 and tree["picked"] == [] and tree["root_value"] == pytest.approx(1 / 3)
+    assert failures.finished == 1 and sorted(branch["reward"] for branch in tree["trajectories"]) == [0.0, 0.0, 1.0]
+    assert len(tree["nodes"]) == 9 and tree["selected"] == [] and tree["root_value"] == pytest.approx(1 / 3)
     assert tree["credit"]["scheme"] == "grpo"
     for node in tree["nodes"]:
-        expected = 1.1547005 if tree["branches"][node["branch"]]["reward"] else -0.5773503
+        expected = 1.1547005 if tree["trajectories"][node["trajectory"]]["reward"] else -0.5773503
         assert node["advantage"] == pytest.approx(expected, rel=1e-5)
         (words, scale) = explain(tree, node)
         assert "over 0.33, the mean reward of the tree" in words and "multiplied by 1.73" in scale
@@ -162,7 +162,7 @@ async def test_turns_that_a_loop_leaves_out_are_in_the_record(model: Path, queue
     """The loop runs twice and returns the second run: the three turns of the first have no place in its row."""
     await run(make(model, "replaced", f"algorithm.atpo.dump_dir={tmp_path}"), "replaced")
     (tree,) = read_trees(tmp_path)
-    for branch in tree["branches"]:
+    for branch in tree["trajectories"]:
         assert branch["starts"][:3] == [branch["response_tokens"]] * 3 and branch["starts"][3] == 0
 
 

@@ -242,13 +242,13 @@ def test_the_dump_says_when_each_branch_started_and_why():
         grown, credit_of(grown), {"uid": "u", "global_steps": 1}, seconds=1.0
     )
     record = json.loads(json.dumps(described))
-    assert [branch["leaf"] for branch in record["branches"]] == grown.leaves
-    assert [branch["picked"] is None for branch in record["branches"]] == [True] * 4 + [False] * 6
-    for branch, rollout in zip(record["branches"], grown.rollouts, strict=True):
+    assert [branch["leaf"] for branch in record["trajectories"]] == grown.leaves
+    assert [branch["selection"] is None for branch in record["trajectories"]] == [True] * 4 + [False] * 6
+    for branch, rollout in zip(record["trajectories"], grown.rollouts, strict=True):
         assert 0 <= branch["started_s"] <= branch["ended_s"] and len(branch["failures"]) == len(rollout.failures)
         if rollout.selection is not None:
-            assert branch["picked"] == dataclasses.asdict(rollout.selection)
-    assert any(branch["failures"] for branch in record["branches"])
+            assert branch["selection"] == dataclasses.asdict(rollout.selection)
+    assert any(branch["failures"] for branch in record["trajectories"])
 
 
 def test_forking_tools_leave_snapshots_while_branches_are_still_to_start():

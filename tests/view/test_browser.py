@@ -154,7 +154,9 @@ def test_a_tree_opens_with_the_turn_that_lost_a_point(page: Page, trees: list[Re
 def test_why_a_turn_was_picked_is_said(page: Page, trees: list[Record]) -> None:
     tree = mixed(trees)
     pick = next(
-        branch["picked"] for branch in tree["branches"] if branch["picked"] and branch["picked"]["node"] != ROOT
+        branch["selection"]
+        for branch in tree["trajectories"]
+        if branch["selection"] and branch["selection"]["node"] != ROOT
     )
     page.open(f"/tree/{tree['uid']}?node={pick['node']}")
     page.says("[data-part=why]", f"score {pick['score']:.3f}, penalty {pick['penalty']:.3f}, rank {pick['rank']} of")
@@ -218,7 +220,7 @@ def test_the_row_of_the_trainer_the_branches_and_the_rest(page: Page, trees: lis
     page.says("[data-part=segments]", "turn of node 1")
     assert f"{tree['nodes'][0]['advantage']:+.4f}" in page.text("[data-part=segments]")
     page.click("[data-part=tab-trajectories]")
-    page.says("[data-part=branches]", "answer_words")
+    page.says("[data-part=trajectories]", "answer_words")
     page.click("[data-part=tab-record]")
     page.says("[data-part=record]", '"hops"')
 
@@ -269,7 +271,7 @@ def test_what_a_model_wrote_is_text(chromium: Any, open_viewer: Callable[..., Vi
     record.update(
         prompt=evil, ground_truth=evil, data_source=evil, extra_info={evil: evil}, failed=evil, uid="u/?#<b>&"
     )
-    record["branches"][0]["reward_extra"] = {evil: evil}
+    record["trajectories"][0]["reward_extra"] = {evil: evil}
     record["summary"] = summarize(record)
     record["start"] = evil
     (tmp_path / "trees-1.jsonl").write_text(json.dumps(record) + "\n")
@@ -460,7 +462,7 @@ def test_where_turns_were_selected_is_counted(page: Page) -> None:
 
 
 def test_search_finds_failures(page: Page, trees: list[Record]) -> None:
-    wanted = [tree for tree in trees if tree["failed"] or any(branch["failures"] for branch in tree["branches"])]
+    wanted = [tree for tree in trees if tree["failed"] or any(branch["failures"] for branch in tree["trajectories"])]
     page.open("/?text=ToolOutage").says("[data-part=count]", f"{len(wanted)} of 80 trees")
     assert 0 < len(wanted) < 80
 

@@ -128,7 +128,7 @@ def test_selections_are_counted_among_candidates() -> None:
         {"index": 2, "turn": 2, "is_leaf": True, "mean_nll": 9.0},
         {"index": 3, "turn": 1, "is_leaf": False, "mean_nll": 9.0},
     ]
-    counts = selections_of({"picked": [0, 1, 1], "nodes": nodes})  # type: ignore[typeddict-item]
+    counts = selections_of({"selected": [0, 1, 1], "nodes": nodes})  # type: ignore[typeddict-item]
     assert counts == {
         "turn": {"0": [1, 1], "1": [2, 2]}, "nll": {"1": [1, 2], "12": [1, 0]},
         "tool": {"search": [1, 2], "no tool": [1, 0]},

@@ -16,7 +16,7 @@ from verl_atpo.view.index import TreeIndex
 
 OLD = {
     "uid": "old", "global_step": 3, "data_source": "d", "ground_truth": "x", "prompt": "Who?", "root_value": 0.5,
-    "picked": [1], "regrown": 0,
+    "selected": [1], "regrown": 0,
     "nodes": [
         {"index": 1, "parent": 0, "round": 0, "turn": 1, "observation": "", "text": "a", "tokens": 4, "mean_nll": 0.5,
          "is_leaf": True, "reward": 1.0, "value": 1.0, "advantage": 1.0},

@@ -75,7 +75,7 @@ ODD: dict[str, bytes] = {
     "no step": changed(global_step=None, summary={"step": None}),
     "a step that is a text": changed(global_step="later", summary={"step": "later"}),
     "too many turns": json.dumps({"uid": "u", "global_step": 1, "nodes": [{}] * 6000}).encode(),
-    "a trajectory that is none": changed(branches=[[]]),
+    "a trajectory that is none": changed(trajectories=[[]]),
     "seconds before the start": changed(seconds=-5.0),
 }
 
@@ -103,6 +103,20 @@ def test_an_odd_line_is_skipped_and_counted(index: TreeIndex, kind: str) -> None
     assert [index.record(row) for row in index.find(Filters(descending=False))] == GOOD
     index_all(index)
     assert index.progress() == progress  # and is not tried again and again
+
+
+def test_a_dump_of_format_3_reads_as_one_of_format_4() -> None:
+    tree = copy.deepcopy(GOOD[0])
+    old = {**tree, "format": 3, "branches": tree["trajectories"], "picked": tree["selected"]}
+    del old["trajectories"], old["selected"]
+    old["nodes"] = [{**node, "branch": node["trajectory"]} for node in tree["nodes"]]
+    old["branches"] = [{**each, "picked": each["selection"]} for each in tree["trajectories"]]
+    for node in old["nodes"]:
+        del node["trajectory"]
+    for each in old["branches"]:
+        del each["selection"]
+    assert tree["selected"] and any(each["selection"] for each in tree["trajectories"])
+    assert check_record(old) == {**tree, "format": 3}
 
 
 def test_what_json_lacks_is_not_known(index: TreeIndex) -> None:
@@ -168,7 +182,7 @@ def show(record: Any) -> list[str]:
     return made
 
 
-SMALL = {**GOOD[0], "nodes": GOOD[0]["nodes"][:3], "branches": GOOD[0]["branches"][:2]}
+SMALL = {**GOOD[0], "nodes": GOOD[0]["nodes"][:3], "trajectories": GOOD[0]["trajectories"][:2]}
 
 
 @st.composite
@@ -176,11 +190,17 @@ def mutated(draw: st.DrawFn) -> Any:
     """A tree of which up to three fields, of itself, its turns, trajectories or terms, are something else."""
     record: Any = copy.deepcopy(SMALL)
     for _ in range(draw(st.integers(1, 3))):
-        places = [record, *record["nodes"], *record["branches"], *record["nodes"][0]["differences"], record["summary"]]
+        places = [
+            record,
+            *record["nodes"],
+            *record["trajectories"],
+            *record["nodes"][0]["differences"],
+            record["summary"],
+        ]
         place = draw(st.sampled_from([each for each in places if isinstance(each, dict) and each]))
         place[draw(st.sampled_from(sorted(place)))] = draw(JSON)
         if not all(isinstance(record[name], list) and all(isinstance(each, dict) for each in record[name])
-                   for name in ("nodes", "branches")) or not isinstance(record["summary"], dict):  # fmt: skip
+                   for name in ("nodes", "trajectories")) or not isinstance(record["summary"], dict):  # fmt: skip
             break
         if not record["nodes"] or not isinstance(record["nodes"][0].get("differences"), list):
             break

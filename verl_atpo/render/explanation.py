@@ -127,16 +127,16 @@ def prompt_value(record: Mapping[str, Any]) -> str:
 def reasons(record: Mapping[str, Any], node: Mapping[str, Any]) -> list[str]:
     """Say why the turn's expansion began here, how often the turn was selected, and which turns are equal to it."""
     found = []
-    trajectories = record.get("branches") or []
-    own = next((each for each in trajectories if each.get("number") == node.get("branch")), None)
-    if own is not None and own.get("picked") and _first_of(record, own) == node["index"]:
+    trajectories = record.get("trajectories") or []
+    own = next((each for each in trajectories if each.get("number") == node.get("trajectory")), None)
+    if own is not None and own.get("selection") and _first_of(record, own) == node["index"]:
         found.append(f"An expansion starts here: {_selection(own['picked'])}.")
     for trajectory in trajectories:
-        reason = trajectory.get("picked")
+        reason = trajectory.get("selection")
         if reason and reason.get("node") == node["index"]:
             place = f"in round {trajectory.get('round')} (trajectory {trajectory.get('number')})"
             found.append(f"Selected for re-sampling {place}: {_score(reason)}.")
-    times = (record.get("picked") or []).count(node["index"])
+    times = (record.get("selected") or []).count(node["index"])
     if times and not any("Selected" in words for words in found):
         found.append(f"Selected for re-sampling {times} time{'s' if times > 1 else ''}.")
     if equal := equal_turns(record["nodes"]).get(node["index"]):
@@ -146,7 +146,7 @@ def reasons(record: Mapping[str, Any], node: Mapping[str, Any]) -> list[str]:
 
 def _first_of(record: Mapping[str, Any], trajectory: Mapping[str, Any]) -> int | None:
     return min(
-        (each["index"] for each in record["nodes"] if each.get("branch") == trajectory.get("number")), default=None
+        (each["index"] for each in record["nodes"] if each.get("trajectory") == trajectory.get("number")), default=None
     )
 
 

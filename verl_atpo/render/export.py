@@ -39,7 +39,7 @@ def to_html(record: Mapping[str, Any], by: ColorBy = ColorBy.ADVANTAGE) -> str:
             "sampled": text_block(node["text"], template, whole=True),
             "heat": heat_block(node, whole=True),
             "shade": scale.shade(node),
-            "branch": trajectory_of(record, node["index"]) if node.get("is_leaf") else {},
+            "trajectory": trajectory_of(record, node["index"]) if node.get("is_leaf") else {},
         }
         for node in record.get("nodes") or []
     ]

@@ -124,7 +124,7 @@ class _Picture:
         self.scale: Scale = scale_of(record, by)
         self.selected = selected
         self.equal = equal_turns(list(self.nodes.values()))
-        self.selections = Counter(record.get("picked") or [])
+        self.selections = Counter(record.get("selected") or [])
         self.rewards = [node["reward"] for node in self.nodes.values() if node.get("reward") is not None]
         columns = 2 * MARGIN + style.root + (self.layout.columns - 1) * (style.width + style.gap) + 44
         width = max(columns, LEAST)

@@ -38,7 +38,9 @@ def spans(record: Mapping[str, Any], trajectory: Mapping[str, Any]) -> list[tupl
 
 def draw_timeline(record: Mapping[str, Any], width: int = 1000) -> Markup | None:
     """Draw the time line as SVG; ``None``: the dump does not say when trajectories ran."""
-    trajectories = [trajectory for trajectory in record.get("branches") or [] if trajectory.get("ended_s") is not None]
+    trajectories = [
+        trajectory for trajectory in record.get("trajectories") or [] if trajectory.get("ended_s") is not None
+    ]
     if not trajectories:
         return None
     last = max(trajectory["ended_s"] for trajectory in trajectories) or 1.0

@@ -61,13 +61,15 @@ def leaf_through(record: Mapping[str, Any], index: int) -> int | None:
     nodes = {node["index"]: node for node in record["nodes"]}
     through = sorted(each for each in [index, *below(children_of(record["nodes"]), index)]
                      if each != ROOT and nodes[each].get("is_leaf"))  # fmt: skip
-    own = [leaf for leaf in through if index in nodes and nodes[leaf].get("branch") == nodes[index].get("branch")]
+    own = [
+        leaf for leaf in through if index in nodes and nodes[leaf].get("trajectory") == nodes[index].get("trajectory")
+    ]
     return next(iter([*own, *through]), None)
 
 
 def trajectory_of(record: Mapping[str, Any], leaf: int) -> Mapping[str, Any]:
     """Find what the dump says about the trajectory that ``leaf`` ends; empty for an old dump."""
-    return next((trajectory for trajectory in record.get("branches") or [] if trajectory.get("leaf") == leaf), {})
+    return next((trajectory for trajectory in record.get("trajectories") or [] if trajectory.get("leaf") == leaf), {})
 
 
 def segments(record: Mapping[str, Any], leaf: int) -> list[Segment]:
@@ -104,7 +106,7 @@ def results(record: Mapping[str, Any]) -> dict[int, str]:
     for node in record["nodes"]:
         if node["parent"] != ROOT and node.get("observation"):
             found.setdefault(node["parent"], node["observation"])
-    for trajectory in record.get("branches") or []:
+    for trajectory in record.get("trajectories") or []:
         if trajectory.get("leaf") is not None and trajectory.get("tail"):
             found.setdefault(trajectory["leaf"], trajectory["tail"])
     return found

@@ -71,12 +71,12 @@ class TreeDescriber:
             failed=failed,
             root_value=credit.values[ROOT],
             credit=dict(self._credit),
-            picked=list(grown.selected),
+            selected=list(grown.selected),
             regrown=grown.regrown,
             outages=sum(is_outage(error) for rollout in grown.rollouts for error in rollout.failures),
             seconds=round(seconds, 3),
             nodes=nodes,
-            branches=self._trajectories(grown),
+            trajectories=self._trajectories(grown),
         )
         if first is not None:
             body["prompt_tokens"] = len(first.observed_ids)
@@ -114,7 +114,7 @@ class TreeDescriber:
             index=node.index,
             parent=node.parent,
             round=node.round,
-            branch=node.sampled_by,
+            trajectory=node.sampled_by,
             observation="" if node.parent == ROOT else self._text(turn.observed_ids),
             observation_tokens=0 if node.parent == ROOT else len(turn.observed_ids),
             text=text,
@@ -142,7 +142,7 @@ class TreeDescriber:
                 leaf=None if ended is None else rollout.tip,
                 round=rollout.round,
                 diverged=ended is not None and ended.diverged,
-                picked=None if rollout.selection is None else cast(SelectionRecord, asdict(rollout.selection)),
+                selection=None if rollout.selection is None else cast(SelectionRecord, asdict(rollout.selection)),
                 started_s=round(rollout.started_s, 3),
                 ended_s=None if rollout.ended_s is None else round(rollout.ended_s, 3),
                 failures=[brief(error) for error in rollout.failures],

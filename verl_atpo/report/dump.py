@@ -81,9 +81,9 @@ def _with_plain_extras(record: Record) -> Record:
         TrajectoryRecord(**{**trajectory, "reward_extra": plain(trajectory["reward_extra"])})
         if "reward_extra" in trajectory
         else trajectory
-        for trajectory in record.get("branches") or []
+        for trajectory in record.get("trajectories") or []
     ]
-    made = Record(**{**record, "branches": trajectories})
+    made = Record(**{**record, "trajectories": trajectories})
     for name in ("data_source", "ground_truth", "extra_info"):
         if name in made:
             made[name] = plain(made[name])

@@ -1,7 +1,8 @@
 """The schema of one line of a dump, shared by the writer (``report/dump.py``) and the viewer.
 
-Fields are only ever added: a reader takes a missing one as not known (``None``, not 0). ``summary`` is the first key of
-a line, so that an index is made from the first few hundred bytes of every line.
+A reader takes a missing field as unknown (``None``, not 0), and accepts the field names of earlier formats
+(``RENAMED`` in ``report/record_check.py``). ``summary`` is the first key of a line, so that an index is made from the
+first few hundred bytes of every line.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing_extensions import TypedDict
 
 from verl_atpo.report.plain_json import plain
 
-FORMAT = 3
+FORMAT = 4
 PROMPT_HEAD = 300
 """Characters of a prompt that a summary holds."""
 
@@ -87,7 +88,7 @@ class Node(TypedDict, total=False):
     round: Count
     turn: Count
     """Its number in the trajectory, from 1."""
-    branch: Count
+    trajectory: Count
     """Number of the trajectory that sampled it."""
     context: Count
     """Number of the context that it was sampled in; turns of equal number saw equal tokens."""
@@ -135,7 +136,7 @@ class TrajectoryRecord(TypedDict, total=False):
     round: Count
     own_turns: Count
     diverged: bool
-    picked: SelectionRecord | None
+    selection: SelectionRecord | None
     """Reason of the selection; ``None`` for a chain."""
     started_s: Seconds
     """Seconds from the tree's start to its own."""
@@ -210,8 +211,8 @@ class Record(TypedDict, total=False):
     root_value: Number | None
     credit: dict[str, Any]
     """Settings of the credit by name (``backup``, ``advantage``, ``contexts``, ``normalize``, ...)."""
-    picked: list[Count]
-    picks: list[SelectionRecord]
+    selected: list[Count]
+    """Nodes at which expansions started, in order; one that was selected twice is there twice."""
     regrown: Count
     outages: Count
     seconds: Seconds
@@ -220,7 +221,7 @@ class Record(TypedDict, total=False):
     chain_tokens: Number
     """Tokens that as many independent chains sample: trajectories times the mean of the initial chains."""
     nodes: list[Node]
-    branches: list[TrajectoryRecord]
+    trajectories: list[TrajectoryRecord]
 
 
 def task_key(record: Mapping[str, Any]) -> str:
@@ -246,7 +247,7 @@ def short_hash(text: str) -> str:
 def summarize(record: Mapping[str, Any]) -> Summary:
     """Make the summary of a record; also of one written before summaries were."""
     nodes = record.get("nodes") or []
-    trajectories = record.get("branches") or []
+    trajectories = record.get("trajectories") or []
     rewards = [node["reward"] for node in nodes if node.get("reward") is not None]
     calls = [call for node in nodes for call in node.get("tool_calls") or []]
     return Summary(

@@ -20,22 +20,23 @@ NODE: Mapping[str, Any] = {
     "value": None, "advantage": None,
 }  # fmt: skip
 TRAJECTORY: Mapping[str, Any] = {
-    "number": 0,
-    "leaf": None,
-    "round": 0,
-    "picked": None,
-    "started_s": 0.0,
-    "ended_s": None,
-}
+    "number": 0, "leaf": None, "round": 0, "selection": None, "started_s": 0.0, "ended_s": None,
+}  # fmt: skip
 TOOL_USE: Mapping[str, Any] = {"name": "?", "error": None}
 RECORD: Mapping[str, Any] = {
-    "data_source": None, "ground_truth": None, "prompt": "", "failed": None, "root_value": None, "branches": [],
+    "data_source": None, "ground_truth": None, "prompt": "", "failed": None, "root_value": None, "trajectories": [],
 }  # fmt: skip
 SUMMARY: Mapping[str, Any] = {
     "start": None, "prompt": "", "prompt_key": "", "source": None, "outcome": "equal", "reward": None, "rewards": [],
     "leaves": 0, "nodes": 0, "depth": 0, "sampled_tokens": 0, "saved": None, "tool_calls": 0, "tool_errors": 0,
     "outages": None, "diverged": 0, "regrown": 0, "seconds": None,
 }  # fmt: skip
+RENAMED: Mapping[str, Mapping[str, str]] = {
+    "record": {"branches": "trajectories", "picked": "selected"},
+    "nodes": {"branch": "trajectory"},
+    "trajectories": {"picked": "selection"},
+}
+"""Names of fields before format 4, and their names since."""
 _RECORD = TypeAdapter(with_config(ConfigDict(extra="allow", allow_inf_nan=False))(Record))
 _SUMMARY = TypeAdapter(with_config(ConfigDict(allow_inf_nan=False))(Summary))
 
@@ -50,6 +51,7 @@ def check_record(value: Any) -> Record:
         raise ValueError("no tree: an object with `nodes` is expected")
     if len(value["nodes"]) > MOST_TURNS:
         raise ValueError(f"{len(value['nodes'])} turns, at most {MOST_TURNS} are shown")
+    value = _renamed(value)
     value = {**value, **{name: plain(value.get(name)) for name in ("ground_truth", "extra_info", "credit")}}
     value.pop("summary", None)
     try:
@@ -62,7 +64,7 @@ def check_record(value: Any) -> Record:
     record = {**RECORD, **record}
     _check_tree(record["nodes"])
     known = {node["index"] for node in record["nodes"]}
-    for trajectory in record["branches"]:
+    for trajectory in record["trajectories"]:
         trajectory.update({name: trajectory.get(name, default) for name, default in TRAJECTORY.items()})
         if trajectory["leaf"] not in known:
             trajectory["leaf"] = None
@@ -87,6 +89,21 @@ def check_summary(value: Any) -> Summary:
         raise ValueError("the summary has no uid or no step")
     whole: dict[str, Any] = {**SUMMARY, **summary}
     return Summary(**whole)  # type: ignore[typeddict-item]
+
+
+def _renamed(value: dict[str, Any]) -> dict[str, Any]:
+    """Give the fields of a record from before format 4 their current names."""
+
+    def current(fields: Any, names: Mapping[str, str]) -> Any:
+        if not isinstance(fields, dict):
+            return fields
+        return {names[key] if key in names and names[key] not in fields else key: fields[key] for key in fields}
+
+    record: dict[str, Any] = current(value, RENAMED["record"])
+    for name in ("nodes", "trajectories"):
+        if isinstance(record.get(name), list):
+            record[name] = [current(each, RENAMED[name]) for each in record[name]]
+    return record
 
 
 def _known(value: Any) -> Any:

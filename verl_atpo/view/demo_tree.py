@@ -48,7 +48,7 @@ class _Turn:
     parent: int
     depth: int
     round: int
-    branch: int
+    trajectory: int
     observation: str
     text: str
     nlls: list[int]
@@ -83,33 +83,33 @@ class DemoTree:
         self._prompt = f"What is the {self._relation} of {self._person} ({prompt})?"
         self._uid = f"demo-{step:04d}-{seed:08x}"
         self._turns: dict[int, _Turn] = {}
-        self._branches: list[TrajectoryRecord] = []
-        self._picked: list[int] = []
+        self._trajectories: list[TrajectoryRecord] = []
+        self._selected: list[int] = []
         self._clock = 0.0
         self._outages = 0
 
     def record(self) -> Record:
         """Grow the tree, and describe it."""
         for _ in range(CHAINS):
-            self._branch(ROOT, 0, None)
+            self._grow(ROOT, 0, None)
         for round in range(1, ROUNDS + 1):
-            self._clock = max(branch["ended_s"] or 0.0 for branch in self._branches)
-            for pick in self._select():
-                self._branch(pick["node"], round, pick)
+            self._clock = max(each["ended_s"] or 0.0 for each in self._trajectories)
+            for selection in self._select():
+                self._grow(selection["node"], round, selection)
         return self._finish()
 
     def _select(self) -> list[SelectionRecord]:
-        scores = {turn.index: turn.mean_nll - PENALTY * self._picked.count(turn.index)
+        scores = {turn.index: turn.mean_nll - PENALTY * self._selected.count(turn.index)
                   for turn in self._turns.values() if turn.reward is None}  # fmt: skip
-        scores[ROOT] = -PENALTY * self._picked.count(ROOT)
+        scores[ROOT] = -PENALTY * self._selected.count(ROOT)
         ordered = sorted(scores, key=lambda each: -scores[each])[:PER_ROUND]
-        picks = [
-            SelectionRecord(node=node, score=scores[node], penalty=PENALTY * self._picked.count(node), rank=rank,
+        selections = [
+            SelectionRecord(node=node, score=scores[node], penalty=PENALTY * self._selected.count(node), rank=rank,
                  candidates=len(scores))
             for rank, node in enumerate(ordered, 1)
         ]  # fmt: skip
-        self._picked += ordered
-        return picks
+        self._selected += ordered
+        return selections
 
     def _path(self, index: int) -> list[int]:
         path = []
@@ -118,9 +118,9 @@ class DemoTree:
             index = self._turns[index].parent
         return path[::-1]
 
-    def _branch(self, picked: int, round: int, pick: SelectionRecord | None) -> None:
-        rng, number = self._rng, len(self._branches)
-        context = self._path(picked)[:-1]
+    def _grow(self, node: int, round: int, selection: SelectionRecord | None) -> None:
+        rng, number = self._rng, len(self._trajectories)
+        context = self._path(node)[:-1]
         parent, started = (context[-1] if context else ROOT), self._clock + rng.random() * 0.2
         found, clock, own, last = len(context), started, 0, False
         diverged = round > 0 and rng.random() < 0.01
@@ -133,7 +133,7 @@ class DemoTree:
                 turn.reward = float(found >= self._hops and good)
             found, own, parent = found + (good and not last), own + 1, turn.index
             self._turns[turn.index] = turn
-        self._branches.append(self._ended(number, parent, round, own, diverged, pick, started, clock))
+        self._trajectories.append(self._ended(number, parent, round, own, diverged, selection, started, clock))
 
     def _ended(
         self,
@@ -142,7 +142,7 @@ class DemoTree:
         round: int,
         own: int,
         diverged: bool,
-        pick: SelectionRecord | None,
+        selection: SelectionRecord | None,
         start: float,
         end: float,
     ) -> TrajectoryRecord:
@@ -152,12 +152,12 @@ class DemoTree:
             failures = ["ToolOutage: Tool 'search' is out: TimeoutError()"]
         reward = self._turns[leaf].reward or 0.0
         return TrajectoryRecord(
-            number=number, leaf=leaf, round=round, own_turns=own, diverged=diverged, picked=pick,
+            number=number, leaf=leaf, round=round, own_turns=own, diverged=diverged, selection=selection,
             started_s=round_to(start), ended_s=round_to(end), failures=failures, reward=reward,
             reward_extra={"acc": reward, "format": 1.0, "answer_words": self._rng.randint(1, 4)},
         )  # fmt: skip
 
-    def _say(self, parent: int, found: int, good: bool, last: bool, round: int, branch: int) -> _Turn:
+    def _say(self, parent: int, found: int, good: bool, last: bool, round: int, trajectory: int) -> _Turn:
         rng, index = self._rng, len(self._turns) + 1
         depth = self._turns[parent].depth + 1 if parent != ROOT else 1
         aside = " ".join(rng.choice(ASIDES) for _ in range(1 + rng.randrange(max(1, self._words // 4))))
@@ -173,7 +173,7 @@ class DemoTree:
         unsure = 1.0 if not good else 0.35
         nlls = [int(min(900, rng.expovariate(1 / (40 * unsure * (2 - self._skill))))) for _ in text.split(" ")]
         return _Turn(
-            index, parent, depth, round, branch, self._observe(parent), text, nlls, tool,
+            index, parent, depth, round, trajectory, self._observe(parent), text, nlls, tool,
             round_to(0.2 + 0.01 * len(text) * rng.random()), round_to(0.0 if last else rng.lognormvariate(-1, 0.8)),
         )  # fmt: skip
 
@@ -216,10 +216,10 @@ class DemoTree:
             prompt=f"{START}user\n{self._prompt}{END}\n{START}assistant\n", prompt_tokens=14 + len(self._prompt) // 5,
             template=[START, END], failed=failed, root_value=values[ROOT],
             credit={"backup": "leaf_mean", "normalize": "zscore"},
-            picked=self._picked, regrown=self._outages, outages=self._outages,
-            seconds=max(branch["ended_s"] or 0.0 for branch in self._branches),
+            selected=self._selected, regrown=self._outages, outages=self._outages,
+            seconds=max(each["ended_s"] or 0.0 for each in self._trajectories),
             nodes=[self._node(turn, values, scale) for turn in self._turns.values()],
-            branches=[self._with_row(branch) for branch in self._branches],
+            trajectories=[self._with_row(each) for each in self._trajectories],
         )  # fmt: skip
         return Record(**{"summary": summarize(record), **record})
 
@@ -229,7 +229,7 @@ class DemoTree:
         terms = self._differences(turn, values, scale)
         advantage = sum(term["scale"] * (term["value"] - term["baseline"]) for term in terms)
         made = Node(
-            index=turn.index, parent=turn.parent, round=turn.round, turn=turn.depth, branch=turn.branch,
+            index=turn.index, parent=turn.parent, round=turn.round, turn=turn.depth, trajectory=turn.trajectory,
             context=turn.parent, observation=turn.observation, observation_tokens=len(turn.observation) // 4,
             text=turn.text, tokens=len(pieces), token_ids=[hash_of(piece) for piece in pieces], token_chars=chars,
             token_nll_centinats=turn.nlls, mean_nll=turn.mean_nll, is_leaf=turn.reward is not None, reward=turn.reward,
@@ -240,9 +240,9 @@ class DemoTree:
             made["tool_calls"] = [turn.tool]
         return made
 
-    def _with_row(self, branch: TrajectoryRecord) -> TrajectoryRecord:
+    def _with_row(self, trajectory: TrajectoryRecord) -> TrajectoryRecord:
         starts, at = [], 0
-        for index in self._path(branch["leaf"] or ROOT):
+        for index in self._path(trajectory["leaf"] or ROOT):
             turn = self._turns[index]
             at += len(turn.observation) // 4
             starts.append(at)
@@ -250,7 +250,7 @@ class DemoTree:
         row = TrajectoryRecord(
             prompt_tokens=14 + len(self._prompt) // 5, response_tokens=at, starts=starts, trained_from=0
         )
-        return TrajectoryRecord(**{**branch, **row})
+        return TrajectoryRecord(**{**trajectory, **row})
 
 
 def round_to(seconds: float) -> float:

@@ -20,8 +20,8 @@ from verl_atpo.view.page import block
 TABS = ("transcript", "time line", "rows", "trajectories", "record")
 SEGMENT_COLUMNS = ("start", "tokens", "what", "mask", "advantage", "value")
 TRAJECTORY_COLUMNS = ("number", "leaf", "round", "reward", "own_turns", "response_tokens", "started_s", "ended_s",
-                  "diverged", "picked", "failures", "reward_extra")  # fmt: skip
-TITLES = {"picked": "selected because", "own_turns": "own turns"}
+                  "diverged", "selection", "failures", "reward_extra")  # fmt: skip
+TITLES = {"selection": "selected because", "own_turns": "own turns"}
 
 
 class Details:
@@ -126,16 +126,16 @@ class Details:
             ui.label(f"The response limit of {length} tokens cut {len(cut)} turns off.").classes("text-negative")
 
     def _trajectories(self) -> None:
-        trajectories = self.record.get("branches") or []
+        trajectories = self.record.get("trajectories") or []
         if not trajectories:
             ui.label("The dump holds nothing about single trajectories.").classes("faint")
             return
         rows = [{name: _cell(trajectory.get(name)) for name in TRAJECTORY_COLUMNS} for trajectory in trajectories]
         table = ui.table(columns=_columns(TRAJECTORY_COLUMNS), rows=rows, row_key="number")
-        table.props("flat dense wrap-cells data-part=branches")
+        table.props("flat dense wrap-cells data-part=trajectories")
 
     def _rest(self) -> None:
-        left_out = ("nodes", "branches", "summary", "prompt")
+        left_out = ("nodes", "trajectories", "summary", "prompt")
         rest = {key: value for key, value in self.record.items() if key not in left_out}
         text = json.dumps(rest, ensure_ascii=False, indent=2, default=str)
         block(text_block(text, ["\0"], raw=True)).props("data-part=record")

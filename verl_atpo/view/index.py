@@ -364,7 +364,7 @@ def texts_of(record: Record) -> str:
     for node in record["nodes"]:
         texts += [node["observation"], node["text"]]
         texts += [call["error"] or "" for call in node.get("tool_calls", [])]
-    for trajectory in record["branches"]:
+    for trajectory in record["trajectories"]:
         texts += [*trajectory.get("failures", []), trajectory.get("tail", "")]
         texts += ["diverged"] if trajectory.get("diverged") else []
     return "\n".join(dict.fromkeys(texts))

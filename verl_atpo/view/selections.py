@@ -25,7 +25,7 @@ def selections_of(record: Record) -> Counts:
     Every turn that does not end its trajectory is a candidate, and the prompt is one, as turn 0: selecting it starts a
     fresh chain. Turns that were not there yet when a selection was made are counted as well.
     """
-    selected = Counter(record.get("picked") or [])
+    selected = Counter(record.get("selected") or [])
     found: Counts = {name: {} for name in GROUPINGS}
     if not selected:
         return found

@@ -71,8 +71,8 @@ class TurnPanel:
                 with ui.element("div"):
                     ui.label(name)
                     block(tag("b", "", value))
-        branches = self.record.get("branches") or []
-        extra = next((each.get("reward_extra") for each in branches if each.get("leaf") == node["index"]), None)
+        trajectories = self.record.get("trajectories") or []
+        extra = next((each.get("reward_extra") for each in trajectories if each.get("leaf") == node["index"]), None)
         if extra:
             words = "  ".join(f"{key} {value}" for key, value in extra.items())
             ui.label(visible(words)).classes("faint").props("data-part=reward-extra")
