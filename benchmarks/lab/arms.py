@@ -90,13 +90,13 @@ SPLIT = (
     "algorithm.atpo.credit.advantage=diff_global",
     "algorithm.atpo.credit.weights=split",
 )
-PICKED_BY_OTHERS = ("algorithm.atpo.expansion.strategy=other_chains",)
+SELECTED_BY_OTHERS = ("algorithm.atpo.expansion.strategy=other_chains",)
 UNBIASED = {
-    "unbiased": Arm("unbiased tree", EIGHT + TURN + SPLIT + PICKED_BY_OTHERS),
-    "unbiased_token": Arm("unbiased tree, token-level loss", EIGHT + TOKEN + SPLIT + PICKED_BY_OTHERS),
+    "unbiased": Arm("unbiased tree", EIGHT + TURN + SPLIT + SELECTED_BY_OTHERS),
+    "unbiased_token": Arm("unbiased tree, token-level loss", EIGHT + TOKEN + SPLIT + SELECTED_BY_OTHERS),
     "split_only": Arm("tree of 8 chains in rounds, split weights", EIGHT + TURN + SPLIT),
-    "picked_by_others": Arm(
-        "tree of 8 chains in rounds, contexts selected by other chains", EIGHT + TURN + PICKED_BY_OTHERS
+    "selected_by_others": Arm(
+        "tree of 8 chains in rounds, contexts selected by other chains", EIGHT + TURN + SELECTED_BY_OTHERS
     ),
 }
 BOTH = ("algorithm.atpo.credit.advantage=diff_localglobal",)
@@ -128,7 +128,7 @@ PARTS = {
     "tree_4_outcome": Arm("tree, trajectory credit", OUTCOME + TURN),
     "tree_4_token": Arm("tree, token-level loss", TOKEN),
     "tree_4_once": Arm("tree, shared turns trained once", (*TURN, "algorithm.atpo.credit.shared_turns=once")),
-    "tree_4_late": Arm("tree, branches after all chains", (*TURN, "algorithm.atpo.expansion.start_after=1.0")),
+    "tree_4_late": Arm("tree, expansions after all chains", (*TURN, "algorithm.atpo.expansion.start_after=1.0")),
     "tree_4_split": Arm("tree, split weights", TURN + SPLIT),
 }
 RATE = "actor_rollout_ref.actor.optim.lr"

@@ -157,7 +157,9 @@ def ratios(curves: Sequence[Curve], columns: Sequence[Ratio]) -> str:
             itself = arm == BASELINE and ratio.cost == ratio.over
             rows[arm][ratio.heading] = "1" if itself else interval(pairs[arm]).as_ratio()
             if ratio.tested:
-                rows[arm][f"p, {ratio.heading.split()[0]}"] = f"{corrected[arm]:.2g}" if arm in corrected else ""
+                rows[arm][f"p, {ratio.heading.split()[0].strip(',')}"] = (
+                    f"{corrected[arm]:.2g}" if arm in corrected else ""
+                )
     return table(list(rows.values()))
 
 

@@ -61,7 +61,7 @@ class Watched:
 
 
 def grow(config: AtpoConfig, engine: FakeEngine, loop: FakeLoop, *earlier: Any) -> tuple[GrownTree, Watched]:
-    """A tree, on a virtual clock; one that stands still is noticed at once. ``earlier`` is what is known of trees."""
+    """A tree on a virtual clock, which notices one that makes no progress. ``earlier`` is what is known of trees."""
 
     async def on_a_virtual_clock() -> tuple[GrownTree, Watched]:
         with VirtualClock().patch_loop():

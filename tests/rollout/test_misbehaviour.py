@@ -1,7 +1,7 @@
 """Twelve ways to misbehave, in a tool, a loop or a reward, in trees, chains and validation: nothing waits for ever.
 
 Each ends as an error that the model reads, as an outage, as a bug, or as a run that stops within its limit, with what
-stood still and where. The event loop is a real one, in a thread of its own.
+made no progress and where. The event loop is a real one, in a thread of its own.
 """
 
 from __future__ import annotations
@@ -136,7 +136,7 @@ def test_it_ends(case, caplog, where, way, mode):
     expected = ENDS[where, way]
     assert end == ("fine" if expected == "read" else expected), failures
     if end == "stop":
-        with pytest.raises(RunStopped, match=r"has (stood still|been blocked) for .*Remedy: ") as stopped:
+        with pytest.raises(RunStopped, match=r"has (made no progress|been blocked) for .*Remedy: ") as stopped:
             StopRule(prompts=8).check([failures])
         assert "misbehaving.py" in str(stopped.value)  # where it stands
         return

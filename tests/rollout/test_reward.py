@@ -219,7 +219,7 @@ def test_the_log_says_where_a_reward_function_stands(caplog):
 
     with caplog.at_level(logging.WARNING):
         assert contained(slow, WatchConfig(warn_s=0.1))() == 1.0
-    assert "The reward function has stood still for" in caplog.text and "time.sleep(0.5)" in caplog.text
+    assert "The reward function has made no progress for" in caplog.text and "time.sleep(0.5)" in caplog.text
 
 
 def test_verl_loads_the_users_function_contained(tmp_path):

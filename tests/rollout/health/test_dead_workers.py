@@ -1,4 +1,4 @@
-"""The watch over rollout workers: what counts as dead, and what it does to one that stands still."""
+"""The watch over rollout workers: what counts as dead, and what it does to one that makes no progress."""
 
 from __future__ import annotations
 
@@ -74,11 +74,11 @@ def watched(monkeypatch):
 
 
 def test_a_worker_that_says_it_stands_still_is_ended_and_its_prompts_fail(watched):
-    worker = Worker(Failures(), Failures(fatal="Tool 'x' has stood still", stuck=True))
+    worker = Worker(Failures(), Failures(fatal="Tool 'x' has made no progress", stuck=True))
     watch, failed = watched(worker, looks=1)
     assert (watch.stuck, failed, worker.killed) == (None, [], False)
     watch, failed = watched(worker, looks=3)
-    assert watch.stuck == "Tool 'x' has stood still" and failed == ["p1", "p2"] and worker.killed
+    assert watch.stuck == "Tool 'x' has made no progress" and failed == ["p1", "p2"] and worker.killed
 
 
 def test_a_healthy_worker_does_not_hide_one_that_stood_still(watched):

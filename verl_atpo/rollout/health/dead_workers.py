@@ -79,7 +79,7 @@ class WorkerWatch:
         given_up = fail_unfinished(uids)
         logger.error(
             "A rollout worker %s; %d prompts it held have failed: %s",
-            "stood still and was ended" if error is None else "died",
+            "made no progress and was ended" if error is None else "died",
             len(given_up),
             error or self.stuck,
         )

@@ -133,11 +133,11 @@ class Watchdog:
         if seen.still_s >= config.warn_s and not seen.reported:
             seen.reported = True
             logger.warning(
-                "%s has stood still for %.0f s. It stands at:\n%s", activity.name, seen.still_s, activity.stack()
+                "%s has made no progress for %.0f s. It stands at:\n%s", activity.name, seen.still_s, activity.stack()
             )
         if config.limit_s is not None and seen.still_s >= config.limit_s:
             self._give_up(
-                f"{activity.name} has stood still for {seen.still_s:.0f} s. Remedy: give what it waits for a "
+                f"{activity.name} has made no progress for {seen.still_s:.0f} s. Remedy: give what it waits for a "
                 f"time-out of its own, or raise {KEEP}={config.limit_s:g} (null waits for ever). It stands at:\n"
                 + activity.stack()
             )
