@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures.process
 import errno
 import http.client
 import io
@@ -15,11 +16,14 @@ import urllib.error
 from email.message import Message
 
 import aiohttp
+import anthropic
+import grpc
 import httpx
 import openai
 import pytest
 import requests
 import urllib3
+import websockets.exceptions
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -87,7 +91,66 @@ class Sulking(Exception):
     code = response = status
 
 
+class RequestsError(Exception):
+    """curl_cffi's: curl's own number."""
+
+    code = 28
+
+
+class CurlError(Exception):
+    """pycurl's: number and words."""
+
+
+RequestsError.__module__, CurlError.__module__ = "curl_cffi.requests.errors", "pycurl"
+
+
+def grpc_error(method: str) -> Exception:
+    """What gRPC's client raises where nobody listens."""
+    with grpc.insecure_channel("127.0.0.1:1") as channel, pytest.raises(grpc.RpcError) as raised:
+        getattr(channel, method)("/a/b")(b"x", timeout=5)
+    return raised.value
+
+
+def grpc_not_ready() -> Exception:
+    with grpc.insecure_channel("127.0.0.1:1") as channel, pytest.raises(grpc.FutureTimeoutError) as raised:
+        grpc.channel_ready_future(channel).result(timeout=0.01)
+    return raised.value
+
+
+def anthropic_error(status: int, kind: str) -> Exception:
+    """Also of a stream that began well."""
+    body = {"type": "error", "error": {"type": kind}}
+    return anthropic.APIStatusError("words", response=httpx.Response(status, request=REQUEST), body=body)
+
+
+def group(*errors: BaseException) -> BaseException:
+    return type("ExceptionGroup", (BaseExceptionGroup,), {"exceptions": errors})()
+
+
+BaseExceptionGroup = type("BaseExceptionGroup", (Exception,), {})
+"""In the form of Python 3.11's, and of its backport's."""
+
+
 PASSING = {
+    "gRPC, nobody listens": grpc_error("unary_unary"),
+    "gRPC, not ready": grpc_not_ready(),
+    "anthropic overloaded": anthropic_error(529, "overloaded_error"),
+    "anthropic overloaded in a stream": anthropic_error(200, "overloaded_error"),
+    "websocket closed": websockets.exceptions.ConnectionClosedError(None, None),
+    "pycurl": CurlError(7, "Failed to connect"),
+    "curl_cffi": RequestsError("timed out"),
+    "an answer in words": requests.HTTPError("503 Server Error: Service Unavailable for url"),
+    "no connection in the pool": urllib3.exceptions.EmptyPoolError(None, "full"),  # type: ignore[arg-type]
+    "a connection after a time-out": http.client.CannotSendRequest("Request-sent"),
+    "TLS not ready": ssl.SSLWantReadError(),
+    "TLS cut by the system": ssl.SSLSyscallError(),
+    "workers that died": concurrent.futures.process.BrokenProcessPool("a child died"),
+    "no memory for a process": OSError(errno.ENOMEM, "Cannot allocate memory"),
+    "time-outs in a group": group(asyncio.TimeoutError(), group(TimeoutError())),
+    "a cancelled task beside": group(asyncio.CancelledError(), ConnectionError()),
+    "trio": type("TooSlowError", (Exception,), {})(),
+    "pika": type("StreamLostError", (Exception,), {})(),
+    "rpyc": type("AsyncResultTimeout", (Exception,), {})(),
     "refused": ConnectionRefusedError(),
     "time-out": TimeoutError(),
     "asyncio time-out": asyncio.TimeoutError(),
@@ -124,6 +187,10 @@ PASSING = {
     },
 }
 LASTING = {
+    "curl's unknown scheme": CurlError(1, "Unsupported protocol"),
+    "an answer of 404 in words": requests.HTTPError("404 Client Error: Not Found for url"),
+    "one bug in a group": group(ConnectionError(), group(KeyError("board"))),
+    "an end of input": EOFError("EOF when reading a line"),
     "value": ValueError("no such page"),
     "key": KeyError("board"),
     "no file": FileNotFoundError(errno.ENOENT, "No such file"),

@@ -18,17 +18,20 @@ _RPC_LASTING = """
 _RPC_CODES = _RPC_PASSING | set(_RPC_LASTING.split())
 _ERRNO_NAMES = """
     ECONNABORTED ECONNREFUSED ECONNRESET EPIPE ETIMEDOUT EHOSTDOWN EHOSTUNREACH ENETDOWN ENETRESET ENETUNREACH
-    ENOTCONN ESHUTDOWN EADDRNOTAVAIL EMFILE ENFILE ENOBUFS ESTALE EAGAIN
+    ENOTCONN ESHUTDOWN EADDRNOTAVAIL EMFILE ENFILE ENOBUFS ENOMEM ENOLCK ESTALE EAGAIN
 """
 _ERRNOS = frozenset(getattr(errno, name) for name in _ERRNO_NAMES.split() if hasattr(errno, name))
-"""Numbers of network trouble, or a machine without free ports, descriptors or processes."""
+"""Numbers of network trouble, or a machine without free ports, descriptors, memory or processes."""
 _SQLSTATE = re.compile(r"[0-9A-Z]{5}")
 _SQLSTATE_PASSING = re.compile(r"08...|53...|57P0[1-5]|40001|40P01|HYT0[01]")
 """Lost connections, too few resources, a server that stops or starts, deadlocks, time-outs of the login."""
 _SQLITE_PASSING = frozenset({5, 6})  # SQLITE_BUSY, SQLITE_LOCKED
 _MYSQL = frozenset({"pymysql", "MySQLdb", "aiomysql", "asyncmy", "mysql"})
 _MYSQL_PASSING = frozenset({1040, 1053, 1205, 1213, 2002, 2003, 2006, 2013, 2055, 4031})
-_SQL_CLIENTS = frozenset({"psycopg", "psycopg2", "asyncpg", "pyodbc"})
+_SQL_CLIENTS = frozenset({"psycopg", "psycopg2", "asyncpg", "pyodbc", "kombu"})
+_CURL = frozenset({"pycurl", "curl_cffi"})
+_CURL_PASSING = frozenset({5, 6, 7, 16, 18, 28, 35, 52, 55, 56, 92})
+"""Numbers of curl: a host that is not found, a connection that is refused, cut or timed out."""
 _MCP_PASSING = frozenset({-32000, -32001, 408, 32600})
 """JSON-RPC codes of MCP's clients: connection closed, request timed out, session ended."""
 _TYPES = re.compile(
@@ -48,7 +51,7 @@ def verdict_of_codes(error: BaseException) -> bool | None:
     code = rpc_code_of(error)
     if code is not None:
         return code in _RPC_PASSING
-    for judge in (_database_verdict, _mcp_verdict):
+    for judge in (_database_verdict, _mcp_verdict, _curl_verdict, _worded_verdict):
         if (found := judge(error)) is not None:
             return found
     number = attribute(error, "errno")
@@ -120,6 +123,28 @@ def _mcp_verdict(error: BaseException) -> bool | None:
         return None
     code = attribute(attribute(error, "error"), "code")
     return code in _MCP_PASSING if isinstance(code, int) else None
+
+
+def _curl_verdict(error: BaseException) -> bool | None:
+    if _CURL.isdisjoint(kind.__module__.split(".")[0] for kind in type(error).__mro__):
+        return None
+    numbers = (attribute(error, "code"), error.args[0] if error.args else None)
+    number = next((each for each in numbers if isinstance(each, int)), None)
+    return number in _CURL_PASSING if number is not None else None
+
+
+def _worded_verdict(error: BaseException) -> bool | None:
+    """Judge an HTTP error without its response, as one that crossed processes, by the status that its text begins."""
+    status = status_in(type(error).__name__, str(error.args[0])) if error.args else None
+    return None if status is None else status in STATUSES
+
+
+def status_in(name: str, words: str) -> int | None:
+    """Return the HTTP status in the message of an error of this class name; ``None`` if there is none."""
+    found = (
+        re.search(r"\b[45]\d\d\b", words) if name.endswith(("HTTPStatusError", "HTTPError", "StatusError")) else None
+    )
+    return None if found is None else int(found[0])
 
 
 def attribute(holder: Any, name: str) -> Any:

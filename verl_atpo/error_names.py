@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 
 _CONNECTION = re.compile(
-    r"\w*(Connections?|Connect|Network|Transport|Timeout|TimedOut|RemoteProtocol)(Error|Exception)"
-    r"|\w*(ConnectionClosed(OK)?|ConnectionLost|CommClosed|StreamClosed|Disconnected|ConnectTimeout|ConnectionTimeout"
-    r"|ReadTimeout|WriteTimeout|PoolTimeout|NetworkTimeout|RequestTimeout|OperationTimedOut|ChunkedEncoding"
+    r"\w*(Connections?|Connect|Network|Transport|Communication|Timeout|TimedOut|RemoteProtocol)(Error|Exception)"
+    r"|\w*(ConnectionClosed(OK)?|ConnectionLost|CommClosed|StreamClosed|StreamLost|Disconnected|OperationTimedOut"
+    r"|EmptyPool|FullPool|ClosedPool|NoResponders|TooSlow|ChunkedEncoding"
     r"|ClientPayload|IncompleteRead|AutoReconnect|BusyLoading|BrokenResource|ClosedResource|EndOfStream)"
     r"(Error|Exception)?"
-    r"|Timeout|TimedOut"
+    r"|\w*(Timeout|TimedOut)"
 )
 """Lost connections and time-outs."""
 _OVERLOAD = re.compile(
@@ -27,6 +27,7 @@ _OTHERS = frozenset(
         "botocore.exceptions.ResponseStreamingError",
         "ftplib.error_temp",
         "httplib2.ServerNotFoundError",
+        "imaplib.IMAP4.abort",
         "neo4j.exceptions.SessionExpired",
         "playwright._impl._errors.TargetClosedError",
         "requests.exceptions.RetryError",
@@ -34,6 +35,7 @@ _OTHERS = frozenset(
         "tavily.errors.UsageLimitExceededError",
         "urllib3.exceptions.MaxRetryError",
         "urllib3.exceptions.ProtocolError",
+        "websocket._exceptions.WebSocketAddressException",
     }
 )
 _REFUSED = re.compile(

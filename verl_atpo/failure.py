@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from itertools import pairwise
 
-from verl_atpo.error_codes import STATUSES
+from verl_atpo.error_codes import STATUSES, status_in
 from verl_atpo.error_names import dotted, named_outage
 from verl_atpo.transient import group_members, passes, verdict_of
 
@@ -127,11 +127,8 @@ def _printed_passes(text: str) -> bool | None:
 
 
 def _named_passes(name: str, words: str) -> bool:
-    status = (
-        re.search(r"\b[45]\d\d\b", words) if name.endswith(("HTTPStatusError", "HTTPError", "StatusError")) else None
-    )
     own = {dotted(kind) for kind in (*OUTAGES, TransientToolError)}
-    return name in own or named_outage(name) or (status is not None and int(status[0]) in STATUSES)
+    return name in own or named_outage(name) or status_in(name, words) in STATUSES
 
 
 _ERROR_LINE = re.compile(r"(?P<name>[A-Za-z_][\w.]*)(?:: (?P<words>.*))?$")

@@ -24,16 +24,22 @@ FAMILIES = (
     asyncio.TimeoutError,
     asyncio.IncompleteReadError,
     concurrent.futures.CancelledError,
+    concurrent.futures.BrokenExecutor,
     socket.timeout,
     socket.gaierror,
     socket.herror,
     ssl.SSLEOFError,
     ssl.SSLZeroReturnError,
+    ssl.SSLSyscallError,
+    ssl.SSLWantReadError,
+    ssl.SSLWantWriteError,
     http.client.IncompleteRead,
     http.client.BadStatusLine,
+    http.client.ImproperConnectionState,
     urllib.error.ContentTooShortError,
 )
-"""Errors of the standard library: a connection that is refused, cut or timed out, or a host that is not found."""
+"""Errors of the standard library: a connection that is refused, cut or timed out, a host that is not found, an executor
+whose workers died."""
 
 _CARRIED = ("reason", "cause", "inner_exception", "orig", "original_error", "source", "last_exception", "last_error")
 """Attributes in which clients keep the error that caused one."""

@@ -107,6 +107,8 @@ READ = {
     "an async generator": (pages, "['a', 'b']"),
     "a generator": (generated, "['a', 'b']"),
     "a tool that changes its arguments": (sorts, "[1, 2, 3, 9]"),
+    "a list in itself": (lambda x: {"x": x.append(x) or x}, '{"x": [3, 1, 2, "..."]}'),
+    "an error that is returned": (lambda x: ValueError("no such city"), "no such city"),
 }
 ERRORS = {
     "exit in a generator": (leaves, "SystemExit: 3"),
@@ -118,7 +120,6 @@ ERRORS = {
     "words that cannot be shown": (raising(Mute()), "Mute"),
     "words that exit": (raising(KeyError(Exits())), "KeyError"),
     "recursion": (raising(RecursionError("too deep")), "too deep"),
-    "a list in itself": (lambda x: {"x": x.append(x) or x}, "recursion"),
 }
 OUT = {"a generator that blocks": blocks, "shown for ever": lambda x: Slow()}
 

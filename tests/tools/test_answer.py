@@ -7,10 +7,14 @@ import dataclasses
 import datetime
 import decimal
 import enum
+import functools
 import json
 import pathlib
+import types
+import unittest.mock
 
 import numpy as np
+import PIL.Image
 import pydantic
 import pytest
 import torch
@@ -63,12 +67,57 @@ class Board:
         (np.array([[1, 2]]), "[[1, 2]]"),
         ({"b", "a"}, "['a', 'b']"),
         (np.float64(0.25), "0.25"),
+        (torch.tensor(0.25), "0.25"),
+        ({"n": torch.tensor(2), "x": torch.ones(2, dtype=torch.bfloat16)}, '{"n": 2, "x": [1.0, 1.0]}'),
+        (torch.tensor([1, 2]), "[1, 2]"),
+        (collections.deque([np.int64(1)]), "[1]"),
+        (collections.UserList([np.int64(1)]), "[1]"),
+        (types.MappingProxyType({"a": 1}), '{"a": 1}'),
+        (ValueError("no such city"), "no such city"),
+        ({"error": ValueError("x"), "none": None}, '{"error": "x", "none": null}'),
+        ([None, "a"], "[None, 'a']"),
     ],
 )
 def test_any_value_becomes_text(value: object, text: str) -> None:
     assert as_text(value) == text
     assert answer_of(value)[0].text == text
     assert answer_of((value, 1.0))[0].text == text
+
+
+ITSELF: list = [1]
+ITSELF += [ITSELF, ITSELF]
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        ITSELF,
+        {"self": ITSELF},
+        Place("hall", ITSELF),  # type: ignore[arg-type]
+        functools.reduce(lambda inner, _: [inner], range(5000), []),
+        functools.reduce(lambda inner, _: {"a": inner}, range(5000), {}),
+        unittest.mock.MagicMock(),
+        {"mock": unittest.mock.MagicMock()},
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_what_holds_itself_or_is_very_deep_is_cut(value: object) -> None:
+    assert 0 < len(as_text(value)) < 1000
+
+
+def test_only_what_holds_itself_is_cut() -> None:
+    shared = {"a": 1}
+    assert as_text({"self": ITSELF, "shared": [shared, shared]}) == (
+        '{"self": [1, "...", "..."], "shared": [{"a": 1}, {"a": 1}]}'
+    )
+
+
+def test_a_picture_is_an_image_of_the_answer() -> None:
+    picture = PIL.Image.new("RGB", (2, 2))
+    for returned in (picture, [picture], (picture, 1.0)):
+        response = answer_of(returned)[0]
+        assert response.image == [picture] and response.text is None
+    assert fixed(picture)[0].image == [picture]
 
 
 def test_addresses_are_left_out() -> None:
@@ -91,6 +140,9 @@ def test_addresses_are_left_out() -> None:
         (("title", "1984"), '["title", "1984"]', 0.0, {}),
         (("title", {"a": 1}), '["title", {"a": 1}]', 0.0, {}),
         (("a", "b", "c"), '["a", "b", "c"]', 0.0, {}),
+        (("t", 1j), '["t", "1j"]', 0.0, {}),
+        (("t", [1.0]), '["t", [1.0]]', 0.0, {}),
+        (("t", 10**400), json.dumps(["t", 10**400]), 0.0, {}),
         ((ToolResponse(text="t"), 1.0, {}), "t", 1.0, {}),
     ],
 )
@@ -140,6 +192,8 @@ def test_plain_text_stays_plain_and_ends_are_kept() -> None:
     response, reward, metrics = answer_of(end_episode({"won": True}, 1))
     assert (response.text, reward) == ('{"won": true}', 1.0) and ends_episode(metrics)
     assert normalize_function_tool_return(end_episode("over", 0.5)) == (ToolResponse(text="over"), 0.5, metrics)
+    assert ends_episode({"end_episode": np.bool_(True)}) and ends_episode({"end_episode": 1})
+    assert not ends_episode({"end_episode": np.bool_(False)}) and not ends_episode({"end_episode": 0})
     assert not ends_episode({"end_episode": "no"}) and not ends_episode(None)
 
 

@@ -10,8 +10,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from verl.experimental.agent_loop import AgentLoopOutput
+from verl.workers.rollout.replica import TokenOutput
 
 from verl_atpo.config import Contexts
+from verl_atpo.failure import RowMismatchError
+from verl_atpo.tree.comparison import check_chain_rows, check_tree_rows
 from verl_atpo.tree.contexts import group_contexts
 from verl_atpo.tree.media import has_media, media_digests
 from verl_atpo.tree.recording import Generation, Turn
@@ -79,6 +83,48 @@ def test_what_cannot_be_digested_by_its_data_is_digested_by_its_words():
             return "handle 7"
 
     assert media_digests({"image_data": [Handle()]}) == media_digests({"image_data": [Handle()]})
+
+
+RED, BLUE = DIFFERENT["red"](), DIFFERENT["blue"]()
+SOUND = np.zeros(8, np.float32)
+ROWS = {
+    "the same": ({"images": [DIFFERENT["red"]()]}, None),
+    "more than the last turn saw": ({"images": [RED, BLUE]}, None),
+    "none": (None, "has 0 images, the engine saw 1"),
+    "none of this kind": ({"videos": [RED]}, "has 0 images, the engine saw 1"),
+    "another": ({"images": [BLUE]}, r"number 0 of multi_modal_data\['images'\] is not the one"),
+    "in another order": ({"images": [BLUE, RED]}, "number 0 of"),
+    "another size": ({"images": [DIFFERENT["wide"]()]}, "number 0 of"),
+}
+
+
+def with_pictures(*pictures: object) -> list[Generation]:
+    """A record of one turn that was sampled with these pictures and a sound."""
+    media = media_digests({"image_data": list(pictures), "audio_data": [SOUND]})
+    return [Generation(0, [1, 2], TokenOutput(token_ids=[11, 12], log_probs=[-0.5, -0.5]), media=media)]
+
+
+def picture_row(media: dict | None) -> AgentLoopOutput:
+    return AgentLoopOutput(
+        prompt_ids=[1, 2], response_ids=[11, 12], response_mask=[1, 1], metrics={}, multi_modal_data=media
+    )
+
+
+@pytest.mark.parametrize("check", [check_tree_rows, check_chain_rows])
+@pytest.mark.parametrize(("media", "words"), ROWS.values(), ids=ROWS)
+def test_a_row_has_the_pictures_that_the_engine_saw(check, media, words):
+    media = media and {**media, "audios": [SOUND.copy()]}
+    if words is None:
+        assert check(with_pictures(RED), [picture_row(media)]) == [(0, 0)]
+        return
+    with pytest.raises(RowMismatchError, match=f"not what was sampled: .*{words}.*Remedy: return what was given"):
+        check(with_pictures(RED), [picture_row(media)])
+
+
+def test_a_row_has_the_sounds_that_the_engine_heard():
+    with pytest.raises(RowMismatchError, match="has 0 audios, the engine saw 1"):
+        check_chain_rows(with_pictures(), [picture_row({"images": [RED]})])
+    assert check_chain_rows(with_pictures(), [picture_row({"audios": [SOUND]})]) == [(0, 0)]
 
 
 def tree_of_screens(*screens: tuple[tuple[str, ...], tuple[str, ...]]) -> TurnTree:

@@ -68,6 +68,16 @@ def test_one_output_a_list_and_a_tuple_are_outputs():
     assert plain_outputs(one) == plain_outputs([one]) == plain_outputs((one,)) == [one]
 
 
+def test_an_object_that_a_loop_fills_again_leaves_the_earlier_outputs_alone():
+    reused = AgentLoopOutput(prompt_ids=[1], response_ids=[2], response_mask=[1], metrics={}, extra_fields={"a": 1})
+    (first,) = plain_outputs(reused)
+    reused.prompt_ids, reused.response_ids, reused.reward_score = [7], [8, 9], 1.0
+    reused.response_mask[0] = 0
+    reused.extra_fields["a"] = 2
+    assert (first.prompt_ids, first.response_ids, first.response_mask) == ([1], [2], [1])
+    assert first.extra_fields == {"a": 1} and first.reward_score is None
+
+
 def test_what_is_beside_the_tokens_is_as_verl_reads_it():
     (plain,) = plain_outputs(output(num_turns=np.int64(4), extra_fields={"reward_extra_info": None, "a": None}))
     assert type(plain.num_turns) is int and plain.num_turns == 4 and plain.extra_fields == {"a": None}

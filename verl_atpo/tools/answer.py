@@ -7,10 +7,12 @@ that changes later (a live state, a list that the tool keeps) is recorded, repla
 from __future__ import annotations
 
 import asyncio
+import collections
 import concurrent.futures
 import dataclasses
 import datetime
 import enum
+import functools
 import inspect
 import itertools
 import json
@@ -27,6 +29,8 @@ END_EPISODE = "end_episode"
 Answer = tuple[ToolResponse, float, dict[str, Any]]
 """verl's triple: what the model reads, the reward of the call, metrics."""
 
+DEEPEST = 50
+"""Levels of containers that are written."""
 MOST_ITEMS = 100_000
 """Items that are taken from an iterator which a tool returns."""
 _LARGE = 10**1000
@@ -47,7 +51,8 @@ def end_episode(text: Any, reward: float = 0.0) -> tuple[Any, float, dict[str, A
 
 def ends_episode(metrics: Any) -> bool:
     """Return whether the metrics of a call say that the episode is over."""
-    return isinstance(metrics, Mapping) and metrics.get(END_EPISODE) is True
+    ends = metrics.get(END_EPISODE) if isinstance(metrics, Mapping) else None
+    return isinstance(ends, bool | np.bool_ | int) and bool(ends)
 
 
 def answer_of(returned: Any) -> Answer:
@@ -130,45 +135,57 @@ def as_text(value: Any) -> str:
         return bytes(value).decode("utf-8", "replace")
     if isinstance(value, Mapping) or _is_record(value):
         return _json(value)
-    if isinstance(value, list | set | frozenset | Iterator | np.ndarray):
+    if isinstance(value, list | set | frozenset | Iterator | np.ndarray | collections.deque | collections.UserList):
         return str(plain(value))
     return _ADDRESS.sub("at 0x...", str(plain(value)))
 
 
-def plain(value: Any) -> Any:
-    """Convert ``value`` to JSON's own types; other types become their number, list or text."""
+def plain(value: Any, around: tuple[int, ...] = ()) -> Any:
+    """Convert ``value`` to JSON's own types; other types become their number, list or text.
+
+    A value inside itself, and one deeper than :data:`DEEPEST` levels, becomes ``...``.
+
+    Args:
+        value: of any type.
+        around: identities of the values that it is in.
+    """
     if value is None or type(value) in (bool, int, float, str):
         return value
+    if len(around) > DEEPEST or id(value) in around:
+        return "..."
+    inner = functools.partial(plain, around=(*around, id(value)))
     if isinstance(value, enum.Enum):
-        return plain(value.value)
-    if isinstance(value, np.generic | np.ndarray):
-        return plain(value.tolist())
+        return inner(value.value)
+    if isinstance(value, np.generic | np.ndarray) or _is_tensor(value):
+        return inner(value.tolist())
     if isinstance(value, bytes | bytearray | memoryview):
         return bytes(value).decode("utf-8", "replace")
     if isinstance(value, datetime.date | datetime.time):
         return value.isoformat()
     if isinstance(value, BaseModel):
-        return plain(value.model_dump())
+        return inner(dict(value))
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
-    if hasattr(value, "_asdict"):
-        return plain(value._asdict())
+        return {field.name: inner(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, tuple) and hasattr(value, "_asdict"):
+        return inner(value._asdict())
     if isinstance(value, Mapping):
-        return {_key(key): plain(each) for key, each in value.items()}
+        return {_key(key): inner(each) for key, each in value.items()}
     if isinstance(value, set | frozenset):
-        return sorted(map(plain, value), key=repr)
+        return sorted(map(inner, value), key=repr)
     if isinstance(value, Iterator):
         items = list(itertools.islice(value, MOST_ITEMS + 1))
         _check_length(items)
-        return plain(items)
-    if isinstance(value, list | tuple):
-        return [plain(each) for each in value]
+        return inner(items)
+    if isinstance(value, list | tuple | collections.deque | collections.UserList):
+        return [inner(each) for each in value]
     return _ADDRESS.sub("at 0x...", str(value))
 
 
 def _response(value: Any) -> ToolResponse:
     if isinstance(value, ToolResponse):
         return value.model_copy()
+    if _is_picture(value) or (isinstance(value, list) and value and all(map(_is_picture, value))):
+        return ToolResponse(image=value if isinstance(value, list) else [value])
     return ToolResponse(text=as_text(value))
 
 
@@ -188,7 +205,16 @@ def _key(key: Any) -> Any:
 
 def _is_record(value: Any) -> bool:
     record = dataclasses.is_dataclass(value) and not isinstance(value, type)
-    return record or isinstance(value, BaseModel) or hasattr(value, "_asdict")
+    return record or isinstance(value, BaseModel) or (isinstance(value, tuple) and hasattr(value, "_asdict"))
+
+
+def _is_picture(value: Any) -> bool:
+    return any(kind.__module__ == "PIL.Image" for kind in type(value).__mro__)
+
+
+def _is_tensor(value: Any) -> bool:
+    """Return whether a value is a tensor of any library; one of a single number reads as that number."""
+    return hasattr(type(value), "__dlpack__") and hasattr(type(value), "tolist")
 
 
 def _is_reward(value: Any) -> bool:
@@ -198,6 +224,6 @@ def _is_reward(value: Any) -> bool:
         return False
     try:
         float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return False
     return True

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple, NoReturn
 
 from verl_atpo.failure import ContextRewrittenError, NothingSampledError, RowMismatchError
 from verl_atpo.tree.conversations import context_key
+from verl_atpo.tree.media import media_difference
 from verl_atpo.tree.recording import Generation, Turn, common_length, contexts_of, group_turns
 from verl_atpo.tree.stretches import Stretch, stretches
 
@@ -63,7 +64,9 @@ def check_tree_rows(
         RowMismatchError: a row is not what was sampled, or turns are in no row; names the first token that differs.
     """
     if len(outputs) == 1:
-        return [Place(0, start) for start in check_tree_row(generations, outputs[0], response_length)]
+        found = [Place(0, start) for start in check_tree_row(generations, outputs[0], response_length)]
+        _check_media(generations, outputs, found)
+        return found
     places = _places(generations, outputs, response_length)
     lost = next((turn for turn in range(len(group_turns(generations))) if turn not in places), None)
     if lost is not None:
@@ -71,7 +74,9 @@ def check_tree_rows(
             f"Turn {lost + 1} is in none of the {len(outputs)} outputs of the agent loop, so it would be credited and "
             "never trained. Return an output for every stretch of turns in which the context was only added to."
         )
-    return [places[turn] for turn in range(len(places))]
+    found = [places[turn] for turn in range(len(places))]
+    _check_media(generations, outputs, found)
+    return found
 
 
 def _places(generations: Sequence[Generation], outputs: Sequence[Any], response_length: int | None) -> dict[int, Place]:
@@ -213,7 +218,23 @@ def check_chain_rows(
     elif outputs:
         places = _places_in_one(generations, outputs[0], response_length)
     lost = Place(max(0, len(outputs) - 1), len(outputs[-1].response_ids) if outputs else 0)
-    return [places.get(turn, lost) for turn in range(len(group_turns(generations)))]
+    found = [places.get(turn, lost) for turn in range(len(group_turns(generations)))]
+    _check_media(generations, outputs, found)
+    return found
+
+
+def _check_media(generations: Sequence[Generation], outputs: Sequence[Any], places: Sequence[Place]) -> None:
+    """Refuse a row whose pictures or sounds are not those that its last turn was sampled with."""
+    last = {}
+    for turn, place in zip(group_turns(generations), places, strict=True):
+        if place.start < len(outputs[place.row].response_ids):
+            last[place.row] = turn.generations[-1].media
+    for row, media in last.items():
+        if media and (difference := media_difference(media, getattr(outputs[row], "multi_modal_data", None))):
+            raise RowMismatchError(
+                f"The agent loop returned a row that is not what was sampled: {difference}. Remedy: return what was "
+                'given to generate(), as multi_modal_data={"images": ...}.'
+            )
 
 
 def _places_in_one(generations: Sequence[Generation], output: Any, response_length: int | None) -> dict[int, Place]:

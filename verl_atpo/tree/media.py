@@ -10,6 +10,9 @@ from typing import Any
 KINDS = ("image_data", "video_data", "audio_data")
 """Arguments of ``LLMServerClient.generate``; each is a list of items, one item, or ``None``."""
 
+ROW_KINDS = {"image_data": "images", "audio_data": "audios"}
+"""Those of a row that are compared with what the engine saw, by the argument that they were."""
+
 
 def has_media(arguments: Mapping[str, Any]) -> bool:
     """Return whether a request to the engine has images, videos or audio."""
@@ -24,6 +27,26 @@ def media_digests(arguments: Mapping[str, Any]) -> tuple[str, ...]:
         if items is not None:
             found += [f"{kind}:{_digest(item)}" for item in (items if isinstance(items, list) else [items])]
     return tuple(found)
+
+
+def media_difference(asked: Sequence[str], row: Mapping[str, Any] | None) -> str | None:
+    """Describe where the pictures or sounds of a row differ from those that the engine saw; ``None`` if they do not.
+
+    A row may have more than its last turn saw. Videos are not compared: engines get them in another form.
+
+    Args:
+        asked: digests of the last turn's request.
+        row: ``multi_modal_data`` of verl's ``AgentLoopOutput``.
+    """
+    for kind, name in ROW_KINDS.items():
+        seen = [digest for digest in asked if digest.startswith(f"{kind}:")]
+        given = media_digests({kind: (row or {}).get(name)}) if seen else ()
+        if len(given) < len(seen):
+            return f"multi_modal_data has {len(given)} {name}, the engine saw {len(seen)}"
+        for number, (one, other) in enumerate(zip(seen, given, strict=False)):
+            if one != other:
+                return f"number {number} of multi_modal_data[{name!r}] is not the one that the engine saw"
+    return None
 
 
 def _digest(item: Any) -> str:

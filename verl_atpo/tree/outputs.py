@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -13,7 +14,7 @@ LONGEST_VALUE = 100
 
 
 def plain_outputs(returned: Any) -> list[Any]:
-    """Return what an agent loop returned as a list of outputs, whose fields become lists of numbers in place.
+    """Return what an agent loop returned as a list of outputs of its own, whose fields are lists of numbers.
 
     Tensors, arrays and tuples are read as lists; a log-prob where the mask is 0 is trained nowhere, and becomes 0 if it
     is no finite number, so that it cannot spoil sums over masked tokens.
@@ -24,15 +25,16 @@ def plain_outputs(returned: Any) -> list[Any]:
     Raises:
         TrajectoryBug: it is neither, or a field holds something else than a row of numbers; names the field.
     """
-    outputs = list(returned) if isinstance(returned, list | tuple) else [returned]
-    for output in outputs:
+    outputs = []
+    for output in returned if isinstance(returned, list | tuple) else [returned]:
         if not all(hasattr(output, field) for field in FIELDS):
             raise TrajectoryBug(
                 f"The agent loop returned {_short(output)}: expected an AgentLoopOutput, or a list of them for a loop "
                 "that replaces its context. Remedy: return one at the end of run()."
             )
-        _make_plain(output)
-        _check_rest(output)
+        outputs.append(copy.copy(output))  # a loop may fill the same object again for another trajectory
+        _make_plain(outputs[-1])
+        _check_rest(outputs[-1])
     if not outputs:
         raise TrajectoryBug("The agent loop returned no output. Remedy: return an AgentLoopOutput at the end of run().")
     return outputs
