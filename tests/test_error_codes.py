@@ -164,5 +164,5 @@ async def test_a_tool_whose_ray_actor_died_is_out(error):
     async def live() -> None:
         raise error
 
-    with pytest.raises(ToolOutage, match="'browser' is out after 1 try"):
+    with pytest.raises(ToolOutage, match="'browser' is out after 1 attempt"):
         await guard().call("browser", live, CallCounts(), retry=True)

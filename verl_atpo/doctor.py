@@ -41,7 +41,7 @@ class Trouble:
 
     Attributes:
         what: the feature.
-        why: what is missing, and the remedy.
+        why: missing part, and the remedy.
         essential: whether training with trees cannot work because of it.
     """
 

@@ -50,14 +50,14 @@ class Retry:
             if failed is not None and isinstance(error, Exception):
                 failed(error, state.attempt_number)
 
-        tries = AsyncRetrying(
+        attempts = AsyncRetrying(
             stop=stop_after_attempt(self.retries + 1),
             wait=lambda state: self.pause_s(state.attempt_number - 1) + random.uniform(0.0, self.jitter_s),
             retry=retry_if_exception(lambda error: isinstance(error, Exception) and self.may_pass(error)),
             before_sleep=note,
             reraise=True,
         )
-        return await tries(once)
+        return await attempts(once)
 
     def pause_s(self, failed: int) -> float:
         """Return the seconds before a retry: the first delay, doubled for each of the ``failed`` earlier retries.

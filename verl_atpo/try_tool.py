@@ -59,7 +59,7 @@ def make_tool(name: str, config: dict[str, Any]) -> Any:
 
     Args:
         name: ``module.Class`` or ``module.function``.
-        config: of the class, as in verl's tool config file.
+        config: settings of the class, as in verl's tool config file.
 
     Raises:
         ValueError: there is no such tool, or it cannot be made.
@@ -93,7 +93,7 @@ def read_call(line: str, tools: Mapping[str, Any]) -> Asked:
     hold spaces.
 
     Args:
-        line: what was typed.
+        line: typed line.
         tools: on offer, by name.
 
     Raises:

@@ -134,6 +134,26 @@ def test_docstrings_begin_with_a_verb_or_a_noun():
     assert FIRST_WORDS.match("What a tree tells") and not FIRST_WORDS.match("Whatever")
 
 
+ENTRY = re.compile(
+    r"^\s+(?P<names>\*{0,2}[a-z_]+(?:, [a-z_]+)*): (?:of|those|that of|what|whose|how|which|by which|from which|for) ",
+    re.MULTILINE,
+)
+"""An argument or attribute whose description is no phrase of its own: ``text: of the tokens``."""
+
+
+def test_arguments_and_attributes_are_described_by_a_phrase_of_their_own():
+    documented = ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+    found = [
+        f"{name(source)}: {match['names']}"
+        for source in sorted((ROOT / "verl_atpo").rglob("*.py"))
+        for node in ast.walk(ast.parse(source.read_text()))
+        if isinstance(node, documented) and (text := ast.get_docstring(node))
+        for match in ENTRY.finditer(text)
+    ]
+    assert found == []
+    assert ENTRY.search("    text: of the tokens.") and not ENTRY.search("    text: text of the tokens.")
+
+
 def test_texts_of_code_are_found(tmp_path: Path):
     source = tmp_path / "module.py"
     source.write_text('"""What was told."""\nx = f"{1} is behind"  # picked here\nKEY = "picked"\n')

@@ -211,7 +211,7 @@ async def test_what_may_pass_is_tried_again(faults: list[Behaviour]) -> None:
 )
 async def test_past_the_retries_it_is_an_outage_that_says_why(fault: Behaviour, reason: str) -> None:
     async with ScriptedServer(fault, fault) as server:
-        with pytest.raises(ToolOutage, match=rf"after 2 tries: .*No answer from {server.url}/retrieve: .*{reason}"):
+        with pytest.raises(ToolOutage, match=rf"after 2 attempts: .*No answer from {server.url}/retrieve: .*{reason}"):
             await ask_again(make_tool(url=server.url, timeout_s=0.2), "q", retries=1)
         assert len(server.requests) == 2
 
@@ -219,7 +219,7 @@ async def test_past_the_retries_it_is_an_outage_that_says_why(fault: Behaviour, 
 async def test_nobody_there_is_an_outage() -> None:
     async with ScriptedServer() as server:
         url = server.url
-    with pytest.raises(ToolOutage, match=r"after 2 tries: .*ClientConnectorError"):
+    with pytest.raises(ToolOutage, match=r"after 2 attempts: .*ClientConnectorError"):
         await ask_again(make_tool(url=url), "q", retries=1)
 
 

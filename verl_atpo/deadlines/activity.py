@@ -23,7 +23,7 @@ class Activity:
     """A run of foreign code.
 
     Attributes:
-        name: of the code, for people.
+        name: name of the code, for messages.
         watched: whether the watchdog limits how long it may hang; time in which it is paused does not count.
         task: the task that runs it.
         thread: identifier of the thread in which a plain function of it runs, while it runs.

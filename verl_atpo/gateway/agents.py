@@ -35,8 +35,8 @@ class Access:
     """Address, key and model name by which an agent reaches the policy.
 
     Attributes:
-        base_url: of chat completions, ends with ``/v1``.
-        api_key: of this trajectory alone.
+        base_url: address of chat completions, ends with ``/v1``.
+        api_key: key of this trajectory alone.
         model: the policy's name.
     """
 
@@ -94,7 +94,7 @@ class Agent(Protocol):
         """Run to the end; when cancelled, end all that was started.
 
         Args:
-            task: of the agent.
+            task: task of the agent.
             access: to the policy.
             workspace: the trajectory's own, if agents have one.
 
@@ -134,7 +134,7 @@ def import_function(name: str, workspace: bool = False) -> Callable[..., Any]:
     """Import ``package.module:function`` or ``path/to/file.py:function``.
 
     Args:
-        name: of the function.
+        name: name of the function.
         workspace: whether it gets a workspace.
 
     Raises:

@@ -21,7 +21,7 @@ class Ask:
     Attributes:
         messages: the conversation.
         tools: on offer, as chat completions define them.
-        max_tokens: of the answer; None for as many as there is room for.
+        max_tokens: longest answer; None for as many as there is room for.
         stop: texts at which sampling ends.
         parallel: whether an answer may make several tool calls.
         plain_arguments: whether the API sends arguments as objects, so that a harness cannot send back their text.
@@ -43,11 +43,11 @@ class Answer:
 
     Attributes:
         id: short name, a function of context and answer, so that a replayed answer has the same.
-        message: for the harness.
+        message: message for the harness.
         finish: ``stop``, ``length`` or ``tool_calls``.
         stopped_at: the stop text that ended it.
         context, sampled: ids of the call.
-        log_probs: of the sampled ids, in nats.
+        log_probs: log-probs of the sampled ids, in nats.
         cached: ids of the context that met the engine's prefix cache.
     """
 

@@ -106,7 +106,7 @@ def chunks(answer: Answer, ask: Ask, log_probs: list[dict[str, Any]] | None, usa
     Args:
         answer: the answer.
         ask: its request.
-        log_probs: of its tokens, where they are wanted.
+        log_probs: log-probs of its tokens, if they are wanted.
         usage: whether the counts of tokens are wanted, in a last object of their own.
     """
     head = _head(answer, ask, "chat.completion.chunk")

@@ -60,7 +60,7 @@ class GroupProcess:
         folder: its working folder.
         logs: folder for its output.
         mark: a value in its environment that no other process has, by which what left its group is found.
-        config: how much output is kept, and how long it may take to end.
+        config: limits of the kept output and of the time to end.
 
     Raises:
         OSError: it cannot be started.

@@ -23,7 +23,7 @@ class Call:
     Attributes:
         context: ids that the engine was asked with.
         sampled: ids of its answer.
-        log_probs: of them, in nats; None where the engine gave none.
+        log_probs: their log-probs, in nats; None where the engine gave none.
         after: the call that it continues; None for the first of a stretch.
         versions: oldest and newest version of the weights that sampled it, where the engine says.
     """
@@ -48,7 +48,7 @@ class Request:
         messages: all of them.
         node: its transcript's number.
         after: the call that it continues; None if it starts a stretch.
-        known: how many of its messages that call has, with its answer.
+        known: number of its messages that the call has, with its answer.
     """
 
     messages: Sequence[Message]
@@ -67,7 +67,7 @@ class Conversation:
 
     Attributes:
         calls: in the order in which they were answered.
-        edits: how often a harness changed an answer, by kind (:func:`~verl_atpo.gateway.messages.difference`).
+        edits: number of answers that a harness changed, by kind (:func:`~verl_atpo.gateway.messages.difference`).
     """
 
     def __init__(self) -> None:

@@ -7,7 +7,7 @@ class ApiError(Exception):
     """A request that is not answered.
 
     Args:
-        status: of HTTP.
+        status: HTTP status.
         message: names what was found, what is expected and the remedy.
         param: the request's field at fault, if one is.
         code: a short name that clients may look at.

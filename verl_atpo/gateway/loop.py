@@ -41,7 +41,7 @@ class Ended:
     """End of an agent's run.
 
     Attributes:
-        result: what it returned.
+        result: its return value.
         crash: last output of a crashed agent.
         killed: the crash came from outside.
         late: it was ended because its time was up.

@@ -20,7 +20,7 @@ class ToolUse:
 
     Attributes:
         id: its name in the conversation.
-        name: of the tool.
+        name: name of the tool.
         arguments: a JSON text, exactly as it was sent.
     """
 
@@ -36,10 +36,10 @@ class Message:
     Attributes:
         role: one of :data:`ROLES`.
         content: its text; empty where there is none.
-        calls: of an assistant.
+        calls: tool calls of an assistant.
         call_id: the call that a tool's message answers.
-        name: of the speaker or the tool.
-        reasoning: of an assistant, where a harness keeps it apart from the content.
+        name: name of the speaker or the tool.
+        reasoning: reasoning of an assistant, if a harness keeps it apart from the content.
     """
 
     role: str
@@ -159,7 +159,7 @@ def difference(sent: Message, returned: Message) -> str:
 
     Args:
         sent: the answer.
-        returned: what stands in its place in a later request; not equal to it.
+        returned: text in its place in a later request; not equal to it.
     """
     if _squeezed(sent) == _squeezed(returned):
         return "whitespace"

@@ -47,8 +47,8 @@ class Rehearsed:
     """Result of a rehearsal.
 
     Attributes:
-        calls: of each call of the recorded run the tokens of its context and the text of its answer.
-        rows: of the recorded run.
+        calls: per call of the recorded run, the tokens of its context and the text of its answer.
+        rows: rows of the recorded run.
         divergences: by number of calls to replay, a description of the run's different request.
     """
 
@@ -62,9 +62,9 @@ class AgentRehearsal:
 
     Args:
         tokenizer: the model's.
-        settings: of the gateway; they name the agent.
+        settings: settings of the gateway, which name the agent.
         format: verl's name of the model's tool calls.
-        model_type: of the model's ``config.json``.
+        model_type: ``model_type`` of the model's ``config.json``.
         length: most tokens of a context.
     """
 

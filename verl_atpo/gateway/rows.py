@@ -17,9 +17,9 @@ def row_outputs(
     """Make the rows of a trajectory, that of the last call at the end.
 
     Args:
-        calls: of the trajectory, in the order in which they were answered.
+        calls: calls of the trajectory, in the order in which they were answered.
         metrics: verl's, of the whole trajectory.
-        extra_fields: of every row.
+        extra_fields: extra fields of every row.
     """
     return [_row(stretch, metrics, extra_fields) for stretch in stretches(calls)]
 

@@ -34,7 +34,7 @@ class Sampling:
         response_length: most tokens of a row after its prompt.
         max_model_len: most tokens of a context with its answer.
         keep_stop: name of the engine's parameter that leaves the stop text in the sampled ids.
-        stop_token_ids: of the model's tool format, beside the end token.
+        stop_token_ids: stop tokens of the model's tool format, beside the end token.
     """
 
     params: Mapping[str, Any]
@@ -85,7 +85,7 @@ class Trajectory:
         sampling: the recipe's.
         config: limits.
         executor: where texts are made into tokens.
-        ignored: what may differ between a context and its recording.
+        ignored: patterns that may differ between a context and its recording.
 
     Attributes:
         conversation: its calls.

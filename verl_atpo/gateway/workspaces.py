@@ -38,7 +38,7 @@ async def workspace_of(
 
     Args:
         config: settings of the workspaces, or None.
-        extra_info: of the data row.
+        extra_info: ``extra_info`` of the data row.
 
     Raises:
         TrajectoryBug: the row asks for what cannot be.

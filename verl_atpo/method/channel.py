@@ -64,10 +64,10 @@ def write_row(
     Every entry is a float32 and makes up for the rounding of those before it, so that errors do not add up.
 
     Args:
-        credits: of the turns in the row.
-        spans: of each turn the first token in the response and the first one after it. An observation of at least one
-            token lies between two turns. What lies at or after ``length`` was cut off and is not written.
-        outcome: the trajectory's.
+        credits: credit of each turn in the row.
+        spans: per turn, its first token in the response and the first one after it. An observation of at least one
+            token lies between two turns. Tokens at or after ``length`` were cut off and are not written.
+        outcome: outcome of the trajectory.
         length: tokens in the response.
         counts: whether the outcome counts here in the statistics of its group: true for one row of a trajectory.
 

@@ -50,7 +50,7 @@ def node_values(
         tree: the tree.
         backup: names the average.
         tool_rewards: weight of the rewards that tools gave.
-        contexts: what counts as one context, or the grouping of this tree if it is known already.
+        contexts: definition of equal contexts, or the grouping of this tree if it is known already.
 
     Returns:
         One value per node, by index; ``None`` where no reward is known below the node.
@@ -80,9 +80,9 @@ def context_values(
 
     Args:
         tree: the tree.
-        values: of its nodes, by index, from :func:`node_values`.
+        values: value per node, from :func:`node_values`.
         backup: names the average.
-        grouping: which turns were sampled in one context.
+        grouping: groups of turns that were sampled in one context.
 
     Returns:
         ``None`` for the root, and where no value is known in the context.
@@ -151,7 +151,7 @@ class Outcomes:
     """Statistics of a group's outcomes for normalisation: floats for one group, tensors of shape (G,) for many.
 
     Attributes:
-        size: how many there are.
+        size: number of outcomes.
         mean: their mean.
         squares: sum of the squared deviations from it.
         widest: largest absolute deviation from it.
@@ -197,7 +197,7 @@ def turn_advantage(mode: AdvantageMode, value: Number, parent: Number, root: Num
     """Compute the advantage of a turn.
 
     Args:
-        mode: which one. ``diff_context`` has a baseline per context in a tree; here it is the root's value.
+        mode: formula. ``diff_context`` has a baseline per context in a tree; here it is the root's value.
         value: V of the turn; floats, or tensors that broadcast.
         parent: V of the turn before, the root's for a first turn.
         root: V of the root.

@@ -48,7 +48,7 @@ def compute_atpo_advantage(
         index: (R,) uid of each row's prompt.
         config: verl's ``algorithm`` settings (mapping or object); ours are read from its ``atpo``.
         estimator: the name that verl has for this estimator.
-        **kwargs: what verl may pass to other estimators.
+        **kwargs: further arguments that verl passes to estimators.
 
     Returns:
         Advantages and returns, (R, T), the same tensor, float64 for float64 rewards and else float32. Where the mask

@@ -178,8 +178,8 @@ class _NoiseRating:
     """Noise times tokens with one more expansion in a context, relative to chains.
 
     Attributes:
-        chains: of the tree.
-        depths: of its chains, or of those of earlier trees.
+        chains: number of chains of the tree.
+        depths: profile of its chains, or of those of earlier trees.
     """
 
     def __init__(self, tree: TurnTree, config: ExpansionConfig) -> None:
@@ -220,7 +220,7 @@ def _ready(tree: TurnTree, best: dict[int, tuple[int, float, int]], rating: _Noi
     Args:
         tree: with running chains.
         best: by a chain's first turn, its expansions so far, its best rating and the context that has it.
-        rating: of contexts.
+        rating: rates contexts.
     """
     ended = {tree.nodes[leaf].sampled_by for leaf in tree.leaves}
     firsts = tree.nodes[ROOT].children
@@ -251,8 +251,8 @@ def target_depths(tree: TurnTree, others: list[list[int]], count: int, penalty: 
     Args:
         tree: holds the chains.
         others: nodes of every other chain, first turn first.
-        count: how many.
-        penalty: nats.
+        count: number of depths.
+        penalty: penalty per earlier target at a depth, nats.
 
     Returns:
         ``count`` depths; none if no other chain has a second turn.

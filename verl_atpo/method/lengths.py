@@ -25,7 +25,7 @@ class _Totals:
     """Sums over chains by depth.
 
     Attributes:
-        chains: how many.
+        chains: number of chains.
         came: chains with a turn of each depth.
         spent: sum of the shares of their tokens before it.
     """

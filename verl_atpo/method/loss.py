@@ -161,7 +161,7 @@ def _metrics(
         log_ratio_RT: float, 0 where the mask is.
         clipped_RT: bool, false where the mask is.
         finite_RT: bool, true where the mask is.
-        turns: of the micro-batch.
+        turns: turns of the micro-batch.
     """
     turns_R, finite_R = turns.number_RT[:, -1], finite_RT.all(dim=1)
     tokens, all_turns, rows = turns.lengths_RK.sum(), turns_R.sum(), turns_R.count_nonzero()

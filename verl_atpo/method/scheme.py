@@ -49,14 +49,14 @@ class Credit:
     """The credit of one finished tree.
 
     Attributes:
-        values: of every node, by index, on the scale of the reward.
-        advantages: what the estimator gives the tokens of every node's turn, by index; if rows differ, their mean.
-        rows: what every trajectory's row carries of its turns, first to last.
-        outcomes: what every trajectory's row sums to.
+        values: value per node, on the scale of the reward.
+        advantages: advantage per node, as the estimator gives it to the turn's tokens; the mean if rows differ.
+        rows: credit of the turns in each trajectory's row, first to last.
+        outcomes: sum of each trajectory's row.
         zero: the outcome that the tree's scale takes as 0.
-        factor: of that scale.
+        factor: factor of that scale.
         notes: further numbers per node for the dump: name -> by index.
-        stats: what :meth:`Scheme.metrics` makes metrics of; ``None`` if the scheme has none.
+        stats: input of :meth:`Scheme.metrics`; ``None`` if the scheme has no metrics.
     """
 
     values: Known
@@ -76,7 +76,7 @@ class Questions(Protocol):
         """Start to ask about a context that a turn is about to be sampled in."""
 
     async def settle(self, tree: TurnTree) -> Any:
-        """Wait until all is answered; what it returns is the ``answers`` of :meth:`Scheme.credit`."""
+        """Wait for all answers, and return the ``answers`` of :meth:`Scheme.credit`."""
 
     async def cancel(self) -> None:
         """Stop asking, and wait until every request has ended."""
@@ -89,7 +89,7 @@ class Scheme(abc.ABC):
         atpo: settings of the run; ``self.config`` are those under ``credit``, ``self.settings`` the scheme's own.
 
     Attributes:
-        name: what ``algorithm.atpo.credit.scheme`` takes.
+        name: value of ``algorithm.atpo.credit.scheme``.
         settings_class: class of settings of its own, made with :func:`verl_atpo.settings.settings`.
         settings_name: their group under ``algorithm.atpo``.
         estimator: verl's name of the estimator that always uses this scheme; ``atpo`` uses the one that settings name.
@@ -124,7 +124,7 @@ class Scheme(abc.ABC):
         Args:
             tree: finished, or what there is of a tree that failed.
             paths: nodes of every trajectory; by default of all whose reward is known.
-            answers: what the engine answered to the scheme's questions.
+            answers: answers of the engine to the scheme's questions.
 
         Raises:
             ConfigError: the scheme's numbers are not one per node, or a turn of a trajectory has none.
@@ -172,8 +172,8 @@ class Scheme(abc.ABC):
         """Compute the unscaled advantage of the turns of plain chains, which verl's own sampler wrote.
 
         Args:
-            outcome: of the chains.
-            mean: of the outcomes of their group.
+            outcome: outcome of the chains.
+            mean: mean outcome of their group.
             zero: the outcome that the scale of the group takes as 0.
             first: 1 for first turns, 0 for others.
         """
@@ -184,8 +184,8 @@ class Scheme(abc.ABC):
 
         Args:
             advantage: before scaling.
-            outcome: of the trajectory, on the scale of the group.
-            factor: of that scale.
+            outcome: outcome of the trajectory, on the scale of the group.
+            factor: factor of that scale.
         """
         return advantage * factor
 

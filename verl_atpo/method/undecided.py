@@ -28,7 +28,7 @@ class Spread:
 
     Attributes:
         freedom: turns sampled in these contexts minus contexts with a turn, so independent differences.
-        variance: of outcomes from one of them, averaged by freedom.
+        variance: variance of outcomes from one of them, averaged by freedom.
     """
 
     freedom: int
@@ -40,7 +40,7 @@ def spreads(tree: TurnTree, grouping: Grouping, outcome: Sequence[float | None])
 
     Args:
         tree: the tree.
-        grouping: which turns were sampled in equal contexts.
+        grouping: groups of turns that were sampled in equal contexts.
         outcome: by node, return of the trajectory that a leaf ends; None elsewhere, and where it is not known.
     """
     count, total, squares = _sums(tree, outcome)
@@ -96,7 +96,7 @@ class Undecided:
         Args:
             tree: with the tokens of its turns, unless contexts are ``separate``.
             tool_rewards: weight of the rewards that tools gave, beside the outcome.
-            contexts: what counts as one context.
+            contexts: definition of equal contexts.
         """
         outcome = leaf_returns(tree, tool_rewards)
         found = spreads(tree, group_contexts(tree, contexts), outcome)

@@ -31,7 +31,7 @@ class Running:
     """The pack that this process runs, for a forward and its backward pass.
 
     Attributes:
-        visibility: which of its tokens see which; None where rows run as in any other program.
+        visibility: tokens that each of its tokens sees; None where rows run as in any other program.
     """
 
     visibility: Visibility | None = None

@@ -76,7 +76,7 @@ def read_model_config(path: str | None, *, trust_remote_code: bool = False) -> A
     """Read a model's configuration from its folder, or from the hub's cache; None where there is none.
 
     Args:
-        path: of the model, or its name on the hub.
+        path: path of the model, or its name on the hub.
         trust_remote_code: whether code that comes with the model may run.
 
     Raises:

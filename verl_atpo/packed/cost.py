@@ -50,9 +50,9 @@ def bin_cost(places: Ints, rows: SortedRows, prefixes: SharedPrefixes) -> float:
     """Cost of some rows in one pack.
 
     Args:
-        places: which of the sorted rows, ascending.
+        places: places among the sorted rows, ascending.
         rows: all sorted rows.
-        prefixes: of ``rows``.
+        prefixes: prefixes of ``rows``.
     """
     part = rows_at(places, rows, prefixes)
     return float(row_cost(part.length_R, part.shared_R).sum())
@@ -74,8 +74,8 @@ def step_cost(
     Args:
         bins: the sorted rows of each rank's mini-batches, rank after rank, each ascending.
         rows: all sorted rows.
-        prefixes: of ``rows``.
-        ranks: how many.
+        prefixes: prefixes of ``rows``.
+        ranks: number of ranks.
         budget: distinct tokens of a pack; None for no limit.
     """
     parts = [rows_at(places, rows, prefixes) for places in bins]

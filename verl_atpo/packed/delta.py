@@ -103,7 +103,7 @@ def ancestor_convolution(
         weight: (channels, taps); the last tap is the token's own.
         bias: (channels), or None.
         activation: its name in transformers.
-        visibility: which tokens are whose ancestors.
+        visibility: ancestors of each token.
 
     Returns:
         (1, channels, tokens).
@@ -123,7 +123,7 @@ def delta_rule(
     """Run the gated delta rule over a trie.
 
     Args:
-        rule: of transformers, or of `fla`.
+        rule: function of transformers, or of `fla`.
         kernel: whether it takes ``cu_seqlens``.
         inputs: query, key, value (1, tokens, heads, size), g and beta (1, tokens, heads).
         visibility: the trie.

@@ -83,7 +83,7 @@ class PackedEngine(FSDPEngineWithLMHead):
 
         Args:
             data: verl's rows of this rank.
-            loss_function: of a pack's rows, normalised by the whole batch.
+            loss_function: loss of a pack's rows, normalised by the whole batch.
             forward_only: no gradients.
 
         Returns:

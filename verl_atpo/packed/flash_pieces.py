@@ -31,7 +31,7 @@ class PieceAttention(torch.autograd.Function):
         """Attend.
 
         Args:
-            ctx: of autograd.
+            ctx: context of autograd.
             query: (1, heads, tokens, size).
             key: (1, key heads, tokens, size).
             value: as ``key``.

@@ -27,7 +27,7 @@ class Scoring:
     Attributes:
         parent_K: token of the pack whose logits predict each scored token.
         label_K: the scored tokens.
-        temperature: of the sampling.
+        temperature: temperature of the sampling.
         entropy: whether entropies are wanted.
         sum_pi_squared: whether the sum of the squared probabilities is wanted.
     """
@@ -68,9 +68,9 @@ def score(model: Any, hidden_KH: torch.Tensor, scoring: Scoring) -> Scores:
     numbers of chunks, but must gather together.
 
     Args:
-        model: of transformers.
+        model: model of transformers.
         hidden_KH: (K, hidden size) the decoder's outputs.
-        scoring: what is wanted.
+        scoring: requested quantities.
 
     Returns:
         float32 of shape (K): ``log_probs``, and ``entropy`` and ``sum_pi_squared`` where wanted.
@@ -138,8 +138,8 @@ def head_logits(model: Any, plain: Logits, hidden: torch.Tensor, label: torch.Te
     """Run the part of the model's forward pass that follows its decoder.
 
     Args:
-        model: of transformers; its ``base_model`` is its decoder, or holds it.
-        plain: what its head computes.
+        model: model of transformers; its ``base_model`` is its decoder, or holds it.
+        plain: computation of its head.
         hidden: (tokens, hidden size).
         label: (tokens) any token ids, which only have to be there.
 

@@ -119,8 +119,8 @@ def check_layers(calls: Mapping[str, int], config: Any) -> None:
     """Refuse a model whose layers did not all do, in a forward pass, what its configuration says.
 
     Args:
-        calls: how often layers asked for full attention, for a window, for states.
-        config: of the model.
+        calls: number of times that layers asked for full attention, a window, states.
+        config: config of the model.
 
     Raises:
         ConfigError: some layers mix tokens in another way.

@@ -29,7 +29,7 @@ def place_rows(rows: SortedRows, groups: Sequence[Ints], bins: int) -> list[Ints
 
     Args:
         rows: all sorted rows.
-        groups: which of the sorted rows belong together, a prompt's, ascending.
+        groups: places among the sorted rows that belong to one prompt, ascending.
         bins: number of pieces.
 
     Returns:

@@ -32,8 +32,8 @@ def probe(module: Any, model: Any, dtype: torch.dtype, device: torch.device) -> 
     """Compare packed log-probabilities with those of the model's own forward pass; all ranks take part.
 
     Args:
-        module: what is called, the model as verl has wrapped it.
-        model: of transformers.
+        module: module that is called, the model as verl has wrapped it.
+        model: model of transformers.
         dtype: in which it computes.
         device: where it computes.
 

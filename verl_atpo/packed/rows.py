@@ -28,7 +28,7 @@ class PackInputs:
     Attributes:
         input_ids: (1, N) distinct tokens, on an accelerator padded to a multiple of 128.
         position_ids: (1, N) their positions in their rows.
-        visibility: which tokens see which.
+        visibility: tokens that each token sees.
         parent_K: token of the pack whose logits predict each counted token.
         label_K: the counted tokens' ids.
         place_T: counted token whose results are at each place of the rows, K where there is none. As in verl, the

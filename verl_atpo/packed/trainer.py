@@ -69,7 +69,7 @@ def arrange(
         keys: verl's keys, ``{uid}_{session}_{index}``, in verl's order.
         token_T: their tokens, one row after the other.
         offsets: where the rows begin, and the end.
-        ranks: of the actor; with one the order stays.
+        ranks: ranks of the actor; with one the order stays.
         updates: mini-batches.
         budget: distinct tokens of a pack.
 

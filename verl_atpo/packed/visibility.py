@@ -37,7 +37,7 @@ class Piece(NamedTuple):
     Attributes:
         queries: a run of tokens.
         keys: another one.
-        seen: which of the keys each query sees.
+        seen: mask of the keys that each query sees.
     """
 
     queries: slice
@@ -51,8 +51,8 @@ class Visibility:
     Attributes:
         trie: the pack's distinct tokens.
         device: where the model runs.
-        tokens: of the pack with its padding, which sees only itself.
-        calls: how often a layer asked for each window, and how often for the states, in one forward pass.
+        tokens: tokens of the pack with its padding, which sees only itself.
+        calls: number of times that layers asked for each window, and for the states, in one forward pass.
     """
 
     def __init__(self, trie: Trie, device: torch.device, *, blocks: bool | None = None) -> None:
@@ -211,8 +211,8 @@ def block_mask(trie: Trie, tokens: int, device: torch.device, window: int | None
     Args:
         trie: the pack's distinct tokens.
         tokens: with padding tokens that see only themselves, a multiple of 128.
-        device: of the result; all of it is made on the CPU.
-        window: of the layer.
+        device: device of the result; all of it is made on the CPU.
+        window: window of the layer.
     """
     extra = np.arange(len(trie), tokens)
     end = np.concatenate([trie.end_N, extra + 1]).astype(np.int32)

@@ -39,7 +39,7 @@ def same_context(nodes: Sequence[Node], node: Node, numbers: Mapping[int, int] |
     """List the other turns sampled in the context of ``node``: those after the same turn first.
 
     Args:
-        nodes: of the tree.
+        nodes: nodes of the tree.
         node: one of them.
         numbers: from :func:`contexts`, where they are known already.
     """
@@ -67,7 +67,7 @@ def turns_by_words(record: Mapping[str, Any], number: int) -> dict[str, tuple[fl
 
     Args:
         record: a tree.
-        number: of the turn, from 1.
+        number: number of the turn, from 1.
 
     Returns:
         By headline the share of the leaves below (of all leaves, those of shorter trajectories too), and their mean
@@ -94,7 +94,7 @@ class Step:
     """One turn of two trajectories, side by side.
 
     Attributes:
-        number: of the turn, from 1.
+        number: number of the turn, from 1.
         before, after: its node in the one tree and in the other; ``None`` where a trajectory has ended.
     """
 

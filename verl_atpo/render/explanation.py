@@ -25,7 +25,7 @@ def explain(record: Mapping[str, Any], node: Mapping[str, Any], numbers: Mapping
     Args:
         record: the tree.
         node: the turn.
-        numbers: of contexts, where they are known already.
+        numbers: number of each context, if they are known already.
     """
     advantage = node.get("advantage")
     if advantage is None:

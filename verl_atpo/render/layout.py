@@ -14,7 +14,7 @@ class Place:
     """Position of one visible turn.
 
     Attributes:
-        index: of the node.
+        index: index of the node.
         parent: the node before.
         column: number of the turn, 0 for the root.
         row: in leaves from the top; halves are in between.
@@ -101,7 +101,7 @@ def neighbour(layout: Layout, index: int, direction: str) -> int:
     """Find the node that an arrow key leads to from ``index``; itself if there is none.
 
     Args:
-        layout: of the visible turns.
+        layout: layout of the visible turns.
         index: the current node.
         direction: ``left``, ``right``, ``up`` or ``down``.
     """

@@ -36,7 +36,7 @@ def tag(name: str, css: str, text: object) -> Markup:
     """Render a text in an element of our own.
 
     Args:
-        name: of the element.
+        name: name of the element.
         css: its classes.
         text: is escaped.
     """

@@ -53,11 +53,11 @@ class Style:
     """Measures of a picture, in pixels.
 
     Attributes:
-        width: of a turn's box.
-        height: of a turn's box.
+        width: width of a turn's box.
+        height: height of a turn's box.
         gap: between columns.
         between: between rows.
-        lines: of text in a box.
+        lines: lines of text in a box.
         root: width of the prompt's box.
     """
 
@@ -296,7 +296,7 @@ def draw_tree(
     Args:
         record: the tree.
         folded: nodes whose children are left out.
-        by: what colours show.
+        by: quantity that colours show.
         selected: node with a ring around it.
         links: turns link to ``#turn-<node>``.
         folds: with the marks that a page folds at.

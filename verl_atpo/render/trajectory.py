@@ -15,13 +15,13 @@ class Segment:
     """A stretch of a trajectory's tokens.
 
     Attributes:
-        start: of its first token in the response; negative for the prompt.
+        start: position of its first token in the response; negative for the prompt.
         tokens: number of tokens; ``None``: not known.
-        text: of the tokens.
+        text: text of the tokens.
         trained: whether the mask is 1.
         node: the turn that sampled it, ``None`` for prompt and observations.
-        advantage: of its tokens.
-        value: of the turn.
+        advantage: advantage of its tokens.
+        value: value of the turn.
     """
 
     start: int
@@ -118,7 +118,7 @@ class Event:
 
     Attributes:
         kind: ``prompt``, ``turn``, ``answer`` or ``end``.
-        title: what happened, in one line.
+        title: event, in one line.
         text: in full, with the chat template.
         node: the turn, where it is one.
         failed: an error of a tool, or a call that was refused.

@@ -39,15 +39,15 @@ class CallCounts:
 
     Attributes:
         calls: calls made; those answered from a recording or a memo are not.
-        retries: repeated tries.
+        retries: repeated attempts.
         errors: calls that failed: the model's own mistakes, answered by tool or loop, or a broken tool.
         outages: calls whose infrastructure failed past its retries.
         over_limit: calls refused because of ``tools.max_calls``.
         memo_hits: calls answered from the memo.
         states_opened: states of stateful tools that were made or restored.
-        states_closed: those of them that were released.
+        states_closed: opened states that were released.
         ended_by_invalid: trajectories that ended because of ``tools.max_consecutive_invalid_calls``.
-        seconds: time that loops waited for calls, tries and waits included.
+        seconds: time that loops waited for calls, attempts and waits included.
         first_error: traceback of the first of ``errors``.
     """
 
@@ -115,7 +115,7 @@ class ToolGuard:
         tokenizer: the model's, to measure observations and to know its control tokens.
 
     Attributes:
-        totals: what happened to the calls of all runs that ended since :meth:`take_totals`.
+        totals: counts of the calls of all runs that ended since :meth:`take_totals`.
     """
 
     def __init__(self, config: ToolConfig, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -137,10 +137,10 @@ class ToolGuard:
         """Make one call.
 
         Args:
-            tool: its name.
-            live: makes one try.
-            counts: of the trajectory.
-            retry: whether a failed try may have no effect that a further one would repeat; without it only a
+            tool: name of the tool.
+            live: makes one attempt.
+            counts: counter of the trajectory.
+            retry: whether a failed attempt had no effect that a further one would repeat; without it only a
                 ``TransientToolError``, which says so itself, is tried again.
 
         Returns:
@@ -150,11 +150,11 @@ class ToolGuard:
             ToolOutage: the infrastructure failed past its retries.
             Exception: any other error of the tool.
         """
-        tries = 1
+        attempts = 1
 
         def failed(error: Exception, calls: int) -> None:
-            nonlocal tries
-            tries = calls + 1
+            nonlocal attempts
+            attempts = calls + 1
             counts.retries += 1
 
         may_pass = is_transient if retry else lambda error: isinstance(error, TransientToolError)
@@ -165,7 +165,7 @@ class ToolGuard:
         except Exception as error:
             if isinstance(error, OUTAGES) or not is_outage(error):
                 raise
-            times = "1 try" if tries == 1 else f"{tries} tries"
+            times = "1 attempt" if attempts == 1 else f"{attempts} attempts"
             raise ToolOutage(f"Tool {tool!r} is out after {times}: {brief(error)}") from error
 
     async def _one_try(self, tool: str, live: Live) -> Any:
@@ -181,7 +181,7 @@ class ToolGuard:
         """Await code of a tool for ``tools.timeout_s`` at most, also if it ignores its cancellation.
 
         Args:
-            name: what runs, for people.
+            name: name of the code, for messages.
             live: starts it.
             at_most_s: bound where ``tools.timeout_s`` is null.
 
@@ -200,7 +200,7 @@ class ToolGuard:
         """Make the text of a tool's answer harmless and short enough for the loop.
 
         Args:
-            result: what :func:`verl_atpo.tools.answer.answer_of` takes.
+            result: input of :func:`verl_atpo.tools.answer.answer_of`.
 
         Returns:
             Numbers and None unchanged, the text of an answer that is only text, or verl's triple.

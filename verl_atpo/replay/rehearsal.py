@@ -44,12 +44,12 @@ class Call:
     """A call of the game.
 
     Attributes:
-        name: of the function.
-        arguments: the player's.
+        name: name of the function.
+        arguments: arguments of the player.
         text: the answer for the model.
-        reward: of the tool for the call.
+        reward: reward of the tool for the call.
         refused: the tool raised, and ``text`` is the error for the model.
-        seconds: how long it took.
+        seconds: duration of the call.
         last: the tool ended the episode.
     """
 
@@ -77,8 +77,8 @@ class Rehearsal:
     """Games with one tool.
 
     Args:
-        tool: of verl's, made as for training.
-        create_kwargs: of the data row.
+        tool: tool of verl's, made as for training.
+        create_kwargs: ``create_kwargs`` of the data row.
         config: settings of tools; observations are not cut.
 
     Attributes:

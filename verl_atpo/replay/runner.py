@@ -22,10 +22,10 @@ class Start:
     """Start of a trajectory.
 
     Attributes:
-        number: of its leaf.
+        number: number of its leaf.
         prefix: generations that are replayed.
         snapshots: whether forking tools have to leave snapshots, because later expansions may start at its turns.
-        on_turn, on_sampled: of its :class:`ReplayClient`.
+        on_turn, on_sampled: callbacks of its :class:`ReplayClient`.
     """
 
     number: int = 0
@@ -41,15 +41,15 @@ class LoopRunner:
 
     Attributes:
         client: verl's ``LLMServerClient``, or any object with its ``generate``.
-        guard: around live tool calls.
+        guard: guard of live tool calls.
         loop: the loop.
-        tools: those it has.
+        tools: tools of the loop.
         request_id: sticky routing id of all its requests; ``None`` keeps the loop's own ids.
-        memo: for calls of stateless tools, or None.
-        on_context: of each :class:`ReplayClient`.
+        memo: memo of calls of stateless tools, or None.
+        on_context: callback of each :class:`ReplayClient`.
         response_length: tokens at which a response is cut off; ``None`` if it never is.
-        engine_s: of each :class:`ReplayClient`.
-        name: the loop's, for people.
+        engine_s: time limit of each :class:`ReplayClient`.
+        name: name of the loop, for messages.
     """
 
     client: Any

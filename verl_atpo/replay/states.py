@@ -24,7 +24,7 @@ class State:
 
     Attributes:
         tool: the tool that opens and closes it.
-        value: what its ``open`` or ``restore`` returned, once ``opened``.
+        value: return value of its ``open`` or ``restore``, once ``opened``.
         snapshot: the state that the recorded calls left, for a forking tool that has not been called live yet.
         lock: calls of one turn at the same time take turns.
     """
@@ -40,7 +40,7 @@ class States:
     """All states of one run.
 
     Args:
-        counts: where opened and closed states are counted.
+        counts: counter of opened and closed states.
     """
 
     def __init__(self, counts: CallCounts) -> None:

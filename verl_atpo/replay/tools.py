@@ -39,7 +39,7 @@ from verl_atpo.tree.recording import ToolCall
 logger = logging.getLogger(__name__)
 
 Make = Callable[[dict[str, Any]], Awaitable[Any]]
-"""Makes one try of a call, with arguments of its own."""
+"""Makes one attempt of a call, with its own copy of the arguments."""
 
 
 class ToolSession:
@@ -47,12 +47,12 @@ class ToolSession:
 
     Args:
         session: the run's LLM client, which holds the recording.
-        guard: around live calls.
-        memo: for calls of stateless tools, or None.
+        guard: guard of live calls.
+        memo: memo of calls of stateless tools, or None.
         snapshots: whether forking tools have to leave snapshots, because later expansions may start here.
 
     Attributes:
-        counts: what happened to the run's calls.
+        counts: counts of the run's calls.
     """
 
     def __init__(
@@ -161,9 +161,9 @@ class ToolSession:
         """Answer a call from the recording, or make it and record it.
 
         Args:
-            tool, arguments: of the call; a tool may change the arguments that it gets, so each try has its own.
-            make: makes one try.
-            state: of a stateful tool.
+            tool, arguments: tool and arguments of the call; a tool may change them, so each attempt has a copy.
+            make: makes one attempt.
+            state: state of a stateful tool.
         """
         arguments = copy.deepcopy(arguments)
 

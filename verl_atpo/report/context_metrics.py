@@ -16,7 +16,7 @@ class ContextStats:
 
     Attributes:
         later: turns that are not the first of their trajectory.
-        repeated: those of them in whose context, token by token, a turn after another node was sampled: by another
+        repeated: later turns in whose context, token by token, a turn after another node was sampled: by another
             chain with the same tokens so far, so not by an expansion.
         undecided: share of the outcome's variance that earlier trees had left after 0, 1, ... turns.
     """

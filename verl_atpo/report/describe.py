@@ -24,9 +24,9 @@ class TreeDescriber:
     """Makes records of one run.
 
     Args:
-        tokenizer: for the texts.
+        tokenizer: the model's tokenizer.
         config: settings of the run.
-        credit: what records say about the credit; ``None`` for the settings of it.
+        credit: description of the credit in records; ``None`` for its settings.
     """
 
     def __init__(
@@ -49,11 +49,11 @@ class TreeDescriber:
         """Make the record of a tree.
 
         Args:
-            grown: the tree; of a failed one what there is of it.
-            credit: of its turns.
+            grown: the tree, which may have failed.
+            credit: credit of its turns.
             prompt: verl's fields of the prompt it grew from.
-            seconds: it took.
-            failed: why it failed as a group.
+            seconds: duration of its growth.
+            failed: error by which it failed as a group; None if it is finished.
         """
         tree = grown.tree
         nodes = self._nodes(grown, credit)

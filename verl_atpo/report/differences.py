@@ -30,7 +30,7 @@ def differences_of(tree: TurnTree, credit: Credit, settings: CreditConfig) -> Te
 
     Args:
         tree: finished, or what there is of a tree that failed.
-        credit: of its turns.
+        credit: credit of its turns.
         settings: ``algorithm.atpo.credit``.
     """
     unknown: Terms = [None] * len(tree.nodes)
@@ -51,8 +51,8 @@ class _Terms:
 
     Args:
         tree: the tree.
-        credit: of its turns.
-        settings: of the credit.
+        credit: credit of its turns.
+        settings: settings of the credit.
         root: value of the prompt.
     """
 

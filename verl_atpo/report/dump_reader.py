@@ -30,7 +30,7 @@ class Line:
 
     Attributes:
         file: name of its file, relative to the run's folder.
-        offset: of its first byte.
+        offset: position of its first byte.
         length: in bytes, the newline excluded.
     """
 

@@ -18,7 +18,7 @@ class ExpansionStats:
     """Variance and cost of one expansion.
 
     Attributes:
-        variance: of the outcomes of the context's two trajectories, the one whose turn was selected and the expansion.
+        variance: variance of two outcomes: of the trajectory whose turn was selected, and of the expansion.
         tokens: sampled for the expansion, without shared ones.
     """
 
@@ -49,7 +49,7 @@ def expansion_benefit(expansions: Sequence[ExpansionStats], of_chains: Sequence[
     """Compute the ratio of variances per token: above 1 expansions inform more than as many tokens of chains would.
 
     Args:
-        expansions: of some trees.
+        expansions: expansions of some trees.
         of_chains: variance of the outcomes of each tree's initial chains.
         a_chain: mean tokens of a chain.
 

@@ -26,9 +26,9 @@ def log_trees(backends: Mapping[str, Any], records: Sequence[Record], step: int,
 
     Args:
         backends: verl's loggers by name: ``tensorboard`` with its ``writer``, ``wandb`` the module.
-        records: of the trees.
-        step: of training.
-        most: trees.
+        records: records of the trees.
+        step: training step.
+        most: maximum number of trees.
     """
     chosen = sorted(records, key=_telling, reverse=True)[:most]
     shown = {"tensorboard": _tensorboard, "wandb": _wandb}

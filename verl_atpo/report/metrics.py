@@ -43,7 +43,7 @@ class TreeStats:
 
     Attributes:
         leaves: trajectories.
-        rows: of all trajectories, before any is left out of training.
+        rows: rows of all trajectories, before any is left out of training.
         rewards: outcome of each trajectory.
         of_loop: numbers that the agent loop reports of each trajectory.
         nodes: turns in the tree, the root excluded; with continuous growth also those of failed attempts.
@@ -51,24 +51,24 @@ class TreeStats:
         branched_nll: mean NLL of each turn selected for re-sampling, nats/token (the root has none). They were
             selected for being high, so part of that is chance: ``resampled_nll`` is an unbiased estimate.
         resampled_nll: mean NLL of each turn sampled in their place.
-        branched_places: of each re-sampled turn of an initial chain.
+        branched_places: place of each re-sampled turn of an initial chain.
         branched_turn: number of each re-sampled turn in its trajectory, from 1 (0: a fresh chain).
-        chain_variance: of the initial chains' outcomes; ``None`` for a single chain.
+        chain_variance: variance of the initial chains' outcomes; ``None`` for a single chain.
         expansions: variance and cost of each expansion.
         sampled_tokens: tokens the engine sampled for the tree, those of failed attempts too.
         tree_tokens: tokens of the tree's turns, each once.
-        chain_tokens: leaves times the mean tokens of the initial chains: what as many independent chains sample.
+        chain_tokens: leaves times the mean tokens of the initial chains: the cost of as many independent chains.
         trained_tokens: tokens of all trajectories, shared ones counted every time.
         prompt_tokens: tokens of all contexts sent to the engine.
-        cached_tokens: those of them that met the engine's prefix cache.
+        cached_tokens: context tokens that were in the engine's prefix cache.
         distinct_rewards: number of different rewards, those of tools counted in.
-        tool_rewards: what tools gave on the way of each trajectory; zeros where such rewards are left out.
+        tool_rewards: sum of the tools' rewards per trajectory; zeros if such rewards are left out.
         diverged: trajectories whose replay met other prompt ids than were recorded.
         regrown: trajectories grown again after a failure.
         seconds: wall-clock time from the first chain's start to the last trajectory's end.
-        contexts: how often contexts repeat, and what is undecided in them.
+        contexts: repetition of contexts, and the variance that is undecided in them.
         teaches: a turn has an advantage other than 0.
-        of_scheme: what the credit scheme reports.
+        of_scheme: statistics of the credit scheme.
         of_extensions: numbers of registered metrics.
     """
 
@@ -146,8 +146,8 @@ class WorkerStats:
     """Statistics of one rollout worker for a training step.
 
     Attributes:
-        trees: those that finished.
-        failed: number of those that failed.
+        trees: trees that finished.
+        failed: number of trees that failed.
         tools: all tool calls, those of failed trajectories and of validation too.
         records: trees for the loggers that show some.
         dump_seconds: CPU time that dumping took, outside of the event loop.

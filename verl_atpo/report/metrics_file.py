@@ -18,7 +18,7 @@ def read_steps(*files: Path) -> Steps:
     """Read steps and their metrics, in order.
 
     Args:
-        *files: those of a run's starts, in order; what two starts logged of a step counts as the later one logged it.
+        *files: files of a run's starts, in order. Of a step that two starts logged, the later one counts.
             A file that is not there yet has no steps, and a line that is still being written is left out.
     """
     steps: dict[int, dict[str, Any]] = {}

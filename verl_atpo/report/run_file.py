@@ -37,7 +37,7 @@ class RunFile:
         steps: training steps of the run; None where only the trainer knows.
         resumed: step of the checkpoint that it went on from; None for a fresh run.
         dump_dir: folder of its trees.
-        ended: how it ended, ``completed``, ``failed: ...`` or ``stopped``; None while it is unknown.
+        ended: way in which it ended, ``completed``, ``failed: ...`` or ``stopped``; None while it is unknown.
     """
 
     start: str

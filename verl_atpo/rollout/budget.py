@@ -35,8 +35,8 @@ class TreeBudget:
     """The leaves of one tree.
 
     Args:
-        expansion: M, K, L and what the budget is.
-        spares: what it shares with other trees of its batch.
+        expansion: M, K, L and the kind of budget.
+        spares: unused expansions of the trees of its batch.
 
     Attributes:
         most: leaves that it may currently have.
@@ -56,8 +56,8 @@ class TreeBudget:
 
         Args:
             started: trajectories so far, the initial chains among them.
-            running: those of them that have not ended.
-            outcomes: of those that have.
+            running: number of trajectories that have not ended.
+            outcomes: outcomes of the trajectories that have ended.
         """
         expansion = self._expansion
         if expansion.budget is Budget.ADAPTIVE and started >= expansion.initial_chains:

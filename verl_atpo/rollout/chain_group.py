@@ -27,7 +27,7 @@ class ChainGroup:
 
     Args:
         size: number of trajectories.
-        memo: for calls of stateless tools, or None.
+        memo: memo of calls of stateless tools, or None.
         records: whether finished trajectories are kept.
 
     Attributes:
@@ -62,7 +62,7 @@ class ChainGroup:
         Args:
             rollout: the trajectory.
             session: its client.
-            outputs: what its loop returned, scored.
+            outputs: outputs of its loop, scored.
             response_length: tokens at which a response is cut off; ``None`` if it never is.
         """
         if not self._records or not outputs or outputs[-1].reward_score is None:

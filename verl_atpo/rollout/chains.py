@@ -141,7 +141,7 @@ class ChainAgentLoopWorker(RunScopedWorker):
         """Run a prompt as verl does, and record it if it is trained on.
 
         Args:
-            prompt, sampling_params, trajectory, trace: of verl's ``_run_prompt``.
+            prompt, sampling_params, trajectory, trace: arguments of verl's ``_run_prompt``.
             chosen: whether its record is dumped.
         """
         trains = not trajectory["validate"] and prompt.get("__do_sample__", True)
@@ -212,7 +212,7 @@ class ChainAgentLoopWorker(RunScopedWorker):
             group.end(rollout, session, outputs, self.rollout_config.response_length)
 
         try:
-            await regrowth(growth).call(run, lambda error, tries: rollout.failures.append(error))
+            await regrowth(growth).call(run, lambda error, attempts: rollout.failures.append(error))
         except Exception as error:
             self._note_chain(group, error, kwargs)
             raise  # verl fails the prompt

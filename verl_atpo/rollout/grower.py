@@ -48,10 +48,10 @@ class TreeGrower:
     Args:
         config: settings.
         run_loop: runs the agent loop once.
-        rng: for selection strategies that draw.
+        rng: random generator of selection strategies.
         spares: expansions that the trees of a batch share, for ``budget=adaptive``.
         undecided: share of the outcome's variance that earlier trees had left after 0, 1, ... turns.
-        depths: of the chains of earlier trees, for ``schedule=staggered``; empty before there is one.
+        depths: profile of the chains of earlier trees, for ``schedule=staggered``; empty for the first tree.
 
     Attributes:
         grown: the tree so far, also when it failed.
@@ -82,7 +82,7 @@ class TreeGrower:
 
         Raises:
             Exception: a bug, or the last outage of a trajectory that could not be grown in ``growth.max_regrows`` new
-                tries; all other trajectories are cancelled and have ended by then.
+                attempts; all other trajectories are cancelled and have ended by then.
         """
         running: set[asyncio.Task[None]] = set()
         try:
@@ -184,13 +184,13 @@ class TreeGrower:
         return [other for other in before if tree.turn(other).ended_s <= began]
 
     async def _grow_rollout(self, rollout: Rollout) -> None:
-        def failed(error: Exception, tries: int) -> None:
+        def failed(error: Exception, attempts: int) -> None:
             if isinstance(error, ReplayEndedError):  # the environment is not deterministic: grow a chain of its own
                 rollout.context = []
             rollout.failures.append(error)
             rollout.joined = None
             most = self._config.growth.max_regrows
-            logger.warning("Growing trajectory %d again (%d of %d): %r", rollout.number, tries, most, error)
+            logger.warning("Growing trajectory %d again (%d of %d): %r", rollout.number, attempts, most, error)
 
         rollout.trajectory = await regrowth(self._config.growth).call(lambda: self._grown_once(rollout), failed)
         rollout.ended_s = time.monotonic() - self._began

@@ -50,8 +50,8 @@ def trajectory_rows(
 
     Args:
         grown: the tree.
-        credit: of its turns.
-        shared_turns: how often a turn of several trajectories is trained. With ``once``, a row of nothing but turns
+        credit: credit of its turns.
+        shared_turns: rows in which a turn of several trajectories is trained. With ``once``, a row of nothing but turns
             that another trajectory trains is left out, unless it is the last.
         row_means: whether the loss takes the mean over a row's tokens and then over rows (``seq-mean-token-mean``).
             Then the advantages of a row are multiplied by its share of the trajectory's trained tokens, so that a
@@ -100,7 +100,7 @@ def token_rewards(
         trajectory: with its rows.
         turns: credit of its turns.
         outcome: its reward.
-        weights: of each row, by which its advantages are multiplied.
+        weights: factor of the advantages of each row.
     """
     rows = []
     for number, (output, weight) in enumerate(zip(trajectory.outputs, weights, strict=True)):

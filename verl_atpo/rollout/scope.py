@@ -107,11 +107,11 @@ class RunScopedWorker(_AgentLoopWorker):
         """Runs the agent loop of one prompt.
 
         Args:
-            sampling_params, trajectory, kwargs: of verl's ``_run_agent_loop``.
-            memo: for calls of stateless tools, or None.
+            sampling_params, trajectory, kwargs: arguments of verl's ``_run_agent_loop``.
+            memo: memo of calls of stateless tools, or None.
             request_id: sticky routing id; ``None`` keeps the loop's own.
-            finish: what becomes of the loop's output, its result is the run's; ``None`` leaves it to verl.
-            check: of the loop's output, before that; ``None`` for that of chains.
+            finish: handles the loop's output and returns the run's result; ``None`` leaves it to verl.
+            check: checks the loop's output before that; ``None`` for the check of chains.
             on_context: called with the prompt ids of every live turn, before it is sampled.
         """
         verl_runs = super()._run_agent_loop

@@ -13,7 +13,7 @@ def progress(chains: Sequence[Rollout], expected_turns: float) -> float:
 
     Args:
         chains: the initial chains of a tree, running ones too; at least one.
-        expected_turns: of a chain.
+        expected_turns: mean number of turns of a chain.
     """
     shares = [
         1.0 if chain.trajectory is not None else min(1.0, (chain.joined or 0) / expected_turns) for chain in chains
@@ -26,7 +26,7 @@ def expansions_due(passed: float, expansions: int, config: ExpansionConfig) -> i
 
     Args:
         passed: :func:`progress` of the chains.
-        expansions: of the tree.
+        expansions: number of expansions of the tree.
         config: its settings.
 
     Examples:

@@ -52,11 +52,11 @@ class Paper(Scheme):
 
         Args:
             tree: the tree.
-            grouping: which of its turns were sampled in one context.
-            values: V of its nodes.
-            of_contexts: local baseline of each.
-            zero: of the scale.
-            shifts: what is added to a turn where it is compared with the zero or the root; 0 by default.
+            grouping: groups of its turns that were sampled in one context.
+            values: V per node.
+            of_contexts: local baseline per node.
+            zero: zero of the scale.
+            shifts: amount added to a turn where it is compared with the zero or the root; 0 by default.
         """
         root, mode = values[ROOT], self.config.advantage
         if root is None:

@@ -36,7 +36,7 @@ class Returns(Paper):
         values = node_values(tree, credit.backup, credit.tool_rewards, grouping)
         baselines = context_values(tree, values, credit.backup, grouping)
         usual = _collected_by_depth(tree, credit.tool_rewards)
-        # Turns of a failed try may be deeper than any trajectory; their values are not known.
+        # Turns of a failed attempt may be deeper than any trajectory; their values are not known.
         shifts = [usual[min(tree.depth(node.index), len(usual)) - 1] for node in tree.nodes]
         return values, self.compare(tree, grouping, values, baselines, zero, shifts)
 

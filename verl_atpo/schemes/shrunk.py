@@ -155,8 +155,8 @@ class Estimates:
     """Values and baselines of a tree's turns, by node; None for turns without a known outcome.
 
     Attributes:
-        values: of the turns, and of the prompt.
-        baselines: of the turns; None for the root, and where no other trajectory is there.
+        values: value of each turn, and of the prompt.
+        baselines: baseline of each turn; None for the root, and where there is no other trajectory.
         peers: turns that other trajectories sampled in an equal context.
     """
 
@@ -183,7 +183,7 @@ def estimates(
 
     Args:
         tree: the tree.
-        grouping: which turns were sampled in equal contexts; not by states, whose paths differ.
+        grouping: groups of turns sampled in equal contexts; not by states, whose paths differ.
         undecided: U_0, U_1, ...: share of the outcome's variance that is left after 0, 1, ... turns.
         outcome: by node, return of the trajectory that a leaf ends; None elsewhere, and where it is not known.
         gain: by node, what the turn's tools gave over what is usual at its depth; None for nothing.

@@ -70,7 +70,7 @@ def split_advantages(tree: TurnTree, values: Sequence[float]) -> list[float]:
 
     Args:
         tree: the tree.
-        values: of its nodes, by index, each the mean over its children.
+        values: value per node, each the mean over its children.
     """
     slots, pool = _strata(tree)
     of_slots = [values[first] for first in slots]

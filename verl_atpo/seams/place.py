@@ -27,7 +27,7 @@ class Seam:
     Attributes:
         place: ``module:name``, with a class before its method; a key of verl's whole trainer config as ``config:key``.
         why: its use in this package.
-        parameters: those that are passed or overridden, in their order; others may stand between them.
+        parameters: parameters that are passed or overridden, in their order; others may stand between them.
         mentions: names, attributes, keywords or strings that have to occur in its body.
     """
 

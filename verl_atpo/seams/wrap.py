@@ -15,7 +15,7 @@ def wrap_once(owner: Any, name: str, wrap: Callable[[Any], Any]) -> Callable[[],
 
     Args:
         owner: module or class that holds the function.
-        name: of the function in it.
+        name: name of the function in it.
         wrap: makes the wrapper from the original; ``functools.wraps`` is applied to the result.
 
     Returns:

@@ -133,7 +133,7 @@ class SearchTool(BaseTool):
         Args:
             instance_id: verl's; unused, since the tool holds no state.
             parameters: the model's arguments, not trusted.
-            **kwargs: of verl's agent loop; unused.
+            **kwargs: arguments of verl's agent loop; unused.
 
         Returns:
             The passages as text, the reward 0.0, and the metrics ``seconds``, ``batch_size`` and ``passages``. A call

@@ -80,7 +80,7 @@ class Reader:
 
         Args:
             fields: ``raw_prompt`` and verl's other columns of the row; None where one is missing.
-            name: of the row, for the message.
+            name: name of the row, for the message.
 
         Raises:
             ConfigError: a prompt that is no list of messages, is empty, cannot be rendered, loses its text, or is

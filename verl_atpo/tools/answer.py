@@ -43,8 +43,8 @@ def end_episode(text: Any, reward: float = 0.0) -> tuple[Any, float, dict[str, A
     """Return this from a tool to end the trajectory: no further turn is sampled, and the call's reward counts.
 
     Args:
-        text: what stands as the last observation; a reward function reads it.
-        reward: of the call.
+        text: last observation, which a reward function reads.
+        reward: reward of the call.
     """
     return text, reward, {END_EPISODE: True}
 

@@ -54,7 +54,7 @@ def create_kwargs(tools_kwargs: Any, names: Sequence[str]) -> dict[str, Any]:
     """Return the arguments of ``open`` or ``create`` in a row's ``tools_kwargs``.
 
     Args:
-        tools_kwargs: of the data row, or None.
+        tools_kwargs: ``tools_kwargs`` of the data row, or None.
         names: under which the tool may stand there, the first that does counts.
     """
     found = without_nulls(tools_kwargs) or {}

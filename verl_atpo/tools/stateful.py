@@ -163,7 +163,7 @@ class Action(BaseTool):
 
     Args:
         owner: the tool, which has the state.
-        name: of the method.
+        name: name of the method.
     """
 
     def __init__(self, owner: StatefulTool, name: str) -> None:  # not verl's, which prints the schema

@@ -51,7 +51,7 @@ def harmless(text: str, tokenizer: Any) -> str:
     """Remove the model's control tokens from ``text``, for observations that an agent loop writes itself.
 
     Args:
-        text: of a page, a program or an environment.
+        text: text of a page, a program or an environment.
         tokenizer: the model's.
     """
     found = _KNOWN.get(tokenizer)

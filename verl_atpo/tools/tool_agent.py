@@ -65,7 +65,7 @@ def malformed(name: str, arguments: Any, tools: Mapping[str, Any]) -> tuple[bool
     """Check whether a call is malformed, and find the answer that verl does not give.
 
     Args:
-        name: of the function.
+        name: name of the function.
         arguments: JSON text.
         tools: on offer, by name.
 

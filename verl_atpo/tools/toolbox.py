@@ -21,9 +21,9 @@ class ToolAnswer:
     """The answer to one call.
 
     Attributes:
-        name: of the function that was called.
+        name: name of the function that was called.
         text: answer for the model; of a failed call the error's text.
-        reward: of the call; 0.0 unless the tool gives one.
+        reward: reward of the call; 0.0 unless the tool gives one.
         response: verl's form of the answer, with images if there are any.
     """
 
@@ -52,10 +52,10 @@ class Toolbox:
     Args:
         loop: the agent loop, for its tokenizer and its settings under ``rollout.multi_turn``.
         tools: the argument ``tools`` of the loop's ``__init__``, or a list of tools.
-        row: what ``run`` got of the data row, for ``tools_kwargs`` and ``extra_info.tool_selection``.
+        row: fields of the data row that ``run`` got, for ``tools_kwargs`` and ``extra_info.tool_selection``.
 
     Attributes:
-        rewards: of the calls so far, in the order of their answers: a loop hands them on as ``tool_rewards``.
+        rewards: rewards of the calls so far, in the order of their answers; a loop returns them as ``tool_rewards``.
     """
 
     def __init__(self, loop: Any, tools: Any, row: Mapping[str, Any]) -> None:
@@ -90,7 +90,7 @@ class Toolbox:
         """Make one call.
 
         Args:
-            name: of the function, as the model wrote it.
+            name: name of the function, as the model wrote it.
             arguments: a mapping, or the model's JSON text.
         """
         answer = await self._answer(name, arguments)

@@ -51,8 +51,8 @@ def check_tree_rows(
     is in one row.
 
     Args:
-        generations: of the trajectory, in order.
-        outputs: what the loop returned, each with the fields of verl's ``AgentLoopOutput``.
+        generations: generations of the trajectory, in order.
+        outputs: outputs that the loop returned, each with the fields of verl's ``AgentLoopOutput``.
         response_length: tokens at which a response is cut off; ``None`` if it never is.
 
     Returns:

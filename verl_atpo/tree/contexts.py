@@ -58,7 +58,7 @@ def group_contexts(tree: TurnTree, contexts: Contexts) -> Grouping:
 
     Args:
         tree: every node with its turn, unless the contexts are ``separate``.
-        contexts: what counts as one context.
+        contexts: definition of equal contexts.
     """
     size, found = tree.groupings.get(contexts, (0, None))
     if size != len(tree.nodes):
@@ -101,7 +101,7 @@ def along_paths(tree: TurnTree, grouping: Grouping) -> Grouping:
 
     Args:
         tree: the tree.
-        grouping: of its turns; not by states.
+        grouping: grouping of its turns; not by states.
     """
     numbers: dict[tuple[int, int], int] = {}
     firsts: dict[tuple[int, int], int] = {}

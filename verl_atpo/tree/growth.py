@@ -17,10 +17,10 @@ class Selection:
 
     Attributes:
         node: the turn; :data:`~verl_atpo.tree.tree.ROOT` stands for a fresh chain.
-        score: its uncertainty at the time of the selection, nats/token.
-        penalty: subtracted for it, nats/token.
+        score: uncertainty at the time of the selection, nats/token.
+        penalty: amount that was subtracted from its mean NLL, nats/token.
         rank: place among the candidates by score, from 1.
-        candidates: how many there were.
+        candidates: number of candidates.
     """
 
     node: int
@@ -35,15 +35,15 @@ class Rollout:
     """One of a tree's M + L * K runs of the agent loop, running or finished.
 
     Attributes:
-        number: of its leaf, in order of start.
-        round: the same for expansions that start together; 0 for the initial chains.
+        number: number of its leaf, in order of start.
+        round: number that expansions which start together share; 0 for the initial chains.
         selection: the turn selected for re-sampling; ``None`` for an initial chain.
         context: nodes whose turns it shares.
         started_s, ended_s: seconds since the tree's start; ``None`` until it has ended.
-        failures: errors that ended earlier tries.
-        tip: node of its latest turn that is in the tree; of an ended one its leaf.
-        joined: turns of the current try that are in the tree, shared ones included; ``None`` before its first own one.
-        trajectory: what it has sampled, once it has ended.
+        failures: errors that ended earlier attempts.
+        tip: node of its latest turn that is in the tree; after its end, its leaf.
+        joined: turns of the current attempt that are in the tree, with shared ones; ``None`` before its first own one.
+        trajectory: its trajectory; ``None`` until it has ended.
         sampled_tokens: tokens the engine sampled for it, failed attempts included.
     """
 
@@ -76,10 +76,10 @@ class GrownTree:
     """A tree and the runs that it is grown from.
 
     Attributes:
-        tree: structure, turns, mean NLLs and rewards. Turns of a failed try stay in it; without a leaf below
+        tree: structure, turns, mean NLLs and rewards. Turns of a failed attempt stay in it; without a leaf below
             they have no value.
         rollouts: its runs, by leaf number; each sampled the nodes that carry its number.
-        answers: of the engine to the questions of the credit scheme; ``None`` where it asks nothing.
+        answers: answers of the engine to the questions of the credit scheme; ``None`` if it asks nothing.
     """
 
     tree: TurnTree = dataclasses.field(default_factory=TurnTree)
@@ -122,7 +122,7 @@ class GrownTree:
 
         Args:
             rollout: the run.
-            generations: those of its current try so far, shared ones included.
+            generations: generations of its current attempt so far, shared ones included.
             reward: outcome of a finished trajectory, whose last turn becomes a leaf.
             tool_rewards: whether rewards of tools count.
         """
@@ -160,5 +160,5 @@ class GrownTree:
 
     @property
     def regrown(self) -> int:
-        """Number of repeated tries."""
+        """Number of repeated attempts."""
         return sum(len(rollout.failures) for rollout in self.rollouts)

@@ -23,15 +23,15 @@ OLDEST_VERSION, NEWEST_VERSION = "min_global_steps", "max_global_steps"
 
 @dataclasses.dataclass
 class ToolCall:
-    """One tool call: what went in, what came out or was raised, and the state it left.
+    """One tool call: arguments, result or exception, and the state after it.
 
     Attributes:
-        name: the tool's.
-        arguments: the model's.
+        name: name of the tool.
+        arguments: arguments that the model wrote.
         made: whether the tool was asked at all; a call over the limit is not.
-        result: what the loop got.
-        error: what was raised instead.
-        snapshot: of a forking tool's state after the call.
+        result: value that the loop received.
+        error: exception that was raised instead.
+        snapshot: snapshot of a forking tool's state after the call.
     """
 
     name: str
@@ -69,12 +69,12 @@ class Generation:
     Attributes:
         dropped: tokens at the end of the context before that the loop took away; 0 for one that only appends. The
             context before is that of the generation listed before, or of ``before``, with its answer.
-        observed_ids: what the loop added after that: the prompt, an observation, or nothing (the turn continues).
-        output: what the engine answered: ``token_ids``, ``log_probs`` in nats, ``extra_fields``.
+        observed_ids: tokens that the loop added after that: prompt, observation, or none (the turn continues).
+        output: answer of the engine: ``token_ids``, ``log_probs`` in nats, ``extra_fields``.
         tool_calls: calls made before the loop asked again.
         media: digests of the images, videos and audio that the engine was asked with, in order (``tree/media.py``).
-        started_s: when the engine was asked, on the process's monotonic clock.
-        ended_s: when it had answered.
+        started_s: time of the request, on the process's monotonic clock.
+        ended_s: time of the answer.
         before: the generation whose context was changed or added to, where that is not the one listed before;
             :data:`BEGIN` where nothing sampled is in the context.
     """

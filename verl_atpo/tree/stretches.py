@@ -18,7 +18,7 @@ class Stretch:
         prompt_tokens: length of the context of its first turn.
         token_ids: that context and everything after it, to the last sampled token.
         sampled: 1 for each of ``token_ids`` that was sampled in this stretch, else 0.
-        log_probs: of each of them, nats, 0 where nothing was sampled; ``None`` if the engine returned none.
+        log_probs: log-prob per token, nats, 0 where nothing was sampled; ``None`` if the engine returned none.
         starts: index of each turn's first token.
         turns: number of each turn in the trajectory, from 0.
     """

@@ -34,10 +34,10 @@ class Trajectory:
     """A finished run of the agent loop, a trajectory of a tree.
 
     Attributes:
-        outputs: what the agent loop returned, the last one scored: verl's ``AgentLoopOutput``, or objects with its
+        outputs: return value of the agent loop, the last one scored: verl's ``AgentLoopOutput``, or objects with its
             fields; one per stretch of turns in which the context was only added to.
         turns: the trajectory's turns, shared ones included.
-        places: where each turn is trained.
+        places: place of each turn in the trained rows.
         replayed: generations that were answered from the recording; all after them were sampled.
         diverged: the loop asked with other prompt ids than were recorded, so the replay ended early.
     """
@@ -53,8 +53,8 @@ class Trajectory:
         """Make a trajectory from what a run sampled and what its loop returned.
 
         Args:
-            run: what was sampled; nothing is any more.
-            output: what the loop returned, scored: an output, or a list of them.
+            run: record of the run, which is closed.
+            output: return value of the loop, scored: an output, or a list of them.
             response_length: tokens at which a response is cut off; ``None`` if it never is.
 
         Raises:

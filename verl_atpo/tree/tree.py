@@ -32,7 +32,7 @@ class TurnNode:
             the engine returned no log-probs.
         is_leaf: the turn ended its trajectory.
         reward: outcome reward of the trajectory that a leaf ends; ``None`` means not known, which is not 0.
-        tool_reward: what tools gave for the calls after the turn.
+        tool_reward: sum of the rewards that tools gave for the calls after the turn.
         round: 0 for a turn of an initial chain, r >= 1 for a turn grown in expansion round r.
         sampled_by: number of the run (and of its leaf) that sampled it; -1 where it does not matter.
         turn: its tokens and the observation that opened it; ``None`` for the root, and where only numbers matter.
@@ -79,7 +79,7 @@ class TurnTree:
         pending: by node, expansions that have started after it and have no turn of their own yet.
         groupings: equal contexts that were found, see :func:`verl_atpo.tree.contexts.group_contexts`.
         undecided: share of the outcome's variance that earlier trees had left after 0, 1, ... turns; (1,) before any.
-        depths: of the chains of earlier trees, at their 1st, 2nd, ... turn; empty where that is not used.
+        depths: profile of the chains of earlier trees at their 1st, 2nd, ... turn; empty if it is not used.
     """
 
     def __init__(self, undecided: Sequence[float] = (1.0,), depths: Sequence[Depth] = ()) -> None:
@@ -111,7 +111,7 @@ class TurnTree:
             round: expansion round that grew the turn, 0 for the initial chains.
             sampled_by: number of the run that sampled it.
             turn: its tokens and the observation that opened it.
-            tool_reward: what tools gave for the calls after it.
+            tool_reward: sum of the rewards that tools gave for the calls after it.
 
         Returns:
             The new node.

@@ -62,7 +62,7 @@ def bar_options(title: str, bars: Sequence[tuple[str, float, str]]) -> dict[str,
     """Describe a bar chart of percentages.
 
     Args:
-        title: of the chart.
+        title: title of the chart.
         bars: label, height in per cent, and the two counts that it is the share of.
     """
     heights = [round(height, 2) for _, height, _ in bars]

@@ -34,7 +34,7 @@ def compare_page(run: Run, query: Mapping[str, str]) -> None:
 
     Args:
         run: the folder that is looked at.
-        query: of the address; ``a`` and ``b`` name runs, by default the two latest.
+        query: query of the address; ``a`` and ``b`` name runs, by default the two latest.
     """
     frame(run, "runs")
     runs = {facts.name: facts for facts in run.index.runs()}

@@ -66,8 +66,8 @@ class DemoTree:
     """Grows one made-up tree.
 
     Args:
-        seed: of everything in it.
-        step: of training, from 1; later steps search better.
+        seed: seed of everything in it.
+        step: training step, from 1; later steps search better.
         prompt: number of the question; equal numbers are the same question.
         skill: chance that a search is a good one.
         words: number of words of a turn, about.

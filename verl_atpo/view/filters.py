@@ -29,7 +29,7 @@ class Filters:
     Attributes:
         text: words that a tree's prompt or turns must hold; "in quotes": next to each other.
         outcome: one of :data:`OUTCOMES`, or empty for all.
-        troubles: of :data:`TROUBLES`; a tree must have had every one.
+        troubles: items of :data:`TROUBLES`; a tree must have had every one.
         step_from: first step, or ``None``.
         step_to: last step, or ``None``.
         source: the data source, or empty for all.

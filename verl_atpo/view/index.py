@@ -67,7 +67,7 @@ class Row:
     Attributes:
         id: in order of reading.
         line: where it is in the dump.
-        run: which run it is of (:func:`run_name`).
+        run: name of its run (:func:`run_name`).
         summary: facts that the table shows.
     """
 
@@ -83,7 +83,7 @@ class Progress:
 
     Attributes:
         trees: in the table.
-        worded: those of them whose texts can be searched.
+        worded: trees whose texts can be searched.
         last_step: highest step, ``None`` without trees.
         skipped: lines that hold no tree.
         reason: why the first of them was skipped, and where it is; empty without one.
@@ -102,10 +102,10 @@ class RunFacts:
 
     Attributes:
         name: as :func:`run_name` makes it.
-        folder: of its files, relative to the one that is looked at.
+        folder: folder of its files, relative to the one that is shown.
         start: name of its start, empty if the dump does not say.
         trees: in the table.
-        first_step, last_step: of its trees.
+        first_step, last_step: range of the steps of its trees.
     """
 
     name: str

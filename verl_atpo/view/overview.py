@@ -53,7 +53,7 @@ class Overview:
 
     Args:
         run: that is looked at.
-        filters: of the address.
+        filters: filters of the address.
     """
 
     def __init__(self, run: Run, filters: Filters) -> None:

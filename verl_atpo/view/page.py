@@ -99,7 +99,7 @@ def block(content: Markup, *classes: str) -> Block:
 
     Args:
         content: made by ``render/``, which escapes what it is given.
-        classes: of CSS.
+        classes: CSS classes.
 
     Raises:
         TypeError: a plain text, which may not be escaped.

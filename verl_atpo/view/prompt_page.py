@@ -32,7 +32,7 @@ def prompt_page(run: Run, key: str) -> None:
 
     Args:
         run: that is looked at.
-        key: of the task, as summaries name it.
+        key: key of the task, as summaries name it.
     """
     frame(run, "a task over time")
     filters = Filters(prompt_key=key, descending=False)

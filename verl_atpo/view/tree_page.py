@@ -78,7 +78,7 @@ class TreePage:
     Args:
         run: that is looked at.
         record: the tree.
-        query: of the address.
+        query: query of the address.
     """
 
     def __init__(self, run: Run, record: Record, query: Mapping[str, str]) -> None:

@@ -111,7 +111,7 @@ class OtherTurns:
 
     Args:
         node: the selected turn.
-        others: those of the same node first.
+        others: other turns, those of the same node first.
         panel: shows a turn that the user goes to.
     """
 

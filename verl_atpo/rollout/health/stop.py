@@ -58,7 +58,7 @@ class StopRule:
     and when a whole step of prompts failed and none finished.
 
     Args:
-        prompts: of one training step.
+        prompts: number of prompts of a training step.
         max_bugs: ``algorithm.atpo.growth.max_bugs``.
     """
 
@@ -101,7 +101,7 @@ def describe_bug(error: BaseException, prompt: Mapping[str, Any]) -> str:
     """Describe a bug in one message: what was raised where, the remedy, and on which data row.
 
     Args:
-        error: what a run of the agent loop raised.
+        error: exception of a run of the agent loop.
         prompt: verl's fields of the prompt.
     """
     row = f"data_source={prompt.get('data_source')!r}, extra_info={prompt.get('extra_info')}"[:LONGEST_ROW]

@@ -56,7 +56,7 @@ def z_scores(tree: TurnTree, gains: Sequence[float | None], rows: Sequence[Seque
 
     Args:
         tree: the tree.
-        gains: of its nodes, by index.
+        gains: information gain per node.
         rows: the nodes of each trajectory; turns that are in none have no score.
     """
     scores: list[float | None] = [None] * len(tree.nodes)

@@ -31,9 +31,9 @@ class AnswerCosts:
     """Cost of asking for the gold answers of a tree.
 
     Attributes:
-        requests: to the engine, repeated ones too.
-        tokens: in these requests.
-        cached: those of them that met the engine's prefix cache.
+        requests: number of requests to the engine, repeated ones included.
+        tokens: tokens in these requests.
+        cached: requested tokens that were in the engine's prefix cache.
         unknown: contexts without a log-prob: no room for the answer, or the engine returned none.
     """
 
@@ -50,7 +50,7 @@ class Answers:
     Attributes:
         log_probs: by node index, mean log-prob of its tokens in the context that the turn was sampled in, nats/token;
             ``None`` where it is not known, and for the root.
-        costs: of asking.
+        costs: cost of the requests.
     """
 
     log_probs: list[float | None]
@@ -62,7 +62,7 @@ class PromptedAnswer:
     """The tokens that follow a context: the prompt's words and the gold answer.
 
     Attributes:
-        token_ids: of the words before the answer, and of the answer itself, to its last token.
+        token_ids: ids of the text before the answer and of the answer itself, to its last token.
         answer: the first of its tokens that the gold answer has a part in.
     """
 
@@ -96,11 +96,11 @@ class GoldAnswers:
         client: verl's ``LLMServerClient``, or any object with its ``generate``.
         request_id: sticky routing id of the tree, so that a context meets its warm prefix cache.
         answer: the gold answer in its prompt.
-        growth: how often and when a request is made again after an outage.
+        growth: retry settings for requests that an outage ended.
         longest: tokens of the longest prompt that the engine takes.
 
     Attributes:
-        costs: so far.
+        costs: cost of the requests so far.
     """
 
     def __init__(

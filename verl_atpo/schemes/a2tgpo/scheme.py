@@ -19,7 +19,7 @@ class GainStats(NamedTuple):
 
     Attributes:
         gains: information gain of each turn of which it is known, nats/token.
-        costs: of asking for the gold answer.
+        costs: cost of the requests for the gold answer.
     """
 
     gains: list[float]

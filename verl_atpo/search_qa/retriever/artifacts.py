@@ -77,7 +77,7 @@ class ServedFile:
     Args:
         path: the file.
         content: its expected size and checksum.
-        remedy: for the error message.
+        remedy: remedy in the error message.
 
     Raises:
         OSError: it cannot be opened.

@@ -29,8 +29,8 @@ class Batcher(Generic[Item, Result]):
         max_batch: items in one batch.
         window_s: seconds that the first item of a batch waits for others.
         concurrency: batches that run at once.
-        cost: of an item.
-        max_cost: of one batch; an item that costs more goes alone.
+        cost: computes the cost of an item.
+        max_cost: largest cost of a batch; an item that costs more goes alone.
     """
 
     def __init__(

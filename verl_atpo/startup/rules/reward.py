@@ -102,7 +102,7 @@ class _Trial:
     """One call of the reward function.
 
     Attributes:
-        name: of the row.
+        name: name of the row.
         source: its data source.
         outcome: result of the call.
     """

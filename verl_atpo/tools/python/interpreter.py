@@ -57,7 +57,7 @@ class Interpreter:
         process: the child; with bubblewrap, the one that waits for the interpreter.
         worker: the interpreter itself.
         config: limits.
-        isolation: what keeps it in.
+        isolation: its isolation.
     """
 
     def __init__(self, process: Process, worker: WatchedProcess, config: PythonConfig, isolation: Isolation) -> None:

@@ -35,7 +35,7 @@ class WatchedProcess:
     """An untrusted process, and the kernel memory that it uses.
 
     Args:
-        pid: of a process that has not been reaped.
+        pid: id of a process that has not been reaped.
 
     Raises:
         OSError: it has ended, or no file descriptor is left.

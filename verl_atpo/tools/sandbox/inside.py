@@ -54,7 +54,7 @@ def give_up(filter_code: bytes, end_with_parent: bool = True, listen: bool = Fal
     """Give up capabilities and, if there is a filter, all other system calls.
 
     Args:
-        filter_code: for the kernel; empty for none.
+        filter_code: filter for the kernel; empty for none.
         end_with_parent: whether the process is killed when its parent has ended.
         listen: whether the filter asks a listener about some calls.
 

@@ -33,8 +33,8 @@ class Verdict:
     """Result of one check.
 
     Attributes:
-        promise: what was checked.
-        problem: what is wrong; None where the promise is kept.
+        promise: promise that was checked.
+        problem: problem; None if the promise is kept.
         seconds: that the check took.
     """
 

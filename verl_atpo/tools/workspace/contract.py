@@ -15,7 +15,7 @@ class Completed:
     """A command that has ended.
 
     Attributes:
-        output: what it wrote to standard output and standard error, in order; of a long output begin and end.
+        output: standard output and standard error, in order; of a long output begin and end.
         exit_code: its exit code as a shell reports it (128 + number for a signal); None if it was stopped.
         stopped: why it was stopped, a sentence for the model; None if it ended by itself.
     """
@@ -128,7 +128,7 @@ class Provider(abc.ABC):
         """Make a workspace.
 
         Args:
-            template: what it begins with: for the local provider a folder, for others perhaps an image. Providers
+            template: initial content: for the local provider a folder, for others perhaps an image. Providers
                 may read it once and keep a copy. None for nothing.
             files: text files by relative path, written over the template.
 

@@ -62,7 +62,7 @@ class CopiedFiles(Files):
         store: makes the folders.
         folder: holds :data:`PARTS`.
         frozen: the last frozen state.
-        versions: of the files in ``folder`` that are equal to those in ``frozen``.
+        versions: versions of the files in ``folder`` that are equal to those in ``frozen``.
         template: size of what the files began with.
 
     Attributes:

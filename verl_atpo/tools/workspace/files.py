@@ -47,7 +47,7 @@ class Mounted(abc.ABC):
     """Folders in which commands run.
 
     Attributes:
-        before: what had been added to the template when the last command ended.
+        before: additions to the template when the last command ended.
     """
 
     before: Usage = Usage()

@@ -82,8 +82,8 @@ class Jail:
         What differs between workspaces is in files, as commands can see arguments.
 
         Args:
-            mounts: of the workspace and its folder for temporary files.
-            command: for the shell.
+            mounts: mounts of the workspace and its folder for temporary files.
+            command: command for the shell.
             descriptor: with bubblewrap the end of a pipe that takes its information, else the end of one whose other
                 end is closed to end the command.
             held: closes the files.

@@ -95,7 +95,7 @@ class Tasks:
     """Bound of the processes and threads below this process.
 
     Args:
-        most: how many.
+        most: largest number.
     """
 
     def __init__(self, most: int) -> None:

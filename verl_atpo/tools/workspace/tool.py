@@ -171,9 +171,9 @@ def provider_of(settings: WorkspaceConfig, name: str | None = None, arguments: s
     """Return this process's provider for some settings, made at the first call.
 
     Args:
-        settings: of the local provider.
+        settings: settings of the local provider.
         name: another provider's class, as ``package.module:Class``.
-        arguments: of that class, as JSON.
+        arguments: arguments of that class, as JSON.
 
     Raises:
         ConfigError: it cannot be made.

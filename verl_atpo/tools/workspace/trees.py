@@ -183,7 +183,7 @@ def copy_file(source: Entry, target: int, name: str) -> None:
     Args:
         source: the file.
         target: descriptor of the folder that the copy is made in.
-        name: of the copy.
+        name: name of the copy.
 
     Raises:
         OSError: it cannot be read or written, or is no regular file any more.

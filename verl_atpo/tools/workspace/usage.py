@@ -27,7 +27,7 @@ class Watch:
 
     Args:
         config: the limits.
-        files: what the command may write to.
+        files: places that the command may write to.
         folder: on the disk that the files are on.
     """
 
