@@ -146,7 +146,7 @@ def plain(value: Any, around: tuple[int, ...] = ()) -> Any:
     A value inside itself, and one deeper than :data:`DEEPEST` levels, becomes ``...``.
 
     Args:
-        value: of any type.
+        value: value of any type.
         around: identities of the values that it is in.
     """
     if value is None or type(value) in (bool, int, float, str):
