@@ -13,7 +13,6 @@ from verl_atpo.failure import brief, is_outage
 from verl_atpo.method.scheme import Credit
 from verl_atpo.report.differences import contexts_of, differences_of
 from verl_atpo.report.record import FORMAT, Node, Record, SelectionRecord, ToolUse, TrajectoryRecord, summarize
-from verl_atpo.report.tokens import token_counts
 from verl_atpo.tree.growth import GrownTree, Rollout
 from verl_atpo.tree.recording import Turn
 from verl_atpo.tree.trajectory import Trajectory
@@ -75,15 +74,14 @@ class TreeDescriber:
             regrown=grown.regrown,
             outages=sum(is_outage(error) for rollout in grown.rollouts for error in rollout.failures),
             seconds=round(seconds, 3),
+            sampled_tokens=grown.sampled_tokens,
             nodes=nodes,
             trajectories=self._trajectories(grown),
         )
         if first is not None:
             body["prompt_tokens"] = len(first.observed_ids)
-        tokens = token_counts(grown)
-        body["sampled_tokens"] = tokens.sampled
-        if tokens.chains is not None:
-            body["chain_tokens"] = tokens.chains
+        if (chain_tokens := grown.chain_tokens) is not None:
+            body["chain_tokens"] = chain_tokens
         return Record(summary=summarize(body), **body)
 
     def _nodes(self, grown: GrownTree, credit: Credit) -> list[Node]:

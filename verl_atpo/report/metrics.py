@@ -17,7 +17,6 @@ from verl_atpo.report.expansion_benefit import ExpansionStats, expansion_benefit
 from verl_atpo.report.loop_metrics import loop_metrics, reported_numbers
 from verl_atpo.report.record import Record
 from verl_atpo.report.selection import SelectedPlace, selected_places, selection_metrics
-from verl_atpo.report.tokens import token_counts
 from verl_atpo.tree.growth import GrownTree
 from verl_atpo.tree.recording import Generation, context_lengths
 from verl_atpo.tree.tree import ROOT
@@ -105,7 +104,7 @@ def tree_stats(grown: GrownTree, seconds: float, credit: Credit | None = None) -
     """Collect the statistics of one finished tree and of its credit."""
     tree = grown.tree
     live: list[Generation] = []
-    prompt_tokens, tokens = 0, token_counts(grown)
+    prompt_tokens = 0
     tool_rewards = [sum(tree.nodes[node].tool_reward for node in tree.path(leaf)) for leaf in grown.leaves]
     for trajectory in grown.trajectories:
         live += trajectory.generations[trajectory.replayed :]
@@ -120,9 +119,9 @@ def tree_stats(grown: GrownTree, seconds: float, credit: Credit | None = None) -
         branched_turn=[0 if node == ROOT else tree.depth(node) for node in grown.selected],
         chain_variance=variance([each.reward for each in grown.chains]),
         expansions=expansion_stats(grown),
-        sampled_tokens=tokens.sampled,
+        sampled_tokens=grown.sampled_tokens,
         tree_tokens=sum(len(tree.turn(node.index).token_ids) for node in tree.nodes[1:]),
-        chain_tokens=tokens.chains or 0.0,
+        chain_tokens=grown.chain_tokens or 0.0,
         trained_tokens=sum(len(turn.token_ids) for trajectory in grown.trajectories for turn in trajectory.turns),
         prompt_tokens=prompt_tokens,
         cached_tokens=sum(generation.output.extra_fields.get("num_cached_tokens") or 0 for generation in live),

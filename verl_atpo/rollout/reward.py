@@ -9,12 +9,12 @@ from typing import Any
 
 from verl_atpo.config import ConfigError
 from verl_atpo.failure import TrajectoryBug, brief, died_while_made, is_outage, last_words
+from verl_atpo.settings import show
 
 logger = logging.getLogger(__name__)
 
 LARGEST = 3.4028234663852886e38
 """Largest float32, the type in which verl keeps rewards."""
-LONGEST_VALUE = 100
 VERLS_KEYS = ("reward", "input", "output", "gts", "step")
 """Keys of a reward's extra information under which verl's validation keeps values of its own."""
 FUNCTION = "reward.custom_reward_function.path"
@@ -32,24 +32,35 @@ def number(value: Any) -> float | None:
         return None
 
 
+def reward_problem(result: Any) -> str | None:
+    """Describe what is wrong with the return value of a reward function.
+
+    Returns:
+        None for a finite number that float32 can hold, and for a mapping with one under ``score``.
+    """
+    score = result.get("score") if isinstance(result, Mapping) else result
+    found = number(score)
+    if isinstance(result, Mapping) and "score" not in result:
+        why = "the mapping has no key 'score'"
+    elif found is None:
+        why = f"{type(score).__name__} is no number"
+    elif not math.isfinite(found):
+        why = "the reward is not finite"
+    elif abs(found) > LARGEST:
+        why = "the reward is too large for float32"
+    else:
+        return None
+    return f"returned {show(result)}: expected a finite number, or a mapping with one under 'score'; {why}"
+
+
 def check_result(result: Any) -> None:
     """Check what a reward function returned.
 
     Raises:
         TrajectoryBug: neither a finite number nor a mapping with one under ``score``.
     """
-    score = result
-    if isinstance(result, Mapping):
-        if "score" not in result:
-            raise TrajectoryBug(_returned(result, "the mapping has no key 'score'"))
-        score = result["score"]
-    found = number(score)
-    if found is None:
-        raise TrajectoryBug(_returned(result, f"{type(score).__name__} is no number"))
-    if not math.isfinite(found):
-        raise TrajectoryBug(_returned(result, "the reward is not finite"))
-    if abs(found) > LARGEST:
-        raise TrajectoryBug(_returned(result, "the reward is too large for float32"))
+    if (problem := reward_problem(result)) is not None:
+        raise TrajectoryBug(f"The reward function {problem}. Remedy: fix the reward function ({FUNCTION}).")
 
 
 def check_reward(output: Any, computed: bool) -> None:
@@ -73,7 +84,7 @@ def check_reward(output: Any, computed: bool) -> None:
         if computed:
             raise
         raise TrajectoryBug(
-            f"The agent loop returned reward_score={_short(score)}: expected a finite number, or None for the reward "
+            f"The agent loop returned reward_score={show(score)}: expected a finite number, or None for the reward "
             "function to be asked."
         ) from error
     output.reward_score = number(score)
@@ -129,15 +140,3 @@ def _plain_extra(value: Any) -> Any:
 
         return as_text(value)
     return bool(found) if str(getattr(value, "dtype", "")).endswith("bool") else found
-
-
-def _returned(result: Any, why: str) -> str:
-    return (
-        f"The reward function returned {_short(result)}: expected a finite number, or a mapping with one under "
-        f"'score'; {why}. Remedy: fix the reward function ({FUNCTION})."
-    )
-
-
-def _short(value: Any) -> str:
-    words = repr(value)
-    return words if len(words) <= LONGEST_VALUE else f"{words[:LONGEST_VALUE]}..."

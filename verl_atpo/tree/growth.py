@@ -102,6 +102,21 @@ class GrownTree:
         return [each.reward for each in self.trajectories]
 
     @property
+    def sampled_tokens(self) -> int:
+        """Tokens that the engine sampled for the tree, those of failed attempts included."""
+        return sum(rollout.sampled_tokens for rollout in self.rollouts)
+
+    @property
+    def chain_tokens(self) -> float | None:
+        """Tokens that as many independent chains sample: trajectories times the mean tokens of the initial chains.
+
+        None where no initial chain has ended.
+        """
+        chains = self.chains
+        tokens = sum(len(turn.token_ids) for chain in chains for turn in chain.turns)
+        return len(self.trajectories) * tokens / len(chains) if chains else None
+
+    @property
     def leaves(self) -> list[int]:
         """Last node of each finished trajectory."""
         return [rollout.tip for rollout in self.rollouts if rollout.trajectory is not None]

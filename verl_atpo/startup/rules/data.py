@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from verl_atpo.settings import ConfigError, did_you_mean, refuse
 from verl_atpo.startup.data_checks import LIMIT, SCORED_BY_TRUTH, Reader
@@ -34,6 +35,8 @@ NEEDED = {
     "reward_model": "whose entry ground_truth the reward function gets",
 }
 """Columns that verl's reward managers read."""
+Read: TypeAlias = Callable[[Run], tuple[Rows, ...]]
+"""Reads the files of a setting."""
 
 
 def row_fields(run: Run, row: Mapping[str, Any]) -> dict[str, Any]:
@@ -43,31 +46,25 @@ def row_fields(run: Run, row: Mapping[str, Any]) -> dict[str, Any]:
     return {**row, "raw_prompt": row.get(run.get(PROMPT_KEY)), "tools_kwargs": kwargs}
 
 
-def _each_row(run: Run, read: Callable[[Run], tuple[Rows, ...]]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+def _each_row(run: Run, read: Read) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """Yield the sampled rows of all files of a setting, with a name for messages."""
     for rows in run.once(read):
         yield from rows.names()
 
 
-def _columns(setting: str, read: Callable[[Run], tuple[Rows, ...]]) -> Rule:
-    def problem(run: Run) -> None:
-        for rows in run.once(read):
-            key = run.get(PROMPT_KEY)
-            if key not in rows.columns:
-                hint = did_you_mean(key, rows.columns)
-                why = f"{rows.file} has no such column, only {', '.join(rows.columns)}. Name the column of the prompts"
-                raise refuse(PROMPT_KEY, key, f"{why}.{hint}")
-            for name in NEEDED if run.get(MANAGER) in SCORED_BY_TRUTH else ():
-                if name not in rows.columns:
-                    hint = did_you_mean(name, rows.columns)
-                    raise refuse(
-                        setting,
-                        rows.file,
-                        f"it has no column {name}, {NEEDED[name]}; it has {', '.join(rows.columns)}. Add the column to "
-                        f"the data.{hint}",
-                    )
-
-    return Rule(setting, problem, stage=Stage.REHEARSAL)
+def _columns(run: Run, setting: str, read: Read) -> None:
+    """Refuse files without a column that verl reads."""
+    for rows in run.once(read):
+        key = run.get(PROMPT_KEY)
+        if key not in rows.columns:
+            hint = did_you_mean(key, rows.columns)
+            why = f"{rows.file} has no such column, only {', '.join(rows.columns)}. Name the column of the prompts"
+            raise refuse(PROMPT_KEY, key, f"{why}.{hint}")
+        for name in NEEDED if run.get(MANAGER) in SCORED_BY_TRUTH else ():
+            if name not in rows.columns:
+                hint = did_you_mean(name, rows.columns)
+                why = f"it has no column {name}, {NEEDED[name]}; it has {', '.join(rows.columns)}. Add the column to "
+                raise refuse(setting, rows.file, f"{why}the data.{hint}")
 
 
 def _reader(run: Run) -> Reader | None:
@@ -82,57 +79,54 @@ def _reader(run: Run) -> Reader | None:
     return dataclasses.replace(reader, limit=None) if run.get("data.filter_overlong_prompts") else reader
 
 
-def _rows(setting: str, read: Callable[[Run], tuple[Rows, ...]]) -> Rule:
-    def problem(run: Run) -> None:
-        reader = run.once(_reader)
-        if reader is None:
-            return
+def _rows(run: Run, setting: str, read: Read) -> None:
+    """Refuse rows that cannot work."""
+    if (reader := run.once(_reader)) is not None:
         for name, row in _each_row(run, read):
             reader.check(row_fields(run, row), name)
 
-    return Rule(setting, problem, stage=Stage.REHEARSAL)
 
-
-def _nulls(setting: str, read: Callable[[Run], tuple[Rows, ...]]) -> Rule:
-    """Make a rule about values that are missing in some rows, where a parquet file has nulls."""
-
-    def problem(run: Run) -> str | None:
-        if run.get(MANAGER) not in SCORED_BY_TRUTH:
-            return None
-        for rows in run.once(read):
-            truths: dict[str, dict[bool, str]] = {}
-            for name, row in rows.names():
-                for column in NEEDED:
-                    if row.get(column) is None:
-                        return f"{column} of {name} is null, {NEEDED[column]}. Fill it, or remove the row"
-                scored = row["reward_model"]
-                truth = scored.get("ground_truth") if isinstance(scored, Mapping) else None
-                truths.setdefault(str(row["data_source"]), {}).setdefault(truth is None, name)
-            for source, found in truths.items():
-                if len(found) > 1:
-                    return (
-                        f"reward_model.ground_truth of {found[True]} is null, but {found[False]} of the same "
-                        f"data_source={source!r} has one. Fill it, or remove the row"
-                    )
+def _nulls(run: Run, setting: str, read: Read) -> str | None:
+    """Refuse values that are missing in some rows, where a parquet file has nulls."""
+    if run.get(MANAGER) not in SCORED_BY_TRUTH:
         return None
+    for rows in run.once(read):
+        truths: dict[str, dict[bool, str]] = {}
+        for name, row in rows.names():
+            for column in NEEDED:
+                if row.get(column) is None:
+                    return f"{column} of {name} is null, {NEEDED[column]}. Fill it, or remove the row"
+            scored = row["reward_model"]
+            truth = scored.get("ground_truth") if isinstance(scored, Mapping) else None
+            truths.setdefault(str(row["data_source"]), {}).setdefault(truth is None, name)
+        for source, found in truths.items():
+            if len(found) > 1:
+                return (
+                    f"reward_model.ground_truth of {found[True]} is null, but {found[False]} of the same "
+                    f"data_source={source!r} has one. Fill it, or remove the row"
+                )
+    return None
 
-    return Rule(setting, problem, stage=Stage.REHEARSAL)
+
+def _row_loops(run: Run, setting: str, read: Read) -> str | None:
+    """Refuse agent loops that rows name and that do not exist, or take one turn where trees grow."""
+    known = {SINGLE_TURN, TOOL_AGENT, *own_loops(run)}
+    for name, row in _each_row(run, read):
+        loop = row.get("agent_name")
+        if isinstance(loop, str) and loop not in known and not run.get(EXTERNAL):
+            return f"agent_name of {name} is {loop!r}: {unknown(loop, sorted(known), f', or one of {LOOPS}')}"
+        if loop == SINGLE_TURN and run.grows_trees and setting == TRAIN:
+            return f"agent_name of {name} is {loop!r}: a loop of one turn has no turns to sample again"
+    return None
 
 
-def _row_loops(setting: str, read: Callable[[Run], tuple[Rows, ...]]) -> Rule:
-    """Make a rule about the agent loops that rows name."""
-
-    def problem(run: Run) -> str | None:
-        known = {SINGLE_TURN, TOOL_AGENT, *own_loops(run)}
-        for name, row in _each_row(run, read):
-            loop = row.get("agent_name")
-            if isinstance(loop, str) and loop not in known and not run.get(EXTERNAL):
-                return f"agent_name of {name} is {loop!r}: {unknown(loop, sorted(known), f', or one of {LOOPS}')}"
-            if loop == SINGLE_TURN and run.grows_trees and setting == TRAIN:
-                return f"agent_name of {name} is {loop!r}: a loop of one turn has no turns to sample again"
-        return None
-
-    return Rule(setting, problem, stage=Stage.REHEARSAL)
+def _of_files(problem: Callable[[Run, str, Read], str | None]) -> tuple[Rule, Rule]:
+    """Make the rules about the files of the training data and of the validation data."""
+    train, validation = (
+        functools.partial(problem, setting=setting, read=read)
+        for setting, read in ((TRAIN, train_rows), (VALIDATION, validation_rows))
+    )
+    return Rule(TRAIN, train, stage=Stage.REHEARSAL), Rule(VALIDATION, validation, stage=Stage.REHEARSAL)
 
 
 def _row_leaves(run: Run) -> str | None:
@@ -231,15 +225,11 @@ def _part_of_a_mini_batch(run: Run) -> str | None:
 RULES = (
     Rule(MINI_BATCH, _mini_batch, stage=Stage.REHEARSAL),
     Rule(MINI_BATCH, _part_of_a_mini_batch, stage=Stage.REHEARSAL, warns=True),
-    _columns(TRAIN, train_rows),
-    _columns(VALIDATION, validation_rows),
+    *_of_files(_columns),
     Rule(BATCH, _batch, stage=Stage.REHEARSAL),
-    _rows(TRAIN, train_rows),
-    _rows(VALIDATION, validation_rows),
-    _nulls(TRAIN, train_rows),
-    _nulls(VALIDATION, validation_rows),
-    _row_loops(TRAIN, train_rows),
-    _row_loops(VALIDATION, validation_rows),
+    *_of_files(_rows),
+    *_of_files(_nulls),
+    *_of_files(_row_loops),
     Rule(TRAIN, _row_leaves, lambda run: run.grows_trees, Stage.REHEARSAL),
     Rule(LIMIT, _filtered, lambda run: bool(run.get("data.filter_overlong_prompts")), Stage.REHEARSAL),
     Rule(CUSTOM, _custom_class, stage=Stage.REHEARSAL),

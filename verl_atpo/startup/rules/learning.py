@@ -13,16 +13,8 @@ GROUPED = ("grpo", "grpo_vectorized", "grpo_passk", "rloo", "rloo_vectorized", "
 """verl's estimators that compare the trajectories of a prompt."""
 
 
-def _above(setting: str, why: str, bound: float = 0, applies: Callable[[Run], bool] = always) -> Rule:
-    return number_rule(setting, lambda value: value > bound, why, applies)
-
-
 def _count(setting: str, why: str, applies: Callable[[Run], bool] = always) -> Rule:
-    return number_rule(setting, lambda value: value >= 1, f"{why}; set at least 1", applies, integer=True)
-
-
-def _finite(setting: str, example: str) -> Rule:
-    return number_rule(setting, lambda value: True, f"the loss would not be a number; set e.g. {example}")
+    return number_rule(setting, f"{why}; set at least 1", applies, integer=True, ge=1)
 
 
 def _mostly_entropy(run: Run) -> str | None:
@@ -56,15 +48,17 @@ def _trains(run: Run) -> bool:
 
 
 RULES = (
-    _above(f"{ACTOR}.optim.lr", "the policy would stay as it is or get worse; set a small positive number, e.g. 1e-6"),
+    number_rule(
+        f"{ACTOR}.optim.lr", "the policy would stay as it is or get worse; set a small positive number, e.g. 1e-6", gt=0
+    ),
     _count(f"{ACTOR}.ppo_epochs", "no batch would be trained on"),
-    _above(f"{ACTOR}.grad_clip", "gradients would be scaled to nothing; set e.g. 1.0"),
-    _above(f"{ACTOR}.clip_ratio_c", "the bound of the dual clip has to lie above the ratio 1; set e.g. 3.0", 1),
-    _finite(f"{ACTOR}.entropy_coeff", "0"),
+    number_rule(f"{ACTOR}.grad_clip", "gradients would be scaled to nothing; set e.g. 1.0", gt=0),
+    number_rule(f"{ACTOR}.clip_ratio_c", "the bound of the dual clip has to lie above the ratio 1; set e.g. 3.0", gt=1),
+    number_rule(f"{ACTOR}.entropy_coeff", "the loss would not be a number; set e.g. 0"),
     number_rule(
         f"{ACTOR}.kl_loss_coef",
-        lambda value: value >= 0,
         "the policy would be driven away from the reference, without bound; set e.g. 0.001",
+        ge=0,
     ),
     Rule(f"{ACTOR}.entropy_coeff", _mostly_entropy, warns=True),
     Rule(f"{ACTOR}.ppo_epochs", _stale, warns=True),
@@ -74,13 +68,14 @@ RULES = (
     _count(f"{AGENT}.num_workers", "no worker would run the agent loop"),
     _count(f"{MULTI_TURN}.max_parallel_calls", "no tool would ever be called"),
     _count("trainer.total_training_steps", "the run would end without a step", _trains),
-    _above("trainer.total_epochs", "the run would end without a step; set at least 1", applies=_trains),
+    number_rule("trainer.total_epochs", "the run would end without a step; set at least 1", _trains, gt=0),
     number_rule(
         "trainer.critic_warmup",
-        lambda value: value == 0,
         "the policy would not be trained for as many steps, and there is no critic; set 0",
         lambda run: run.get(ESTIMATOR) != "gae",
         integer=True,
+        ge=0,
+        le=0,
     ),
     value_rule(
         "algorithm.norm_adv_by_std_in_grpo",

@@ -1,7 +1,8 @@
-"""Rules about the agent loop: it exists, it can take a second turn, and verl knows its tool-call format."""
+"""Rules about the agent loop: its class, a second turn, and its tool-call format."""
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 from omegaconf import ListConfig
 
 from verl_atpo.settings import ConfigError, refuse
-from verl_atpo.startup.rules.rule import Rule, Run
+from verl_atpo.startup.rules.rule import Rule, Run, Stage
 from verl_atpo.startup.rules.tool_files import find_file, import_class, load_yaml
 from verl_atpo.startup.verl_config import DEFAULT_LOOP, LOOPS, MULTI_TURN, unknown
 
@@ -108,6 +109,22 @@ def rows_name_their_loop(run: Run) -> bool:
         raise refuse("data.train_files", files[0], f"no readable parquet file: {error}"[:400]) from error
 
 
+def _classes(run: Run) -> None:
+    """Refuse own loops that do not derive from verl's class, or whose `run` is no coroutine function."""
+    from verl.experimental.agent_loop.agent_loop import AgentLoopBase
+
+    path = run.get(LOOPS)
+    for name, target in own_loops(run).items():
+        found = import_class(f"{LOOPS}={path}", target)
+        problem = None
+        if not issubclass(found, AgentLoopBase):
+            problem = f"{target} of the loop {name} is no agent loop. Derive it from verl's AgentLoopBase"
+        elif not inspect.iscoroutinefunction(inspect.unwrap(found.run)):
+            problem = f"{target}.run of the loop {name} is no coroutine function. Write `async def run`"
+        if problem:
+            raise refuse(LOOPS, path, problem)
+
+
 def _trees(run: Run) -> bool:
     return run.grows_trees
 
@@ -124,3 +141,5 @@ RULES = (
     Rule(DEFAULT_LOOP, _tools, _plain_tool_agent),
     Rule(f"{MULTI_TURN}.format", _format, _plain_tool_agent),
 )
+CLASSES = Rule(LOOPS, _classes, lambda run: bool(run.get(LOOPS)), Stage.REHEARSAL)
+"""Follows the rules of the model, because it imports the user's code."""

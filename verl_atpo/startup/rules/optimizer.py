@@ -83,26 +83,17 @@ def _unread_clip(run: Run) -> str | None:
 RULES = (
     Rule(RATE, _rate, _adam),
     Rule(RATE, _high_rate, _adam, warns=True),
-    number_rule(
-        f"{OPTIM}.weight_decay",
-        lambda value: value >= 0,
-        "weights would grow without bound; set e.g. 0.01, or 0 for none",
-    ),
-    number_rule(CLIP, lambda value: value > 0, "gradients would be scaled to nothing; set e.g. 1.0"),
+    number_rule(f"{OPTIM}.weight_decay", "weights would grow without bound; set e.g. 0.01, or 0 for none", ge=0),
+    number_rule(CLIP, "gradients would be scaled to nothing; set e.g. 1.0", gt=0),
     Rule(UNREAD_CLIP, _unread_clip, _fsdp, warns=True),
     Rule(BETAS, _betas, lambda run: run.get(BETAS) is not None),
     Rule(NAME, _known_optimizer, _fsdp),
     choice_rule(f"{OPTIM}.lr_scheduler_type", lambda: ("constant", "cosine"), applies=_fsdp),
     number_rule(
-        f"{OPTIM}.min_lr_ratio",
-        lambda value: 0 <= value <= 1,
-        "the learning rate ends at this share of its value; set 0 to 1",
-        _fsdp,
+        f"{OPTIM}.min_lr_ratio", "the learning rate ends at this share of its value; set 0 to 1", _fsdp, ge=0, le=1
     ),
     number_rule(
-        WARMUP_SHARE,
-        lambda value: 0 <= value < 1,
-        "it is the share of the run in which the learning rate rises; set 0 to below 1",
+        WARMUP_SHARE, "it is the share of the run in which the learning rate rises; set 0 to below 1", ge=0, lt=1
     ),
     Rule(WARMUP, _warmup, warns=True),
 )

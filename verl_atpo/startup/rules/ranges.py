@@ -47,6 +47,7 @@ NAMES = {
 """Settings that are one of a few names, which verl compares only when it uses them."""
 MEMORY = f"{ROLLOUT}.gpu_memory_utilization"
 VALIDATION = f"{ROLLOUT}.val_kwargs"
+SAMPLERS = (VALIDATION, ROLLOUT)
 BATCHED, SEQUENCES = f"{ROLLOUT}.max_num_batched_tokens", f"{ROLLOUT}.max_num_seqs"
 PROMPT = f"{ROLLOUT}.prompt_length"
 DYNAMIC, ROOM = f"{ACTOR}.use_dynamic_bsz", f"{ACTOR}.ppo_max_token_len_per_gpu"
@@ -56,15 +57,6 @@ PARTS = ("model", "optimizer", "extra", "hf_model")
 
 def _used(run: Run) -> bool:
     return run.grows_trees or run.trains_ours
-
-
-def _at_least_one(setting: str) -> Rule:
-    return number_rule(setting, lambda value: value >= 1, "expected at least 1; set one", _used, integer=True)
-
-
-def _truth(setting: str) -> Rule:
-    why = "expected true or false, without quotes"
-    return value_rule(setting, lambda value: isinstance(value, bool), why, _used)
 
 
 def _parallel(run: Run) -> str | None:
@@ -79,11 +71,6 @@ def _parallel(run: Run) -> str | None:
         f"an engine takes {one} devices, and trainer.n_gpus_per_node={on_each} with trainer.nnodes={machines} gives "
         f"{devices}; set a divisor of {devices}, or more devices"
     )
-
-
-def _samples(setting: str) -> Rule:
-    why = "no row would be left; set at least 1, or -1 for all"
-    return number_rule(setting, lambda value: value >= 1 or value == -1, why, _used, integer=True)
 
 
 def _scheduled(run: Run) -> str | None:
@@ -161,30 +148,24 @@ RULES = (
     Rule(f"{VALIDATION}.n", _greedy_validation, _used, warns=True),
     _dynamic(DYNAMIC, ROOM),
     _dynamic(f"{ROLLOUT}.log_prob_use_dynamic_bsz", f"{ROLLOUT}.log_prob_max_token_len_per_gpu"),
-    number_rule("data.dataloader_num_workers", lambda value: value >= 0, "expected 0 or more", _used, integer=True),
-    number_rule(f"{VALIDATION}.temperature", lambda value: value >= 0, "expected 0 (greedy) or more; set 0", _used),
+    number_rule("data.dataloader_num_workers", "expected 0 or more", _used, integer=True, ge=0),
+    number_rule(f"{VALIDATION}.temperature", "expected 0 (greedy) or more; set 0", _used, ge=0),
+    *(number_rule(f"{each}.top_p", "expected above 0, at most 1; set 1.0", _used, gt=0, le=1) for each in SAMPLERS),
+    *(number_rule(f"{each}.top_k", "set -1 for no limit", _used, integer=True, ge=-1) for each in SAMPLERS),
+    *(number_rule(each, "expected at least 1; set one", _used, integer=True, ge=1) for each in AT_LEAST_ONE),
     *(
-        number_rule(setting, lambda value: 0 < value <= 1, "expected above 0, at most 1; set 1.0", _used)
-        for setting in (f"{VALIDATION}.top_p", f"{ROLLOUT}.top_p")
+        number_rule(each, "no row would be left; set at least 1, or -1 for all", _used, integer=True, ge=1, but=-1)
+        for each in SAMPLES
     ),
     *(
-        number_rule(setting, lambda value: value >= -1, "set -1 for no limit", _used, integer=True)
-        for setting in (f"{VALIDATION}.top_k", f"{ROLLOUT}.top_k")
+        value_rule(each, lambda value: isinstance(value, bool), "expected true or false, without quotes", _used)
+        for each in TRUTHS
     ),
-    *map(_at_least_one, AT_LEAST_ONE),
-    *map(_samples, SAMPLES),
-    *map(_truth, TRUTHS),
     *(choice_rule(setting, lambda names=names: names, applies=_used) for setting, names in NAMES.items()),  # type: ignore[misc]
-    number_rule("data.seed", lambda value: True, "expected a number", _used, integer=True),
-    *(
-        number_rule(setting, lambda value: True, "expected a number of steps", _used, integer=True)
-        for setting in FREQUENCIES
-    ),
+    number_rule("data.seed", "expected a number", _used, integer=True),
+    *(number_rule(each, "expected a number of steps", _used, integer=True) for each in FREQUENCIES),
     number_rule(
-        MEMORY,
-        lambda value: 0 < value <= 1,
-        "expected a share of the device's memory, above 0 and at most 1; set e.g. 0.5",
-        _used,
+        MEMORY, "expected a share of the device's memory, above 0 and at most 1; set e.g. 0.5", _used, gt=0, le=1
     ),
 )
 LATER = (Rule(f"{ROLLOUT}.tensor_model_parallel_size", _parallel, _used),)

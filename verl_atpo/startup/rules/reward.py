@@ -5,8 +5,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
-import math
-import numbers
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,7 +12,8 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from verl_atpo.failure import brief, is_outage
-from verl_atpo.settings import did_you_mean, refuse, show
+from verl_atpo.rollout.reward import reward_problem
+from verl_atpo.settings import did_you_mean, refuse
 from verl_atpo.startup.data_checks import SCORED_BY_TRUTH
 from verl_atpo.startup.materials import REWARD_FILE, REWARD_NAME, quiet, train_rows, validation_rows
 from verl_atpo.startup.rules.environment import EXTERNAL
@@ -26,7 +25,6 @@ KWARGS = "reward.custom_reward_function.reward_kwargs"
 MANAGER = "reward.reward_manager.name"
 PASSED = ("data_source", "solution_str", "ground_truth", "extra_info")
 """Keyword arguments with which verl's reward managers call a reward function."""
-EXPECTED = "expected a number, or a dict with a number under `score`"
 TRIAL_LIMIT_S = 5.0
 """Seconds that the reward of one row may take here; a slower one is not checked."""
 
@@ -138,17 +136,6 @@ def _score(
     return attempt(lambda: (function or default_compute_score)(**{**passed, **arguments}), TRIAL_LIMIT_S)
 
 
-def reward_problem(returned: Any) -> str | None:
-    """Describe an invalid reward; None if it is a finite number, or a dict with one under ``score``."""
-    score = returned.get("score") if isinstance(returned, Mapping) else returned
-    if isinstance(returned, Mapping) and "score" not in returned:
-        return f"it returned {show(returned)} without `score`: {EXPECTED}"
-    value: Any = score.item() if score is not None and getattr(score, "shape", None) == () else score
-    if not isinstance(value, numbers.Real) or not math.isfinite(value):
-        return f"it returned {show(returned)}: {EXPECTED}"
-    return None
-
-
 def _works(run: Run) -> None:
     name = run.get(REWARD_NAME)
     for trial in run.once(_trials) if run.once(reward_function) else ():
@@ -160,7 +147,7 @@ def _works(run: Run) -> None:
             raise refuse(REWARD_NAME, name, why) from raised
         returns = raised is None and not trial.outcome.late
         if returns and (problem := reward_problem(trial.outcome.returned)):
-            raise refuse(REWARD_NAME, name, f"for {trial.name} {problem}. Correct the function")
+            raise refuse(REWARD_NAME, name, f"for {trial.name} it {problem}. Correct the function")
 
 
 def _out(run: Run) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import functools
+import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
@@ -171,17 +172,30 @@ def never(setting: str, value: object, why: str, applies: Callable[[Run], bool] 
 
 def number_rule(
     setting: str,
-    is_good: Callable[[Any], bool],
     why: str,
     applies: Callable[[Run], bool] = always,
     *,
     integer: bool = False,
+    ge: float = -math.inf,
+    gt: float = -math.inf,
+    le: float = math.inf,
+    lt: float = math.inf,
+    but: float | None = None,
 ) -> Rule:
-    """Make a rule about a number; a value that is no finite number is refused as well."""
+    """Make a rule about a number; a value that is no finite number is refused as well.
+
+    Args:
+        setting: dotted name.
+        why: reason why other numbers cannot work, and the remedy.
+        applies: whether the rule concerns a run.
+        integer: whether it has to be an integer.
+        ge, gt, le, lt: bounds: at least, above, at most, below.
+        but: number outside the bounds that can work too.
+    """
 
     def problem(run: Run) -> str | None:
         value = run.number(setting, integer=integer)
-        return None if value is None or is_good(value) else why
+        return None if value is None or value == but or (ge <= value <= le and gt < value < lt) else why
 
     return Rule(setting, problem, applies)
 

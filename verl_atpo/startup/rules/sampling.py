@@ -55,7 +55,7 @@ def _compares_chains(run: Run) -> bool:
 
 def _turns(setting: str, least: int) -> Rule:
     why = f"trees need trajectories of two turns; set at least {least}, or null for no limit"
-    return number_rule(setting, lambda value: value >= least, why, _trees, integer=True)
+    return number_rule(setting, why, _trees, integer=True, ge=least)
 
 
 def _length(setting: str) -> Rule:
@@ -63,7 +63,7 @@ def _length(setting: str) -> Rule:
         "two turns with an observation between them need more tokens (turns, observations and all count); set at "
         f"least {SHORTEST}"
     )
-    return number_rule(setting, lambda value: value >= SHORTEST, why, _trees, integer=True)
+    return number_rule(setting, why, _trees, integer=True, ge=SHORTEST)
 
 
 RULES = (
@@ -72,18 +72,13 @@ RULES = (
     Rule(f"{ROLLOUT}.temperature", _greedy_chains, _compares_chains),
     Rule(f"{ROLLOUT}.temperature", _hot),
     never(f"{ROLLOUT}.do_sample", False, f"greedy {SAME}; set it to True", _trees),
-    number_rule(
-        f"{ROLLOUT}.top_k",
-        lambda value: value != 1,
-        f"one token to choose from is greedy, {SAME}; set -1 for no limit",
-        _trees,
-        integer=True,
-    ),
+    never(f"{ROLLOUT}.top_k", 1, f"one token to choose from is greedy, {SAME}; set -1 for no limit", _trees),
     number_rule(
         f"{ROLLOUT}.top_p",
-        lambda value: COLDEST <= value <= 1,
         f"expected {COLDEST} to 1 (near 0 is greedy, {SAME}); set 1.0 for no limit",
         _trees,
+        ge=COLDEST,
+        le=1,
     ),
     _turns(f"{MULTI_TURN}.max_assistant_turns", 2),
     _turns(f"{MULTI_TURN}.max_user_turns", 1),
@@ -91,10 +86,10 @@ RULES = (
     _length(f"{ROLLOUT}.response_length"),
     number_rule(
         f"{MULTI_TURN}.max_tool_response_length",
-        lambda value: value >= 1,
         "every observation would be empty; set e.g. 4096",
         _trees,
         integer=True,
+        ge=1,
     ),
     never(
         f"{ROLLOUT}.calculate_log_probs",
