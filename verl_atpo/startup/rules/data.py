@@ -120,7 +120,7 @@ def _row_loops(run: Run, setting: str, read: Read) -> str | None:
     return None
 
 
-def _of_files(problem: Callable[[Run, str, Read], str | None]) -> tuple[Rule, Rule]:
+def _of_files(problem: Callable[..., str | None]) -> tuple[Rule, Rule]:
     """Make the rules about the files of the training data and of the validation data."""
     train, validation = (
         functools.partial(problem, setting=setting, read=read)
