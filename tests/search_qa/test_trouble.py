@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gzip
 import json
 import os
 import random
@@ -77,8 +78,9 @@ async def test_a_passage_that_json_cannot_carry_is_mended_and_named(tmp_path: Pa
         ('{"contents": "x", "id": [1]}', "expected text or a whole number as id"),
         ('{"contents": "x", "id": true}', "expected text or a whole number as id"),
         ('{"contents": "x", "id": ' + "1" * 5000 + "}", "not JSON"),
+        ('{"contents": "' + "x" * (64 << 20) + '"}', "longer than 67108864 bytes; one passage a line"),
     ],
-    ids=range(6),
+    ids=range(7),
 )
 def test_a_line_that_cannot_be_served_is_named(tmp_path: Path, line: str, reason: str) -> None:
     path = tmp_path / "bad.jsonl"
@@ -454,6 +456,41 @@ def test_a_request_that_bends_http_is_refused(impatient: ServerProcess, request_
             connection.sendall(request_bytes)
         said = all_of(connection)
     assert said.startswith(b"HTTP/1.1 %d " % status), said[:200]
+    assert post(impatient.url, {"queries": ["none"]})[0] == 200
+    assert "Traceback" not in impatient.log()
+
+
+UNREAD = {
+    "compressed": (b"application/json", b"content-encoding: gzip\r\n", gzip.compress(BODY), 400, b"compressed (gzip)"),
+    "nested": (b"application/json", b"", b"[" * 200_000, 400, b"expected JSON in UTF-8 as it is, not nested deeply"),
+    "Latin 1": (b"application/json", b"", b'{"queries": ["caf\xe9"]}', 400, b"expected JSON in UTF-8"),
+    "a form": (b"application/x-www-form-urlencoded", b"", b"queries=x", 422, b"got application/x-www-form-urlencoded"),
+    "text": (b"text/plain", b"", BODY, 422, b"expected content-type: application/json, got text/plain"),
+    "half a pair": (b"application/json", b"", b'{"queries": ["\\ud800"]}', 422, b'"queries",0'),
+    "a NUL": (b"application/json", b"", b'{"queries": ["a\0"]}', 422, b"JSON decode error"),
+    "a list of lists": (b"application/json", b"", b'{"queries": [["x"]]}', 422, b"valid string"),
+    "null": (b"application/json", b"", b"null", 422, b"Field required"),
+}
+
+
+@pytest.mark.fault("Search server", "bodies that cannot be read, in nine ways", "400 or 422 with the reason")
+@pytest.mark.parametrize(("kind", "more", "body", "status", "words"), UNREAD.values(), ids=UNREAD.keys())
+def test_a_body_that_cannot_be_read_is_refused_with_the_reason(impatient, kind, more, body, status, words) -> None:
+    head = b"POST /retrieve HTTP/1.1\r\n" + CLOSE + more + b"content-type: %b\r\ncontent-length: %d\r\n\r\n"
+    with connected(impatient) as connection:
+        connection.sendall(head % (kind, len(body)) + body)
+        said = all_of(connection)
+    assert said.startswith(b"HTTP/1.1 %d " % status) and words in said, said
+    assert "Traceback" not in impatient.log()
+
+
+@pytest.mark.fault("Search server", "2,000 requests in one go from a client that leaves", "dropped, without a word")
+def test_requests_in_one_go_of_a_client_that_leaves_are_dropped(impatient: ServerProcess) -> None:
+    for number in (100, 2000):
+        with connected(impatient) as connection:
+            connection.sendall(b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n" * number)
+            assert connection.recv(3000).startswith(b"HTTP/1.1 200 OK")
+    time.sleep(1)  # in which the requests that it still works on would be answered
     assert post(impatient.url, {"queries": ["none"]})[0] == 200
     assert "Traceback" not in impatient.log()
 

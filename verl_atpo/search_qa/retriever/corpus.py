@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import array
 import dataclasses
+import functools
 import json
 import logging
 import os
@@ -21,6 +22,8 @@ from verl_atpo.search_qa.retriever.unicode import valid_unicode
 logger = logging.getLogger(__name__)
 
 _OFFSETS, _CHECKSUMS = "offsets.npy", "checksums.npy"
+MOST_LINE_BYTES = 64 << 20
+"""Longest line, so that a file of another kind is not read into memory as one."""
 _NAMED_LINES = 5
 
 
@@ -116,7 +119,9 @@ def _find_lines(path: Path) -> tuple[np.ndarray, np.ndarray]:
             desc=f"Checking {path.name}", total=path.stat().st_size, unit="B", unit_scale=True, mininterval=1.0
         ) as bar,
     ):
-        for number, line in enumerate(file, start=1):
+        for number, line in enumerate(iter(functools.partial(file.readline, MOST_LINE_BYTES + 1), b""), start=1):
+            if len(line) > MOST_LINE_BYTES:
+                raise CorpusError(f"{path}, line {number}: longer than {MOST_LINE_BYTES} bytes; one passage a line")
             if line.strip():
                 if _check(line.strip(), f"{path}, line {number}"):
                     mended.append(number)

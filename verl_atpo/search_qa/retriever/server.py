@@ -1,6 +1,7 @@
 """The HTTP interface: ``POST /retrieve`` as Search-R1 has it, ``GET /health``."""
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Annotated, Any, Literal, cast
@@ -9,6 +10,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from starlette.exceptions import HTTPException
 from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 
 from verl_atpo.search_qa.retriever.answering import Answerer, Question
@@ -17,6 +19,9 @@ from verl_atpo.search_qa.retriever.corpus import Corpus
 from verl_atpo.search_qa.retriever.index import PassageIndex
 from verl_atpo.search_qa.retriever.settings import ServerSettings
 from verl_atpo.search_qa.retriever.unicode import valid_unicode
+
+_JSON = re.compile(r"\s*application/([\w.+-]+\+)?json\s*(;|$)", re.IGNORECASE)
+"""Content types whose bodies are read as JSON."""
 
 
 class Document(BaseModel):
@@ -55,7 +60,7 @@ class Refusal(BaseModel):
 
 
 _REFUSALS: dict[int | str, dict[str, Any]] = {
-    400: {"model": Refusal, "description": "The body cannot be read: not UTF-8, or nested too deeply"},
+    400: {"model": Refusal, "description": "The body cannot be read: not UTF-8, compressed, or nested too deeply"},
     413: {"description": "The body is too large"},
     422: {"model": Refusal, "description": "The body is not as described; place and reason"},
     500: {"model": Refusal, "description": "A query cannot be answered; which, and why"},
@@ -83,6 +88,7 @@ def create_app(corpus: Corpus, index: PassageIndex, settings: ServerSettings) ->
     app = FastAPI(title="Passage retriever", lifespan=lifespan)
     app.add_middleware(RequestBodyLimitMiddleware, max_body_size=settings.max_body_bytes)
     app.add_exception_handler(RequestValidationError, _refuse)
+    app.add_exception_handler(HTTPException, _refuse_http)
     request_model = _request_model(settings)
 
     @app.post("/retrieve", response_model=RetrieveAnswer, responses=_REFUSALS)
@@ -141,5 +147,20 @@ def _request_model(settings: ServerSettings) -> type[BaseModel]:
 async def _refuse(request: Request, error: Exception) -> JSONResponse:
     """Answer 422 with place and reason; the input is not returned, since it may not be valid JSON."""
     assert isinstance(error, RequestValidationError)
+    kind = request.headers.get("content-type", "")
+    if not _JSON.match(kind):
+        reason = f"expected content-type: application/json, got {kind[:100] or 'none'}"
+        return JSONResponse({"detail": reason}, status_code=422)
     detail = [{"loc": list(each["loc"]), "msg": each["msg"]} for each in error.errors()]
     return JSONResponse({"detail": detail}, status_code=422)
+
+
+async def _refuse_http(request: Request, error: Exception) -> JSONResponse:
+    """Answer a body that cannot be read with the reason; any other refusal as usual."""
+    assert isinstance(error, HTTPException)
+    detail = error.detail
+    if error.status_code == 400:
+        coding = request.headers.get("content-encoding")
+        detail = f"the body is compressed ({coding[:100]})" if coding else "the body cannot be read"
+        detail += "; expected JSON in UTF-8 as it is, not nested deeply"
+    return JSONResponse({"detail": detail}, error.status_code, error.headers)

@@ -30,6 +30,7 @@ class TimedProtocol(_Base):
     _reading: asyncio.TimerHandle | None = None
     _writing: asyncio.TimerHandle | None = None
     _header_bytes = 0
+    _answered: Any = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:
         super().connection_made(transport)
@@ -51,9 +52,15 @@ class TimedProtocol(_Base):
         self._writing = self.loop.call_later(self.patience_s, self._answer_timed_out)
         super().on_response_complete()
 
+    def _start_asgi_task(self, cycle: Any, app: Any) -> None:
+        self._answered = cycle
+        super()._start_asgi_task(cycle, app)
+
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop("_reading")
         self._stop("_writing")
+        if self._answered is not None and not self._answered.response_complete:
+            self._answered.disconnected = True  # uvicorn marks the latest request only, which may wait for this one
         super().connection_lost(exc)
 
     def _waits_for_headers(self) -> bool:
