@@ -17,7 +17,7 @@ async def call(command: Sequence[str], log: Path, variables: Mapping[str, str]) 
 
     Args:
         command: program and arguments.
-        log: what it prints; written anew.
+        log: what it prints; overwritten.
         variables: of its environment, beside those of this process.
 
     Raises:

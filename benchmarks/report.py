@@ -1,6 +1,6 @@
 """Fill the docs with measured results: `python -m benchmarks.report`.
 
-Every block between `<!-- begin NAME -->` and `<!-- end NAME -->` in the pages below is made anew from the files in
+Every block between `<!-- begin NAME -->` and `<!-- end NAME -->` in the pages below is made from the files in
 `benchmarks/results/`, and the plots in `docs/results/` with it. `--check` writes nothing and fails if a block is not
 what the files say.
 """
@@ -315,7 +315,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
 
 
 def filled(text: str) -> str:
-    """The page with every block made anew.
+    """The page with every block remade.
 
     Raises:
         KeyError: a block of an unknown name.

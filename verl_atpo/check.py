@@ -46,7 +46,7 @@ class ListProblems(Callback):
 
 
 def findings(run: Run) -> Iterator[tuple[bool, str]]:
-    """Yield each problem of a run: True for a mere warning, and the message."""
+    """Yield each problem of a run: True for a warning, and the message."""
     said = set[str]()
     blocked = False
     stages = (Stage.CONFIG, Stage.REHEARSAL) if rehearses(run) else (Stage.CONFIG,)

@@ -59,7 +59,7 @@ def watch(run: Path, goes_on: Callable[[], bool], every_s: float = 1.0) -> int:
 
 
 def line(step: int, data: dict[str, Any], minutes: float, total: int | None = None, left_s: float | None = None) -> str:
-    """Format one step for people.
+    """Format one step as a line.
 
     Args:
         step: its number.

@@ -61,7 +61,7 @@ def sample(
         table: the task.
         expansion: shape and strategy.
         repeats: probability that a turn says its action in the words that others say it in.
-        undecided: what earlier trees said of the task.
+        undecided: estimate from earlier trees of the task.
         rng: source of randomness.
     """
     grown = Sampled(table, TurnTree(undecided), [()])

@@ -1,7 +1,7 @@
 """The laboratory: `python -m benchmarks.lab --arms grpo tree --worlds 0 1 --seeds 0 1 2 --task hopqa`.
 
 Runs what is not in the table of results yet, one after the other, in one thread at the lowest priority. It may be
-stopped at any time (Ctrl-C, TERM, KILL) and started again: a run goes on from its last validation. Several commands
+stopped at any time (Ctrl-C, TERM, KILL) and started again: a run continues from its last validation. Several commands
 with other worlds or seeds may run side by side. `--status` says what is done.
 """
 

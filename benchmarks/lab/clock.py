@@ -2,7 +2,7 @@
 
 The laboratory's own clock says nothing about rollouts: one thread, no tools that wait. So each arm's trees, of the
 shape that it has in the laboratory, are grown at the paper's lengths on the simulated engines of
-`benchmarks.rollout.scale`. Writes `benchmarks/results/lab_clock.json`, and goes on from what is there; training takes
+`benchmarks.rollout.scale`. Writes `benchmarks/results/lab_clock.json`, and continues from what is there; training takes
 no time here.
 """
 

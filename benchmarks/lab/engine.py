@@ -23,7 +23,7 @@ _QUIET = 6
 """Rounds of the event loop without a new request after which all loops are taken to wait."""
 _LARGEST_WAVE = 256
 _COMPACT = 0.7
-"""Rows that have ended leave a wave's cache when at most this share goes on."""
+"""Rows that have ended leave a wave's cache when at most this share continues."""
 _GROWTH = 16
 """Tokens by which a wave's cache grows when it is full."""
 

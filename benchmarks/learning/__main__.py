@@ -49,7 +49,7 @@ async def run_session(seed: int, arms: list[str], options: argparse.Namespace) -
 
 
 async def run_all(sessions: list[tuple[int, list[str]]], options: argparse.Namespace) -> list[Exception]:
-    """Run all sessions, some at a time, without the runs that are done by then; return what failed."""
+    """Run all sessions, some at a time, without the runs that are done already; return what failed."""
     places = asyncio.Semaphore(options.parallel)
 
     async def placed(seed: int, arms: list[str]) -> None:
@@ -118,7 +118,7 @@ def main() -> None:
     try:
         failures = asyncio.run(stoppable(plan(options.arms, options.seeds), options))
     except asyncio.CancelledError:
-        raise SystemExit(f"Stopped; {status(options)}, and the same command goes on from there") from None
+        raise SystemExit(f"Stopped; {status(options)}, and the same command continues from there") from None
     if failures:
         raise SystemExit("\n".join(map(str, failures)))
 

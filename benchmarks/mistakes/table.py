@@ -30,7 +30,7 @@ class Mistake:
     """One mistake.
 
     Attributes:
-        what: what somebody did, for people.
+        what: what somebody did.
         names: the setting that the message has to name.
         arguments: further arguments of ``main_ppo``; ``{folder}`` is the project's.
         change: what is done to the project's files.

@@ -3,7 +3,7 @@
     python -m benchmarks.packed.levels [--seed 0] [--out FILE.json]
 
 The second plan needs no compiler: one causal call over all stretches without a fork, then one call a nesting depth, in
-which the rest of each subtree attends to the stretch that it goes on from; the parts are joined by their log-sum-exp.
+which the rest of each subtree attends to the stretch that it continues from; the parts are joined by their log-sum-exp.
 Counted by the package's own planner, for a forward pass of one layer with 32 heads of 128 in bfloat16; nothing runs.
 `benchmarks.packed.kernels` times both on a device. Writes `benchmarks/results/packed_levels.json`.
 """

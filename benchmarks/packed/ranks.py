@@ -2,11 +2,11 @@
 
     python -m benchmarks.packed.ranks [--seed 0] [--prompts 64] [--budget 16384] [--ranks 8 16 32 64] [--out FILE.json]
 
-Random rows of the paper's lengths and of long agents are dealt to ranks and cut into packs by the package's own code,
+Random rows of the paper's lengths and of long agents are distributed and cut into packs by the package's own code,
 and for comparison by verl's own balancing into rows without padding. A step waits in each mini-batch for the slowest
 rank. The cost is verl's own measure of FLOPs (`verl_atpo.packed.cost`); nothing runs. `cheaper` is verl's cost over the
 packed one, `ideal` the same if all ranks ended together, `limit` the same if also no tree were cut: FLOPs of the rows
-over those of their distinct tokens, which no plan exceeds. `without exchanges` deals prompts whole where they fit.
+over those of their distinct tokens, which no plan exceeds. `without exchanges` keeps prompts whole where they fit.
 A pack may have twice the tokens of the longest row, or the given budget where that is more.
 Writes `benchmarks/results/packed_ranks.json`.
 """

@@ -3,7 +3,7 @@
 Three measurements, in ``benchmarks/results/rollout_fleet.json``:
 
 - the fleet, simulated as 64 rollout workers of 64 prompts with 4 engines each. That is the same as one fleet: all trees
-  start at once, each stays with the engine that its first request went to, and verl's router deals them out evenly;
+  start at once, each stays with the engine that its first request went to, and verl's router distributes them evenly;
 - one rollout worker with engines that answer at once: processor time and memory against prompts;
 - the actors of which there is one for all nodes, with as many entries: verl's router, and TransferQueue's controller.
 """

@@ -58,7 +58,7 @@ def sample_conversations(
 
 
 def _extend(conversation: Conversation, turn: list[int], codec: ChatCodec, index: SearchIndex) -> bool:
-    """Appends a turn and what follows it; returns whether the conversation goes on."""
+    """Appends a turn and what follows it; returns whether the conversation continues."""
     prompt_length = len(codec.prompt(conversation.question.text))
     conversation.ids += turn
     conversation.sampled += [True] * len(turn)
@@ -93,7 +93,7 @@ class Accuracy:
     mean_tokens: float
 
     def __str__(self) -> str:
-        """Describe it in one line for people."""
+        """Describe it in one readable line."""
         hops = "  ".join(f"{hops} hops {share:.1%}" for hops, share in self.by_hops.items())
         return f"{self.overall:.1%} right ({hops}), {self.mean_turns:.1f} turns, {self.mean_tokens:.0f} tokens"
 

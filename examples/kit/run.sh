@@ -1,14 +1,14 @@
 # The run script that the tasks share: prepare, train with main_ppo +atpo=tree on a CPU, show what was learned.
 # A task's script sets its user block and what is below, then says `source .../kit/run.sh "$@"`.
 #
-#   TASK, TITLE, TESTS            package in examples/, its name for people, what validation measures
+#   TASK, TITLE, TESTS            package in examples/, its title, what validation measures
 #   SEED STEPS PROMPTS LR OUT     user block: seed, training steps, prompts a step, learning rate, folder of the run
 #   TEST_EVERY, SAVE_EVERY        steps between validations and between checkpoints; -1: none
 #   DATA MODEL ACTOR ROLLOUT REWARD TRAINER     arrays of the task's own options of verl, which win over those here
 #   PIP, THREADS, REPORT          packages to install without their dependencies, threads a process, the report's module
 #   PREPARED                      folder of data and model, if several runs share them; OUT if it is not set
 #
-# A run that saves checkpoints goes on from the last one when it is started again, with a metrics file for each start.
+# A run that saves checkpoints continues from the last one when it is started again, with a metrics file for each start.
 #
 # OUT is in the environment as TASK's name in capitals with _DIR behind it, for tools: HOPQA_DIR.
 # DRY_RUN=1 prints main_ppo's arguments, one per line, and starts nothing.
@@ -86,7 +86,7 @@ for package in ${PIP:-}; do
         "$python" -m pip install --quiet --disable-pip-version-check --no-deps "$package"
 done
 if ((SAVE_EVERY > 0)); then
-    AGAIN="the same command goes on from the last checkpoint"
+    AGAIN="the same command continues from the last checkpoint"
 else
     rm -rf "$OUT/trees" "$OUT/train.log" "$OUT"/metrics*.jsonl
 fi

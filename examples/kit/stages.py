@@ -44,7 +44,7 @@ def run_stages(out: Path, settings: str, stages: Sequence[Stage]) -> None:
 
     Args:
         out: folder to write.
-        settings: what the files depend on, for people.
+        settings: what the files depend on.
         stages: in order.
 
     Raises:

@@ -9,7 +9,7 @@
 | `reward.py` | the exact-number reward that verl loads |
 | `prepare.py` | command line: data and model |
 | `report.py` | command line: metrics of all starts, learning curve, trees before and after as text |
-| `run.sh` | all of it, training included; a stopped run goes on |
+| `run.sh` | all of it, training included; a stopped run continues |
 
 Calls are written as the paper's tags, by `verl_atpo.search_qa.tag_agent`.
 """

@@ -1,4 +1,4 @@
-"""Report on a run, at its end or while it goes on: `python -m examples.smollm2.report OUT`.
+"""Report on a run, at its end or while it runs: `python -m examples.smollm2.report OUT`.
 
 Beside what every example shows (`examples.kit.summary`) it writes `trees.md`: the first trees of the first step and of
 the last, as text.

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Train SmolLM2-135M-Instruct, a real language model, to use a calculator, on a plain CPU; README.md explains the options.
-#   bash examples/smollm2/run.sh                       # half an hour on 2 cores; stopped, the same command goes on
+#   bash examples/smollm2/run.sh                       # half an hour on 2 cores; stopped, the same command continues
 #   SEED=1 STEPS=100 bash examples/smollm2/run.sh ...  # other problems, more steps; further arguments go to main_ppo
 set -euo pipefail
 ########################### user block ###########################

@@ -25,7 +25,7 @@ _PER_ROOM, _SHARE_CLOSED, _MIN_ACTIONS = 2, 0.6, 3
 def draw_game(rooms: int, rng: random.Random) -> Game:
     """Draws a game that takes a careful player at least 3 and at most ``MAX_ACTIONS`` actions.
 
-    The rooms stand in a ring. Names are drawn afresh for every game, so that nothing learned about one is true of
+    The rooms form a ring. Names are drawn newly for every game, so that nothing learned about one is true of
     another.
     """
     while True:

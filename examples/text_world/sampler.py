@@ -38,7 +38,7 @@ def sample_games(
 
 
 def _extend(conversation: Conversation, turn: list[int], chat: WorldChat) -> bool:
-    """Appends a turn and what is seen after it; returns whether the game goes on."""
+    """Appends a turn and what is seen after it; returns whether the game continues."""
     conversation.ids += turn
     action = chat.called(turn)
     if action is None:

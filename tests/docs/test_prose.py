@@ -30,6 +30,7 @@ RETIRED = (
     "behind", "stands? apart", "points ahead", "but for", "less (?!than\\b|\\w+ than\\b|processor|time|often)",
     "for want of", "past all", "one's own", "as ever", "thrown away", "let go", "hands? on", "handed on",
     "(?:failed|further|new|all) tries", "taken up again", "gives? way",
+    "goes on", "went on", "anew", "afresh", "stands at", "stood", "without a word", "for people", "trouble that passes",
 )  # fmt: skip
 """Expressions that the glossary replaces by one of the field's terms."""
 RETIRED_WORDS = re.compile(rf"\b(?:{'|'.join(RETIRED)})\b", re.IGNORECASE)

@@ -143,7 +143,7 @@ def test_a_run_that_ended_or_died_is_told_from_one_that_runs(tmp_path):
     run = RunFile("a", process.pid, socket.gethostname(), ["x"], time.time())
     assert run.lives
     process.communicate(b"\n", timeout=60)
-    assert not lives(process.pid) and run.lives is False and run.state == "died without a word"
+    assert not lives(process.pid) and run.lives is False and run.state == "died without a message"
     run.write(tmp_path / "hydra")
     assert find_run(tmp_path) == run
     RunFile("b", 1, "elsewhere", [], time.time() + 1, ended="completed").write(tmp_path / "a" / "b" / "c")
@@ -160,4 +160,4 @@ def test_a_file_that_is_no_runs_is_left_alone(tmp_path, content):
 def test_watch_notices_a_run_that_died(tmp_path, capsys):
     RunFile("a", 2**22 + 1, socket.gethostname(), [], time.time()).write(tmp_path / "hydra")
     assert watch(tmp_path, lambda: True, every_s=0.01) == 0
-    assert "the run has ended: died without a word, before the first step" in capsys.readouterr().out
+    assert "the run has ended: died without a message, before the first step" in capsys.readouterr().out

@@ -292,7 +292,7 @@ def test_a_full_disk_ends_dumping_with_one_warning_and_no_torn_line(
             file.append(line)
     assert file.path.read_bytes() == b"whole\n" and file.stopped
     (warning,) = [record.message for record in caplog.records if record.levelno == logging.WARNING]
-    assert "File too large" in warning and "training goes on" in warning
+    assert "File too large" in warning and "training continues" in warning
 
 
 async def test_a_tree_that_cannot_be_described_is_skipped_and_the_next_is_dumped(
@@ -310,7 +310,7 @@ async def test_a_tree_that_cannot_be_described_is_skipped_and_the_next_is_dumped
     assert await dump.write(lambda: describer.record(grown, credit, PROMPT, seconds=1.0)) is not None
     assert len(read_trees(tmp_path)) == 1 and dump.skipped == 5
     assert [record.message for record in caplog.records if record.levelno >= logging.WARNING] == [
-        f"A tree could not be dumped ({number} so far); training goes on" for number in (1, 2, 4)
+        f"A tree could not be dumped ({number} so far); training continues" for number in (1, 2, 4)
     ]
 
 

@@ -66,7 +66,7 @@ def test_trees_with_different_rewards_come_first(tmp_path: Path) -> None:
 def test_a_logger_that_fails_is_no_reason_to_stop(caplog: pytest.LogCaptureFixture) -> None:
     log_trees({"tensorboard": SimpleNamespace(), "mlflow": None}, TREES, 1, 1)
     (record,) = [each for each in caplog.records if each.levelno == logging.ERROR]
-    assert "step 1" in record.message and "training goes on" in record.message
+    assert "step 1" in record.message and "training continues" in record.message
     log_trees({"tensorboard": None}, [], 1, 1)
 
 

@@ -183,7 +183,7 @@ DAMAGES = [cut, scramble, empty, nest, Path.unlink]
 
 
 @pytest.mark.fault(
-    "Search server", "each index file cut, scrambled, emptied, nested or removed", "named in a warning, built anew"
+    "Search server", "each index file cut, scrambled, emptied, nested or removed", "named in a warning, rebuilt"
 )
 @pytest.mark.parametrize("damage", DAMAGES, ids=lambda each: each.__name__)
 def test_a_damaged_index_is_built_anew(tmp_path: Path, caplog, damage: Any) -> None:
@@ -201,7 +201,7 @@ def test_a_damaged_index_is_built_anew(tmp_path: Path, caplog, damage: Any) -> N
         assert f"{path} is damaged" in caplog.text or (damage is Path.unlink and path.name == "fingerprint.json")
 
 
-@pytest.mark.fault("Search server", "a corpus of other content, same size and time", "built anew")
+@pytest.mark.fault("Search server", "a corpus of other content, same size and time", "rebuilt")
 def test_a_corpus_that_changed_without_a_trace_is_noticed(tmp_path: Path) -> None:
     path = write_corpus(tmp_path)
     built(tmp_path)
@@ -553,7 +553,7 @@ sys.exit(program.restarted(program.main))
 """
 
 
-@pytest.mark.fault("Search server", "an index file cut short between check and search", "started again, built anew")
+@pytest.mark.fault("Search server", "an index file cut short between check and search", "started again, rebuilt")
 def test_a_server_that_dies_of_a_file_cut_short_is_started_again(tmp_path: Path) -> None:
     """The system kills whoever reads a mapped file behind its new end: no check can come early enough."""
     arguments = ["--corpus", str(write_corpus(tmp_path)), "--index-dir", str(tmp_path / "i")]
@@ -571,7 +571,7 @@ def test_a_server_that_dies_of_a_file_cut_short_is_started_again(tmp_path: Path)
             with contextlib.suppress(OSError):
                 code, said = post(addresses[1], {"queries": ["llama"]})
         assert said["result"][0][0]["id"] == "p0"
-        assert re.search(r"WARNING .* is damaged, so the folder is built anew", server.log())
+        assert re.search(r"WARNING .* is damaged, so the folder is rebuilt", server.log())
         server.process.terminate()
         assert server.process.wait(30) == 0
 

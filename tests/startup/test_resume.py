@@ -84,7 +84,7 @@ def test_ctrl_c_is_answered_with_where_the_run_goes_on(tmp_path, step):
         saved(tmp_path, step)
     end = DriverEnd(config_of(tmp_path), RunFile("a", 1, "here", [], 0.0), tmp_path)
     assert ("continues from step 6" if step else "before the first checkpoint") in end.stopped()
-    assert "starts anew" in DriverEnd(config_with(), RunFile("a", 1, "here", [], 0.0), tmp_path).stopped()
+    assert "starts from the beginning" in DriverEnd(config_with(), RunFile("a", 1, "here", [], 0.0), tmp_path).stopped()
 
 
 def test_how_a_run_ended_is_in_its_file(tmp_path, monkeypatch, capsys):

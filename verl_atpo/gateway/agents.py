@@ -241,7 +241,7 @@ class _Thread:
         return await result
 
     def cancel(self) -> None:
-        """Cancel an async function; a plain one goes on."""
+        """Cancel an async function; a plain one continues."""
         self._cancelled.set()
         if self._loop is not None and self._task is not None and self.thread.is_alive():
             with contextlib.suppress(RuntimeError):  # the loop has just been closed

@@ -91,7 +91,7 @@ def write_row(
     last = max(potentials, default=-1)
     length = max(length, last + 2, len(potentials) + 3)
     if length - last > 4:
-        potentials[length - 2] = outcome  # what float32 leaves of a large outcome goes on the token after
+        potentials[length - 2] = outcome  # what float32 leaves of a large outcome is put on the token after
     potentials[length - 1] = outcome
     rewards, total = [0.0] * length, 0.0
     for position, potential in potentials.items():

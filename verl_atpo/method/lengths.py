@@ -1,4 +1,4 @@
-"""Running profile of chains by depth: tokens spent before a turn, and the share of chains that goes on after it.
+"""Running profile of chains by depth: tokens spent before a turn, and the share of chains that continues after it.
 
 Expansions that start while chains run (``schedule=staggered``) are placed by what earlier trees were like: how many
 turns a chain takes, and how much of it has been sampled before its k-th turn. Pure Python.

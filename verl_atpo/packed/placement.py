@@ -1,7 +1,7 @@
 """Deal rows to ranks and mini-batches: shared prefixes stay together, and all ranks end at the same time.
 
 verl cuts a batch into equal numbers of rows, one stretch a rank, and that into mini-batches. A bin is one of these
-pieces. Whole groups are dealt to bins, the most expensive first, each to the cheapest bin that has room for it; a group
+pieces. Whole groups go to bins, the most expensive first, each to the cheapest bin that has room for it; a group
 for which no bin has room is cut. Then the most expensive bin exchanges stretches of its sorted rows for as many rows of
 a cheap bin, as long as that makes the more expensive of both cheaper. All steps wait for the slowest rank, so a few
 tokens that run twice cost less time than a slow rank.

@@ -1,4 +1,4 @@
-"""The seam in verl's trainer that deals rows to ranks by shared prefix, and logs what that saves.
+"""The seam in verl's trainer that distributes rows to ranks by shared prefix, and logs what that saves.
 
 verl's V1 trainer has no registry for how it balances a batch, so :func:`keep_trees_together` wraps
 ``PPOTrainer._balance_batch``, once, in the trainer's process. verl's own method still runs first: it adds the padding.

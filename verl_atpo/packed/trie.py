@@ -143,10 +143,10 @@ def segments(trie: Trie) -> Ints:
 
 
 def levels(trie: Trie) -> list[tuple[Ints, Ints, Ints]]:
-    """List stretches without a fork by nesting: those of a level go on from stretches of earlier levels.
+    """List stretches without a fork by nesting: those of a level continue stretches of earlier levels.
 
     Returns:
-        For each level begin, end and origin of its stretches. The origin is the stretch that a stretch goes on from,
+        For each level begin, end and origin of its stretches. The origin is the stretch that a stretch continues from,
         counted over all levels in their order, or :data:`ROOT` in the first level.
     """
     lines = segments(trie)

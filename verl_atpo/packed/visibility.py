@@ -109,7 +109,7 @@ class Level(NamedTuple):
         token: the tokens of all stretches, one stretch after the other.
         offsets: where each stretch begins in ``token``, and the end; Python numbers.
         offsets_tensor: the same on the device.
-        origin: the stretch of an earlier level from whose last token each stretch goes on, counted over all levels;
+        origin: the stretch of an earlier level from whose last token each stretch continues, counted over all levels;
             None for the first level.
     """
 

@@ -1,7 +1,7 @@
 """verl's checkpoint engine ``gloo``, which sends new weights to separate engines on machines without accelerator.
 
 verl's own engines (nccl, nixl, ...) need a device. This one broadcasts from the trainer's first rank to every worker of
-the rollout over its own gloo group, which is made anew for each update. ``+platform=cpu`` selects it for
+the rollout over its own gloo group, which is remade for each update. ``+platform=cpu`` selects it for
 ``trainer.v1.trainer_mode=separate_async``.
 """
 

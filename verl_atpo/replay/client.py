@@ -130,7 +130,7 @@ class ReplayClient:
             return await self._answer(request_id, asked, kwargs)
 
     async def _answer(self, request_id: str, asked: list[int], arguments: dict) -> Any:
-        # Large pictures take milliseconds, in which other trajectories go on.
+        # Large pictures take milliseconds, in which other trajectories run.
         media = await asyncio.to_thread(media_digests, arguments) if has_media(arguments) else ()
         recorded = self._recorded(asked, media)
         if recorded is not None:

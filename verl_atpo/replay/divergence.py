@@ -26,7 +26,7 @@ def describe_divergence(session: ReplayClient, decode: Callable[[list[int]], str
         "that an expansion shares with an earlier trajectory"
     )
     if not pairs:
-        return f"{lead}, and went on without the others."
+        return f"{lead}, and continued without the others."
     _, old, new = max(pairs, key=lambda pair: pair[0])
     was, now = first_difference(decode(old), decode(new))
     return (

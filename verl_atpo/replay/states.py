@@ -118,5 +118,5 @@ async def call_hook(method: str, state: State, *args: Any, **kwargs: Any) -> Any
         raise TrajectoryBug(
             f"{type(state.tool).__qualname__}.{method}{given} of the tool {state.tool.name!r} raised {brief(error)}. "
             "No call of the model is to blame. Remedy: correct it, or the row's tools_kwargs; for "
-            "trouble that passes raise verl_atpo.tools.TransientToolError."
+            "transient errors raise verl_atpo.tools.TransientToolError."
         ) from error

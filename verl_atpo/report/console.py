@@ -1,4 +1,4 @@
-"""The trainer's log for people: opening lines, a line per step, closing lines."""
+"""The trainer's readable log: opening lines, a line per step, closing lines."""
 
 from __future__ import annotations
 

@@ -47,7 +47,7 @@ def differences_of(tree: TurnTree, credit: Credit, settings: CreditConfig) -> Te
 
 
 class _Terms:
-    """Terms of one tree in the making.
+    """Computation of the terms of one tree.
 
     Args:
         tree: the tree.

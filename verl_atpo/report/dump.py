@@ -60,7 +60,7 @@ class TreeDump:
         except Exception:  # rows are published by now: status and rows must not disagree because of a dump
             self.skipped += 1
             if self.skipped.bit_count() == 1:  # the first, second, fourth, eighth, ...
-                logger.exception("A tree could not be dumped (%d so far); training goes on", self.skipped)
+                logger.exception("A tree could not be dumped (%d so far); training continues", self.skipped)
             return None
         finally:
             self.seconds += time.thread_time() - started

@@ -61,4 +61,4 @@ class DumpFile:
     def stop(self, reason: str) -> None:
         """Stop writing."""
         self.stopped = True
-        logger.warning("%s: no further trees are dumped by this worker; training goes on", reason)
+        logger.warning("%s: no further trees are dumped by this worker; training continues", reason)

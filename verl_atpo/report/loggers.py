@@ -37,7 +37,7 @@ def log_trees(backends: Mapping[str, Any], records: Sequence[Record], step: int,
             try:
                 shown[name](backend, chosen, step)
             except Exception:
-                logger.exception("Trees of step %d cannot be shown in %s; training goes on", step, name)
+                logger.exception("Trees of step %d cannot be shown in %s; training continues", step, name)
 
 
 def _telling(record: Record) -> tuple[bool, float]:

@@ -42,7 +42,7 @@ _SUMMARY = TypeAdapter(with_config(ConfigDict(allow_inf_nan=False))(Summary))
 
 
 def check_record(value: Any) -> Record:
-    """Check a parsed line; the summary is made anew, so that table and tree cannot disagree.
+    """Check a parsed line; the summary is recomputed, so that table and tree cannot disagree.
 
     Raises:
         ValueError: the line holds no tree; says why in one line.

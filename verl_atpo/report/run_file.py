@@ -35,7 +35,7 @@ class RunFile:
         command: the typed command, without its secrets.
         began: seconds since the epoch.
         steps: training steps of the run; None where only the trainer knows.
-        resumed: step of the checkpoint that it went on from; None for a fresh run.
+        resumed: step of the checkpoint that it continued from; None for a fresh run.
         dump_dir: folder of its trees.
         ended: way in which it ended, ``completed``, ``failed: ...`` or ``stopped``; None while it is unknown.
     """
@@ -69,10 +69,10 @@ class RunFile:
 
     @property
     def state(self) -> str:
-        """Describe the state of the run, for people."""
+        """Describe the state of the run."""
         if self.ended is not None:
             return self.ended
-        return {True: "running", False: "died without a word", None: f"on {self.host}"}[self.lives]
+        return {True: "running", False: "died without a message", None: f"on {self.host}"}[self.lives]
 
 
 def lives(pid: int, began: float | None = None) -> bool:

@@ -1,4 +1,4 @@
-"""One training step, or one validation, as a line for people."""
+"""One training step, or one validation, as one readable line."""
 
 from __future__ import annotations
 

@@ -2,8 +2,8 @@
 
 Asynchronous and engine-agnostic: a trajectory is a coroutine, so a slow tool delays its own trajectory only. With
 ``rounds`` K expansions start whenever all others have ended, and their turns join the tree then, in order of number.
-With ``continuous`` a turn joins as soon as its loop goes on, and expansions start as soon as enough chains have ended,
-at the best turns known by then. With ``staggered`` they start one after another as the chains' turns join.
+With ``continuous`` a turn joins as soon as its loop continues, and expansions start once enough chains have ended,
+at the best turns known so far. With ``staggered`` they start one after another as the chains' turns join.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ class TreeGrower:
 
         Raises:
             Exception: a bug, or the last outage of a trajectory that could not be grown in ``growth.max_regrows`` new
-                attempts; all other trajectories are cancelled and have ended by then.
+                attempts; all other trajectories are cancelled and have ended.
         """
         running: set[asyncio.Task[None]] = set()
         try:

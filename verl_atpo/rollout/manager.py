@@ -76,7 +76,7 @@ class ChainAgentLoopManager(AgentLoopManagerTQ):
         if "validate" not in prompts:
             self._console.open()
         workers: list[Any] = self.agent_loop_workers
-        for worker, chunk in zip(workers, prompts.chunk(len(workers)), strict=False):  # as verl deals them out
+        for worker, chunk in zip(workers, prompts.chunk(len(workers)), strict=False):  # as verl distributes them
             self._watch.hold(worker, chunk["uid"])
         with self._names_what_stood_still():
             super().generate_sequences(prompts)

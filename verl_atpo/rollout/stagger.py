@@ -22,7 +22,7 @@ def progress(chains: Sequence[Rollout], expected_turns: float) -> float:
 
 
 def expansions_due(passed: float, expansions: int, config: ExpansionConfig) -> int:
-    """Count the expansions that should have started by then: at equal distances from ``first_at`` to ``last_at``.
+    """Count the expansions that should have started: at equal distances from ``first_at`` to ``last_at``.
 
     Args:
         passed: :func:`progress` of the chains.

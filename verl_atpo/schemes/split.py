@@ -1,7 +1,7 @@
 """The scheme ``split``: the tree's gradient is the policy gradient for any expansions (``credit.weights=split``).
 
 Strata. The initial chains but the last are *slots*; each slot is a chain with the expansions that were grown from it.
-The last initial chain and all chains grown afresh are the *pool*. Slots and pool weigh 1/M each. Inside the pool the
+The last initial chain and all chains newly grown are the *pool*. Slots and pool weigh 1/M each. Inside the pool the
 chains weigh the same; inside a slot a turn that was sampled n times from a context weighs w(context)/n each time.
 
 Why it is unbiased. Let g be the gradient of the expected outcome J. Inside a slot the number n of samples of a context

@@ -56,7 +56,7 @@ class DriverEnd:
             return f"{how}. The same command continues from step {step}."
         if saves_checkpoints(self._config):
             return f"{how}, before the first checkpoint. The same command starts at the first step."
-        return f"{how}. No checkpoints are saved (trainer.save_freq=-1): the same command starts anew."
+        return f"{how}. No checkpoints are saved (trainer.save_freq=-1): the same command starts from the beginning."
 
     def _hook(self, kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> Any:
         if issubclass(kind, KeyboardInterrupt):

@@ -52,7 +52,7 @@ def _trees(atpo: AtpoConfig) -> str:
 
 def _checkpoints(config: DictConfig) -> str:
     if not saves_checkpoints(config):
-        return "none (trainer.save_freq=-1), a stopped run starts anew"
+        return "none (trainer.save_freq=-1), a stopped run starts from the beginning"
     every = get(config, "trainer.save_freq")
     return f"every {every} steps to {get(config, CHECKPOINTS)}; the same command continues from the last one"
 
@@ -65,7 +65,7 @@ def resume_warnings(config: DictConfig, changed: Iterator[str]) -> Iterator[str]
     if total is not None and resumed >= total and not get(config, "trainer.val_only"):
         yield (
             f"{CHECKPOINTS}={get(config, CHECKPOINTS)} holds step {resumed} of {total}: nothing is left to train. "
-            "Raise trainer.total_training_steps, set another folder, or trainer.resume_mode=disable to start anew."
+            "Raise trainer.total_training_steps, set another folder, or trainer.resume_mode=disable to start over."
         )
     differences = list(changed)
     if differences:

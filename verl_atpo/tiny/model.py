@@ -47,9 +47,9 @@ def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, folder: str
 def _seed_induction(model: Qwen3ForCausalLM) -> None:
     """Initialize the model near an induction circuit, which saves minutes of training.
 
-    Reading a fact out of a passage and copying a name are both "find where this token stood earlier
+    Reading a fact out of a passage and copying a name are both "find where this token occurred earlier
     and take what followed". Head 0 of layer 0 starts out copying the previous token; head 0 of layer 1
-    starts out looking for the place where the token before was the present one. Both go on training.
+    starts out looking for the place where the token before was the present one. Both are trained further.
 
     All embeddings share a constant in dimension 0, from which the first head computes the same query and
     the same key everywhere; the key is one rotary step ahead, which puts the peak at distance 1.

@@ -57,7 +57,7 @@ class Depth:
 
     Attributes:
         spent: share of its tokens that a chain has sampled before its turn there, over the chains that came so far.
-        going: share of all chains that go on after this turn, so that it may be re-sampled.
+        going: share of all chains that continue after this turn, so that it may be re-sampled.
     """
 
     spent: float

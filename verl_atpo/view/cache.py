@@ -15,7 +15,7 @@ def writable(cache: Path) -> Path:
     try:
         cache.mkdir(parents=True, exist_ok=True, mode=0o700)
     except OSError as error:
-        logger.warning("No index can be kept in %s (%s): the next start reads the dump anew", cache, error)
+        logger.warning("No index can be kept in %s (%s): the next start reads the dump again", cache, error)
     else:
         if os.access(cache, os.W_OK):
             return cache

@@ -14,7 +14,7 @@ COLORS = {State.FINE: "#0d9488", State.ODD: "#d97706", State.BAD: "#d9480f"}
 
 
 class HealthStrip:
-    """One visitor's strip; :meth:`refresh` draws it anew if there is news.
+    """One visitor's strip; :meth:`refresh` redraws it if there is news.
 
     Args:
         run: that is looked at.

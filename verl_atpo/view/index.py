@@ -163,7 +163,7 @@ class TreeIndex:
             connection = self._open()
         except sqlite3.DatabaseError as error:
             if isinstance(error, sqlite3.OperationalError) and self.path.exists():
-                raise  # locked, or a disk that is full: no reason to begin anew
+                raise  # locked, or a disk that is full: no reason to begin again
             self._remove()
             connection = self._open()
         with contextlib.closing(connection), connection:

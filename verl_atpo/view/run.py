@@ -108,7 +108,7 @@ def follow(folder: Path, cache: Path, news: Connection) -> None:
         except sqlite3.Error as error:
             trouble = f"the index in {cache} cannot be written ({error}): free space there, or start with --cache"
         except Exception as error:  # an unexpected kind of line must not end it
-            logger.exception("Indexing %s goes on after an error", folder)
+            logger.exception("Indexing %s continues after an error", folder)
             trouble = f"{type(error).__name__}: {error}"
         if trouble != said:
             said = trouble

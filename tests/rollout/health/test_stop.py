@@ -113,7 +113,7 @@ def test_a_message_begins_with_the_cause_and_ends_with_the_row():
     prompt = {"uid": "p1", "agent_name": "words", "data_source": "qa", "extra_info": {"index": 7}}
     for error in (KeyError("x"), ConfigError("No reward. Remedy: write one.")):
         message = describe_bug(error, prompt)
-        assert message.endswith("It was met on prompt p1 (data_source='qa', extra_info={'index': 7}).")
+        assert message.endswith("It occurred on prompt p1 (data_source='qa', extra_info={'index': 7}).")
     assert message.startswith("No reward. Remedy")
 
 

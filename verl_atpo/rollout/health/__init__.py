@@ -1,1 +1,1 @@
-"""Detection of runs that cannot go on: dead or stuck workers, bugs in user code, useless steps."""
+"""Detection of runs that cannot continue: dead or stuck workers, bugs in user code, useless steps."""

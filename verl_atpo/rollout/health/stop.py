@@ -25,7 +25,7 @@ LONGEST_ROW = 200
 
 
 class RunStopped(RuntimeError):
-    """Training cannot go on. Says why, what to do, and on which data row."""
+    """Training cannot continue. Says why, what to do, and on which data row."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,12 +105,12 @@ def describe_bug(error: BaseException, prompt: Mapping[str, Any]) -> str:
         prompt: verl's fields of the prompt.
     """
     row = f"data_source={prompt.get('data_source')!r}, extra_info={prompt.get('extra_info')}"[:LONGEST_ROW]
-    met = f"It was met on prompt {prompt.get('uid')} ({row})."
+    met = f"It occurred on prompt {prompt.get('uid')} ({row})."
     if isinstance(error, ConfigError | TrajectoryBug | NothingSampledError):
         return f"{error} {met}"
     return (
         f"The agent loop {prompt.get('agent_name')!r} raised {brief(error)} at {_place(error)}. Remedy: fix it; for "
-        "trouble that passes raise verl_atpo.tools.ToolOutage, ConnectionError or TimeoutError, and the trajectory is "
+        "transient errors raise verl_atpo.tools.ToolOutage, ConnectionError or TimeoutError, and the trajectory is "
         f"run again. {met}"
     )
 

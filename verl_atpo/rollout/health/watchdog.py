@@ -74,7 +74,7 @@ class Watchdog:
             passed, last = min(now - last, 2 * self._look_s), now
             if self.loop is not None and not self._look_at_loop(self.loop, passed):
                 return
-            if self._silent_s == 0.0:  # else nothing can go on
+            if self._silent_s == 0.0:  # else nothing can continue
                 for activity in self._watched():
                     self._look_at(activity, passed)
 
@@ -96,7 +96,7 @@ class Watchdog:
             return False
         if self._answered.is_set():
             if self._reported:
-                logger.warning("The event loop goes on.")
+                logger.warning("The event loop answers again.")
             self._silent_s, self._reported = 0.0, False
             self._answered.clear()
             try:
@@ -115,7 +115,7 @@ class Watchdog:
             logger.error(
                 "The event loop has been blocked for %.0f s, and with it all trajectories of this process. An async "
                 "function must not call what blocks (time.sleep, requests): make it a plain function, which runs in a "
-                "thread. It stands at:\n%s",
+                "thread. Its stack:\n%s",
                 self._silent_s,
                 stack_of_thread(self._loop_thread),
             )
@@ -123,7 +123,7 @@ class Watchdog:
             self._give_up(
                 f"The event loop of a rollout worker has been blocked for {self._silent_s:.0f} s. Remedy: an async "
                 "function of an agent loop or a tool must not call what blocks; make it a plain function, which runs "
-                f"in a thread. ({KEEP}={limit:g} says how long to wait.) It stands at:\n"
+                f"in a thread. ({KEEP}={limit:g} says how long to wait.) Its stack:\n"
                 + stack_of_thread(self._loop_thread)
             )
 
@@ -133,12 +133,12 @@ class Watchdog:
         if seen.still_s >= config.warn_s and not seen.reported:
             seen.reported = True
             logger.warning(
-                "%s has made no progress for %.0f s. It stands at:\n%s", activity.name, seen.still_s, activity.stack()
+                "%s has made no progress for %.0f s. Its stack:\n%s", activity.name, seen.still_s, activity.stack()
             )
         if config.limit_s is not None and seen.still_s >= config.limit_s:
             self._give_up(
                 f"{activity.name} has made no progress for {seen.still_s:.0f} s. Remedy: give what it waits for a "
-                f"time-out of its own, or raise {KEEP}={config.limit_s:g} (null waits for ever). It stands at:\n"
+                f"time-out of its own, or raise {KEEP}={config.limit_s:g} (null waits for ever). Its stack:\n"
                 + activity.stack()
             )
 

@@ -228,7 +228,7 @@ def _is_usable(folder: Path, fingerprint: Mapping[str, Any]) -> bool:
         return False
     damaged = [name for name, content in _contents(record).items() if not _holds(folder / name, content)]
     if damaged:
-        logger.warning("%s is damaged, so the folder is built anew", folder / damaged[0])
+        logger.warning("%s is damaged, so the folder is rebuilt", folder / damaged[0])
         return False
     logger.info("Using %s again", folder)
     return True
@@ -249,7 +249,7 @@ def _record_of(folder: Path) -> dict[str, Any] | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError, RecursionError, TypeError, KeyError, AttributeError) as error:
-        logger.warning("%s is damaged (%s), so the folder is built anew", folder / RECORD, error)
+        logger.warning("%s is damaged (%s), so the folder is rebuilt", folder / RECORD, error)
         return None
     return record
 

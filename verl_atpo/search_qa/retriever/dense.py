@@ -110,7 +110,7 @@ class DenseIndex:
                 f"corpus) of size {self._embedder.dim} (model {self.model}); give the corpus and model it was made with"
             )
         if self._index.metric_type != faiss.METRIC_INNER_PRODUCT:
-            raise ValueError(f"{index_file}: expected an index made for inner products; build it anew without the file")
+            raise ValueError(f"{index_file}: expected an index made for inner products; rebuild it without the file")
 
 
 def _read(index_file: Path) -> Any:

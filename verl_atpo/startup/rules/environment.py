@@ -79,15 +79,15 @@ def _metrics_file(run: Run) -> str | None:
 
 
 def _secrets(run: Run) -> None:
-    """Warn of secrets that Hydra writes into its own folder in clear."""
+    """Warn of secrets that Hydra writes into its own folder as plain text."""
     if run.get("hydra.output_subdir") is None:
         return
     content = OmegaConf.to_container(run.config, resolve=False)
     found = [] if not isinstance(content, dict) else list(_in_clear({**content, "hydra": {}}))
     if found:
         raise ConfigError(
-            f"Hydra writes {', '.join(found)} in clear into {run.get('hydra.output_subdir')}/config.yaml of the run's "
-            f"folder. Put the value into the environment, and set {found[0]}='${{oc.env:NAME}}', or set "
+            f"Hydra writes {', '.join(found)} as plain text into {run.get('hydra.output_subdir')}/config.yaml of the "
+            f"run's folder. Put the value into the environment, and set {found[0]}='${{oc.env:NAME}}', or set "
             "hydra.output_subdir=null."
         )
 

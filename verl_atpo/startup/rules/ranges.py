@@ -106,7 +106,7 @@ def _dynamic(setting: str, tokens: str) -> Rule:
         parts = [run.number(f"data.max_{part}_length", integer=True) for part in ("prompt", "response")]
         together = run.get(f"{ACTOR}.ulysses_sequence_parallel_size") or 1
         if tokens != ROOM and room == run.get(ROOM) and run.get(DYNAMIC):
-            return None  # said of the actor
+            return None  # reported for the actor
         if room is None or None in parts or not run.get(setting) or room * together >= sum(parts):
             return None
         return (
@@ -124,7 +124,7 @@ def _validates_nothing(run: Run) -> str | None:
 
 
 def _saved_parts(run: Run) -> str | None:
-    """Refuse parts of a checkpoint that verl would leave out without a word."""
+    """Refuse parts of a checkpoint that verl would leave out silently."""
     for part in run.get(SAVED) or ():
         if part not in PARTS:
             return unknown(part, PARTS)

@@ -99,7 +99,7 @@ class Session:
         sys.stdout = sys.stderr = stream
         try:
             self._execute(code)
-        except BaseException as error:  # SystemExit and KeyboardInterrupt too: the session goes on
+        except BaseException as error:  # SystemExit and KeyboardInterrupt too: the session continues
             self.output.write(described(error).encode("utf-8", "backslashreplace"))
         return self.output.text()
 

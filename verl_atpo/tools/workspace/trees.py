@@ -53,7 +53,7 @@ class Entry:
     """A file or folder that a walk met.
 
     Attributes:
-        parent: descriptor of the folder that holds it; open until the walk goes on.
+        parent: descriptor of the folder that holds it; open until the walk continues.
         name: in that folder.
         path: relative to where the walk began.
         info: its status, as of a link itself.
