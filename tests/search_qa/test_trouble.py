@@ -484,7 +484,7 @@ def test_a_body_that_cannot_be_read_is_refused_with_the_reason(impatient, kind, 
     assert "Traceback" not in impatient.log()
 
 
-@pytest.mark.fault("Search server", "2,000 requests in one go from a client that leaves", "dropped, without a word")
+@pytest.mark.fault("Search server", "2,000 requests in one go from a client that leaves", "dropped silently")
 def test_requests_in_one_go_of_a_client_that_leaves_are_dropped(impatient: ServerProcess) -> None:
     for number in (100, 2000):
         with connected(impatient) as connection:
