@@ -47,15 +47,15 @@ class ListProblems(Callback):
 
 def findings(run: Run) -> Iterator[tuple[bool, str]]:
     """Yield each problem of a run: True for a warning, and the message."""
-    said = set[str]()
+    reported = set[str]()
     blocked = False
     stages = (Stage.CONFIG, Stage.REHEARSAL) if rehearses(run) else (Stage.CONFIG,)
     for stage in stages:
         for rule, message in broken_rules(run, stage):
             blocked = blocked or not rule.warns
-            if message not in said:
+            if message not in reported:
                 yield rule.warns, message
-            said.add(message)
+            reported.add(message)
     if blocked:
         return
     yield from ((True, f"{line}: one preset of a kind applies, the last") for line in replaced_presets(run.config))

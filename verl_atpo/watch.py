@@ -38,7 +38,7 @@ def watch(run: Path, goes_on: Callable[[], bool], every_s: float = 1.0) -> int:
     Returns:
         Number of steps that were printed.
     """
-    started, shown, said = time.monotonic(), 0, 0.0
+    started, shown, reported = time.monotonic(), 0, 0.0
     running = True
     while running:
         start = find_run(run if run.is_dir() else run.parent)
@@ -48,8 +48,8 @@ def watch(run: Path, goes_on: Callable[[], bool], every_s: float = 1.0) -> int:
         for number in range(shown, len(steps)):
             print(_latest(steps[: number + 1], start, minutes), flush=True)
         shown = len(steps)
-        if running and not shown and minutes - said > PATIENCE_MIN:
-            said = minutes
+        if running and not shown and minutes - reported > PATIENCE_MIN:
+            reported = minutes
             print(f"{minutes:5.1f} min  starting: Ray, the trainer and the engine ...", flush=True)
         if running:
             time.sleep(every_s)

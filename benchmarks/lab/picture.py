@@ -20,7 +20,7 @@ from benchmarks.lab.rollout import grow_tree
 from benchmarks.lab.run import Plan, Run
 from benchmarks.lab.tasks import TASKS
 from verl_atpo.method.scheme import find_scheme
-from verl_atpo.render.export import most_telling, write
+from verl_atpo.render.export import most_informative, write
 from verl_atpo.report.describe import TreeDescriber
 from verl_atpo.report.record import Record
 
@@ -67,7 +67,7 @@ def main() -> None:
     parser.add_argument("--grow", action="store_true", help="a new tree in place of the kept one")
     if parser.parse_args().grow:
         torch.set_num_threads(1)
-        tree = most_telling(filter(fits, trees()))
+        tree = most_informative(filter(fits, trees()))
         KEPT.write_text(json.dumps(tree, ensure_ascii=False) + "\n", encoding="utf-8")
     write(json.loads(KEPT.read_text(encoding="utf-8")), PICTURE)
 

@@ -314,7 +314,7 @@ def test_verls_own_settings_object_and_none():
 
 
 def test_plain_chains_say_once_what_turns_the_tree_on(caplog):
-    advantage._say_how_to_grow_trees.cache_clear()
+    advantage._warn_of_plain_chains.cache_clear()
     with caplog.at_level(logging.WARNING, logger="verl_atpo.method.estimator"):
         estimate(tree_rewards(), TREE_MASK, ["t"] * 3)
         assert not caplog.records

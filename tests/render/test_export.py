@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from tests.assets.untrusted import NASTY
-from verl_atpo.render.export import most_telling, to_html, write
+from verl_atpo.render.export import most_informative, to_html, write
 from verl_atpo.render.markup import LONGEST, diff_blocks, heat_block, pieces, row_block, text_block
 from verl_atpo.render.trajectory import leaves_of, segments
 from verl_atpo.report.dump_reader import read_trees
@@ -73,7 +73,7 @@ def test_the_command_exports_the_most_telling_tree_or_the_named_one(tmp_path: Pa
     arguments = [str(tmp_path / "run"), "--cache", str(tmp_path / "cache"), "--export"]
     command.main([*arguments, str(tmp_path / "most.html")])
     mixed = [tree for tree in trees if tree["summary"]["outcome"] == "mixed"]
-    assert most_telling(mixed)["uid"] in (tmp_path / "most.html").read_text()
+    assert most_informative(mixed)["uid"] in (tmp_path / "most.html").read_text()
     command.main([*arguments, str(tmp_path / "named.svg"), "--tree", trees[0]["uid"]])
     assert trees[0]["uid"] in (tmp_path / "named.svg").read_text()
 

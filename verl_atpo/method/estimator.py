@@ -64,7 +64,7 @@ def compute_atpo_advantage(
         group_R, groups = _groups(index, token_level_rewards.device)
         rows = read_rows(token_level_rewards, response_mask)
         if not rows.written_R.any():
-            _say_how_to_grow_trees(estimator)
+            _warn_of_plain_chains(estimator)
         outcomes = _outcomes(rows.outcome_R, rows.counts_R.double(), group_R, groups)
         zero_G, factor_G = normalization(outcomes, scheme.config.normalize)
         outcome_R1, mean_R1, zero_R1, factor_R1 = (
@@ -120,7 +120,7 @@ def _scheme(config: Any, name: str) -> Scheme:
 
 
 @functools.cache
-def _say_how_to_grow_trees(name: str) -> None:
+def _warn_of_plain_chains(name: str) -> None:
     """Log the notice about plain chains, once per process."""
     logger.warning(
         f"algorithm.adv_estimator={name} got plain chains: each turn gets its trajectory's outcome. To grow trees, add "

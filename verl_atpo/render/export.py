@@ -92,7 +92,7 @@ def write(record: Mapping[str, Any], path: Path, by: ColorBy = ColorBy.ADVANTAGE
             raise ValueError(f"{path} ends in {other!r}: expected one of {', '.join(SUFFIXES)}.")
 
 
-def most_telling(trees: Iterable[T]) -> T:
+def most_informative(trees: Iterable[T]) -> T:
     """Choose the tree whose turns differ most in value from the ones before, the latest of equals.
 
     Raises:

@@ -47,6 +47,7 @@ class ReplayClient:
 
     Attributes:
         live: the generations of this run that were sampled, in the order in which they were answered.
+        missed: contexts of sampled generations while parts of the prefix had not been requested.
         replaying: whether the latest generation was a replayed one, so that the tool calls after it are on record.
         latest: the latest generation.
         activity: the run, for the watchdog, without the time of calls that have bounds of their own.
@@ -78,7 +79,7 @@ class ReplayClient:
         self._on_sampled = on_sampled
         self._on_context = on_context
         self._continuing = 0
-        self._anew: list[Generation] | None = None
+        self._rerecorded: list[Generation] | None = None
         self.live: list[Generation] = []
         self.missed: list[list[int]] = []
         self.replaying = False
@@ -99,8 +100,8 @@ class ReplayClient:
     @property
     def generations(self) -> list[Generation]:
         """All generations of this run: replayed ones (the recorded objects), then live ones."""
-        if self._anew is not None:
-            return list(self._anew)
+        if self._rerecorded is not None:
+            return list(self._rerecorded)
         return [*(self._prefix[number] for number in sorted(self._replayed)), *self.live]
 
     @property
@@ -180,24 +181,24 @@ class ReplayClient:
     def close(self) -> None:
         """End the recording: the loop has returned, and tasks that it left get no answer any more."""
         if not self.closed and self._waiting and sorted(self._replayed) != list(range(self.replayed)):
-            self._record_anew()
+            self._rerecord()
         self.closed = True
 
-    def _record_anew(self) -> None:
+    def _rerecord(self) -> None:
         """Record a run that left out a part of its prefix which later generations were related to."""
         contexts = contexts_of(self._prefix)
         known = {id(self._prefix[number]): contexts[number] for number in self._replayed}
-        again, conversations = list[Generation](), Conversations()
+        record, conversations = list[Generation](), Conversations()
         for generation in self.generations:
             if id(generation) not in known:  # a live one, which names what it continues
                 before = generation.before
                 base = [] if before is None or before is BEGIN else known[id(before)] + before.output.token_ids
                 known[id(generation)] = generation.asked_with(base)
             asked = known[id(generation)]
-            own = conversations.record(asked, generation.output, generation.media, again[-1] if again else None)
+            own = conversations.record(asked, generation.output, generation.media, record[-1] if record else None)
             own.tool_calls, own.started_s, own.ended_s = generation.tool_calls, generation.started_s, generation.ended_s
-            again.append(own)
-        self._anew = again
+            record.append(own)
+        self._rerecorded = record
 
     def _refuse_after_end(self) -> None:
         if self.closed:

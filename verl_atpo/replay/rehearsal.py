@@ -117,7 +117,7 @@ class Rehearsal:
         start = Start(prefix=self._generations[:turn], snapshots=True)
         return (await self._run(start, each([(call.name, call.arguments) for call in game]), lambda _: None))[1]
 
-    async def play_anew(self, calls: Sequence[Asked]) -> list[Call]:
+    async def play_from_start(self, calls: Sequence[Asked]) -> list[Call]:
         """Play other calls, from the beginning."""
         return (await self._run(Start(), each(calls), lambda _: None))[1]
 
@@ -147,7 +147,7 @@ class Rehearsal:
 async def first_difference(rehearsal: Rehearsal, branching: Branching, game: Sequence[Call]) -> str | None:
     """Describe the first difference between a game and its expansions, with the remedy; None if all saw the same."""
     if branching is Branching.STATELESS:
-        backwards = (await rehearsal.play_anew([(call.name, call.arguments) for call in reversed(game)]))[::-1]
+        backwards = (await rehearsal.play_from_start([(call.name, call.arguments) for call in reversed(game)]))[::-1]
         otherwise = _otherwise(game, backwards)
         return otherwise and f"With the calls in another order, {otherwise}. {_REMEDIES[branching]}"
     for turn in range(len(game)):

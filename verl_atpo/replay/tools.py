@@ -204,8 +204,8 @@ class ToolSession:
         limit = self._guard.config.max_calls
         if limit is not None and self._made >= limit:
             self.counts.over_limit += 1
-            said = f"The limit of {limit} tool calls is reached. Answer with what you know."
-            return ToolCall(tool.name, arguments, made=False, result=said)
+            text = f"The limit of {limit} tool calls is reached. Answer with what you know."
+            return ToolCall(tool.name, arguments, made=False, result=text)
         self._made += 1
         return await self._live(tool, arguments, live, branching)
 

@@ -30,7 +30,7 @@ def log_trees(backends: Mapping[str, Any], records: Sequence[Record], step: int,
         step: training step.
         most: maximum number of trees.
     """
-    chosen = sorted(records, key=_telling, reverse=True)[:most]
+    chosen = sorted(records, key=_informative, reverse=True)[:most]
     shown = {"tensorboard": _tensorboard, "wandb": _wandb}
     for name, backend in backends.items():
         if name in shown and chosen:
@@ -40,7 +40,7 @@ def log_trees(backends: Mapping[str, Any], records: Sequence[Record], step: int,
                 logger.exception("Trees of step %d cannot be shown in %s; training continues", step, name)
 
 
-def _telling(record: Record) -> tuple[bool, float]:
+def _informative(record: Record) -> tuple[bool, float]:
     values = [value for node in record["nodes"] if (value := node.get("value")) is not None]
     return record["summary"]["outcome"] == "mixed", max(values, default=0.0) - min(values, default=0.0)
 

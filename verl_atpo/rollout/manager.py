@@ -78,7 +78,7 @@ class ChainAgentLoopManager(AgentLoopManagerTQ):
         workers: list[Any] = self.agent_loop_workers
         for worker, chunk in zip(workers, prompts.chunk(len(workers)), strict=False):  # as verl distributes them
             self._watch.hold(worker, chunk["uid"])
-        with self._names_what_stood_still():
+        with self._names_the_stuck_worker():
             super().generate_sequences(prompts)
 
     def check_failures(self) -> None:
@@ -90,11 +90,11 @@ class ChainAgentLoopManager(AgentLoopManagerTQ):
         if self._watch.stuck is not None:
             raise RunStopped(self._watch.stuck)
         workers: list[Any] = self.agent_loop_workers
-        with self._names_what_stood_still():
+        with self._names_the_stuck_worker():
             self._stop_rule.check(ray.get([worker.failures.remote() for worker in workers]))
 
     @contextlib.contextmanager
-    def _names_what_stood_still(self) -> Iterator[None]:
+    def _names_the_stuck_worker(self) -> Iterator[None]:
         """Replace Ray's error for a worker that the watch had to end by the reason."""
         try:
             yield
@@ -107,7 +107,7 @@ class ChainAgentLoopManager(AgentLoopManagerTQ):
         """Metrics of the trees that finished since the last call."""
         workers: list[Any] = self.agent_loop_workers
         stats = WorkerStats()
-        with self._names_what_stood_still():
+        with self._names_the_stuck_worker():
             for taken in ray.get([worker.take_stats.remote() for worker in workers]):
                 stats.add(taken)
         self._records = stats.records

@@ -62,8 +62,8 @@ def banner(config: DictConfig, atpo: AtpoConfig) -> str:
     if grows_trees(config) or records_chains(config):
         lines["agent loop"] = f"{get(config, DEFAULT_LOOP)} (a data row may name another)"
         lines["tools"] = ", ".join(_tools(config)) or "none"
-    said = ["verl_atpo runs with", *(f"  {name}: {text}" for name, text in lines.items())]
-    return "\n".join([*said, *(f"  {line}" for line in yielded(config))])
+    head = ["verl_atpo runs with", *(f"  {name}: {text}" for name, text in lines.items())]
+    return "\n".join([*head, *(f"  {line}" for line in yielded(config))])
 
 
 def _tools(config: DictConfig) -> Iterator[str]:

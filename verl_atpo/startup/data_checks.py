@@ -245,13 +245,13 @@ def _check_messages(messages: Any, name: str) -> None:
                 "list of parts."
             )
         _check_characters(message, name)
-    if not any(_says_something(message.get("content")) for message in messages):
+    if not any(_has_text(message.get("content")) for message in messages):
         raise ConfigError(
             f"The prompt of {name} is empty: {show(list(messages))}. Remove the row, or fill data.prompt_key."
         )
 
 
-def _says_something(content: Any) -> bool:
+def _has_text(content: Any) -> bool:
     return bool(content.strip()) if isinstance(content, str) else content is not None and len(content) > 0
 
 

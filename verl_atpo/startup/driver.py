@@ -79,7 +79,7 @@ class CheckConfig(Callback):
         except KeyboardInterrupt:
             raise SystemExit("verl_atpo: stopped by Ctrl+C before Ray started.") from None
         except Exception as error:
-            raise SystemExit(_unforeseen(error)) from error
+            raise SystemExit(_unexpected(error)) from error
 
     def _begin(self, config: DictConfig, run: Run) -> None:
         """Log the step from which a resumed run continues, and record that the run is running."""
@@ -135,7 +135,7 @@ def rehearses(run: Run) -> bool:
     return not off and not address.startswith("ray://")
 
 
-def _unforeseen(error: Exception) -> str:
+def _unexpected(error: Exception) -> str:
     """Describe an unexpected error: OmegaConf's by its message, any other also by its place in the code."""
     place = traceback.extract_tb(error.__traceback__)[-1]
     text = " ".join(str(error).split())

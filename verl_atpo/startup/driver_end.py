@@ -32,7 +32,7 @@ class DriverEnd:
 
     def __init__(self, config: DictConfig, run: RunFile, folder: Path) -> None:
         self._config, self._run, self._folder = config, run, folder
-        self._former = sys.excepthook
+        self._earlier_hook = sys.excepthook
         self._recorded = False
 
     def watch(self) -> None:
@@ -64,7 +64,7 @@ class DriverEnd:
             print(f"\n{self.stopped()}", file=sys.stderr, flush=True)
             return None
         self.ended(f"failed: {kind.__name__}")
-        return self._former(kind, error, trace)
+        return self._earlier_hook(kind, error, trace)
 
     def _at_exit(self) -> None:
         """Record a run that ends before its end without an error: SIGTERM, or ``sys.exit``."""

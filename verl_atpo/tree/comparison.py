@@ -102,11 +102,11 @@ def _places(generations: Sequence[Generation], outputs: Sequence[Any], response_
             ]
             free = next((number for number in found if number not in places), None)
             if free is None:
-                _say_what_differs(generations, output, row + 1, response_length, twice=bool(found))
+                _refuse_output(generations, output, row + 1, response_length, twice=bool(found))
             else:
                 places[free] = Place(row, start)
         if not runs:
-            _say_what_differs(generations, output, row + 1, response_length, twice=False)
+            _refuse_output(generations, output, row + 1, response_length, twice=False)
         _fill_in(output, {start: turns[number][1] for number, (at, start) in places.items() if at == row})
     return _with_cut_turns(turns, outputs, response_length, places)
 
@@ -161,7 +161,7 @@ def _fill_in(output: Any, turns: Mapping[int, Turn]) -> None:
     output.response_logprobs = filled
 
 
-def _say_what_differs(
+def _refuse_output(
     generations: Sequence[Generation], output: Any, number: int, response_length: int | None, twice: bool
 ) -> NoReturn:
     """Refuse an output of several, with the first token that differs from the stretch that it is nearest to."""

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from verl_atpo.render.colors import ColorBy
-from verl_atpo.render.export import SUFFIXES, most_telling, write
+from verl_atpo.render.export import SUFFIXES, most_informative, write
 from verl_atpo.report.dump_reader import OddLine, dump_files
 from verl_atpo.report.record import Record
 from verl_atpo.view.access import is_loopback
@@ -90,7 +90,7 @@ def _export(parser: argparse.ArgumentParser, options: argparse.Namespace) -> Non
         if not rows:
             parser.error(f"no trees in {options.folder}: run with algorithm.atpo.dump_dir={options.folder}")
         trees = _readable(index, rows)
-        record = most_telling(trees) if trees else None
+        record = most_informative(trees) if trees else None
     if record is None:
         parser.error(f"no tree in {options.folder} can be read: its lines are odd")
     write(record, options.export, ColorBy(options.by))

@@ -96,7 +96,7 @@ def follow(folder: Path, cache: Path, news: Connection) -> None:
     parent = multiprocessing.parent_process()
     assert parent is not None
     index: TreeIndex | None = None
-    said = ""
+    reported = ""
     while parent.is_alive():
         busy, trouble = False, ""
         try:
@@ -110,8 +110,8 @@ def follow(folder: Path, cache: Path, news: Connection) -> None:
         except Exception as error:  # an unexpected kind of line must not end it
             logger.exception("Indexing %s continues after an error", folder)
             trouble = f"{type(error).__name__}: {error}"
-        if trouble != said:
-            said = trouble
+        if trouble != reported:
+            reported = trouble
             with contextlib.suppress(OSError):
                 news.send(trouble)
         parent.join(0.0 if busy else TROUBLED_S if trouble else LOOK_S)

@@ -28,7 +28,7 @@ class _Seen:
     """Stall of an activity: seconds since its last progress, and whether it is logged."""
 
     moves: int
-    still_s: float = 0.0
+    stalled_s: float = 0.0
     reported: bool = False
 
 
@@ -129,15 +129,15 @@ class Watchdog:
 
     def _look_at(self, activity: Activity, passed: float) -> None:
         config, seen = self._config, self._seen[activity]
-        seen.still_s += passed
-        if seen.still_s >= config.warn_s and not seen.reported:
+        seen.stalled_s += passed
+        if seen.stalled_s >= config.warn_s and not seen.reported:
             seen.reported = True
             logger.warning(
-                "%s has made no progress for %.0f s. Its stack:\n%s", activity.name, seen.still_s, activity.stack()
+                "%s has made no progress for %.0f s. Its stack:\n%s", activity.name, seen.stalled_s, activity.stack()
             )
-        if config.limit_s is not None and seen.still_s >= config.limit_s:
+        if config.limit_s is not None and seen.stalled_s >= config.limit_s:
             self._give_up(
-                f"{activity.name} has made no progress for {seen.still_s:.0f} s. Remedy: give what it waits for a "
+                f"{activity.name} has made no progress for {seen.stalled_s:.0f} s. Remedy: give what it waits for a "
                 f"time-out of its own, or raise {KEEP}={config.limit_s:g} (null waits for ever). Its stack:\n"
                 + activity.stack()
             )

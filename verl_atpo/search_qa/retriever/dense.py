@@ -117,9 +117,9 @@ def _read(index_file: Path) -> Any:
     try:
         return faiss.read_index(str(index_file), faiss.IO_FLAG_MMAP_IFC)
     except RuntimeError as error:
-        said = " ".join(str(error).split())[:300]
+        reason = " ".join(str(error).split())[:300]
         raise ValueError(
-            f"{index_file}: not a FAISS index, or damaged ({said}); fetch it again, or leave --index-file out to "
+            f"{index_file}: not a FAISS index, or damaged ({reason}); fetch it again, or leave --index-file out to "
             "have one built"
         ) from error
 

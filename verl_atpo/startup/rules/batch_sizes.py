@@ -77,7 +77,7 @@ def _has_reference(run: Run) -> bool:
     return _cuts_micro_batches(run) and bool(run.get(f"{ACTOR}.use_kl_loss") or run.get("algorithm.use_kl_in_reward"))
 
 
-def _shared_out(run: Run) -> str | None:
+def _divided(run: Run) -> str | None:
     sizes = _sizes(run)
     if sizes is None or sizes.mini_batch % sizes.ranks == 0:
         return None
@@ -111,7 +111,7 @@ def _micro_batch_rule(setting: str, rows: Callable[[_Sizes], int], applies: Call
 
 
 RULES = (
-    Rule(MINI_BATCH, _shared_out, _cuts_rows),
+    Rule(MINI_BATCH, _divided, _cuts_rows),
     _micro_batch_rule(f"{ACTOR}.ppo_micro_batch_size_per_gpu", lambda sizes: sizes.mini_batch, _cuts_micro_batches),
     _micro_batch_rule(f"{ROLLOUT}.log_prob_micro_batch_size_per_gpu", lambda sizes: sizes.batch, _cuts_micro_batches),
     _micro_batch_rule(f"{REF}.log_prob_micro_batch_size_per_gpu", lambda sizes: sizes.batch, _has_reference),

@@ -23,7 +23,7 @@ from verl_atpo.startup.materials import (
 )
 from verl_atpo.startup.rules.environment import EXTERNAL
 from verl_atpo.startup.rules.loops import SINGLE_TURN, TOOL_AGENT, own_loops
-from verl_atpo.startup.rules.rule import Rule, Run, Stage
+from verl_atpo.startup.rules.rule import Rule, Run, Stage, in_trees
 from verl_atpo.startup.verl_config import ACTOR, LOOPS, unknown
 
 PROMPT_KEY = "data.prompt_key"
@@ -230,7 +230,7 @@ RULES = (
     *_of_files(_rows),
     *_of_files(_nulls),
     *_of_files(_row_loops),
-    Rule(TRAIN, _row_leaves, lambda run: run.grows_trees, Stage.REHEARSAL),
+    Rule(TRAIN, _row_leaves, in_trees, Stage.REHEARSAL),
     Rule(LIMIT, _filtered, lambda run: bool(run.get("data.filter_overlong_prompts")), Stage.REHEARSAL),
     Rule(CUSTOM, _custom_class, stage=Stage.REHEARSAL),
     Rule(TRAIN, _live_tokens, stage=Stage.REHEARSAL, warns=True),

@@ -83,7 +83,7 @@ def _secrets(run: Run) -> None:
     if run.get("hydra.output_subdir") is None:
         return
     content = OmegaConf.to_container(run.config, resolve=False)
-    found = [] if not isinstance(content, dict) else list(_in_clear({**content, "hydra": {}}))
+    found = [] if not isinstance(content, dict) else list(_unmasked({**content, "hydra": {}}))
     if found:
         raise ConfigError(
             f"Hydra writes {', '.join(found)} as plain text into {run.get('hydra.output_subdir')}/config.yaml of the "
@@ -92,10 +92,10 @@ def _secrets(run: Run) -> None:
         )
 
 
-def _in_clear(node: Mapping[Any, Any], prefix: str = "") -> Iterator[str]:
+def _unmasked(node: Mapping[Any, Any], prefix: str = "") -> Iterator[str]:
     for name, value in node.items():
         if isinstance(value, Mapping):
-            yield from _in_clear(value, f"{prefix}{name}.")
+            yield from _unmasked(value, f"{prefix}{name}.")
         elif isinstance(value, str) and value and "${" not in value and is_secret(name):
             yield f"{prefix}{name}"
 

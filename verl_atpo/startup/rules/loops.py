@@ -10,7 +10,7 @@ from typing import Any
 from omegaconf import ListConfig
 
 from verl_atpo.settings import ConfigError, refuse
-from verl_atpo.startup.rules.rule import Rule, Run, Stage
+from verl_atpo.startup.rules.rule import Rule, Run, Stage, in_trees, with_own_sampler
 from verl_atpo.startup.rules.tool_files import find_file, import_class, load_yaml
 from verl_atpo.startup.verl_config import DEFAULT_LOOP, LOOPS, MULTI_TURN, unknown
 
@@ -125,19 +125,11 @@ def _classes(run: Run) -> None:
             raise refuse(LOOPS, path, problem)
 
 
-def _trees(run: Run) -> bool:
-    return run.grows_trees
-
-
-def _ours(run: Run) -> bool:
-    return run.samples_ours
-
-
 RULES = (
-    Rule(LOOPS, _file, _ours),
-    Rule(DEFAULT_LOOP, _known, _ours),
-    Rule(DEFAULT_LOOP, _single_turn, _trees),
-    Rule(DEFAULT_LOOP, _perhaps_single_turn, _trees, warns=True),
+    Rule(LOOPS, _file, with_own_sampler),
+    Rule(DEFAULT_LOOP, _known, with_own_sampler),
+    Rule(DEFAULT_LOOP, _single_turn, in_trees),
+    Rule(DEFAULT_LOOP, _perhaps_single_turn, in_trees, warns=True),
     Rule(DEFAULT_LOOP, _tools, _plain_tool_agent),
     Rule(f"{MULTI_TURN}.format", _format, _plain_tool_agent),
 )

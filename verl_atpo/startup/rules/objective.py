@@ -7,7 +7,7 @@ import enum
 from verl_atpo.config import ROOT_KEY, CreditConfig
 from verl_atpo.method.scheme import own_estimators
 from verl_atpo.settings import refuse
-from verl_atpo.startup.rules.rule import Rule, Run, choice_rule, never
+from verl_atpo.startup.rules.rule import Rule, Run, choice_rule, in_trees, never
 from verl_atpo.startup.verl_config import ACTOR, ESTIMATOR, LOSS, ROLLOUT, unknown
 
 CORRECTION = "algorithm.rollout_correction"
@@ -128,7 +128,7 @@ def _estimator_of_verl_by_hand(run: Run) -> bool:
 
 
 RULES = (
-    Rule(ESTIMATOR, _estimator, lambda run: run.grows_trees),
+    Rule(ESTIMATOR, _estimator, in_trees),
     never(
         "algorithm.use_kl_in_reward",
         True,

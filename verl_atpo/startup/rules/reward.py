@@ -136,7 +136,7 @@ def _score(
     return attempt(lambda: (function or default_compute_score)(**{**passed, **arguments}), TRIAL_LIMIT_S)
 
 
-def _works(run: Run) -> None:
+def _returns_reward(run: Run) -> None:
     name = run.get(REWARD_NAME)
     for trial in run.once(_trials) if run.once(reward_function) else ():
         raised = trial.outcome.raised
@@ -150,7 +150,7 @@ def _works(run: Run) -> None:
             raise refuse(REWARD_NAME, name, f"for {trial.name} it {problem}. Correct the function")
 
 
-def _out(run: Run) -> str | None:
+def _outages(run: Run) -> str | None:
     """Warn of a judge or another service of the reward function that is down now, or slow."""
     for trial in run.once(_trials) if run.once(reward_function) else ():
         raised = trial.outcome.raised
@@ -192,7 +192,11 @@ RULES = (
     Rule(MANAGER, _known_manager, stage=Stage.REHEARSAL),
     Rule(REWARD_FILE, _loads, stage=Stage.REHEARSAL),
     Rule(REWARD_FILE, _signature, _scores_in_python, stage=Stage.REHEARSAL),
-    Rule(REWARD_FILE, _verls_own, _scores_in_python, stage=Stage.REHEARSAL),
-    Rule(REWARD_NAME, _works, _scores_in_python, stage=Stage.REHEARSAL),
-    Rule(REWARD_NAME, _out, _scores_in_python, stage=Stage.REHEARSAL, warns=True),
 )
+"""Rules about the function itself."""
+TRIALS = (
+    Rule(REWARD_FILE, _verls_own, _scores_in_python, stage=Stage.REHEARSAL),
+    Rule(REWARD_NAME, _returns_reward, _scores_in_python, stage=Stage.REHEARSAL),
+    Rule(REWARD_NAME, _outages, _scores_in_python, stage=Stage.REHEARSAL, warns=True),
+)
+"""Rules about its return value for some rows; they follow those of the data."""

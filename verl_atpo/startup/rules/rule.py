@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 import functools
 import math
+import operator
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
@@ -108,6 +109,12 @@ class Run:
 def always(run: Run) -> bool:
     """Apply to every run."""
     return True
+
+
+in_trees: Callable[[Run], bool] = operator.attrgetter("grows_trees")
+"""Apply to runs that grow trees."""
+with_own_sampler: Callable[[Run], bool] = operator.attrgetter("samples_ours")
+"""Apply to runs with a sampler of this package."""
 
 
 @dataclass(frozen=True)
@@ -228,14 +235,14 @@ def broken(rules: Iterable[Rule], run: Run) -> Iterator[tuple[Rule, str]]:
 
     A rule that fails over what an earlier one refused is left out.
     """
-    said = set[str]()
+    reported = set[str]()
     for rule in rules:
         try:
             message = rule.message(run)
         except Exception:
-            if said:
+            if reported:
                 continue
             raise
-        if message is not None and message not in said:
-            said.add(message)
+        if message is not None and message not in reported:
+            reported.add(message)
             yield rule, message

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from verl_atpo.config import ROOT_KEY
-from verl_atpo.startup.rules.rule import Rule, Run, never, number_rule
+from verl_atpo.startup.rules.rule import Rule, Run, in_trees, never, number_rule
 from verl_atpo.startup.verl_config import MULTI_TURN, ROLLOUT
 
 HOTTEST = 10.0
@@ -13,10 +13,6 @@ COLDEST = 0.01
 SHORTEST = 16
 """Fewest response tokens that hold two turns and an observation between them."""
 SAME = "expansions of one context would all be the same"
-
-
-def _trees(run: Run) -> bool:
-    return run.grows_trees
 
 
 def _size(run: Run) -> str | None:
@@ -55,7 +51,7 @@ def _compares_chains(run: Run) -> bool:
 
 def _turns(setting: str, least: int) -> Rule:
     why = f"trees need trajectories of two turns; set at least {least}, or null for no limit"
-    return number_rule(setting, why, _trees, integer=True, ge=least)
+    return number_rule(setting, why, in_trees, integer=True, ge=least)
 
 
 def _length(setting: str) -> Rule:
@@ -63,20 +59,20 @@ def _length(setting: str) -> Rule:
         "two turns with an observation between them need more tokens (turns, observations and all count); set at "
         f"least {SHORTEST}"
     )
-    return number_rule(setting, why, _trees, integer=True, ge=SHORTEST)
+    return number_rule(setting, why, in_trees, integer=True, ge=SHORTEST)
 
 
 RULES = (
-    Rule(f"{ROLLOUT}.n", _size, _trees),
-    Rule(f"{ROLLOUT}.temperature", _temperature, _trees),
+    Rule(f"{ROLLOUT}.n", _size, in_trees),
+    Rule(f"{ROLLOUT}.temperature", _temperature, in_trees),
     Rule(f"{ROLLOUT}.temperature", _greedy_chains, _compares_chains),
     Rule(f"{ROLLOUT}.temperature", _hot),
-    never(f"{ROLLOUT}.do_sample", False, f"greedy {SAME}; set it to True", _trees),
-    never(f"{ROLLOUT}.top_k", 1, f"one token to choose from is greedy, {SAME}; set -1 for no limit", _trees),
+    never(f"{ROLLOUT}.do_sample", False, f"greedy {SAME}; set it to True", in_trees),
+    never(f"{ROLLOUT}.top_k", 1, f"one token to choose from is greedy, {SAME}; set -1 for no limit", in_trees),
     number_rule(
         f"{ROLLOUT}.top_p",
         f"expected {COLDEST} to 1 (near 0 is greedy, {SAME}); set 1.0 for no limit",
-        _trees,
+        in_trees,
         ge=COLDEST,
         le=1,
     ),
@@ -87,7 +83,7 @@ RULES = (
     number_rule(
         f"{MULTI_TURN}.max_tool_response_length",
         "every observation would be empty; set e.g. 4096",
-        _trees,
+        in_trees,
         integer=True,
         ge=1,
     ),
@@ -95,13 +91,13 @@ RULES = (
         f"{ROLLOUT}.calculate_log_probs",
         False,
         f"turns are selected by their tokens' log-probs; set {ROLLOUT}.calculate_log_probs=True",
-        _trees,
+        in_trees,
     ),
     never(
         f"{ROLLOUT}.full_determinism",
         True,
         f"verl gives every request the same seed, so {SAME}; set it to False, or use +atpo=chain",
-        _trees,
+        in_trees,
     ),
-    never(f"{ROLLOUT}.ignore_eos", True, "no turn would end before the response is full; set it to False", _trees),
+    never(f"{ROLLOUT}.ignore_eos", True, "no turn would end before the response is full; set it to False", in_trees),
 )

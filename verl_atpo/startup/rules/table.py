@@ -51,12 +51,12 @@ _BUILT_IN: tuple[Rule, ...] = (
     *cpu.RULES,
     *environment.RULES,
     *model.RULES,
-    *reward.RULES[:3],
+    *reward.RULES,
     loops.CLASSES,
-    *tool_trial.RULES[:2],
+    *tool_trial.RULES,
     *data.RULES,
-    *reward.RULES[3:],
-    *tool_trial.RULES[2:],
+    *reward.TRIALS,
+    *tool_trial.TRIALS,
     *learning.LATER,
 )
 _registered: list[Rule] = []

@@ -86,8 +86,8 @@ def _check_entry(where: str, tool: Any) -> None:
         _check_schema(where, schema)
     from verl_atpo.tools.making import removed_tool
 
-    if said := removed_tool(tool["class_name"]):
-        raise ConfigError(f"{where}: {said}")
+    if reason := removed_tool(tool["class_name"]):
+        raise ConfigError(f"{where}: {reason}")
     kind = import_class(where, tool["class_name"])
     if read_settings := getattr(kind, "read_settings", None):
         try:

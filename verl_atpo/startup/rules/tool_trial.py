@@ -74,15 +74,15 @@ def _offers(row: Mapping[str, Any], tool: Any) -> bool:
 def _open_and_close(tool: Any, kwargs: Mapping[str, Any], name: str) -> str | None:
     """Open and close a state; returns the method that returned no state."""
     opened = attempt(lambda: tool.open(**kwargs), TRIAL_LIMIT_S)
-    _judge(tool, "open", name, kwargs, opened.raised)
+    _refuse_error(tool, "open", name, kwargs, opened.raised)
     if opened.raised is None and opened.returned is None and not opened.late:
         return f"{type(tool).__qualname__}.open of the tool {tool.name!r}"
     if opened.raised is None and not opened.late:
-        _judge(tool, "close", name, kwargs, attempt(lambda: tool.close(opened.returned), TRIAL_LIMIT_S).raised)
+        _refuse_error(tool, "close", name, kwargs, attempt(lambda: tool.close(opened.returned), TRIAL_LIMIT_S).raised)
     return None
 
 
-def _judge(tool: Any, method: str, name: str, kwargs: Mapping[str, Any], raised: BaseException | None) -> None:
+def _refuse_error(tool: Any, method: str, name: str, kwargs: Mapping[str, Any], raised: BaseException | None) -> None:
     if raised is None or is_outage(raised):
         return
     wanted = inspect.signature(tool.open)
@@ -113,6 +113,10 @@ def _coroutines(run: Run) -> None:
 RULES = (
     Rule(TOOL_CONFIG, _made, _has_tools, stage=Stage.REHEARSAL),
     Rule(TOOL_CONFIG, _coroutines, _has_tools, stage=Stage.REHEARSAL),
+)
+"""Rules about the tools themselves."""
+TRIALS = (
     Rule(TOOL_CONFIG, _opens, _has_tools, stage=Stage.REHEARSAL),
     Rule(TOOL_CONFIG, _has_no_state, _has_tools, stage=Stage.REHEARSAL, warns=True),
 )
+"""Rules about their states for some rows; they follow those of the data."""

@@ -9,7 +9,7 @@ from verl_atpo.config import ROOT_KEY, ConfigError, Contexts, ExpansionConfig
 from verl_atpo.method.expansion import strategy_named
 from verl_atpo.method.scheme import find_scheme
 from verl_atpo.startup.rules.environment import unwritable
-from verl_atpo.startup.rules.rule import Rule, Run, never
+from verl_atpo.startup.rules.rule import Rule, Run, in_trees, never, with_own_sampler
 from verl_atpo.startup.verl_config import CHAIN_MANAGER, ESTIMATOR, ROLLOUT, SAMPLER
 
 CONTEXTS = f"{ROOT_KEY}.credit.contexts"
@@ -45,7 +45,7 @@ def _dump_folder(run: Run) -> str | None:
     return problem and f"{problem}, or null for none"
 
 
-def _undumped(run: Run) -> str | None:
+def _dumps_nothing(run: Run) -> str | None:
     """Warn of a dump folder where nothing is recorded."""
     if not run.atpo.dump_dir:
         return None
@@ -54,7 +54,7 @@ def _undumped(run: Run) -> str | None:
     return f"verl's own sampler records nothing to dump; set {SAMPLER}={CHAIN_MANAGER}, or use +atpo=chain"
 
 
-def _unexpanded(run: Run) -> None:
+def _expands_nothing(run: Run) -> None:
     """Warn of settings of the expansion where nothing is expanded."""
     unset, given = ExpansionConfig(), run.atpo.expansion
     changed = [
@@ -92,7 +92,7 @@ RULES = (
         "trainer.use_v1",
         False,
         "this package's sampler runs in verl's V1 trainer only; set trainer.use_v1=True",
-        lambda run: run.samples_ours,
+        with_own_sampler,
     ),
     never(
         "reward.reward_model.enable",
@@ -101,9 +101,9 @@ RULES = (
         lambda run: run.grows_trees and _colocated(run),
     ),
     Rule(CONTEXTS, _unwritten_contexts, lambda run: not run.grows_trees),
-    Rule(CONTEXTS, _unread_contexts, lambda run: run.grows_trees),
+    Rule(CONTEXTS, _unread_contexts, in_trees),
     Rule(f"{ROOT_KEY}.log_trees", _drawing),
-    Rule(f"{ROOT_KEY}.dump_dir", _undumped, _records_nothing, warns=True),
-    Rule(f"{ROOT_KEY}.expansion", _unexpanded, lambda run: run.records_chains, warns=True),
+    Rule(f"{ROOT_KEY}.dump_dir", _dumps_nothing, _records_nothing, warns=True),
+    Rule(f"{ROOT_KEY}.expansion", _expands_nothing, lambda run: run.records_chains, warns=True),
     Rule(f"{ROOT_KEY}.dump_dir", _dump_folder),
 )

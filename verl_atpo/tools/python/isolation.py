@@ -143,12 +143,12 @@ def _limits(config: PythonConfig, disk_mb: int) -> dict[str, int]:
 def _layout(python: str) -> tuple[str, tuple[str, ...]]:
     """Return the path of an interpreter, and all paths that it has to read."""
     try:
-        said = subprocess.run([python, "-s", "-c", LAYOUT], capture_output=True, text=True, timeout=60, check=True)
+        completed = subprocess.run([python, "-s", "-c", LAYOUT], capture_output=True, text=True, timeout=60, check=True)
     except (OSError, subprocess.SubprocessError) as error:
         raise ConfigError(
             f"python.python={python!r} cannot be run ({error}): expected the path of a Python interpreter, or null."
         ) from error
-    executable, paths = json.loads(said.stdout)
+    executable, paths = json.loads(completed.stdout)
     return executable, tuple(path for path in (*SYSTEM, *paths) if os.path.exists(path))
 
 
