@@ -10,6 +10,8 @@ The map, from the paper to the code:
 | credit schemes, the paper's among them | ``method/scheme.py``, ``schemes/`` | ``Scheme``, ``register_scheme`` |
 | beyond the paper: split weights | ``schemes/split.py`` | ``Split`` |
 | beyond the paper: rewards of tools, returns to go | ``schemes/returns.py`` | ``Returns`` |
+| beyond the paper: one shrunk baseline per turn | ``schemes/shrunk.py``, ``method/posterior.py`` | ``Shrunk`` |
+| beyond the paper: selection where noise falls most | ``method/noise.py`` | ``relative_noise`` |
 | beyond the paper: equal contexts in several trajectories | ``tree/contexts.py`` | ``group_contexts`` |
 | beyond the paper: adaptive budgets | ``rollout/budget.py`` | ``TreeBudget``, ``SpareExpansions`` |
 | beyond the paper: A²TGPO, information gains | ``schemes/a2tgpo/`` | ``A2TGPO``, estimator ``a2tgpo`` |
@@ -17,6 +19,8 @@ The map, from the paper to the code:
 | advantage of a turn | ``method/estimator.py`` | ``compute_atpo_advantage``, estimator ``atpo`` |
 | ATPO objective | ``method/loss.py`` | ``compute_policy_loss_atpo``, policy loss ``atpo`` |
 | tree rollout | ``replay/`` (one trajectory), ``rollout/`` (one tree) | ``TreeAgentLoopManager`` |
+| agents that speak chat completions | ``gateway/`` | ``+agent=gateway`` |
+| training every distinct token once | ``packed/`` | ``+train=packed`` |
 | tools and environments | ``tools/`` | ``StatefulTool``, ``PythonTool`` |
 | the paper's search agent, its reward and retriever | ``search_qa/`` | ``SearchTool``, ``compute_score`` |
 | hyper-parameters | ``config.py``, ``startup/presets.py`` | ``AtpoConfig``, ``+atpo=tree`` / ``paper`` / ``chain`` |

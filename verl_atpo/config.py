@@ -58,7 +58,7 @@ class ExpansionConfig:
     penalty_counts: Penalty = Penalty.EXPANSIONS
     """Children that the penalty counts."""
     strategy: str = "entropy"
-    """Name of a registered selection strategy (``entropy``, ``random``, ``other_chains``)."""
+    """Name of a registered selection strategy (``entropy``, ``noise``, ``random``, ``other_chains``)."""
     schedule: Schedule = Schedule.CONTINUOUS
     """Time at which the L * K expansions start."""
     start_after: Share = 0.5

@@ -25,3 +25,9 @@ def test_every_file_of_the_map_is_there():
     assert [name for name in sorted(named) if not (ROOT / name).exists()] == []
     links = set(re.findall(r"\]\((docs/[\w.]+)", PAGE))
     assert links and [link for link in sorted(links) if not (ROOT / link).exists()] == []
+
+
+def test_every_room_is_on_the_map():
+    rooms = {folder.parent.name for folder in (ROOT / "verl_atpo").glob("*/__init__.py")}
+    assert len(rooms) > 15
+    assert [room for room in sorted(rooms) if f"| `verl_atpo/{room}/`" not in PAGE.partition("## The path")[0]] == []
