@@ -109,6 +109,13 @@ def _without_template(folder: Path) -> None:
 LONG = "guess " * 300
 HALF = {"prompt": [{"role": "user", "content": "guess \ud83d"}]}
 PARTS = {"prompt": [{"role": "user", "content": [{"type": "text", "text": "guess the number"}]}]}
+SHALLOW = """    def snapshot(self, state: dict) -> dict:
+        return dict(state)
+
+    def restore(self, snapshot: dict) -> dict:
+        return snapshot
+
+    def call"""
 LOOP = '''"""An agent loop that is not asynchronous."""
 
 from verl.experimental.agent_loop.agent_loop import AgentLoopBase
@@ -167,6 +174,11 @@ CONFIG = (
         (f"{ROLLOUT}.tensor_model_parallel_size=3",),
     ),
     Mistake("an engine's name misspelt", f"{ROLLOUT}.name", (f"{ROLLOUT}.name=vlm",)),
+    Mistake(
+        "a tree of one trajectory",
+        "algorithm.atpo.expansion.initial_chains",
+        ("algorithm.atpo.expansion.initial_chains=1", "algorithm.atpo.expansion.rounds=0"),
+    ),
     Mistake("a learning rate of zero", f"{ACTOR}.optim.lr", (f"{ACTOR}.optim.lr=0",)),
     Mistake("a learning rate of 10", f"{ACTOR}.optim.lr", (f"{ACTOR}.optim.lr=10",)),
     Mistake("a temperature of 100", f"{ROLLOUT}.temperature", (f"{ROLLOUT}.temperature=100",)),
@@ -294,6 +306,11 @@ DATA = (
         warns=True,
     ),
     Mistake("no room for the tools' schemas", "data.max_prompt_length", ("data.max_prompt_length=24",)),
+    Mistake(
+        "pictures for a text model",
+        TRAIN,
+        change=_rows("train.parquet", images=["a.png"], prompt=[{"role": "user", "content": "<image> guess"}]),
+    ),
     Mistake("no gold answer", "reward_model", change=_rows("train.parquet", reward_model={"style": "rule"})),
     Mistake(
         "a batch larger than the data",
@@ -381,6 +398,17 @@ TOOL_MISTAKES = (
         "a tool's class that cannot be imported",
         f"{MULTI_TURN}.tool_config_path",
         change=_write("tools.yaml", TOOLS.replace("mistakes_guess", "no_such_module")),
+    ),
+    Mistake(
+        "a tool's module that ends the process",
+        f"{MULTI_TURN}.tool_config_path",
+        change=_write("mistakes_guess.py", "import sys\n\nsys.exit(1)\n"),
+    ),
+    Mistake(
+        "a snapshot that is no copy",
+        f"{MULTI_TURN}.tool_config_path",
+        change=_write("mistakes_guess.py", TOOL.replace("    def call", SHALLOW)),
+        warns=True,
     ),
     Mistake(
         "an agent loop that is not asynchronous",

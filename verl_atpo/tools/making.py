@@ -65,7 +65,7 @@ def make_tools(tool_config_path: str | None, function_tool_path: str | None) -> 
             made = load_all_tools(tool_config_path, function_tool_path)
     except ConfigError as error:
         raise ConfigError(f"The tools of {where} cannot be made: {error}") from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ConfigError(f"The tools of {where} cannot be made: {brief(error)}{_hint(error)}") from error
     for tool in made:
         check_tool(tool, where)

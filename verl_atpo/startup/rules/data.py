@@ -35,6 +35,8 @@ NEEDED = {
     "reward_model": "whose entry ground_truth the reward function gets",
 }
 """Columns that verl's reward managers read."""
+MEDIA_COLUMNS = {"image": "image_key", "video": "video_key", "audio": "audio_key"}
+"""Placeholders in prompts -> settings of the columns with what stands there."""
 Read: TypeAlias = Callable[[Run], tuple[Rows, ...]]
 """Reads the files of a setting."""
 
@@ -105,6 +107,27 @@ def _nulls(run: Run, setting: str, read: Read) -> str | None:
                     f"reward_model.ground_truth of {found[True]} is null, but {found[False]} of the same "
                     f"data_source={source!r} has one. Fill it, or remove the row"
                 )
+    return None
+
+
+def _media(run: Run, setting: str, read: Read) -> str | None:
+    """Refuse columns of pictures, videos or sounds that the model cannot read or that the prompt has no place for."""
+    if run.get(CUSTOM) is not None:
+        return None
+    for name, row in _each_row(run, read):
+        messages = row.get(run.get(PROMPT_KEY))
+        contents = [each.get("content") for each in messages if isinstance(each, Mapping)] if messages else []
+        for mark, column in MEDIA_COLUMNS.items():
+            key = run.get(f"data.{column}") or f"{mark}s"
+            items = row.get(key)
+            number = 0 if items is None else len(items)
+            if number and not run.once(is_multimodal):
+                return (
+                    f"{name} has {number} {key}, but the model reads text only. Use another model, or remove the column"
+                )
+            places = sum(text.count(f"<{mark}>") for text in contents if isinstance(text, str))
+            if number and places != number and all(isinstance(text, str) for text in contents):
+                return f"{name} has {number} {key}, but its prompt has <{mark}> {places} times. Correct the prompt"
     return None
 
 
@@ -228,6 +251,7 @@ RULES = (
     *_of_files(_columns),
     Rule(BATCH, _batch, stage=Stage.REHEARSAL),
     *_of_files(_rows),
+    *_of_files(_media),
     *_of_files(_nulls),
     *_of_files(_row_loops),
     Rule(TRAIN, _row_leaves, in_trees, Stage.REHEARSAL),

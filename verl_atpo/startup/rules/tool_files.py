@@ -117,6 +117,8 @@ def import_class(where: str, name: str) -> Any:
     module_name, _, class_name = name.rpartition(".")
     try:
         module = importlib.import_module(module_name)
+    except SystemExit as error:
+        raise ConfigError(f"{where}: its module ends the process ({error}); leave sys.exit out of it.") from error
     except Exception as error:  # a module of the user's may raise anything
         raise ConfigError(
             f"{where}: its module cannot be imported: {type(error).__name__}: {_short(error)}. Is PYTHONPATH right?"

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from verl_atpo.failure import brief, is_outage
@@ -12,10 +13,12 @@ from verl_atpo.startup.materials import tools, train_rows, validation_rows
 from verl_atpo.startup.rules.data import row_fields
 from verl_atpo.startup.rules.rule import Rule, Run, Stage
 from verl_atpo.startup.rules.tool_files import FUNCTION_TOOLS, TOOL_CONFIG
-from verl_atpo.startup.trial import attempt
+from verl_atpo.startup.trial import Outcome, attempt
 
 TRIAL_LIMIT_S = 5.0
 """Seconds that opening or closing one state may take here; a slower one is not checked."""
+_IMMUTABLE = (int, float, complex, str, bytes, tuple, frozenset)
+"""Types of states that no call can change."""
 
 
 def _has_tools(run: Run) -> bool:
@@ -40,29 +43,58 @@ def _opens(run: Run) -> None:
 
 def _has_no_state(run: Run) -> str | None:
     """Warn of tools whose ``open`` returns nothing: what they keep in ``self`` all trajectories share."""
-    method = next(iter(run.once(_opened)), None)
+    method = next(iter(run.once(_opened).stateless), None)
     return method and (
         f"{method} returned None: a trajectory's state is what it returns, and all trajectories share what it keeps in "
         "self. Return the state"
     )
 
 
-def _opened(run: Run) -> list[str]:
-    """Open and close a state of each tool; returns the methods that returned no state."""
+def _is_slow(run: Run) -> str | None:
+    method = next(iter(run.once(_opened).slow), None)
+    return method and f"{method} takes longer than {TRIAL_LIMIT_S:g} s, so that it was not checked"
+
+
+def _shares_states(run: Run) -> str | None:
+    """Warn of snapshots that are no copies: calls of one trajectory would change the state of another."""
+    method = next(iter(run.once(_opened).shared), None)
+    return method and (
+        f"{method}, so that calls of one trajectory change the state of another. Return a copy from both snapshot and "
+        "restore, unless no call changes a state"
+    )
+
+
+@dataclasses.dataclass
+class _Found:
+    """Methods of stateful tools that failed a trial without an error.
+
+    Attributes:
+        stateless: that returned no state.
+        slow: that took longer than the time limit; their tool was not tried again.
+        shared: that returned a state which another trajectory has, and what it is.
+    """
+
+    stateless: list[str] = dataclasses.field(default_factory=list)
+    slow: list[str] = dataclasses.field(default_factory=list)
+    shared: list[str] = dataclasses.field(default_factory=list)
+
+
+def _opened(run: Run) -> _Found:
+    """Open and close a state of each tool, and restore one from a snapshot."""
     from verl_atpo.tools.row import create_kwargs
     from verl_atpo.tools.stateful import StatefulTool, names_in_rows, owner_of
 
-    without = []
+    found, restored = _Found(), set()
     for name, row in _rows(run):
         opened = set()
         for tool in run.once(tools):
             owner = owner_of(tool)
-            if isinstance(owner, StatefulTool) and owner not in opened and _offers(row, tool):
+            if isinstance(owner, StatefulTool) and owner not in opened and _offers(row, tool) and not found.slow:
                 opened.add(owner)
-                without.append(
-                    _open_and_close(owner, create_kwargs(row.get("tools_kwargs"), names_in_rows(tool)), name)
-                )
-    return [method for method in without if method is not None]
+                kwargs = create_kwargs(row.get("tools_kwargs"), names_in_rows(tool))
+                _open_and_close(owner, kwargs, name, found, branches=owner not in restored)
+                restored.add(owner)
+    return found
 
 
 def _offers(row: Mapping[str, Any], tool: Any) -> bool:
@@ -71,15 +103,44 @@ def _offers(row: Mapping[str, Any], tool: Any) -> bool:
     return selection is None or not len(selection) or tool.name in selection
 
 
-def _open_and_close(tool: Any, kwargs: Mapping[str, Any], name: str) -> str | None:
-    """Open and close a state; returns the method that returned no state."""
-    opened = attempt(lambda: tool.open(**kwargs), TRIAL_LIMIT_S)
-    _refuse_error(tool, "open", name, kwargs, opened.raised)
-    if opened.raised is None and opened.returned is None and not opened.late:
-        return f"{type(tool).__qualname__}.open of the tool {tool.name!r}"
-    if opened.raised is None and not opened.late:
-        _refuse_error(tool, "close", name, kwargs, attempt(lambda: tool.close(opened.returned), TRIAL_LIMIT_S).raised)
-    return None
+def _open_and_close(tool: Any, kwargs: Mapping[str, Any], name: str, found: _Found, branches: bool) -> None:
+    """Open a state, restore copies of it where ``branches`` says so, and close them all."""
+    from verl_atpo.tools.contract import Branching, branching_of
+
+    def tried(method: str, *args: Any, **given: Any) -> Outcome:
+        outcome = attempt(lambda: getattr(tool, method)(*args, **given), TRIAL_LIMIT_S)
+        _refuse_error(tool, method, name, kwargs, outcome.raised)
+        if outcome.late:
+            found.slow.append(f"{type(tool).__qualname__}.{method} of the tool {tool.name!r}")
+        return outcome
+
+    opened = tried("open", **kwargs)
+    if opened.raised is not None or opened.late:
+        return
+    if opened.returned is None:
+        found.stateless.append(f"{type(tool).__qualname__}.open of the tool {tool.name!r}")
+    states = [opened.returned]
+    if branches and opened.returned is not None and branching_of(tool) is Branching.FORK:
+        copied = tried("snapshot", opened.returned)
+        while copied.raised is None and not copied.late and len(states) < 3:
+            restored = tried("restore", copied.returned)
+            if restored.raised is not None or restored.late:
+                break
+            states.append(restored.returned)
+        if shared := _shared(states):
+            found.shared.append(f"{type(tool).__qualname__} of the tool {tool.name!r} {shared}")
+    for state in states:
+        tried("close", state)
+
+
+def _shared(states: Sequence[Any]) -> str | None:
+    """Say which of an opened state and those restored from its snapshot are one object that calls may change."""
+    mutable = [state for state in states if not isinstance(state, _IMMUTABLE)]
+    if len({id(state) for state in mutable}) == len(mutable):
+        return None
+    if any(state is states[0] for state in states[1:]):
+        return "restores the very state that the snapshot was taken of"
+    return "restores the same object from a snapshot every time"
 
 
 def _refuse_error(tool: Any, method: str, name: str, kwargs: Mapping[str, Any], raised: BaseException | None) -> None:
@@ -88,10 +149,8 @@ def _refuse_error(tool: Any, method: str, name: str, kwargs: Mapping[str, Any], 
     wanted = inspect.signature(tool.open)
     raise ConfigError(
         f"{type(tool).__qualname__}.{method} of the tool {tool.name!r} cannot work with {name}: it raised "
-        f"{brief(raised)}. "
-        f"The row's extra_info.tools_kwargs gave create_kwargs={show(kwargs)} for open{wanted}. Correct the tool, "
-        "or the "
-        "data's extra_info.tools_kwargs."
+        f"{brief(raised)}. The row's extra_info.tools_kwargs gave create_kwargs={show(kwargs)} for open{wanted}. "
+        "Correct the tool, or the data's extra_info.tools_kwargs."
     ) from raised
 
 
@@ -118,5 +177,7 @@ RULES = (
 TRIALS = (
     Rule(TOOL_CONFIG, _opens, _has_tools, stage=Stage.REHEARSAL),
     Rule(TOOL_CONFIG, _has_no_state, _has_tools, stage=Stage.REHEARSAL, warns=True),
+    Rule(TOOL_CONFIG, _is_slow, _has_tools, stage=Stage.REHEARSAL, warns=True),
+    Rule(TOOL_CONFIG, _shares_states, _has_tools, stage=Stage.REHEARSAL, warns=True),
 )
 """Rules about their states for some rows; they follow those of the data."""

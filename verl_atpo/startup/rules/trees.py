@@ -39,6 +39,12 @@ def _unread_contexts(run: Run) -> str | None:
     return f"{ESTIMATOR}={run.get(ESTIMATOR)} only sums a row's rewards; set {ESTIMATOR}=atpo, or {CONTEXTS}=separate"
 
 
+def _one_leaf(run: Run) -> str | None:
+    if run.atpo.expansion.leaves > 1:
+        return None
+    return "a tree of one trajectory has nothing to compare it with, so that no step changes the model; set at least 2"
+
+
 def _dump_folder(run: Run) -> str | None:
     folder = run.atpo.dump_dir
     problem = None if folder is None else unwritable(folder)
@@ -102,6 +108,7 @@ RULES = (
     ),
     Rule(CONTEXTS, _unwritten_contexts, lambda run: not run.grows_trees),
     Rule(CONTEXTS, _unread_contexts, in_trees),
+    Rule(f"{ROOT_KEY}.expansion.initial_chains", _one_leaf, in_trees),
     Rule(f"{ROOT_KEY}.log_trees", _drawing),
     Rule(f"{ROOT_KEY}.dump_dir", _dumps_nothing, _records_nothing, warns=True),
     Rule(f"{ROOT_KEY}.expansion", _expands_nothing, lambda run: run.records_chains, warns=True),
