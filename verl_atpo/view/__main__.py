@@ -92,7 +92,7 @@ def _export(parser: argparse.ArgumentParser, options: argparse.Namespace) -> Non
         trees = _readable(index, rows)
         record = most_informative(trees) if trees else None
     if record is None:
-        parser.error(f"no tree in {options.folder} can be read: its lines are odd")
+        parser.error(f"no tree in {options.folder} can be read: its lines are invalid")
     write(record, options.export, ColorBy(options.by))
 
 

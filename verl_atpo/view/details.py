@@ -128,7 +128,7 @@ class Details:
     def _trajectories(self) -> None:
         trajectories = self.record.get("trajectories") or []
         if not trajectories:
-            ui.label("The dump holds nothing about single trajectories.").classes("faint")
+            ui.label("The dump has no records of single trajectories.").classes("faint")
             return
         rows = [{name: _cell(trajectory.get(name)) for name in TRAJECTORY_COLUMNS} for trajectory in trajectories]
         table = ui.table(columns=_columns(TRAJECTORY_COLUMNS), rows=rows, row_key="number")

@@ -42,7 +42,7 @@ def prompt_page(run: Run, key: str) -> None:
         return
     records = _readable(run, rows)
     if not records:
-        ui.label("The trees of this task cannot be read: the dump has been overwritten, or its lines are odd.")
+        ui.label("The trees of this task cannot be read: the dump has been overwritten, or its lines are invalid.")
         return
     with ui.element("div").classes("panel"):
         block(text_block(records[0].get("prompt", ""), records[0].get("template") or []))
@@ -52,7 +52,7 @@ def prompt_page(run: Run, key: str) -> None:
         answer = visible(str(first["ground_truth"]))[:300]
         ui.label(f"{words}; right answer {answer}").classes("faint").props("data-part=task-facts")
         if len({record.get("start") for record in records}) > 1:
-            ui.label("They are of several starts of the run.").classes("faint")
+            ui.label("They come from several starts of the run.").classes("faint")
     columns = "display: grid; grid-template-columns: repeat(auto-fit, minmax(300px, 1fr))"
     with ui.element("div").classes("panel").style(columns):
         for name, points in curves(records).items():
@@ -128,7 +128,7 @@ class _Turns:
         self.records = records
         deepest = max((node["turn"] for record in records for node in record["nodes"]), default=1)
         with ui.row().classes("items-center").style("gap: 12px"):
-            ui.label("What was said: share of trajectories, and their mean reward").classes("label")
+            ui.label("Sampled texts: share of trajectories, and their mean reward").classes("label")
             numbers = {number: f"turn {number}" for number in range(1, min(deepest, MOST_TURNS) + 1)}
             chooser = ui.toggle(numbers, value=1, on_change=lambda e: self.show(e.value))
             chooser.props(f"{TOGGLE} data-part=turn")

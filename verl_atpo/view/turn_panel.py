@@ -54,7 +54,7 @@ class TurnPanel:
             self._words(node)
             others = same_context(list(self.nodes.values()), node, self.contexts)
             with ui.tabs(on_change=lambda e: self._remember(e.value)).props("dense no-caps align=left") as tabs:
-                ui.tab("turn", label="what it saw and said")
+                ui.tab("turn", label="observation and text")
                 ui.tab("siblings", label=f"same context ({len(others)})").props("data-part=siblings")
             with ui.tab_panels(tabs, value=self.tab).classes("w-full").props("keep-alive"):
                 with ui.tab_panel("turn").classes("q-pa-none"):
