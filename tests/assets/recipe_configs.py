@@ -12,7 +12,8 @@ from hydra import compose, initialize_config_module
 from omegaconf import DictConfig
 
 from verl_atpo.config import AtpoConfig, ExpansionConfig
-from verl_atpo.startup.checks import MANAGER, check_config
+from verl_atpo.startup.checks import check_config
+from verl_atpo.startup.verl_config import TREE_MANAGER
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 METHODS = ("react", "grpo", "dapo", "gspo", "tree_grpo", "entropy_branching", "atpo")
@@ -43,6 +44,6 @@ def compose_arguments(arguments: Sequence[str]) -> DictConfig:
 def rollout_of(config: DictConfig) -> AtpoConfig:
     """Return how a composed recipe samples one prompt: its tree, or ``rollout.n`` chains."""
     atpo, rollout = check_config(config), config.actor_rollout_ref.rollout
-    if rollout.agent.get("agent_loop_manager_class") == MANAGER:
+    if rollout.agent.get("agent_loop_manager_class") == TREE_MANAGER:
         return atpo
     return AtpoConfig(expansion=ExpansionConfig(initial_chains=rollout.n, rounds=0))

@@ -12,7 +12,7 @@ from omegaconf import open_dict
 
 from benchmarks import recipes
 from benchmarks.recipes import BEGIN, END, NOT_ACCEPTED, ONE_TURN, PAGE, Recipe, composed, summary, what
-from verl_atpo.startup.verl_config import CHAIN_MANAGER, MANAGER
+from verl_atpo.startup.verl_config import CHAIN_MANAGER, TREE_MANAGER
 
 RECIPES = recipes.recipes()
 FIRST = {recipe.script.rpartition("/")[0]: recipe for recipe in reversed(RECIPES)}
@@ -61,7 +61,11 @@ def test_the_page_says_what_happens(recipe):
 def test_the_tree_preset_grows_trees(recipe):
     config = composed(recipe, "+atpo=tree")
     rollout = config.actor_rollout_ref.rollout
-    assert (config.algorithm.adv_estimator, rollout.n, rollout.agent.agent_loop_manager_class) == ("atpo", 12, MANAGER)
+    assert (config.algorithm.adv_estimator, rollout.n, rollout.agent.agent_loop_manager_class) == (
+        "atpo",
+        12,
+        TREE_MANAGER,
+    )
     assert recipe.outcome("+atpo=tree") == "passes"
 
 

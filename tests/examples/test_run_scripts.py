@@ -13,7 +13,8 @@ from verl.trainer.ppo.utils import need_critic, need_reference_policy
 from verl.utils.config import omega_conf_to_dataclass, validate_config
 
 from tests.assets.run_scripts import ROOT, SCRIPTS, main_ppo_arguments
-from verl_atpo.startup.checks import MANAGER, check_config
+from verl_atpo.startup.checks import check_config
+from verl_atpo.startup.verl_config import TREE_MANAGER
 
 PAPER_SMALL = ROOT / "examples" / "paper_small" / "run.sh"
 SHORT = 25
@@ -51,7 +52,7 @@ def test_these_are_all() -> None:
 def test_a_task_composes_and_its_files_are_there(task: str, tmp_path: Path) -> None:
     config = composed(main_ppo_arguments(task, OUT=str(tmp_path), PREPARED=str(tmp_path), SEED="3"))
     rollout = config.actor_rollout_ref.rollout
-    assert rollout.agent.agent_loop_manager_class == MANAGER
+    assert rollout.agent.agent_loop_manager_class == TREE_MANAGER
     assert rollout.n == (8 if task == "smollm2" else 12)
     assert config.data.max_prompt_length + config.data.max_response_length <= rollout.max_model_len
     assert (config.data.seed, rollout.seed) == (3, 3)

@@ -25,7 +25,8 @@ from tests.assets.recipe_configs import METHODS, RECIPES, compose_arguments, rec
 from tests.assets.trees import outputs_of
 from verl_atpo.config import AtpoConfig, ExpansionConfig
 from verl_atpo.rollout.grower import TreeGrower
-from verl_atpo.startup.checks import MANAGER, check_config
+from verl_atpo.startup.checks import check_config
+from verl_atpo.startup.verl_config import TREE_MANAGER
 
 MODELS = {
     "qwen3_4b_multihop.sh": ("Qwen/Qwen3-4B", "multihop"),
@@ -85,7 +86,7 @@ def test_methods_compose_on_both_backends(method, backend):
     actor, rollout = config.actor_rollout_ref.actor, config.actor_rollout_ref.rollout
     assert actor.strategy == config.actor_rollout_ref.ref.strategy == backend
     assert rollout.n == 22
-    assert (rollout.agent.get("agent_loop_manager_class") == MANAGER) == (method in TREES)
+    assert (rollout.agent.get("agent_loop_manager_class") == TREE_MANAGER) == (method in TREES)
     assert config.algorithm.adv_estimator == ("atpo" if method == "atpo" else "grpo")
     assert config.trainer.val_only == (method == "react")
     assert config.trainer.resume_mode == ("disable" if method == "react" else "auto")

@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 from verl_atpo.config import ConfigError
 from verl_atpo.startup.rules.loops import RULES
 from verl_atpo.startup.rules.rule import Run, broken
-from verl_atpo.startup.verl_config import MANAGER
+from verl_atpo.startup.verl_config import TREE_MANAGER
 
 
 def check_loops(config: object) -> list[str]:
@@ -30,7 +30,7 @@ def config(loop: str = "tool_agent", loops: object = None, data: object = None, 
     agent = {
         "default_agent_loop": loop,
         "agent_loop_config_path": loops and str(loops),
-        "agent_loop_manager_class": MANAGER,
+        "agent_loop_manager_class": TREE_MANAGER,
     }
     rollout = {"agent": agent, "multi_turn": {"format": "hermes", **multi_turn}}
     return OmegaConf.create({"data": {"train_files": data}, "actor_rollout_ref": {"rollout": rollout}})

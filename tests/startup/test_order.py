@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from verl_atpo.startup.driver import CheckConfig
 from verl_atpo.startup.order import obey_order, settings_of, split
 from verl_atpo.startup.presets import ATPO_PRESETS, PRESETS
-from verl_atpo.startup.verl_config import CHAIN_MANAGER, MANAGER
+from verl_atpo.startup.verl_config import CHAIN_MANAGER, TREE_MANAGER
 
 ACTOR, ROLLOUT = "actor_rollout_ref.actor", "actor_rollout_ref.rollout"
 N, ESTIMATOR, LOW, HIGH = (
@@ -56,7 +56,7 @@ def test_a_recipe_gives_way_to_the_word_behind_it():
     alone = composed("+atpo=tree", "+agent=search", *OTHERS)
     assert config == alone
     assert (config.algorithm.adv_estimator, config.actor_rollout_ref.rollout.n) == ("atpo", 12)
-    assert config.actor_rollout_ref.rollout.agent.agent_loop_manager_class == MANAGER
+    assert config.actor_rollout_ref.rollout.agent.agent_loop_manager_class == TREE_MANAGER
 
 
 def test_what_stands_behind_wins():
@@ -165,7 +165,7 @@ def test_the_banner_has_a_line_for_each_setting_that_gave_way(caplog):
         f"{HIGH}=0.28 yields to +atpo=tree: it is 0.004",
         f"{N}=5 yields to +atpo=tree: it is 12",
         f"{ROLLOUT}.calculate_log_probs=False yields to +atpo=tree: it is True",
-        f"agent_loop_manager_class=their.Manager yields to +atpo=tree: it is {MANAGER}",
+        f"agent_loop_manager_class=their.Manager yields to +atpo=tree: it is {TREE_MANAGER}",
         "+atpo=paper yields to +atpo=tree",
     ):
         assert words in text
@@ -213,7 +213,7 @@ def test_a_recipe_script_that_ends_in_its_arguments_needs_one_word_more(tmp_path
         "rollout_n: 12",
         "clip_ratio_low: 0.003",
         "clip_ratio_high: 0.01",
-        f"agent_loop_manager_class: {MANAGER}",
+        f"agent_loop_manager_class: {TREE_MANAGER}",
     ):
         assert line in run.stdout
 

@@ -17,9 +17,7 @@ from verl_atpo.settings import refuse
 from verl_atpo.startup.rules.loops import REMEDY, SINGLE_TURN
 from verl_atpo.startup.rules.rule import Run, Stage
 from verl_atpo.startup.rules.table import broken_rules
-from verl_atpo.startup.verl_config import DEFAULT_LOOP, ESTIMATOR, MANAGER, get
-
-__all__ = ["MANAGER", "check_agent_names", "check_config", "is_used", "read_config", "scheme_of"]
+from verl_atpo.startup.verl_config import DEFAULT_LOOP, ESTIMATOR, get
 
 
 def is_used(config: DictConfig) -> bool:
@@ -28,22 +26,13 @@ def is_used(config: DictConfig) -> bool:
     return run.trains_ours or run.samples_ours or get(config, ROOT_KEY) is not None or is_packed(config)
 
 
-def read_config(config: DictConfig) -> AtpoConfig:
-    """Read the settings under ``algorithm.atpo`` of verl's whole config; all defaults where there are none.
-
-    Raises:
-        ConfigError: unknown key or impossible value.
-    """
-    return Run(config).atpo
-
-
 def scheme_of(config: DictConfig) -> Scheme:
     """Find the credit scheme that verl's whole config selects.
 
     Raises:
         ConfigError: invalid settings, or no such scheme.
     """
-    return find_scheme(read_config(config), get(config, ESTIMATOR))
+    return find_scheme(Run(config).atpo, get(config, ESTIMATOR))
 
 
 def check_config(config: DictConfig) -> AtpoConfig:

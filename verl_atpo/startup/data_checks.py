@@ -13,10 +13,10 @@ from tensordict import NonTensorData, TensorDict
 from verl_atpo.config import ConfigError
 from verl_atpo.failure import brief
 from verl_atpo.settings import did_you_mean, show
+from verl_atpo.startup.verl_config import DEFAULT_LOOP, REWARD_MANAGER
 from verl_atpo.tools.row import plain_message
 
 TOOL_SETTINGS = "actor_rollout_ref.rollout.multi_turn.tool_config_path or function_tool_path"
-DEFAULT_LOOP = "actor_rollout_ref.rollout.agent.default_agent_loop"
 LIMIT, TEMPLATE_ARGUMENTS = "data.max_prompt_length", "data.apply_chat_template_kwargs"
 ROLES = ("system", "user", "assistant", "tool", "developer")
 MEDIA = ("image", "image_url", "video", "audio")
@@ -66,7 +66,7 @@ class Reader:
         return cls(
             limit=OmegaConf.select(config, LIMIT),
             strict=OmegaConf.select(config, "data.truncation") == "error",
-            by_truth=OmegaConf.select(config, "reward.reward_manager.name") in SCORED_BY_TRUTH,
+            by_truth=OmegaConf.select(config, REWARD_MANAGER) in SCORED_BY_TRUTH,
             loop=OmegaConf.select(config, DEFAULT_LOOP),
             tokenizer=tokenizer,
             arguments=OmegaConf.to_container(arguments, resolve=True) if arguments else {},  # type: ignore[arg-type]

@@ -33,9 +33,9 @@ from verl_atpo.startup.checks import apply_rules, is_used
 from verl_atpo.startup.driver_end import DriverEnd, running_beside
 from verl_atpo.startup.opening import resume_warnings
 from verl_atpo.startup.order import obey_order
-from verl_atpo.startup.resume import CHECKPOINTS, changed_settings, remember_settings, resumed_step, total_steps
+from verl_atpo.startup.resume import changed_settings, remember_settings, resumed_step, total_steps
 from verl_atpo.startup.rules.rule import Run, Stage
-from verl_atpo.startup.verl_config import get
+from verl_atpo.startup.verl_config import CHECKPOINTS, get
 
 logger = logging.getLogger(__name__)
 

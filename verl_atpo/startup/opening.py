@@ -8,8 +8,8 @@ from omegaconf import DictConfig
 
 from verl_atpo.config import AtpoConfig
 from verl_atpo.packed.checks import is_packed
-from verl_atpo.startup.resume import CHECKPOINTS, resumed_step, saves_checkpoints, total_steps
-from verl_atpo.startup.verl_config import ROLLOUT, get
+from verl_atpo.startup.resume import resumed_step, saves_checkpoints, total_steps
+from verl_atpo.startup.verl_config import CHECKPOINTS, ROLLOUT, get
 
 
 def opening_lines(config: DictConfig, atpo: AtpoConfig) -> list[str]:

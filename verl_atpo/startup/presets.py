@@ -41,7 +41,7 @@ from verl_atpo.method.scheme import known_schemes
 from verl_atpo.packed import ACTIVATE
 from verl_atpo.platforms.cpu_preset import CPU_PRESET, QUICK_SAMPLER_PRESET, register_resolver
 from verl_atpo.search_qa import presets as agent_presets
-from verl_atpo.startup.verl_config import CHAIN_MANAGER, MANAGER
+from verl_atpo.startup.verl_config import CHAIN_MANAGER, TREE_MANAGER
 
 LEAVES = "${atpo.leaves:${algorithm.atpo.expansion}}"
 """``rollout.n`` of the tree presets: follows M, K and L when they are overridden."""
@@ -74,7 +74,7 @@ UNBIASED = AtpoConfig(
 
 
 def _tree(atpo: AtpoConfig, estimator: str = "atpo", **loss: Any) -> dict[str, Any]:
-    rollout = {"n": LEAVES, "calculate_log_probs": True, "agent": {"agent_loop_manager_class": MANAGER}}
+    rollout = {"n": LEAVES, "calculate_log_probs": True, "agent": {"agent_loop_manager_class": TREE_MANAGER}}
     return {
         "algorithm": {"adv_estimator": estimator, "atpo": atpo.to_mapping()},
         "actor_rollout_ref": {"actor": {**LOSS, **loss}, "rollout": rollout},

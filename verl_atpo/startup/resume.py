@@ -13,11 +13,11 @@ from omegaconf.errors import OmegaConfBaseException
 
 from verl_atpo.report.secrets import masked
 from verl_atpo.settings import show
-from verl_atpo.startup.verl_config import get
+from verl_atpo.startup.verl_config import CHECKPOINTS, get
 
 logger = logging.getLogger(__name__)
 
-CHECKPOINTS, LATEST = "trainer.default_local_dir", "latest_checkpointed_iteration.txt"
+LATEST = "latest_checkpointed_iteration.txt"
 SETTINGS = "begun_with.json"
 """File beside the checkpoints that holds the config of the first start."""
 MAY_DIFFER = (

@@ -14,9 +14,15 @@ ACTOR = "actor_rollout_ref.actor"
 ROLLOUT = "actor_rollout_ref.rollout"
 MULTI_TURN = f"{ROLLOUT}.multi_turn"
 AGENT = f"{ROLLOUT}.agent"
-MANAGER = "verl_atpo.rollout.TreeAgentLoopManager"
+TREE_MANAGER = "verl_atpo.rollout.TreeAgentLoopManager"
 CHAIN_MANAGER = "verl_atpo.rollout.ChainAgentLoopManager"
 SAMPLER = f"{AGENT}.agent_loop_manager_class"
+
+STRATEGY = f"{ACTOR}.strategy"
+EXTERNAL = "actor_rollout_ref.model.external_lib"
+"""Module that verl's workers import, which may register engines and agent loops of its own."""
+REWARD_MANAGER = "reward.reward_manager.name"
+CHECKPOINTS = "trainer.default_local_dir"
 
 ESTIMATOR = "algorithm.adv_estimator"
 LOSS = f"{ACTOR}.policy_loss.loss_mode"
@@ -59,7 +65,7 @@ def number(config: DictConfig, key: str, *, integer: bool = False) -> Any:
 
 def grows_trees(config: DictConfig) -> bool:
     """Return whether verl's config selects the tree rollout as its sampler."""
-    return bool(get(config, SAMPLER) == MANAGER)
+    return bool(get(config, SAMPLER) == TREE_MANAGER)
 
 
 def records_chains(config: DictConfig) -> bool:

@@ -14,7 +14,7 @@ from verl_atpo.schemes.a2tgpo.scheme import A2TGPO
 from verl_atpo.settings import refuse, show
 from verl_atpo.startup.data_checks import column
 from verl_atpo.startup.rules.rule import Rule
-from verl_atpo.startup.verl_config import AGENT, ESTIMATOR, LOSS, MANAGER, MODE, ROLLOUT, get, grows_trees
+from verl_atpo.startup.verl_config import AGENT, ESTIMATOR, LOSS, MODE, ROLLOUT, TREE_MANAGER, get, grows_trees
 
 NAME = A2TGPO.name
 """Name of the estimator, the policy loss and the preset."""
@@ -38,7 +38,9 @@ def check_information_gain(config: DictConfig, atpo: AtpoConfig) -> None:
     if not grows_trees(config):
         key = f"{AGENT}.agent_loop_manager_class"
         raise refuse(
-            key, get(config, key), f"verl's own sampler knows no information gains; set {key}={MANAGER} (+atpo=a2tgpo)"
+            key,
+            get(config, key),
+            f"verl's own sampler knows no information gains; set {key}={TREE_MANAGER} (+atpo=a2tgpo)",
         )
     if get(config, LOSS) != NAME and clip:
         raise refuse(

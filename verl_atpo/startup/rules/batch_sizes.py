@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from verl_atpo.packed.checks import is_packed
 from verl_atpo.startup.rules.rule import Rule, Run
-from verl_atpo.startup.verl_config import ACTOR, ROLLOUT
+from verl_atpo.startup.verl_config import ACTOR, ROLLOUT, STRATEGY
 
 REF = "actor_rollout_ref.ref"
 MINI_BATCH = f"{ACTOR}.ppo_mini_batch_size"
@@ -53,7 +53,7 @@ def _sizes(run: Run) -> _Sizes | None:
 def _ranks(run: Run) -> int | None:
     """Compute the data-parallel ranks of the actor; None for an engine whose ranks are not known here."""
     devices = (run.get("trainer.n_gpus_per_node") or 0) * (run.get("trainer.nnodes") or 0)
-    strategy = run.get(f"{ACTOR}.strategy")
+    strategy = run.get(STRATEGY)
     if strategy in ("fsdp", "fsdp2"):
         together = [f"{ACTOR}.ulysses_sequence_parallel_size", f"{ACTOR}.fsdp_config.ulysses_sequence_parallel_size"]
         size = max(run.get(key) or 1 for key in together)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from verl_atpo.startup.rules.rule import Rule, Run, value_rule
-from verl_atpo.startup.verl_config import ACTOR
+from verl_atpo.startup.verl_config import STRATEGY
 
 MODEL = "actor_rollout_ref.model"
 NO_LORA = (
@@ -25,7 +25,7 @@ RULES: tuple[Rule, ...] = (
         _on_cpu,
     ),
     value_rule(
-        f"{ACTOR}.strategy",
+        STRATEGY,
         lambda strategy: strategy == "fsdp2",
         "with +platform=cpu only fsdp2 works; set fsdp2",
         _on_cpu,

@@ -21,14 +21,12 @@ from verl_atpo.startup.materials import (
     train_rows,
     validation_rows,
 )
-from verl_atpo.startup.rules.environment import EXTERNAL
 from verl_atpo.startup.rules.loops import SINGLE_TURN, TOOL_AGENT, own_loops
 from verl_atpo.startup.rules.rule import Rule, Run, Stage, in_trees
-from verl_atpo.startup.verl_config import ACTOR, LOOPS, unknown
+from verl_atpo.startup.verl_config import ACTOR, EXTERNAL, LOOPS, REWARD_MANAGER, unknown
 
 PROMPT_KEY = "data.prompt_key"
 BATCH, MINI_BATCH = "data.train_batch_size", f"{ACTOR}.ppo_mini_batch_size"
-MANAGER = "reward.reward_manager.name"
 CUSTOM = "data.custom_cls.path"
 NEEDED = {
     "data_source": "by which rewards and validation tell tasks apart",
@@ -62,7 +60,7 @@ def _columns(run: Run, setting: str, read: Read) -> None:
             hint = did_you_mean(key, rows.columns)
             why = f"{rows.file} has no such column, only {', '.join(rows.columns)}. Name the column of the prompts"
             raise refuse(PROMPT_KEY, key, f"{why}.{hint}")
-        for name in NEEDED if run.get(MANAGER) in SCORED_BY_TRUTH else ():
+        for name in NEEDED if run.get(REWARD_MANAGER) in SCORED_BY_TRUTH else ():
             if name not in rows.columns:
                 hint = did_you_mean(name, rows.columns)
                 why = f"it has no column {name}, {NEEDED[name]}; it has {', '.join(rows.columns)}. Add the column to "
@@ -90,7 +88,7 @@ def _rows(run: Run, setting: str, read: Read) -> None:
 
 def _nulls(run: Run, setting: str, read: Read) -> str | None:
     """Refuse values that are missing in some rows, where a parquet file has nulls."""
-    if run.get(MANAGER) not in SCORED_BY_TRUTH:
+    if run.get(REWARD_MANAGER) not in SCORED_BY_TRUTH:
         return None
     for rows in run.once(read):
         truths: dict[str, dict[bool, str]] = {}

@@ -16,18 +16,14 @@ from verl_atpo.report.secrets import is_secret
 from verl_atpo.seams.versions import installed_version
 from verl_atpo.settings import ConfigError, refuse
 from verl_atpo.startup.rules.rule import Rule, Run, Stage, choice_rule, never
-from verl_atpo.startup.verl_config import ACTOR, ROLLOUT, unknown
+from verl_atpo.startup.verl_config import CHECKPOINTS, EXTERNAL, ROLLOUT, STRATEGY, unknown
 
 LOGGER = "trainer.logger"
 ENGINE = f"{ROLLOUT}.name"
-STRATEGY = f"{ACTOR}.strategy"
 DEVICES = "trainer.n_gpus_per_node"
 STRATEGIES = ("fsdp", "fsdp2", "fsdp_turbo", "megatron", "veomni", "torchtitan", "automodel")
 ATTENTION = "actor_rollout_ref.model.override_config.attn_implementation"
-CHECKPOINTS = "trainer.default_local_dir"
 RESUME, RESUME_PATH = "trainer.resume_mode", "trainer.resume_from_path"
-EXTERNAL = "actor_rollout_ref.model.external_lib"
-"""Module that verl's workers import, which may register engines and agent loops of its own."""
 SAMPLER = "trainer.v1.sampler.custom_sampler.path"
 QUICK = "pkg://verl_atpo.platforms.quick_replay_buffer"
 WANDB_HOST = "api.wandb.ai"

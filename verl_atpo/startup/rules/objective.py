@@ -8,7 +8,7 @@ from verl_atpo.config import ROOT_KEY, CreditConfig
 from verl_atpo.method.scheme import own_estimators
 from verl_atpo.settings import refuse
 from verl_atpo.startup.rules.rule import Rule, Run, choice_rule, in_trees, never
-from verl_atpo.startup.verl_config import ACTOR, ESTIMATOR, LOSS, ROLLOUT, unknown
+from verl_atpo.startup.verl_config import ACTOR, ESTIMATOR, EXTERNAL, LOSS, ROLLOUT, unknown
 
 CORRECTION = "algorithm.rollout_correction"
 DISTILLATION = "distillation.distillation_loss.use_task_rewards"
@@ -49,7 +49,7 @@ def _loss(run: Run) -> str | None:
     from verl.trainer.ppo.core_algos import POLICY_LOSS_REGISTRY
 
     loss = run.get(LOSS)
-    if loss is None or loss in POLICY_LOSS_REGISTRY or run.get("actor_rollout_ref.model.external_lib"):
+    if loss is None or loss in POLICY_LOSS_REGISTRY or run.get(EXTERNAL):
         return None
     return unknown(loss, POLICY_LOSS_REGISTRY)
 

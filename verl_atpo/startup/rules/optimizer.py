@@ -8,7 +8,7 @@ from typing import Any
 
 from verl_atpo.startup.resume import total_steps
 from verl_atpo.startup.rules.rule import Rule, Run, choice_rule, number_rule
-from verl_atpo.startup.verl_config import ACTOR, unknown
+from verl_atpo.startup.verl_config import ACTOR, STRATEGY, unknown
 
 OPTIM = f"{ACTOR}.optim"
 RATE, BETAS, NAME = f"{OPTIM}.lr", f"{OPTIM}.betas", f"{OPTIM}.optimizer"
@@ -21,7 +21,7 @@ MOVES = "with Adam each weight moves by about the learning rate in every update"
 
 
 def _fsdp(run: Run) -> bool:
-    return run.get(f"{ACTOR}.strategy") in ("fsdp", "fsdp2")
+    return run.get(STRATEGY) in ("fsdp", "fsdp2")
 
 
 def _adam(run: Run) -> bool:

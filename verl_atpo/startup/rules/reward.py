@@ -16,13 +16,11 @@ from verl_atpo.rollout.reward import reward_problem
 from verl_atpo.settings import did_you_mean, refuse
 from verl_atpo.startup.data_checks import SCORED_BY_TRUTH
 from verl_atpo.startup.materials import REWARD_FILE, REWARD_NAME, quiet, train_rows, validation_rows
-from verl_atpo.startup.rules.environment import EXTERNAL
 from verl_atpo.startup.rules.rule import Rule, Run, Stage
 from verl_atpo.startup.trial import Outcome, attempt
-from verl_atpo.startup.verl_config import unknown
+from verl_atpo.startup.verl_config import EXTERNAL, REWARD_MANAGER, unknown
 
 KWARGS = "reward.custom_reward_function.reward_kwargs"
-MANAGER = "reward.reward_manager.name"
 PASSED = ("data_source", "solution_str", "ground_truth", "extra_info")
 """Keyword arguments with which verl's reward managers call a reward function."""
 TRIAL_LIMIT_S = 5.0
@@ -181,15 +179,15 @@ def _known_manager(run: Run) -> str | None:
     from verl.experimental.reward_loop.reward_manager import registry
 
     known = registry.REWARD_MANAGER
-    return None if run.get(MANAGER) in known else unknown(run.get(MANAGER), sorted(known))
+    return None if run.get(REWARD_MANAGER) in known else unknown(run.get(REWARD_MANAGER), sorted(known))
 
 
 def _scores_in_python(run: Run) -> bool:
-    return run.get(MANAGER) in SCORED_BY_TRUTH
+    return run.get(REWARD_MANAGER) in SCORED_BY_TRUTH
 
 
 RULES = (
-    Rule(MANAGER, _known_manager, stage=Stage.REHEARSAL),
+    Rule(REWARD_MANAGER, _known_manager, stage=Stage.REHEARSAL),
     Rule(REWARD_FILE, _loads, stage=Stage.REHEARSAL),
     Rule(REWARD_FILE, _signature, _scores_in_python, stage=Stage.REHEARSAL),
 )

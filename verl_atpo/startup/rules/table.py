@@ -28,6 +28,7 @@ from verl_atpo.startup.rules import (
     trees,
 )
 from verl_atpo.startup.rules.rule import Rule, Run, Stage, broken
+from verl_atpo.startup.verl_config import EXTERNAL
 
 _BUILT_IN: tuple[Rule, ...] = (
     *trees.RULES,
@@ -38,11 +39,7 @@ _BUILT_IN: tuple[Rule, ...] = (
     *ranges.RULES,
     *sampling.RULES,
     *trainer_modes.RULES,
-    Rule(
-        "actor_rollout_ref.model.external_lib",
-        lambda run: check_packed(run.config),
-        lambda run: is_packed(run.config),
-    ),
+    Rule(EXTERNAL, lambda run: check_packed(run.config), lambda run: is_packed(run.config)),
     *tool_files.RULES,
     *loops.RULES,
     Rule(GATEWAY, lambda run: check_gateway(run.config)),
