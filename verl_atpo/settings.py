@@ -80,7 +80,10 @@ def not_a_setting(path: str, names: Iterable[str]) -> str:
 
 def show(value: object) -> str:
     """Format a value for an error message, cut to a length that leaves room for the rest."""
-    text = repr(value)
+    try:
+        text = repr(value)
+    except (Exception, SystemExit):  # of the value's own class
+        text = f"a {type(value).__name__}"
     return text if len(text) <= _LONGEST_VALUE else text[:_LONGEST_VALUE] + "..."
 
 

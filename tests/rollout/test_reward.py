@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import collections
 import decimal
 import fractions
 import logging
+import pickle
+import threading
 import time
+import types
 from types import SimpleNamespace
 
 import numpy as np
@@ -18,11 +22,31 @@ from verl_atpo.config import ConfigError, WatchConfig
 from verl_atpo.failure import ExitError, StrayCancellation, TrajectoryBug, is_outage
 from verl_atpo.rollout import reward
 from verl_atpo.rollout.health.reward_worker import contain_reward_functions, contained
-from verl_atpo.rollout.reward import blamed, check_result, check_reward, number
+from verl_atpo.rollout.reward import blamed, check_result, check_reward, number, sendable
 
 NUMBERS = [0, -1, 0.5, True, np.float32(0.5), np.int64(3), np.array(0.5), torch.tensor(0.5), np.bool_(True)]
 NUMBERS += [fractions.Fraction(1, 2), decimal.Decimal("0.5"), -3.4e38]
+
+
+class Odd:
+    """Raises when anybody looks at it."""
+
+    def __float__(self) -> float:
+        raise RuntimeError("no number")
+
+    def __repr__(self) -> str:
+        raise ValueError("no words")
+
+    def __reduce__(self) -> str:
+        raise TypeError("cannot be pickled")
+
+
 NO_NUMBERS = {
+    "an object that raises": (Odd(), "a Odd: expected .*Odd is no number"),
+    "a generator": ((each for each in [1.0]), "generator is no number"),
+    "a list score": ({"score": [1.0]}, "list is no number"),
+    "a nested score": ({"score": {"score": 1.0}}, "dict is no number"),
+    "a missing value": (np.ma.masked, "not finite"),
     "(0.5, {})": ((0.5, {}), "tuple is no number"),
     "[0.5]": ([0.5], "list is no number"),
     "array": (np.array([0.5]), "ndarray is no number"),
@@ -58,6 +82,24 @@ def test_everything_else_is_refused_with_what_was_returned(value, words):
         TrajectoryBug, match=f"^The reward function returned .*{words}.*Remedy: fix the reward function"
     ):
         check_result(value)
+
+
+def test_any_mapping_is_sent_as_a_dict_without_what_cannot_be_sent():
+    given = {"score": np.float32(0.5), "acc": True, "lock": threading.Lock(), "odd": Odd(), "parts": {"a": [1]}}
+    for mapping in (given, types.MappingProxyType(given), collections.UserDict(given)):
+        sent = sendable(mapping)
+        assert type(sent) is dict and pickle.loads(pickle.dumps(sent)) == sent
+        assert sent["score"] == 0.5 and sent["acc"] is True and sent["parts"] == {"a": [1]}
+        assert sent["lock"].startswith("<unlocked _thread.lock") and sent["odd"] == "[Odd: ValueError]"
+    assert sendable(0.5) == 0.5
+    with pytest.raises(TrajectoryBug, match="no key 'score'"):
+        sendable(types.MappingProxyType({"acc": 1.0}))
+
+
+def test_extra_information_whose_methods_raise_is_written():
+    scored = output(1.0, odd=Odd(), fine=1)
+    check_reward(scored, computed=True)
+    assert scored.extra_fields["reward_extra_info"] == {"odd": "[Odd: ValueError]", "fine": 1}
 
 
 def test_a_long_value_is_cut():

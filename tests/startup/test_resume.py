@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -124,6 +126,43 @@ def test_sigterm_is_recorded_and_two_runs_do_not_share_a_folder_of_checkpoints(t
     assert process.returncode == 143 and "Stopped before its end. The same command continues from step 6." in said
     assert read_run(tmp_path / "hydra" / "atpo_run.json").ended == "stopped"
     assert running_beside(config) is None
+
+
+INTERRUPTED = """
+import atexit, sys, time
+from pathlib import Path
+from omegaconf import OmegaConf
+from verl_atpo.report.run_file import this_start
+from verl_atpo.startup.driver_end import DriverEnd
+config = OmegaConf.create({"trainer": {"save_freq": -1, "default_local_dir": sys.argv[1], "resume_mode": "auto"}})
+def clean_up():
+    print("cleaning up", flush=True)
+    time.sleep(float(sys.argv[2]))
+    print("cleaned up", flush=True)
+atexit.register(clean_up)  # as Ray's, which is imported earlier
+DriverEnd(config, this_start(["run"]), Path(sys.argv[1], "hydra")).watch()
+print("ready", flush=True)
+time.sleep(120)
+"""
+
+
+@pytest.mark.parametrize("first", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("times", [2, 3])
+def test_a_second_signal_does_not_interrupt_the_end_and_a_third_ends_at_once(tmp_path, first, times):
+    seconds = "2" if times == 2 else "120"
+    command = [sys.executable, "-c", INTERRUPTED, str(tmp_path), seconds]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "ready\n"
+        process.send_signal(first)
+        assert process.stdout.readline() == "cleaning up\n"
+        for _ in range(times - 1):
+            process.send_signal(signal.SIGINT)
+            time.sleep(0.3)
+        out, said = process.communicate(timeout=60)
+    assert ("cleaned up" in out) is (times == 2)
+    assert said.count("Once more ends this process at once.") == 1 and "Traceback" not in said
+    assert process.returncode == 130 if times == 3 else process.returncode in (1, 130, 143, -2)
+    assert read_run(tmp_path / "hydra" / "atpo_run.json").ended == "stopped"
 
 
 def test_ctrl_c_before_ray_is_answered_in_a_line(monkeypatch):

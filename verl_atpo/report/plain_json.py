@@ -40,7 +40,7 @@ class _Budget:
     def plain(self, value: Any, depth: int) -> Any:
         try:
             return self._plain(value, depth)
-        except Exception as error:  # a value whose own methods raise: __str__, __iter__, tolist
+        except (Exception, SystemExit) as error:  # a value whose own methods raise: __str__, __iter__, tolist
             return f"[{type(value).__name__}: {type(error).__name__}]"
 
     def _plain(self, value: Any, depth: int) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import pickle
 from collections.abc import Mapping
 from typing import Any
 
@@ -28,7 +29,7 @@ def number(value: Any) -> float | None:
         return None
     try:
         return float(value)
-    except (TypeError, ValueError, OverflowError):
+    except Exception:  # of the value's own class
         return None
 
 
@@ -61,6 +62,36 @@ def check_result(result: Any) -> None:
     """
     if (problem := reward_problem(result)) is not None:
         raise TrajectoryBug(f"The reward function {problem}. Remedy: fix the reward function ({FUNCTION}).")
+
+
+def sendable(result: Any) -> Any:
+    """Return a checked result as verl takes it: a ``dict``, if it is any mapping, without what no process can be sent.
+
+    Raises:
+        TrajectoryBug: as of :func:`check_result`.
+    """
+    check_result(result)
+    if not isinstance(result, Mapping):
+        return result
+    return {key: value if _can_be_sent(value) else _text(value) for key, value in result.items()}
+
+
+def _can_be_sent(value: Any) -> bool:
+    try:
+        pickle.dumps(value)
+    except Exception:
+        return False
+    return True
+
+
+def _text(value: Any) -> str:
+    """Write extra information as text, whatever its own methods raise."""
+    from verl_atpo.tools.answer import as_text  # imports verl, which the plugin must not while verl is importing it
+
+    try:
+        return as_text(value)
+    except (Exception, SystemExit) as error:
+        return f"[{type(value).__name__}: {type(error).__name__}]"
 
 
 def check_reward(output: Any, computed: bool) -> None:
@@ -136,7 +167,5 @@ def _plain_extra(value: Any) -> Any:
         return value
     found = number(value)
     if found is None:
-        from verl_atpo.tools.answer import as_text  # imports verl, which the plugin must not while verl is importing it
-
-        return as_text(value)
+        return _text(value)
     return bool(found) if str(getattr(value, "dtype", "")).endswith("bool") else found

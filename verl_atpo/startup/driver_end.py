@@ -60,6 +60,7 @@ class DriverEnd:
 
     def _hook(self, kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> Any:
         if issubclass(kind, KeyboardInterrupt):
+            hold_further_signals()
             self.ended("stopped")
             print(f"\n{self.stopped()}", file=sys.stderr, flush=True)
             return None
@@ -69,6 +70,7 @@ class DriverEnd:
     def _at_exit(self) -> None:
         """Record a run that ends before its end without an error: SIGTERM, or ``sys.exit``."""
         if not self._recorded:
+            hold_further_signals()
             self.ended("stopped")
             print(f"\n{self.stopped('Stopped before its end')}", file=sys.stderr, flush=True)
 
@@ -79,6 +81,28 @@ class DriverEnd:
                     run.write(folder)
             except OSError as error:  # no reason to end a run
                 logger.warning("The run's file cannot be written into %s: %s", folder, error)
+
+
+def hold_further_signals() -> None:
+    """Let the end of the process finish: the next Ctrl+C or SIGTERM is answered, the one after it ends at once.
+
+    Else it would interrupt whichever clean-up is at work, such as that of Ray.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return
+    answered = False
+
+    def held(number: int, frame: Any) -> None:
+        nonlocal answered
+        if answered:
+            os._exit(128 + number)
+        answered = True
+        os.write(
+            2, b"\nRay's processes are being stopped, which takes some seconds. Once more ends this process at once.\n"
+        )
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, held)
 
 
 def running_beside(config: DictConfig) -> str | None:

@@ -18,7 +18,7 @@ from verl_atpo.deadlines.containment import called
 from verl_atpo.deadlines.containment import contained as contained_work
 from verl_atpo.deadlines.within import within
 from verl_atpo.rollout.health.watchdog import Watchdog
-from verl_atpo.rollout.reward import check_result
+from verl_atpo.rollout.reward import sendable
 from verl_atpo.seams.wrap import wrap_once
 
 NAME = "The reward function"
@@ -50,8 +50,7 @@ def contained(function: Callable[..., Any], config: WatchConfig) -> Callable[...
 
     async def awaited(*args: Any, **kwargs: Any) -> Any:
         result = await within(None, Activity(NAME, watched=True), function(*args, **kwargs))
-        check_result(result)
-        return result
+        return sendable(result)
 
     def plain(*args: Any, **kwargs: Any) -> Any:
         activity = Activity(NAME, watched=True, thread=threading.get_ident())
@@ -63,7 +62,6 @@ def contained(function: Callable[..., Any], config: WatchConfig) -> Callable[...
         finally:
             activity.thread = None
             end(activity)
-        check_result(result)
-        return result
+        return sendable(result)
 
     return awaited if inspect.iscoroutinefunction(function) else plain
