@@ -135,7 +135,8 @@ def _curl_verdict(error: BaseException) -> bool | None:
 
 def _worded_verdict(error: BaseException) -> bool | None:
     """Judge an HTTP error without its response, as one that crossed processes, by the status that its text begins."""
-    status = status_in(type(error).__name__, str(error.args[0])) if error.args else None
+    text = error.args[0] if error.args else None
+    status = status_in(type(error).__name__, text) if isinstance(text, str) else None
     return None if status is None else status in STATUSES
 
 
