@@ -130,7 +130,7 @@ def reasons(record: Mapping[str, Any], node: Mapping[str, Any]) -> list[str]:
     trajectories = record.get("trajectories") or []
     own = next((each for each in trajectories if each.get("number") == node.get("trajectory")), None)
     if own is not None and own.get("selection") and _first_of(record, own) == node["index"]:
-        found.append(f"An expansion starts here: {_selection(own['picked'])}.")
+        found.append(f"An expansion starts here: {_selection(own['selection'])}.")
     for trajectory in trajectories:
         reason = trajectory.get("selection")
         if reason and reason.get("node") == node["index"]:
