@@ -15,7 +15,7 @@ from types import SimpleNamespace
 import pytest
 
 from verl_atpo.config import ConfigError, ExpansionConfig, Penalty, Schedule
-from verl_atpo.method.expansion import STRATEGIES, explain, register_strategy, select_turns, uncertainty_score
+from verl_atpo.method.expansion import STRATEGIES, explain_selection, register_strategy, select_turns, uncertainty_score
 from verl_atpo.method.noise import relative_noise
 from verl_atpo.tree.recording import Generation, Turn
 from verl_atpo.tree.tree import ROOT, Depth, TurnTree
@@ -120,13 +120,13 @@ def test_candidates_may_have_to_share_something_where_there_are_such():
 def test_what_spoke_for_a_turn_is_told_as_it_was_at_the_choice():
     tree = example()
     config = ExpansionConfig(penalty=0.45, penalty_counts=Penalty.SIBLINGS)
-    best, last = explain(tree, [1, 0], config)
+    best, last = explain_selection(tree, [1, 0], config)
     assert (best.node, best.rank, best.candidates) == (1, 1, 6)
     assert (best.score, best.penalty) == pytest.approx((0.55, 0.45))
     assert (last.node, last.rank) == (ROOT, 6)
     assert (last.score, last.penalty) == pytest.approx((-0.45, 0.45))
     tree.pending[1] = 1  # one more sibling of 2 and 6 on its way
-    assert explain(tree, [6], config)[0].penalty == pytest.approx(0.9)
+    assert explain_selection(tree, [6], config)[0].penalty == pytest.approx(0.9)
 
 
 def chains(count: int, tokens: tuple[int, ...], repeated: bool, undecided: tuple[float, ...]) -> TurnTree:
@@ -186,7 +186,7 @@ def test_ties_go_by_depth_as_the_authors_walk_the_tree():
     config = ExpansionConfig(penalty=0.0)
     selected = select_turns(tree, 4, config, random.Random(0))
     assert selected == [1, 4, 2, ROOT]
-    assert [pick.rank for pick in explain(tree, selected, config)] == [1, 2, 3, 4]
+    assert [pick.rank for pick in explain_selection(tree, selected, config)] == [1, 2, 3, 4]
 
 
 def test_no_turn_is_selected_twice_where_others_will_be_known_later():

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tests.assets.trees import credit_of, random_tree
 from verl_atpo.config import AdvantageMode, Backup, CreditConfig, Normalize
 from verl_atpo.render.explanation import amount, explain
-from verl_atpo.report.differences import contexts_of, differences_of
+from verl_atpo.report.differences import context_numbers, differences_of
 from verl_atpo.tree.tree import ROOT, TurnTree
 
 
@@ -77,7 +77,7 @@ def test_nothing_is_said_of_a_credit_that_is_another() -> None:
     moved = dataclasses.replace(credit_of(tree(), shrunk), advantages=[None, 0.1, 0.2, 0.3, 0.4, 0.5])
     assert differences_of(tree(), moved, shrunk) == [None] * 6
     split = settings(weights="split", advantage="diff_global")
-    assert contexts_of(tree(), config) == [-1, 0, 1, 1, 0, 4]
+    assert context_numbers(tree(), config) == [-1, 0, 1, 1, 0, 4]
     assert len(differences_of(tree(), credit_of(tree(), split), split)) == 6
 
 

@@ -22,7 +22,7 @@ from verl_atpo.config import ConfigError, WatchConfig
 from verl_atpo.failure import ExitError, StrayCancellation, TrajectoryBug, is_outage
 from verl_atpo.rollout import reward
 from verl_atpo.rollout.health.reward_worker import contain_reward_functions, contained
-from verl_atpo.rollout.reward import blamed, check_result, check_reward, number, sendable
+from verl_atpo.rollout.reward import as_number, blamed, check_result, check_reward, sendable
 
 NUMBERS = [0, -1, 0.5, True, np.float32(0.5), np.int64(3), np.array(0.5), torch.tensor(0.5), np.bool_(True)]
 NUMBERS += [fractions.Fraction(1, 2), decimal.Decimal("0.5"), -3.4e38]
@@ -73,7 +73,7 @@ NO_NUMBERS = {
 def test_numbers_of_every_kind_are_rewards(value):
     check_result(value)
     check_result({"score": value, "acc": 1.0})
-    assert number(value) == pytest.approx(float(value))
+    assert as_number(value) == pytest.approx(float(value))
 
 
 @pytest.mark.parametrize(("value", "words"), NO_NUMBERS.values(), ids=NO_NUMBERS)

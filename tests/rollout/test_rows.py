@@ -30,7 +30,7 @@ from verl_atpo.method.channel import is_marked
 from verl_atpo.method.estimator import compute_atpo_advantage
 from verl_atpo.report.tracking import add_to_tracking
 from verl_atpo.rollout.grower import TreeGrower
-from verl_atpo.rollout.rows import policy_text
+from verl_atpo.rollout.rows import sampled_text
 from verl_atpo.tree.growth import GrownTree
 from verl_atpo.tree.recording import Generation, Turn
 
@@ -172,4 +172,4 @@ def test_the_policys_words_are_told_from_the_observations():
     output = AgentLoopOutput(
         prompt_ids=[9], response_ids=[1, 5, 4, 3, 1, 2, 5, 3], response_mask=[1, 1, 1, 0, 1, 1, 1, 0], metrics={}
     )
-    assert policy_text([output], Tokenizer()) == "<answer></answer>\n<answer>4</answer>"
+    assert sampled_text([output], Tokenizer()) == "<answer></answer>\n<answer>4</answer>"

@@ -95,7 +95,7 @@ def _candidates(tree: TurnTree, least_depth: int) -> list[int]:
     return inner or _candidates(tree, least_depth - 1)
 
 
-def explain(
+def explain_selection(
     tree: TurnTree, selected: Sequence[int], config: ExpansionConfig, *, least_depth: int = 0
 ) -> list[Selection]:
     """Compute scores and ranks of turns that :func:`select_turns` selected from this tree."""

@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerBase
 from verl_atpo.config import AtpoConfig, SharedTurns
 from verl_atpo.failure import brief, is_outage
 from verl_atpo.method.scheme import Credit
-from verl_atpo.report.differences import contexts_of, differences_of
+from verl_atpo.report.differences import context_numbers, differences_of
 from verl_atpo.report.record import FORMAT, Node, Record, SelectionRecord, ToolUse, TrajectoryRecord, summarize
 from verl_atpo.tree.growth import GrownTree, Rollout
 from verl_atpo.tree.recording import Turn
@@ -87,7 +87,7 @@ class TreeDescriber:
     def _nodes(self, grown: GrownTree, credit: Credit) -> list[Node]:
         tree = grown.tree
         last = {leaf: number for number, leaf in enumerate(grown.leaves)}
-        contexts = contexts_of(tree, self._config.credit)
+        contexts = context_numbers(tree, self._config.credit)
         differences = differences_of(tree, credit, self._config.credit)
         described = []
         for node in tree.nodes[1:]:

@@ -20,7 +20,7 @@ Terms = list[list[Difference] | None]
 """Terms of every node, by index; ``None`` where they are not known."""
 
 
-def contexts_of(tree: TurnTree, settings: CreditConfig) -> list[int]:
+def context_numbers(tree: TurnTree, settings: CreditConfig) -> list[int]:
     """Number the context of every node, by index, as the credit groups them; -1 for the root."""
     return group_contexts(tree, settings.contexts).context
 

@@ -36,7 +36,7 @@ from verl_atpo.rollout.grower import regrowth
 from verl_atpo.rollout.health.stop import Failures, describe_bug
 from verl_atpo.rollout.health.watchdog import Watchdog
 from verl_atpo.rollout.reward import blamed, check_reward
-from verl_atpo.rollout.rows import policy_text
+from verl_atpo.rollout.rows import sampled_text
 from verl_atpo.rollout.scope import RunScopedWorker
 from verl_atpo.startup.checks import check_config, scheme_of
 from verl_atpo.startup.data_checks import check_rows
@@ -243,7 +243,7 @@ class ChainAgentLoopWorker(RunScopedWorker):
             Exception: an outage.
         """
         fields = outputs[-1].extra_fields
-        fields["policy_text"] = await in_thread(policy_text, outputs, self.tokenizer)
+        fields["policy_text"] = await in_thread(sampled_text, outputs, self.tokenizer)
         computed = outputs[-1].reward_score is None and self.reward_loop_worker_handles is not None
         watched = Activity("The reward function, which runs in verl's RewardLoopWorker,", watched=True)
         try:

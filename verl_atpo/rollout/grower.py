@@ -19,7 +19,7 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from verl_atpo.config import AtpoConfig, GrowthConfig, Schedule
 from verl_atpo.failure import ReplayEndedError, is_outage
-from verl_atpo.method.expansion import explain, select_turns
+from verl_atpo.method.expansion import explain_selection, select_turns
 from verl_atpo.method.lengths import expected_turns
 from verl_atpo.method.scheme import Questions
 from verl_atpo.replay.client import ReplayClient
@@ -134,7 +134,7 @@ class TreeGrower:
         self._count_pending()
         wait = self._staggered and self._chains_run
         selected = select_turns(self.grown.tree, free, expansion, self._rng, least_depth=least_depth, wait=wait)
-        return self._start(explain(self.grown.tree, selected, expansion, least_depth=least_depth))
+        return self._start(explain_selection(self.grown.tree, selected, expansion, least_depth=least_depth))
 
     @property
     def _chains(self) -> list[Rollout]:

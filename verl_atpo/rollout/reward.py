@@ -23,7 +23,7 @@ FUNCTION = "reward.custom_reward_function.path"
 _renamed = False
 
 
-def number(value: Any) -> float | None:
+def as_number(value: Any) -> float | None:
     """Read a reward as a float; ``None`` for what is no single number, and for any text."""
     if isinstance(value, str | bytes | bytearray) or getattr(value, "ndim", 0) != 0:
         return None
@@ -40,7 +40,7 @@ def reward_problem(result: Any) -> str | None:
         None for a finite number that float32 can hold, and for a mapping with one under ``score``.
     """
     score = result.get("score") if isinstance(result, Mapping) else result
-    found = number(score)
+    found = as_number(score)
     if isinstance(result, Mapping) and "score" not in result:
         why = "the mapping has no key 'score'"
     elif found is None:
@@ -118,7 +118,7 @@ def check_reward(output: Any, computed: bool) -> None:
             f"The agent loop returned reward_score={show(score)}: expected a finite number, or None for the reward "
             "function to be asked."
         ) from error
-    output.reward_score = number(score)
+    output.reward_score = as_number(score)
     extra = output.extra_fields.get("reward_extra_info")
     if isinstance(extra, Mapping):
         extra = _without_verls_keys(extra)
@@ -165,7 +165,7 @@ def _plain_extra(value: Any) -> Any:
     """Return extra information as verl's validation can average or write it: a number of Python's, None, or text."""
     if value is None or type(value) in (bool, int, float, str):
         return value
-    found = number(value)
+    found = as_number(value)
     if found is None:
         return _text(value)
     return bool(found) if str(getattr(value, "dtype", "")).endswith("bool") else found

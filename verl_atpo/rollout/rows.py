@@ -130,7 +130,7 @@ def trained_masks(grown: GrownTree, shared_turns: SharedTurns) -> list[list[list
     return masks
 
 
-def policy_text(outputs: Sequence[AgentLoopOutput], tokenizer: PreTrainedTokenizerBase) -> str:
+def sampled_text(outputs: Sequence[AgentLoopOutput], tokenizer: PreTrainedTokenizerBase) -> str:
     """Decode the text that the policy itself wrote in a trajectory: sampled, not special tokens, a line a turn."""
     turns = []
     for output in outputs:

@@ -160,8 +160,8 @@ def is_multimodal(run: Run) -> bool:
 
 
 @dataclasses.dataclass(frozen=True)
-class Rows:
-    """Rows of a data file.
+class DataFile:
+    """A data file and some of its rows.
 
     Attributes:
         file: path of the file.
@@ -181,7 +181,7 @@ class Rows:
             yield f"row {number} of {self.file}", row
 
 
-def train_rows(run: Run) -> tuple[Rows, ...]:
+def train_rows(run: Run) -> tuple[DataFile, ...]:
     """Read the training data that is on this machine.
 
     Raises:
@@ -190,12 +190,12 @@ def train_rows(run: Run) -> tuple[Rows, ...]:
     return _files(run, TRAIN)
 
 
-def validation_rows(run: Run) -> tuple[Rows, ...]:
+def validation_rows(run: Run) -> tuple[DataFile, ...]:
     """Read the validation data that is on this machine; raises as :func:`train_rows`."""
     return _files(run, VALIDATION)
 
 
-def _files(run: Run, setting: str) -> tuple[Rows, ...]:
+def _files(run: Run, setting: str) -> tuple[DataFile, ...]:
     value = run.get(setting)
     names: Iterable[Any] = value if isinstance(value, list | ListConfig) else [value]
     found = []
@@ -207,7 +207,7 @@ def _files(run: Run, setting: str) -> tuple[Rows, ...]:
     return tuple(found)
 
 
-def _read(setting: str, name: str) -> Rows:
+def _read(setting: str, name: str) -> DataFile:
     path = Path(name).expanduser()
     if path.is_dir():
         raise refuse(setting, name, "it is a folder. Name the files in it")
@@ -216,7 +216,7 @@ def _read(setting: str, name: str) -> Rows:
     if not path.is_file():
         near = did_you_mean(path.name, [each.name for each in path.parent.glob("*")]) if path.parent.is_dir() else ""
         raise refuse(setting, name, f"no such file, seen from {Path.cwd()}. Correct the path.{near}")
-    readers: dict[str, Callable[[Path], Rows]] = {".parquet": _parquet, ".json": _json_lines, ".jsonl": _json_lines}
+    readers: dict[str, Callable[[Path], DataFile]] = {".parquet": _parquet, ".json": _json_lines, ".jsonl": _json_lines}
     reader = readers.get(path.suffix)
     if reader is None:
         raise refuse(setting, name, "verl reads .parquet, .json and .jsonl only. Convert the file")
@@ -229,7 +229,7 @@ def _read(setting: str, name: str) -> Rows:
     return rows
 
 
-def _parquet(path: Path) -> Rows:
+def _parquet(path: Path) -> DataFile:
     import pyarrow
     import pyarrow.parquet as parquet
 
@@ -242,10 +242,10 @@ def _parquet(path: Path) -> Rows:
         numbers = _spread(total)
         table = file.read().take(pyarrow.array(numbers, type=pyarrow.int64()))
         sample = list(zip(numbers, table.to_pylist(), strict=True))
-    return Rows(path, total, columns, tuple(sample))
+    return DataFile(path, total, columns, tuple(sample))
 
 
-def _json_lines(path: Path) -> Rows:
+def _json_lines(path: Path) -> DataFile:
     with path.open(encoding="utf-8") as file:
         first = file.read(1)
         file.seek(0)
@@ -253,10 +253,10 @@ def _json_lines(path: Path) -> Rows:
             loaded = json.load(file)
             numbers = _spread(len(loaded))
             sample = [(number, loaded[number]) for number in numbers]
-            return Rows(path, len(loaded), tuple(sample[0][1]) if sample else (), tuple(sample))
+            return DataFile(path, len(loaded), tuple(sample[0][1]) if sample else (), tuple(sample))
         sample = list(enumerate(map(json.loads, itertools.islice(file, SAMPLE))))
         total = len(sample) + sum(1 for _ in file)
-    return Rows(path, total, tuple(sample[0][1]) if sample else (), tuple(sample))
+    return DataFile(path, total, tuple(sample[0][1]) if sample else (), tuple(sample))
 
 
 def _spread(total: int) -> list[int]:

@@ -10,7 +10,7 @@ from verl_atpo.tree.comparison import Place, check_tree_rows
 from verl_atpo.tree.recording import Generation, Turn, group_turns
 
 
-class Run(Protocol):
+class RecordedRun(Protocol):
     """Generations that a run of an agent loop has sampled so far."""
 
     @property
@@ -49,7 +49,7 @@ class Trajectory:
     diverged: bool
 
     @classmethod
-    def of(cls, run: Run, output: Any, response_length: int | None = None) -> Trajectory:
+    def of(cls, run: RecordedRun, output: Any, response_length: int | None = None) -> Trajectory:
         """Make a trajectory from what a run sampled and what its loop returned.
 
         Args:

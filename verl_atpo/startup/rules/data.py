@@ -13,7 +13,7 @@ from verl_atpo.startup.data_checks import LIMIT, SCORED_BY_TRUTH, Reader
 from verl_atpo.startup.materials import (
     TRAIN,
     VALIDATION,
-    Rows,
+    DataFile,
     is_multimodal,
     schemas,
     tokenizer,
@@ -35,7 +35,7 @@ NEEDED = {
 """Columns that verl's reward managers read."""
 MEDIA_COLUMNS = {"image": "image_key", "video": "video_key", "audio": "audio_key"}
 """Placeholders in prompts -> settings of the columns with what stands there."""
-Read: TypeAlias = Callable[[Run], tuple[Rows, ...]]
+Read: TypeAlias = Callable[[Run], tuple[DataFile, ...]]
 """Reads the files of a setting."""
 
 
