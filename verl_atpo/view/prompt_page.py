@@ -47,8 +47,10 @@ def prompt_page(run: Run, key: str) -> None:
     with ui.element("div").classes("panel"):
         block(text_block(records[0].get("prompt", ""), records[0].get("template") or []))
         first, last = records[0], records[-1]
-        shown = f"{len(records)} trees" if len(records) == known else f"The first {len(records)} of {known:,} trees"
-        words = f"{shown}, steps {first['global_step']} to {last['global_step']}"
+        whole = f"{len(records)} tree{'s' if len(records) > 1 else ''}"
+        shown = whole if len(records) == known else f"The first {len(records)} of {known:,} trees"
+        steps = [first["global_step"], last["global_step"]]
+        words = f"{shown}, " + (f"step {steps[0]}" if steps[0] == steps[1] else f"steps {steps[0]} to {steps[1]}")
         answer = visible(str(first["ground_truth"]))[:300]
         ui.label(f"{words}; right answer {answer}").classes("faint").props("data-part=task-facts")
         if len({record.get("start") for record in records}) > 1:
