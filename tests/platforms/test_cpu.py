@@ -211,8 +211,10 @@ class TestPlatform:
 
     def test_user_settings_of_the_rollout_win(self, platform, monkeypatch):
         monkeypatch.delenv("VLLM_CPU_OMP_THREADS_BIND", raising=False)
+        monkeypatch.delenv("TORCH_COMPILE_DISABLE", raising=False)
         monkeypatch.setenv("VLLM_CPU_KVCACHE_SPACE", "7")
         env = platform.rollout_env_vars()
+        assert env["TORCH_COMPILE_DISABLE"] == "1"
         assert env["VLLM_CPU_KVCACHE_SPACE"] == "7"
         assert env["VLLM_CPU_OMP_THREADS_BIND"] == "nobind"
 

@@ -9,7 +9,17 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-LEFT_OUT = (".git", ".venv", "build", "__pycache__", ".mypy_cache", ".ruff_cache", "results", "*.egg-info")
+LEFT_OUT = (
+    ".git",
+    ".venv*",
+    ".hypothesis",
+    "build",
+    "__pycache__",
+    ".mypy_cache",
+    ".ruff_cache",
+    "results",
+    "*.egg-info",
+)
 TESTS = (
     "golden",
     "test_config.py",
@@ -53,5 +63,7 @@ def test_the_rest_stands_without_a2tgpo(tmp_path):
         )
         assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
 
-    run("-W", "ignore", "-c", IMPORT_ALL)
-    run("-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *(f"tests/{name}" for name in TESTS))
+    # One process for both: it takes longest to load verl. A few random examples: the full number is drawn elsewhere.
+    options = ["-q", "-x", "-p", "no:cacheprovider", "--hypothesis-profile=few"]
+    arguments = [*options, *(f"tests/{name}" for name in TESTS)]
+    run("-W", "ignore", "-c", f"{IMPORT_ALL}\nimport pytest, sys\nsys.exit(pytest.main({arguments!r}))")

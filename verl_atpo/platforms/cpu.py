@@ -22,6 +22,8 @@ ROLLOUT_ENV_DEFAULTS = {
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
     # Keeps the preset's executor "uni"; otherwise vLLM's CPU platform changes it to "mp" to bind threads, see above.
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+    # vLLM compiles a helper of its sampler (a comparison and a sum) even in eager mode: C++ compiler runs at start-up.
+    "TORCH_COMPILE_DISABLE": "1",
 }
 
 
