@@ -170,6 +170,23 @@ def test_noise_samples_a_fresh_chain_where_no_expansion_pays():
     assert ROOT not in select(apart, 3, strategy="noise")
 
 
+def test_noise_gives_the_second_expansion_of_a_chain_its_own_context():
+    """Two of the three chains can be expanded, and four expansions start together.
+
+    The outcome is decided slowly, so a third turn in the best context lowers noise less than a second one elsewhere.
+    """
+    undecided = (1.0, 0.8, 0.6, 0.4)
+    tree = chains(2, (4, 4, 4, 4), repeated=False, undecided=undecided)
+    tree.add_turn(ROOT, mean_nll=1.0, is_leaf=True, reward=0.0, turn=tree.turn(1))
+    ratings = {at: relative_noise(undecided[at], at / 4, 1, 3) for at in (1, 2)}
+    best = min(ratings, key=ratings.__getitem__)
+    (other,) = {1, 2} - {best}
+    assert relative_noise(undecided[best], best / 4, 2, 3) > ratings[other]
+    selected = select(tree, 4, initial_chains=3, branches_per_round=4, rounds=1, strategy="noise")
+    assert selected == [1 + best, 5 + best, 1 + other, 5 + other]
+    assert not tree.pending
+
+
 def test_noise_with_a_single_chain_starts_where_it_can():
     assert select(chains(1, (4, 4), repeated=False, undecided=(1.0,)), 2, strategy="noise") == [0, 1]
 

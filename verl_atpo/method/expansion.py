@@ -17,7 +17,7 @@ import itertools
 import math
 import random
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TypeAlias
 
 from verl_atpo.config import ROOT_KEY, Contexts, ExpansionConfig, Penalty, Schedule
@@ -154,7 +154,8 @@ def where_noise_falls_most(
 
     :func:`~verl_atpo.method.noise.relative_noise` rates contexts by their depth and by how many turns were sampled in
     them. A depth at which only a share of the chains can be expanded gains only this share, so that chains are not
-    expanded late for having been long. Chains with fewer expansions come first.
+    expanded late for having been long. Chains with fewer expansions come first. So no chain is listed a second time
+    before every other that can be expanded, and then in the context that is best after its first expansion.
 
     With ``schedule=staggered`` depths are rated by the chains of earlier trees, and a running chain is left out until
     it has reached its best depth.
@@ -162,16 +163,36 @@ def where_noise_falls_most(
     rating = _NoiseRating(tree, config)
     if rating.chains < 2:
         return candidates
+    if config.schedule is Schedule.STAGGERED:
+        return _ready(tree, _best_contexts(tree, candidates, rating), rating)
+    ordered, fresh = list[int](), Counter[int]()
+    while len(ordered) < config.leaves - config.initial_chains:
+        best = _best_contexts(tree, candidates, rating)
+        if not best:
+            return [ROOT]
+        number = {first: expansions + fresh[first] for first, (expansions, _, _) in best.items()}
+        fewest = min(number.values())
+        for first in sorted((each for each in best if number[each] == fewest), key=lambda each: best[each][1:]):
+            node = best[first][-1]
+            ordered.append(node)
+            if node == ROOT:
+                fresh[first] += 1
+            else:
+                rating.pending[tree.nodes[node].parent] += 1
+    return ordered
+
+
+def _best_contexts(
+    tree: TurnTree, candidates: Sequence[int], rating: _NoiseRating
+) -> dict[int, tuple[int, float, int]]:
+    """Find each chain's best context: by first turn, the chain's expansions so far, the best rating and its turn."""
     best: dict[int, tuple[int, float, int]] = {}
     for node in candidates:
         path = tree.path(node)
-        if not path:
-            continue
-        so_far = best.get(path[0]) or (_expansions(tree, path[0]), 1.0, ROOT)
-        best[path[0]] = min(so_far, (so_far[0], rating(node), node))
-    if config.schedule is Schedule.STAGGERED:
-        return _ready(tree, best, rating)
-    return [node for _, _, node in sorted(best.values())] or [ROOT]
+        if path:
+            so_far = best.get(path[0]) or (_expansions(tree, path[0], rating.pending), 1.0, ROOT)
+            best[path[0]] = min(so_far, (so_far[0], rating(node), node))
+    return best
 
 
 class _NoiseRating:
@@ -180,10 +201,12 @@ class _NoiseRating:
     Attributes:
         chains: number of chains of the tree.
         depths: profile of its chains, or of those of earlier trees.
+        pending: number of expansions after each node that have not sampled a turn yet.
     """
 
     def __init__(self, tree: TurnTree, config: ExpansionConfig) -> None:
         self._tree = tree
+        self.pending = tree.pending.copy()
         staggered = config.schedule is Schedule.STAGGERED
         self.chains = config.initial_chains if staggered else len(tree.nodes[ROOT].children)
         self.depths = tree.depths or depths_of(tree, tree.leaves)
@@ -193,7 +216,7 @@ class _NoiseRating:
     def __call__(self, node: int) -> float:
         """Rate the context that a node was sampled in; a first turn's is that of a fresh chain."""
         tree = self._tree
-        there = self._sampled[self._context[node]] + tree.pending[tree.nodes[node].parent]
+        there = self._sampled[self._context[node]] + self.pending[tree.nodes[node].parent]
         return self.at(tree.depth(node), there)
 
     def at(self, depth: int, sampled: int = 1) -> float:
@@ -205,11 +228,11 @@ class _NoiseRating:
         return 1.0 - there.going * (1.0 - relative_noise(left, there.spent, sampled, self.chains))
 
 
-def _expansions(tree: TurnTree, node: int) -> int:
-    """Count the expansions of a chain, from its first turn on, those that have not sampled a turn yet included."""
+def _expansions(tree: TurnTree, node: int, pending: Mapping[int, int]) -> int:
+    """Count the expansions of a chain, from its first turn on, pending ones included."""
     children = tree.nodes[node].children
     grown = sum(tree.nodes[child].round > tree.nodes[node].round for child in children)
-    return grown + tree.pending[node] + sum(_expansions(tree, child) for child in children)
+    return grown + pending.get(node, 0) + sum(_expansions(tree, child, pending) for child in children)
 
 
 def _ready(tree: TurnTree, best: dict[int, tuple[int, float, int]], rating: _NoiseRating) -> list[int]:
@@ -228,7 +251,7 @@ def _ready(tree: TurnTree, best: dict[int, tuple[int, float, int]], rating: _Noi
     fewest = math.inf if begun >= rating.chains else 0
     ready = []
     for first in firsts:
-        expansions, so_far, node = best.get(first, (_expansions(tree, first), 1.0, ROOT))
+        expansions, so_far, node = best.get(first, (_expansions(tree, first, rating.pending), 1.0, ROOT))
         if (number := tree.nodes[first].sampled_by) not in ended:
             reached = max(tree.depth(node.index) for node in tree.nodes if node.sampled_by == number)
             depths = range(reached + 1, len(rating.depths) + 1)
