@@ -184,6 +184,13 @@ AT_ROW_MEAN = {
     ),
 }
 """The same at the aggregation of the other arms."""
+UNDER_TEST = {
+    "tree_6_states_noise": Arm("tree 6 + 6 by noise, earlier credit", TURN + SIX + MERGED + BY_NOISE),
+    "tree_weighted": Arm(
+        "tree 6 + 6 by noise, baselines by squared score", (*PRESET, "algorithm.atpo.credit.baseline_weights=true")
+    ),
+}
+"""Candidates for the preset."""
 SPARES = ("algorithm.atpo.expansion.spares=12",)
 FILTER = ("algorithm.filter_groups.enable=True",)
 PROMPTWISE = {
@@ -213,6 +220,7 @@ ARMS = {
     **TUNING,
     **AT_TOKEN_MEAN,
     **AT_ROW_MEAN,
+    **UNDER_TEST,
     **PROMPTWISE,
     **TWICE_THE_RATE,
     **A2TGPO,
