@@ -157,13 +157,20 @@ def test_a_ground_truth_may_be_one_string() -> None:
         ("{a, b}", ["{a, b}"]),
         ("[sic]", ["[sic]"]),
         ('["Oslo"', ['["Oslo"']),
+        ("Oslo<|answer_split|>Christiania", ["Oslo", "Christiania"]),
+        ('["Oslo", ["Christiania"]]', ["Oslo", "Christiania"]),
+        ('["Oslo", 1814]', ["Oslo", "1814"]),
+        ([["Oslo"], ["Christiania"]], ["Oslo", "Christiania"]),
     ],
 )
 def test_golden_answers_as_text(text: object, expected: list[str]) -> None:
     assert golden_answers(text) == expected
 
 
-@pytest.mark.parametrize("text", ["[]", '[""]', '{"target": []}', ["[]"]])
+@pytest.mark.parametrize(
+    "text",
+    ["[]", '[""]', '{"target": []}', ["[]"], "{}", '[null, "Oslo"]', '[true, "Oslo"]', '{"aliases": ["Oslo"]}'],
+)
 def test_golden_answers_as_text_may_not_be_empty(text: object) -> None:
     with pytest.raises(ValueError, match=r"reward_model\.ground_truth"):
         golden_answers(text)
@@ -199,6 +206,8 @@ def test_a_ground_truth_without_answers_is_refused(ground_truth: object) -> None
         (r"}{\boxed{a}", "a"),
         (r"\boxed {a}", "a"),
         (r"\boxed{\{a\}}", r"\{a\}"),
+        (r"\boxed{a\\}", r"a\\"),
+        (r"\\boxed{a}", "a"),
         (r"\boxed{}", ""),
         (r"\fbox{a}", None),
         ("\boxed{a}", None),  # a backspace, as of a string that is not raw
@@ -207,6 +216,18 @@ def test_a_ground_truth_without_answers_is_refused(ground_truth: object) -> None
 )
 def test_last_boxed(text: str, expected: str | None) -> None:
     assert last_boxed(text) == expected
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        r"\textcolor{red}{New York} City", r"\color{red} New York City", r"{\bf New York} City", r"\rm{New York} City",
+        r"\displaystyle \text{New York City}", r"\large New York City\\", r"\fbox{New York City}",
+        r"$\mathbf{New\ York\ City}$", r"\textbf{\underline{New York} City}",
+    ],
+)  # fmt: skip
+def test_fonts_and_colours_are_no_part_of_an_answer(answer: str) -> None:
+    assert exact_match(extract_answer(rf"<answer>\boxed{{{answer}}}</answer>") or "", ["New York City"]) == 1.0
 
 
 def test_macros_are_read_in_time() -> None:

@@ -9,11 +9,16 @@ from verl_atpo.search_qa.rewards.observations import Style, call_tag, split_turn
 
 _TAG = re.compile(r"<(/?)(think|search|answer|result|tool_call|tool_response)>")
 _OBSERVATION_TAGS = frozenset({"result", "tool_response"})
-_BRACES = re.compile(r"\\[{}]|\\boxed\s*\{|[{}]")
+_BRACES = re.compile(r"\\\\(?=\})|\\[{}]|\\boxed\s*\{|[{}]")
 _TEXT_MACRO = re.compile(
     r"\\(?:text(?:bf|it|rm|sf|tt|sc|up|normal)?|math(?:rm|bf|it|sf|tt|normal)|operatorname|boldsymbol|bm|emph|mbox|hbox"
-    r"|underline)\s*\{([^{}]*)\}"
+    r"|underline|fbox|textcolor\s*\{[^{}]*\})\s*\{([^{}]*)\}"
 )
+_SWITCH = re.compile(
+    r"\\(?:(?:bf|it|rm|sf|tt|sc|em)(?:series|family|shape)?|displaystyle|textstyle|normalsize|small|[lL]arge|LARGE|huge"
+    r"|math(?:rm|bf|it|sf|tt)|color\s*\{[^{}]*\})(?![a-zA-Z])"
+)
+"""Macros that change the font or colour of what follows."""
 _SPACE = re.compile(r"\\[ ,;:>]|~|\\q?quad(?![a-z])|\\\\")
 _ESCAPED = re.compile(r"\\([%&#_$])")
 _DEEPEST = 20
@@ -104,7 +109,7 @@ def plain_text(answer: str) -> str:
         answer, found = _TEXT_MACRO.subn(r"\1", answer)
         if not found:
             break
-    return _ESCAPED.sub(r"\1", _SPACE.sub(" ", answer))
+    return _ESCAPED.sub(r"\1", _SPACE.sub(" ", _SWITCH.sub(" ", answer)))
 
 
 def last_boxed(text: str) -> str | None:

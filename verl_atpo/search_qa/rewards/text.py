@@ -7,7 +7,7 @@ import json
 import re
 import string
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
@@ -16,6 +16,8 @@ _ARRAY = re.compile(r"array\((.*?)(?:,\s*dtype=[^()]*)?\)", re.DOTALL)
 """An array as numpy shows it, which a table holds where somebody saved arrays as text."""
 _NO_COMMA = re.compile(r"""(?<=[^\[,(\s])(['"])\s+(['"])(?=[^\],)\s])""")
 """End and beginning of two texts with only blanks between them, as in numpy's arrays; Python would join them."""
+SEPARATOR = "<|answer_split|>"
+"""Text between the golden answers of a row, in data of R1-Searcher's form."""
 _CLOSED_ANSWERS = frozenset({"yes", "no", "noanswer"})
 
 
@@ -77,13 +79,20 @@ def golden_answers(ground_truth: Any) -> list[str]:
         answers = [answers]
     if not isinstance(answers, list | tuple):
         raise ValueError(_ground_truth_error(ground_truth))
-    found: list[Any] = []
-    for answer in answers:
-        read = _read(answer)
-        found += read if isinstance(read, list) else [read]
+    found = list(_flat(answers))
     if not found or not all(isinstance(answer, str) and answer.strip() for answer in found):
         raise ValueError(_ground_truth_error(ground_truth))
     return found
+
+
+def _flat(answers: Iterable[Any]) -> Iterator[Any]:
+    """Yield the answers of lists in lists, those that a text spells included."""
+    for answer in answers:
+        read = _read(answer)
+        if isinstance(read, list | tuple):
+            yield from _flat(each if not isinstance(each, int | float) else str(each) for each in read)
+        else:
+            yield read
 
 
 def _read(answers: Any) -> Any:
@@ -91,6 +100,8 @@ def _read(answers: Any) -> Any:
     text = answers.strip() if isinstance(answers, str) else ""
     if array := _ARRAY.fullmatch(text):
         text = array[1].strip()
+    if SEPARATOR in text:
+        return text.split(SEPARATOR)
     if text[:1] + text[-1:] not in ("[]", "{}", "()", '""'):
         return answers
     for parse, spelled in ((json.loads, text), (ast.literal_eval, _NO_COMMA.sub(r"\1, \2", text))):
@@ -100,7 +111,9 @@ def _read(answers: Any) -> Any:
             continue
         if isinstance(value, list | tuple | set) and _are_answers(list(value)):
             return [str(each) for each in value]
-        if isinstance(value, dict) and "target" in value:
+        if isinstance(value, list) and any(isinstance(each, str | list) for each in value):
+            return value  # lists in lists; what is no answer in them is refused
+        if isinstance(value, dict):
             return value
         if isinstance(value, str) and value.strip()[:1] in ("[", "{"):  # JSON in JSON
             return _read(value)
