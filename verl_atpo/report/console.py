@@ -15,6 +15,13 @@ logger = logging.getLogger(__name__)
 LATEST = 5
 """Number of latest steps from which the remaining time is estimated."""
 
+TROUBLES = {
+    "atpo/trees_failed": "trees failed",
+    "atpo/tool_errors": "tool calls failed",
+    "atpo/replays_diverged": "replays diverged",
+}
+"""Metrics that are added up over the run, with their names in the closing lines."""
+
 
 class Console:
     """Follows what is logged.
@@ -31,7 +38,7 @@ class Console:
         self._ends: list[float] = []
         self._first: Mapping[str, Any] | None = None
         self._validations: list[tuple[int, str]] = []
-        self._troubles = {"atpo/trees_failed": 0.0, "atpo/tool_errors": 0.0, "atpo/replays_diverged": 0.0}
+        self._troubles = dict.fromkeys(TROUBLES, 0.0)
         self._alarms = 0
 
     def open(self) -> None:
@@ -77,9 +84,7 @@ class Console:
         if self._validations:
             (at, before), (_, after) = self._validations[0], self._validations[-1]
             checked = f"validation {before} at step {at}, {after} at the end"
-        named = {"trees failed": "atpo/trees_failed", "tool calls failed": "atpo/tool_errors"}
-        named["replays diverged"] = "atpo/replays_diverged"
-        troubles = [f"{self._troubles[key]:.0f} {name}" for name, key in named.items() if self._troubles[key]]
+        troubles = [f"{self._troubles[key]:.0f} {name}" for key, name in TROUBLES.items() if self._troubles[key]]
         alarms = f"{self._alarms} steps with an alarm" if self._alarms else ""
         return [
             f"finished: step {step} after {duration(time.monotonic() - self._began)}",

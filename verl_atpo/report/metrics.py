@@ -135,7 +135,7 @@ def tree_stats(grown: GrownTree, seconds: float, credit: Credit | None = None) -
         of_scheme=None if credit is None else credit.stats,
         of_extensions={} if credit is None else {name: metric(grown, credit) for name, metric in METRICS.items()},
         rows=sum(len(each.outputs) for each in grown.trajectories),
-        rewards=[each.reward for each in grown.trajectories],
+        rewards=grown.outcomes,
         of_loop=[reported_numbers(each.output) for each in grown.trajectories],
     )
 
