@@ -147,3 +147,18 @@ def test_nothing_but_its_tests_imports_a_benchmark():
         known = [name for name in all_imports(file) if f"{name}.".startswith("benchmarks.")]
         assert not known or ROOT / "tests" / "benchmarks" in file.parents, f"{file} imports {known}"
     assert "benchmarks.runs" in all_imports(ROOT / "tests" / "benchmarks" / "test_runs.py")
+
+
+CORE_ROOMS = ("tree", "method", "schemes", "replay", "rollout", "report", "startup", "deadlines")
+
+
+def test_a_public_name_of_the_core_stands_for_one_thing():
+    places: dict[str, list[str]] = {}
+    for file in FILES:
+        if file.relative_to(ROOT / "verl_atpo").parts[0] not in CORE_ROOMS:
+            continue
+        for node in ast.parse(file.read_text()).body:
+            if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and node.name[0] != "_":
+                places.setdefault(node.name, []).append(module(file))
+    assert len(places) > 300
+    assert {name: where for name, where in places.items() if len(where) > 1} == {}

@@ -20,7 +20,7 @@ from tests.assets.tiny_model import write_model
 from tests.assets.worker import Queue, make_worker, prompt
 from verl_atpo.config import WatchConfig
 from verl_atpo.deadlines import within
-from verl_atpo.rollout.health.reward_worker import contained
+from verl_atpo.rollout.health.reward_worker import contained_reward
 from verl_atpo.rollout.health.stop import Failures, RunStopped, StopRule
 
 LIMIT_S = 1.5
@@ -53,7 +53,7 @@ class RewardWorker:
     """verl's reward worker in this process, with the user's function contained as there."""
 
     def __init__(self) -> None:
-        score = contained(_score, WatchConfig(warn_s=3600.0))
+        score = contained_reward(_score, WatchConfig(warn_s=3600.0))
 
         async def compute_score(data: object) -> dict:
             return {"reward_score": await score(), "reward_extra_info": {}}

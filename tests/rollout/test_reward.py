@@ -21,7 +21,7 @@ import torch
 from verl_atpo.config import ConfigError, WatchConfig
 from verl_atpo.failure import ExitError, StrayCancellation, TrajectoryBug, is_outage
 from verl_atpo.rollout import reward
-from verl_atpo.rollout.health.reward_worker import contain_reward_functions, contained
+from verl_atpo.rollout.health.reward_worker import contain_reward_functions, contained_reward
 from verl_atpo.rollout.reward import as_number, blamed, check_result, check_reward, sendable
 
 NUMBERS = [0, -1, 0.5, True, np.float32(0.5), np.int64(3), np.array(0.5), torch.tensor(0.5), np.bool_(True)]
@@ -233,7 +233,7 @@ def wrapped_judge(kind: str) -> object:
 
 
 async def test_an_async_function_inside_a_plain_one_is_awaited():
-    score = contained(wrapped_judge, WatchConfig())
+    score = contained_reward(wrapped_judge, WatchConfig())
     assert await asyncio.to_thread(score, "fine") == 1.0
     with pytest.raises(ExitError):
         await asyncio.to_thread(score, "exit")
@@ -248,10 +248,10 @@ CASES = {"exit": ExitError, "cancelled": StrayCancellation, "stop": RuntimeError
 async def test_a_contained_reward_function_raises_errors_only(kind, error):
     config = WatchConfig()
     with pytest.raises(error):
-        await contained(judge, config)(kind)
+        await contained_reward(judge, config)(kind)
     with pytest.raises(error):
-        await asyncio.to_thread(contained(plain_judge, config), kind)
-    assert await contained(judge, config)("fine") == contained(plain_judge, config)("fine") == 1.0
+        await asyncio.to_thread(contained_reward(plain_judge, config), kind)
+    assert await contained_reward(judge, config)("fine") == contained_reward(plain_judge, config)("fine") == 1.0
 
 
 def test_the_log_says_where_a_reward_function_stands(caplog):
@@ -260,7 +260,7 @@ def test_the_log_says_where_a_reward_function_stands(caplog):
         return 1.0
 
     with caplog.at_level(logging.WARNING):
-        assert contained(slow, WatchConfig(warn_s=0.1))() == 1.0
+        assert contained_reward(slow, WatchConfig(warn_s=0.1))() == 1.0
     assert "The reward function has made no progress for" in caplog.text and "time.sleep(0.5)" in caplog.text
 
 

@@ -28,14 +28,14 @@ def describe_divergence(session: ReplayClient, decode: Callable[[list[int]], str
     if not pairs:
         return f"{lead}, and continued without the others."
     _, old, new = max(pairs, key=lambda pair: pair[0])
-    was, now = first_difference(decode(old), decode(new))
+    was, now = around_first_difference(decode(old), decode(new))
     return (
         f"{lead}: where the prompt was ...{was!r} it is ...{now!r} now. A time, a random id or an unseeded draw in a "
         "prompt is the usual cause; make it a function of the data row."
     )
 
 
-def first_difference(old: str, new: str) -> tuple[str, str]:
+def around_first_difference(old: str, new: str) -> tuple[str, str]:
     """Cut two texts to the words around their first difference."""
     one, other = (re.findall(r"\S+", text) for text in (old, new))
     at = next(

@@ -14,8 +14,7 @@ from typing import Any
 from verl_atpo.algorithm import read_algorithm
 from verl_atpo.config import WatchConfig
 from verl_atpo.deadlines.activity import Activity, begin, end
-from verl_atpo.deadlines.containment import called
-from verl_atpo.deadlines.containment import contained as contained_work
+from verl_atpo.deadlines.containment import called, contained
 from verl_atpo.deadlines.within import within
 from verl_atpo.rollout.health.watchdog import Watchdog
 from verl_atpo.rollout.reward import sendable
@@ -34,12 +33,16 @@ def contain_reward_functions() -> Callable[[], None]:
 def _with_containment(original: Any) -> Any:
     def load(config: Any) -> Any:
         function = original(config)
-        return None if function is None else contained(function, read_algorithm(config.get("algorithm") or {}).watch)
+        return (
+            None
+            if function is None
+            else contained_reward(function, read_algorithm(config.get("algorithm") or {}).watch)
+        )
 
     return load
 
 
-def contained(function: Callable[..., Any], config: WatchConfig) -> Callable[..., Any]:
+def contained_reward(function: Callable[..., Any], config: WatchConfig) -> Callable[..., Any]:
     """Wrap a reward function: what it raises is an ``Exception``, what it returns is checked, and it is watched.
 
     Args:
@@ -58,7 +61,7 @@ def contained(function: Callable[..., Any], config: WatchConfig) -> Callable[...
         try:
             result = called(function, *args, **kwargs)
             if inspect.isawaitable(result):  # of an async function inside a plain wrapper; verl calls it in a thread
-                result = asyncio.run(contained_work(result))
+                result = asyncio.run(contained(result))
         finally:
             activity.thread = None
             end(activity)
