@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from verl_atpo.tools.row import create_kwargs, without_nulls
+from verl_atpo.tools.row import create_kwargs, plain_message, without_nulls
 
 NAMES = st.sampled_from(["a", "b", "c"])
 VALUES = st.recursive(st.integers(0, 9) | st.text(max_size=2), lambda each: st.dictionaries(NAMES, each, min_size=1))
@@ -43,3 +44,13 @@ def test_nulls_go_at_any_depth_and_lists_keep_theirs() -> None:
 )
 def test_arguments_of_a_tool(tools_kwargs: dict | None, found: dict) -> None:
     assert create_kwargs(tools_kwargs, ["put", "shelf"]) == found
+
+
+def test_calls_in_a_prompt_lose_the_nulls_of_other_rows() -> None:
+    call = {"id": None, "type": "function", "function": {"name": "find", "arguments": {"city": "Oslo", "url": None}}}
+    message = {"role": "assistant", "content": None, "name": None, "tool_calls": np.array([call], dtype=object)}
+    assert plain_message(message) == {
+        "role": "assistant",
+        "content": None,
+        "tool_calls": [{"type": "function", "function": {"name": "find", "arguments": {"city": "Oslo"}}}],
+    }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -19,6 +20,8 @@ from verl_atpo.tools.row import plain_message
 TOOL_SETTINGS = "actor_rollout_ref.rollout.multi_turn.tool_config_path or function_tool_path"
 LIMIT, TEMPLATE_ARGUMENTS = "data.max_prompt_length", "data.apply_chat_template_kwargs"
 ROLES = ("system", "user", "assistant", "tool", "developer")
+CREATE = "create_kwargs"
+"""Key of a tool's arguments in a row's ``tools_kwargs``."""
 MEDIA = ("image", "image_url", "video", "audio")
 SCORED_BY_TRUTH = ("naive", "dapo", "gdpo", "limited", "rate_limited")
 """verl's reward managers that hand ``reward_model.ground_truth`` to the reward function."""
@@ -93,6 +96,8 @@ class Reader:
         info, kwargs = fields.get("extra_info") or {}, fields.get("tools_kwargs") or {}
         _check_tools(info.get("tool_selection"), "extra_info.tool_selection", name, self.tools)
         _check_tools([key for key, value in kwargs.items() if value is not None], "tools_kwargs", name, self.tools)
+        for tool, entry in kwargs.items():
+            _check_arguments(tool, entry, name)
 
     def _check_rendered(self, fields: Mapping[str, Any], name: str) -> None:
         """Render the prompt as the agent loop does, and check its text and its length."""
@@ -238,11 +243,11 @@ def _check_messages(messages: Any, name: str) -> None:
                 f"The prompt of {name} has a message with role={show(message['role'])}: expected one of "
                 f"{', '.join(ROLES)}.{did_you_mean(message['role'], ROLES)}"
             )
-        if not isinstance(message.get("content"), str | Sequence | np.ndarray | None):
+        content = message.get("content")
+        if isinstance(content, bytes) or not isinstance(content, str | Sequence | np.ndarray | None):
             raise ConfigError(
-                f"The prompt of {name} has a message whose content is {show(message['content'])}: expected a "
-                "text, or a "
-                "list of parts."
+                f"The prompt of {name} has a message whose content is {show(content)}: expected a text, or a list of "
+                "parts."
             )
         _check_characters(message, name)
     if not any(_has_text(message.get("content")) for message in messages):
@@ -286,6 +291,19 @@ def _check_types(fields: Mapping[str, Any], name: str, truth: bool) -> None:
             f"reward_model of {name} is {show(dict(scored))}: expected an entry ground_truth, which the reward "
             "function gets. Add it to the data."
         )
+
+
+def _check_arguments(tool: str, entry: Any, name: str) -> None:
+    """Refuse arguments of a tool that would be ignored, so that its state opened with defaults."""
+    found = entry.get(CREATE) if isinstance(entry, Mapping) else None
+    if not isinstance(entry, Mapping | None) or not isinstance(found, Mapping | None):
+        raise ConfigError(
+            f"tools_kwargs of {name} has {show(entry)} for the tool {tool!r}: expected a mapping "
+            f'{{"{CREATE}": {{...}}}}. Correct the data.'
+        )
+    wrong = [key for key, value in (entry or {}).items() if value is not None and key != CREATE]
+    if found is None and (typo := difflib.get_close_matches(CREATE, wrong, n=1, cutoff=0.8)):
+        raise ConfigError(f"tools_kwargs of {name} has {typo[0]!r} for the tool {tool!r}. Did you mean {CREATE}?")
 
 
 def _check_tools(wanted: Any, field: str, name: str, tools: Sequence[str]) -> None:

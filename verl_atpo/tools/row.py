@@ -46,7 +46,7 @@ def plain_message(message: Mapping[str, Any]) -> dict[str, Any]:
             {key: value for key, value in part.items() if value is not None} if isinstance(part, dict) else part
             for part in parts
         ]
-    rest = {key: value for key, value in message.items() if value is not None}
+    rest = without_nulls({key: value for key, value in message.items() if key != "content"})
     return {**rest, "content": content}
 
 
