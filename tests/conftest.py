@@ -12,6 +12,7 @@ import sys
 import hypothesis
 import pytest
 
+from tests.assets.configs_read_once import read_verls_configs_once
 from tests.assets.python_path import QUICK
 from verl_atpo.log import own_logger
 
@@ -37,6 +38,7 @@ FIRST = (
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
     """Choose settings and seed before hypothesis' own plugin reads it."""
+    read_verls_configs_once()
     hypothesis.settings.register_profile("house", deadline=None)  # a deadline would test what else the machine does
     hypothesis.settings.register_profile("few", deadline=None, max_examples=10)  # --hypothesis-profile=few
     hypothesis.settings.load_profile("house")
