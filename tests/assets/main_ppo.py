@@ -16,7 +16,7 @@ from typing import Any
 import pandas as pd
 import psutil
 
-from tests.assets.python_path import PYTHON_PATH, ROOT
+from tests.assets.python_path import QUICK_VARIABLES, ROOT
 from tests.assets.tiny_model import write_model
 
 ASSETS = ROOT / "tests" / "assets"
@@ -70,7 +70,13 @@ class Run:
         own = {"VERL_FILE_LOGGER_PATH": str(folder / "metrics.jsonl"), **(environment or {})}
         runtime = "+ray_kwargs.ray_init.runtime_env.env_vars"
         command += [f"{runtime}.{name}='{value}'" for name, value in own.items() if not name.startswith("RAY_")]
-        variables = {"RAY_ADDRESS": "local", "VERL_PLATFORM": PLATFORMS[device], "PYTHONPATH": PYTHON_PATH, **own}
+        variables = {
+            "RAY_ADDRESS": "local",
+            "VERL_PLATFORM": PLATFORMS[device],
+            **QUICK_VARIABLES,
+            "TORCHINDUCTOR_CACHE_DIR": str(folder / "compiled"),
+            **own,
+        }
         self._metrics = folder / "metrics.jsonl"
         self._before = self._metrics.stat() if self._metrics.exists() else None
         self._log = (folder / "train.log").open("w")
@@ -219,6 +225,14 @@ def check_rewards(trees: list[dict[str, Any]], step: int, logged: dict[str, floa
     assert abs(logged["critic/score/mean"] - sum(rewards) / len(rewards)) < 1e-5
     assert abs(logged["critic/score/max"] - max(rewards)) < 1e-5
     assert abs(logged["critic/score/min"] - min(rewards)) < 1e-5
+
+
+def check_that_it_ends_without(run: Run, worker: str) -> None:
+    """A run one of whose workers is killed ends with an error that names the death, and leaves no process behind."""
+    run.worker(worker).kill()
+    assert run.wait(300) != 0
+    assert "died" in run.log.lower()
+    assert run.left_over() == []
 
 
 def check_trees_of_a_step(run: Run, step: int, data: dict[str, Any]) -> set[str]:

@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 
 from tests.assets.main_ppo import free_port
-from tests.assets.python_path import PYTHON_PATH
+from tests.assets.python_path import QUICK_VARIABLES
 
 START_S = 120.0
 CPUS = 16
@@ -56,7 +56,7 @@ class Node:
                 *(f"--{name}={free_port()}" for name in ports),
             ],
             cwd=cluster.folder,
-            env={**os.environ, **cluster.variables, "OMP_NUM_THREADS": "1", "PYTHONPATH": PYTHON_PATH},
+            env={**os.environ, **cluster.variables, "OMP_NUM_THREADS": "1", **QUICK_VARIABLES},
             stdin=subprocess.DEVNULL,
             stdout=(cluster.folder / f"ray-{host}.log").open("w"),
             stderr=subprocess.STDOUT,

@@ -1,4 +1,7 @@
-"""`main_ppo +atpo=a2tgpo` on a CPU: the information gains that a real vLLM server says are the model's own."""
+"""`main_ppo +atpo=a2tgpo` on a CPU: the information gains that a real vLLM server says are the model's own.
+
+After the steps that are looked at the server is killed, which ends the run.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from tests.assets.main_ppo import LEAVES, PROMPTS, Run, check_rewards
+from tests.assets.main_ppo import LEAVES, PROMPTS, Run, check_rewards, check_that_it_ends_without
 from tests.assets.tiny_model import write_model
 from tests.assets.words_loop import TURNS
 
@@ -46,13 +49,16 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
         "actor_rollout_ref.rollout.max_model_len=240",
         "+atpo=a2tgpo",
         f"algorithm.atpo.information_gain.prompt='{SAYS[0]} {{answer}} {SAYS[1]}'",
-        f"trainer.total_training_steps={STEPS}",
+        "trainer.total_training_steps=100",
         "trainer.val_before_train=False",
+        "trainer.test_freq=-1",
+        "algorithm.atpo.growth.max_regrows=1",
+        "algorithm.atpo.growth.regrow_delay_s=0.1",
         "actor_rollout_ref.actor.optim.lr=1e-3",
         "actor_rollout_ref.rollout.dtype=float32",
     )
-    assert started.wait() == 0, started.log[-5000:]
-    assert started.left_over() == []
+    started.wait_for_step(STEPS)
+    check_that_it_ends_without(started, "vLLMHttpServer")
     return started
 
 
@@ -80,8 +86,7 @@ def model_says(folder: Path, tree: dict[str, Any]) -> dict[int, float]:
 
 @pytest.mark.e2e
 def test_information_gains_are_finite_and_differ(run):
-    steps = [record["data"] for record in run.steps()]
-    assert len(steps) == STEPS
+    steps = [record["data"] for record in run.steps()[:STEPS]]
     for data in steps:
         assert (data["atpo/trees"], data["atpo/leaves_per_tree"], data["atpo/trees_failed"]) == (PROMPTS, LEAVES, 0)
         assert math.isfinite(data["atpo/information_gain/mean"]) and data["atpo/information_gain/std"] > 0.002
@@ -94,7 +99,8 @@ def test_information_gains_are_finite_and_differ(run):
     trees = run.trees()
     for step, data in enumerate(steps, start=1):
         check_rewards(trees, step, data)
-    gains = [node["information_gain"] for tree in trees for node in tree["nodes"] if not node["is_leaf"]]
+    trained = [tree for tree in trees if tree["global_step"] <= STEPS]
+    gains = [node["information_gain"] for tree in trained for node in tree["nodes"] if not node["is_leaf"]]
     assert len(set(gains)) > len(gains) / 2 and all(map(math.isfinite, gains))
 
 
