@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -13,7 +14,7 @@ from transformers.models.qwen3_5.modeling_qwen3_5 import torch_chunk_gated_delta
 
 from tests.assets.random_rows import row_lists
 from tests.assets.tries import flat
-from verl_atpo.packed.delta import ancestor_convolution, delta_rule
+from verl_atpo.packed.delta import ancestor_convolution, chunk_of, delta_rule
 from verl_atpo.packed.trie import build_trie
 from verl_atpo.packed.visibility import Visibility
 
@@ -21,7 +22,9 @@ CPU = torch.device("cpu")
 HEADS, SIZE = 2, 3
 
 
-def slow_rule(query, key, value, *, g, beta, initial_state=None, output_final_state=False, cu_seqlens=None):
+def slow_rule(
+    query, key, value, *, g, beta, initial_state=None, output_final_state=False, cu_seqlens=None, chunk_size=64
+):
     """The gated delta rule token by token: decay, read what the key finds, write the difference, read the query."""
     if cu_seqlens is not None:
         spans = list(itertools.pairwise(cu_seqlens.tolist()))
@@ -72,6 +75,22 @@ def test_the_state_at_a_fork_goes_to_every_child(rows, seed, kernel):
     torch.testing.assert_close(packed, apart, rtol=1e-10, atol=1e-12)
     found, wanted = (torch.autograd.grad((each * weights).sum(), inputs) for each in (packed, apart))
     torch.testing.assert_close(found, wanted, rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize("longest", [1, 16, 17, 64, 65, 200, 256, 257])
+def test_chunks_are_smaller_for_short_stretches_and_change_no_number(longest):
+    assert chunk_of(longest) == (16 if longest <= 64 else 32 if longest <= 256 else 64)
+    query, key, value, g, beta = inputs = inputs_for(longest, longest, torch.float32)
+    outputs = {
+        size: torch_chunk_gated_delta_rule(
+            query, key, value, g=g, beta=beta, chunk_size=size, initial_state=None, output_final_state=True
+        )
+        for size in (chunk_of(longest), 64)
+    }
+    found, wanted = outputs[chunk_of(longest)], outputs[64]
+    torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-6)
+    grads = [torch.autograd.grad(output.sum() + state.sum(), inputs) for output, state in (found, wanted)]
+    torch.testing.assert_close(*grads, rtol=1e-4, atol=1e-5)
 
 
 def test_transformers_rule_in_batches_of_several_lengths():

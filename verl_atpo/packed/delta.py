@@ -4,9 +4,9 @@ A layer's own forward pass is unchanged (Qwen3-Next, Qwen3.5, OLMo-Hybrid in tra
 Only the two operations that mix tokens are replaced on each layer: the causal convolution and the delta rule. The rule
 runs over stretches without a fork, level by level: those of one nesting in one call, each from its parent's last state.
 
-With transformers' torch rule stretches of similar lengths are padded to one batch; a token with no decay and no update
-(``g = 0``, ``beta = 0``) leaves the state as it is. A kernel (`fla`) gets all stretches of a level at once, with their
-offsets as ``cu_seqlens``.
+With transformers' torch rule stretches of similar lengths are padded to one batch, and short ones are computed in
+smaller chunks. A token with no decay and no update (``g = 0``, ``beta = 0``) leaves the state as it is. A kernel
+(`fla`) gets all stretches of a level at once, with their offsets as ``cu_seqlens``.
 """
 
 from __future__ import annotations
@@ -22,6 +22,10 @@ from verl_atpo.packed.attention import RUNNING
 from verl_atpo.packed.visibility import Level, Visibility
 
 Rule = Callable[..., tuple[torch.Tensor, torch.Tensor | None]]
+
+
+CHUNKS = {64: 16, 256: 32}
+"""Longest stretch of a batch -> tokens that transformers' rule computes at once; its own 64 for longer ones."""
 
 
 def is_delta_net(module: torch.nn.Module) -> bool:
@@ -176,9 +180,21 @@ def _run_batches(
             for each in parts
         )
         start = None if initial is None else initial[members]
-        output, final = rule(query, key, value, g=g, beta=beta, initial_state=start, output_final_state=True, **options)
+        output, final = rule(
+            query, key, value, g=g, beta=beta, initial_state=start, output_final_state=True,
+            chunk_size=chunk_of(query.shape[1]), **options,
+        )  # fmt: skip
         assert final is not None
         for place, number in enumerate(members):
             begin, stop = spans[number]
             outputs[number], finals[number] = output[place, : stop - begin], final[place]
     return torch.cat(outputs), torch.stack(finals)
+
+
+def chunk_of(longest: int) -> int:
+    """Choose the chunk of transformers' rule, which pads to it and takes a step of Python for each of its tokens.
+
+    Args:
+        longest: tokens of the batch's longest stretch.
+    """
+    return next((chunk for most, chunk in CHUNKS.items() if longest <= most), 64)
