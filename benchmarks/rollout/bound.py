@@ -21,7 +21,7 @@ TREES = {"`tree`: 6 + 6": (6, 6), "paper's trees: 10 + 12": (10, 12)}
 def turns(workload: Workload, rng: random.Random, first: int = 1) -> list[int]:
     """Tokens of a trajectory's turns, from turn ``first`` to its end."""
     lengths = []
-    for number in range(first, workload.max_turns + 1):
+    for _ in range(first, workload.max_turns + 1):
         lengths.append(workload.turn_tokens(rng))
         if rng.random() < workload.end_share:
             break
