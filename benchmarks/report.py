@@ -141,7 +141,7 @@ TABLES = {
             "token_ratio": "tokens in rows / tokens run",
             "faster_cpu": "times faster than padded rows",
             "faster_cpu_unpadded": "times faster than rows without padding",
-            "peak_over_verl": "peak memory, ratio to padded rows",
+            "peak_over_verl": "peak memory",
             "max_error": "largest error",
         },
     ),
