@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-from array import array
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from verl.experimental.agent_loop.tool_parser import ToolParser
 from verl.tools.schemas import OpenAIFunctionToolSchema
 
+from verl_atpo.gateway.fingerprint import Fingerprint
 from verl_atpo.gateway.messages import Message, ToolUse, with_plain_arguments
 
 
@@ -74,17 +73,18 @@ class AnswerReader:
         self._special = sorted(map(str, tokenizer.all_special_tokens), key=len, reverse=True)
         self._ends = {tokenizer.eos_token_id, *parser.stop_token_ids}
 
-    async def read(self, ask: Ask, context: list[int], output: Any, limit: int) -> Answer:
+    async def read(self, ask: Ask, context: list[int], known: Fingerprint, output: Any, limit: int) -> Answer:
         """Read the engine's output as an answer.
 
         Args:
             ask: the request.
             context: ids that the engine was asked with.
+            known: their fingerprint.
             output: its answer: ``token_ids``, ``log_probs``, ``extra_fields``.
             limit: tokens that it could sample at most.
         """
         sampled = list(output.token_ids)
-        name = answer_name(context, sampled)
+        name = known.name(sampled)
         content, calls = await self._text_and_calls(ask, sampled, name)
         content, stopped_at = _cut(content, ask.stop)
         if stopped_at is not None:
@@ -118,14 +118,6 @@ class AnswerReader:
         if ask.plain_arguments:
             uses = with_plain_arguments(uses)
         return content, uses if ask.parallel else uses[:1]
-
-
-def answer_name(context: Sequence[int], sampled: Sequence[int]) -> str:
-    """Name an answer in its context, the same in every process."""
-    digest = hashlib.blake2b(digest_size=9)
-    for ids in (context, sampled):
-        digest.update(len(ids).to_bytes(8, "little") + array("q", ids).tobytes())
-    return digest.hexdigest()
 
 
 def _cut(text: str, stops: Sequence[str]) -> tuple[str, str | None]:

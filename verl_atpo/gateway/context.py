@@ -40,15 +40,16 @@ class ContextBuilder:
         messages = [self._harmless(message).for_template() for message in request.messages]
         after = request.after
         if after is not None:
+            earlier = after.tokens
             try:
                 merged = self._builder.merge_context_tokens(
-                    messages[: request.known], messages, after.tokens, tools=tools or None
+                    messages[: request.known], messages, earlier, tools=tools or None
                 )
             except ValueError as error:
                 logger.warning("New messages cannot be appended, so a new row starts: %s", error)
             else:
                 appended = list(merged.token_ids)
-                if appended[: len(after.tokens)] == after.tokens:
+                if appended[: len(earlier)] == earlier:
                     return appended, after
                 return appended, None
         try:

@@ -13,6 +13,7 @@ import collections
 import dataclasses
 from collections.abc import Hashable, Sequence
 
+from verl_atpo.gateway.fingerprint import Fingerprint
 from verl_atpo.gateway.messages import Message, difference
 
 
@@ -26,6 +27,7 @@ class Call:
         log_probs: their log-probs, in nats; None where the engine gave none.
         after: the call that it continues; None for the first of a stretch.
         versions: oldest and newest version of the weights that sampled it, where the engine says.
+        fingerprint: of context and answer.
     """
 
     context: list[int]
@@ -33,6 +35,7 @@ class Call:
     log_probs: list[float] | None
     after: Call | None = None
     versions: tuple[int | None, int | None] = (None, None)
+    fingerprint: Fingerprint = dataclasses.field(default_factory=Fingerprint)
 
     @property
     def tokens(self) -> list[int]:

@@ -17,6 +17,7 @@ from verl_atpo.gateway.answers import Answer, AnswerReader, Ask
 from verl_atpo.gateway.context import ContextBuilder
 from verl_atpo.gateway.conversation import Call, Conversation, Request
 from verl_atpo.gateway.errors import ApiError, too_long
+from verl_atpo.gateway.fingerprint import Fingerprint
 from verl_atpo.gateway.settings import GatewayConfig
 
 logger = logging.getLogger(__name__)
@@ -161,10 +162,12 @@ class Trajectory:
             prompt = len(context) if after is None else self._prompts.get(id(after), len(context))
             limit = self._limit(ask, len(context), prompt)
             output = await self._generate(context, self._sampling.for_request(ask, limit))
-            answer = await self._reader.read(ask, context, output, limit)
+            known = _fingerprint(context, after)
+            answer = await self._reader.read(ask, context, known, output, limit)
             extra = output.extra_fields
             versions = (extra.get("min_global_steps"), extra.get("max_global_steps"))
-            call = Call(context, answer.sampled, answer.log_probs, after, versions)
+            fingerprint = known.followed_by(answer.sampled)
+            call = Call(context, answer.sampled, answer.log_probs, after, versions, fingerprint)
             self._sampled += len(answer.sampled)
             self._prompts[id(call)] = prompt
             self.conversation.add(request, answer.message, call)
@@ -237,6 +240,12 @@ class Trajectory:
         if self.failure is None:
             self.failure = error
         self.failed.set()
+
+
+def _fingerprint(context: list[int], after: Call | None) -> Fingerprint:
+    if after is None:
+        return Fingerprint().followed_by(context)
+    return after.fingerprint.followed_by(context[len(after.context) + len(after.sampled) :])
 
 
 def _ended() -> ApiError:
