@@ -93,6 +93,7 @@ async def test_stop_length_and_counts():
         ({"tool_choice": {"type": "tool", "name": "search"}, "tools": [SEARCH]}, "tool_choice"),
         ({"messages": [{"role": "assistant", "content": "Half an"}]}, "messages"),
         ({"extra_body": {"beam_width": 3}}, "beam_width"),
+        ({"extra_body": {"output_config": {"format": {"type": "json_schema", "schema": {}}}}}, "output_config.format"),
         (
             {"messages": [{"role": "user", "content": [{"type": "image", "source": {"type": "url", "url": "x"}}]}]},
             "image",

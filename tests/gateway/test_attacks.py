@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import http.client
 import json
 import socket
 from urllib.parse import urlsplit
@@ -151,3 +152,32 @@ async def test_it_listens_on_loopback_only():
             return outside.connect_ex(("127.0.0.2", port))
 
     assert await attacked(attack) != 0
+
+
+async def test_connections_of_an_ended_trajectory_are_closed():
+    kept = []
+
+    def agent(task, base_url, api_key):
+        url = urlsplit(base_url)
+        connection = http.client.HTTPConnection(url.hostname, url.port)
+        headers = {"Authorization": f"Bearer {api_key}", "Content-Type": "application/json"}
+        connection.request("POST", f"{url.path}/chat/completions", json.dumps(REQUEST), headers)
+        connection.getresponse().read()
+        kept.append(connection)  # never closed
+
+    await run(make_loop(ScriptedEngine(["Fine."]), agent))
+    kept[0].sock.settimeout(5)
+    assert await asyncio.to_thread(kept[0].sock.recv, 1) == b""
+
+
+async def test_an_error_of_the_endpoint_has_the_apis_format(monkeypatch):
+    def broken(body):
+        raise RuntimeError("broken")
+
+    async def attack(base_url, api_key):
+        with monkeypatch.context() as patch:
+            patch.setattr("verl_atpo.gateway.chat_completions.read_request", broken)
+            return [await post(f"{base_url}/chat/completions", api_key, json=REQUEST)]
+
+    ((status, body),) = await attacked(attack)
+    assert status == 500 and body["error"]["type"] == "api_error" and "broken" in body["error"]["message"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 
+import aiohttp
 import openai
 import pytest
 
@@ -286,3 +287,64 @@ async def test_a_context_without_room_is_refused_as_clients_expect_it():
     (row,) = await run(make_loop(engine, agent, response_length=100))
     assert row.extra_fields["agent_result"] == {"code": "context_length_exceeded"}
     assert row.extra_fields["agent_refused"] == 1
+
+
+@pytest.mark.parametrize(
+    ("message", "named"),
+    [
+        (
+            {"role": "assistant", "content": None, "function_call": {"name": "search", "arguments": "{}"}},
+            "function_call",
+        ),
+        ({"role": "assistant", "audio": {"id": "a"}}, "audio"),
+        ({"role": "function", "name": "search", "content": "x"}, "role='function'"),
+    ],
+)
+async def test_messages_of_older_apis_are_refused_by_name(message, named):
+    async def agent(task, base_url, api_key):
+        client = openai.AsyncOpenAI(base_url=base_url, api_key=api_key, max_retries=0)
+        try:
+            await client.chat.completions.create(model="m", messages=[message, *task.messages])
+        except openai.BadRequestError as error:
+            refusal = error.body
+        await client.chat.completions.create(model="m", messages=task.messages)
+        return {"refusal": refusal}
+
+    (row,) = await run(make_loop(ScriptedEngine(["Fine."]), agent))
+    assert named in row.extra_fields["agent_result"]["refusal"]["message"]
+
+
+async def test_both_limits_of_tokens_hold_and_half_a_surrogate_pair_is_replaced():
+    async def agent(task, base_url, api_key):
+        messages = [*task.messages, {"role": "user", "content": "cut \ud83d"}]
+        body = {"model": "m", "messages": messages, "max_tokens": 2, "max_completion_tokens": 5}
+        headers = {"Authorization": f"Bearer {api_key}", "Content-Type": "application/json"}
+        url = f"{base_url}/chat/completions"
+        async with (
+            aiohttp.ClientSession(headers=headers) as session,
+            session.post(url, data=json.dumps(body)) as answer,
+        ):
+            return {"status": answer.status}
+
+    engine = ScriptedEngine(["A long answer."])
+    (row,) = await run(make_loop(engine, agent))
+    assert row.extra_fields["agent_result"] == {"status": 200}
+    assert len(engine.answers[0]) == 2
+    assert "cut \ufffd" in tokenizer().decode(engine.contexts[0])
+
+
+async def test_an_answer_that_the_tool_parser_cannot_read_is_plain_text(monkeypatch):
+    async def broken(*args):
+        raise KeyError("parser")
+
+    async def agent(task, base_url, api_key):
+        client = openai.AsyncOpenAI(base_url=base_url, api_key=api_key, max_retries=0)
+        answer = await client.chat.completions.create(model="m", messages=task.messages, tools=[SEARCH])
+        return answer.choices[0].message.content
+
+    engine = ScriptedEngine([call_text("Oslo")])
+    loop = make_loop(engine, agent)
+    monkeypatch.setattr("verl.experimental.agent_loop.tool_parser.HermesToolParser.extract_tool_calls", broken)
+    (row,) = await run(loop)
+    assert row.extra_fields["agent_result"] == call_text("Oslo")
+    assert sampled([row]) == engine.answers[0]

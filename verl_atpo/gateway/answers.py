@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,6 +12,8 @@ from verl.tools.schemas import OpenAIFunctionToolSchema
 
 from verl_atpo.gateway.fingerprint import Fingerprint
 from verl_atpo.gateway.messages import Message, ToolUse, with_plain_arguments
+
+logger = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,7 +109,11 @@ class AnswerReader:
         text = str(self._tokenizer.decode(sampled, skip_special_tokens=True))
         if not ask.tools:
             return text, []
-        content, found = await self._parser.extract_tool_calls(sampled, parser_schemas(ask.tools))
+        try:
+            content, found = await self._parser.extract_tool_calls(sampled, parser_schemas(ask.tools))
+        except Exception as error:  # it was sampled, so it is answered and trained as it stands
+            logger.warning("The tool parser failed, so the answer is plain text: %s: %s", type(error).__name__, error)
+            return text, []
         if not found:
             return text, []
         for token in self._special:

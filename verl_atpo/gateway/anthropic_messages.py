@@ -27,6 +27,9 @@ def read_request(body: Any) -> Ask:
     body = read_object(body)
     refuse_unknown(body, *READ, *SAMPLING, *MEANINGLESS)
     note_ignored(body, *SAMPLING)
+    output = body.get("output_config")
+    if isinstance(output, Mapping) and output.get("format") is not None:
+        raise unsupported("output_config.format", output["format"], "none")
     thinking = body.get("thinking")
     if thinking is not None:
         must_be(

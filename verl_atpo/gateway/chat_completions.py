@@ -58,7 +58,9 @@ def read_request(body: Any) -> Ask:
     return Ask(
         messages=read_messages(body.get("messages")),
         tools=tools,
-        max_tokens=positive(body, "max_completion_tokens") or positive(body, "max_tokens"),
+        max_tokens=min(
+            filter(None, (positive(body, "max_completion_tokens"), positive(body, "max_tokens"))), default=None
+        ),
         stop=texts(body, "stop"),
         parallel=flag(body, "parallel_tool_calls", True),
         model=str(body.get("model", "policy")),

@@ -26,6 +26,8 @@ from verl_atpo.gateway.trajectory import Trajectory
 logger = logging.getLogger(__name__)
 
 HOST = "127.0.0.1"
+LAST_ANSWER_S = 1.0
+"""Seconds in which the last answer of an ended trajectory is sent, before its connections are closed."""
 NO_RETRY = {"x-should-retry": "false"}
 """Header that keeps clients of both APIs from repeating a refused request."""
 
@@ -34,6 +36,7 @@ NO_RETRY = {"x-should-retry": "false"}
 class _Open:
     key: str
     trajectory: Trajectory
+    connections: set[Any] = dataclasses.field(default_factory=set)
 
 
 class Endpoint:
@@ -69,12 +72,15 @@ class Endpoint:
     async def serving(self, trajectory: Trajectory) -> AsyncIterator[Access]:
         """Answer a trajectory's requests until the context ends."""
         name, key = secrets.token_urlsafe(9), f"sk-{secrets.token_urlsafe(24)}"
-        self._open[name] = _Open(key, trajectory)
+        opened = self._open[name] = _Open(key, trajectory)
         try:
             yield Access(f"http://{HOST}:{self.port}/{name}/v1", key)
         finally:
             del self._open[name]
             await trajectory.close()
+            loop = asyncio.get_running_loop()
+            for connection in opened.connections:  # clients may keep theirs for ever
+                loop.call_later(LAST_ANSWER_S, connection.force_close)
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
         name, _, path = request.path.lstrip("/").partition("/")
@@ -94,9 +100,16 @@ class Endpoint:
                         f"{request.method} /{path} is not served: expected POST /v1/chat/completions, POST "
                         "/v1/messages or GET /v1/models. Remedy: let the client use chat completions.",
                     )
-        except ApiError as error:
+        except Exception as raised:
+            error = raised if isinstance(raised, ApiError) else self._unexpected(raised)
             body = anthropic_messages.error_body(error) if anthropic else chat_completions.error_body(error)
             return _json(error.status, body, NO_RETRY)
+
+    @staticmethod
+    def _unexpected(error: Exception) -> ApiError:
+        """Log an error of this endpoint, and make its refusal."""
+        logger.error("A request could not be answered.", exc_info=error)
+        return ApiError(500, f"The endpoint failed: {type(error).__name__}: {error}")
 
     def _admit(self, request: web.BaseRequest, name: str) -> Trajectory:
         """Return the trajectory of a request; without its key nobody learns whether it exists."""
@@ -106,6 +119,9 @@ class Endpoint:
             raise ApiError(
                 401, "The API key is not that of this base URL's trajectory, or it has ended.", code="invalid_api_key"
             )
+        gone = {each for each in opened.connections if each.transport is None}
+        opened.connections.difference_update(gone)
+        opened.connections.add(request.protocol)
         return opened.trajectory
 
     async def _chat(self, request: web.BaseRequest, trajectory: Trajectory) -> web.StreamResponse:
@@ -138,7 +154,8 @@ class Endpoint:
         except web.HTTPRequestEntityTooLarge:
             raise ApiError(413, f"The request is longer than {self._config.request_bytes} bytes.") from None
         try:
-            return json.loads(raw)
+            body = json.loads(raw)
+            return _paired(body) if b"\\ud" in raw.lower() else body
         except (ValueError, RecursionError) as error:
             raise ApiError(400, f"The request's body is not valid JSON: {error}") from None
 
@@ -185,6 +202,17 @@ class _Busy(asyncio.Protocol):
         head = f"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n"
         transport.write(head.encode() + b"Connection: close\r\n\r\n" + body)
         transport.close()
+
+
+def _paired(value: Any) -> Any:
+    """Replace halves of surrogate pairs, which no tokenizer takes; programs that cut texts make them."""
+    if isinstance(value, str):
+        return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    if isinstance(value, list):
+        return [_paired(each) for each in value]
+    if isinstance(value, dict):
+        return {_paired(name): _paired(each) for name, each in value.items()}
+    return value
 
 
 def _json(status: int, body: Any, headers: dict[str, str] | None = None) -> web.Response:

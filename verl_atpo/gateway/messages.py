@@ -97,6 +97,10 @@ def _read(message: Any, where: str) -> Message:
     role = "system" if message.get("role") == "developer" else message.get("role")
     if role not in ROLES:
         raise ApiError(400, f"{where}.role={role!r}: expected one of {', '.join(ROLES)}.", param=f"{where}.role")
+    for name in ("function_call", "audio"):
+        if message.get(name) is not None:
+            why = f"{where}.{name} is not supported: expected text and tool_calls."
+            raise ApiError(400, why, param=f"{where}.{name}", code="unsupported_parameter")
     calls = message.get("tool_calls") or ()
     if calls and (role != "assistant" or not isinstance(calls, list)):
         raise ApiError(400, f"{where}.tool_calls: expected a list, of an assistant's message.", param=where)
