@@ -24,7 +24,7 @@ ANSWER = "Answer of some twenty tokens, which is what a short turn of an agent h
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """What is measured.
+    """Case of the measurement.
 
     Attributes:
         name: of the table's line.

@@ -27,7 +27,7 @@ class Call:
         log_probs: their log-probs, in nats; None where the engine gave none.
         after: the call that it continues; None for the first of a stretch.
         versions: oldest and newest version of the weights that sampled it, where the engine says.
-        fingerprint: of context and answer.
+        fingerprint: hash of context and answer, from which those of its continuations are made.
     """
 
     context: list[int]
