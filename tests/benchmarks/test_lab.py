@@ -303,7 +303,7 @@ def test_arms_mean_what_verl_makes_of_them() -> None:
     assert own["tree_refilled"] == dataclasses.replace(own["tree"], filter_groups=True)
     assert own["gspo_clip0.13"] == dataclasses.replace(own["gspo"], clip=(0.1, 0.13))
     assert {name for name, each in own.items() if each.atpo.credit.scheme == "shrunk"} == {
-        "tree", "tree_entropy", "tree_muted", "tree_tm", "tree_muted_tm", "tree_entropy_tm", "chains_12_shrunk_tm",
+        "tree", "tree_entropy", "tree_muted", "tree_tm", "tree_muted_tm", "tree_entropy_tm", "chains_12_shrunk_tm", "tree_weighted",
         "grpo_muted", "grpo_12_muted_tm", "tree_adaptive_12", "tree_refilled", "tree_lr0.001",
     }  # fmt: skip
     added = {*AT_TOKEN_MEAN, *AT_ROW_MEAN, *PROMPTWISE}
