@@ -303,14 +303,15 @@ def test_arms_mean_what_verl_makes_of_them() -> None:
     assert own["tree_refilled"] == dataclasses.replace(own["tree"], filter_groups=True)
     assert own["gspo_clip0.13"] == dataclasses.replace(own["gspo"], clip=(0.1, 0.13))
     assert {name for name, each in own.items() if each.atpo.credit.scheme == "shrunk"} == {
-        "tree", "tree_entropy", "tree_muted", "tree_tm", "tree_muted_tm", "tree_entropy_tm", "chains_12_shrunk_tm", "tree_weighted",
-        "grpo_muted", "grpo_12_muted_tm", "tree_adaptive_12", "tree_refilled", "tree_lr0.001",
+        "tree", "tree_entropy", "tree_muted", "tree_tm", "tree_muted_tm", "tree_entropy_tm", "chains_12_shrunk_tm",
+        "grpo_muted", "grpo_12_muted_tm", "tree_adaptive_12", "tree_refilled", "tree_lr0.001", "tree_weighted",
     }  # fmt: skip
     added = {*AT_TOKEN_MEAN, *AT_ROW_MEAN, *PROMPTWISE}
     leaves = {name: each.atpo.expansion.leaves for name, each in untuned.items() if name not in added}
     assert {name: count for name, count in leaves.items() if count != 16} == {
         "grpo_8": 8, "grpo_12": 12, "tree_6": 12, "tree_8": 8, "grpo_32": 32, "tree_32": 32,
-        "tree_6_states": 12, "tree_6_random": 12, "tree_6_means": 12, "tree_6_token": 12, "chains_12_states": 12
+        "tree_6_states": 12, "tree_6_random": 12, "tree_6_means": 12, "tree_6_token": 12, "chains_12_states": 12,
+        "tree_6_states_noise": 12, "tree_weighted": 12,
     }  # fmt: skip
 
 
