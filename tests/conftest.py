@@ -23,7 +23,7 @@ os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(QUICK), os.environ.
 
 
 FIRST = (
-    *(f"tests/e2e/test_{name}.py" for name in ("faults", "asynchronous", "nodes", "training", "paper_small")),
+    *(f"tests/e2e/test_{name}.py" for name in ("a2tgpo", "asynchronous", "nodes", "faults", "paper_small", "training")),
     "tests/schemes/test_without_a2tgpo.py",
     "tests/packed/test_engine.py",
     "tests/install/test_installed.py",
@@ -32,7 +32,10 @@ FIRST = (
     "tests/tools/python/test_attacks.py",
     "tests/view/test_browser.py",
 )
-"""Files that take longest. A file is one worker's, so one of them as the last would leave the other worker idle."""
+"""Files that begin first: the longest, and real runs in an order that keeps two workers busy to the end.
+
+A file is one worker's, and a worker takes the next file when two tests are left to it.
+"""
 
 
 @pytest.hookimpl(tryfirst=True)
