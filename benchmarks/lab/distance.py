@@ -12,10 +12,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+from scipy.stats import trim_mean
 
 from benchmarks import markdown
 from benchmarks.lab.arms import ARMS
-from benchmarks.lab.curves import RESAMPLES, Curve, Interval, interquartile_mean, log_ratio
+from benchmarks.lab.curves import RESAMPLES, TRIMMED, Curve, Interval, log_ratio
 from benchmarks.lab.report import NONE_YET, SAMPLED, TASKS, counted
 
 COMPARED = (
@@ -51,14 +52,21 @@ def below(costs: Sequence[Costs], arm: str, sizes: Sequence[str]) -> tuple[float
         arm: which.
         sizes: arms of the frontier, in any order.
     """
-    mean = {
-        each: tuple(interquartile_mean([run[each][cost] for run in costs]) for cost in (0, 1)) for each in (arm, *sizes)
-    }
-    by_tokens = sorted(mean[size] for size in sizes)
-    by_steps = sorted((steps, tokens) for tokens, steps in by_tokens)
-    tokens, steps = mean[arm]
-    return tokens - float(np.interp(steps, *zip(*by_steps, strict=True))), steps - float(
-        np.interp(tokens, *zip(*by_tokens, strict=True))
+    return _from_line(trim_mean(_array(costs, arm, sizes), TRIMMED))
+
+
+def _array(costs: Sequence[Costs], arm: str, sizes: Sequence[str]) -> np.ndarray:
+    """Costs by run, arm (the compared one first) and kind: tokens, steps."""
+    return np.array([[run[each] for each in (arm, *sizes)] for run in costs])
+
+
+def _from_line(means: np.ndarray) -> tuple[float, float]:
+    """Distances of the first row, tokens and steps, from the line through the others."""
+    tokens, steps = means[0]
+    by_tokens, by_steps = (means[1:][np.argsort(means[1:, kind])] for kind in (0, 1))
+    return (
+        tokens - float(np.interp(steps, by_steps[:, 1], by_steps[:, 0])),
+        steps - float(np.interp(tokens, by_tokens[:, 0], by_tokens[:, 1])),
     )
 
 
@@ -71,11 +79,9 @@ def intervals(costs: Mapping[Run, Costs], arm: str, sizes: Sequence[str], seed: 
     ]
     if min(map(len, worlds)) == 1:
         worlds = [list(range(len(runs)))]
-    drawn = [
-        below([runs[at] for world in worlds for at in rng.choice(world, len(world))], arm, sizes)
-        for _ in range(RESAMPLES // 5)
-    ]
-    low, high = np.quantile(drawn, [0.025, 0.975], axis=0)
+    drawn = [np.concatenate([rng.choice(world, len(world)) for world in worlds]) for _ in range(RESAMPLES // 5)]
+    means = trim_mean(_array(runs, arm, sizes)[np.array(drawn)], TRIMMED, axis=1)
+    low, high = np.quantile([_from_line(each) for each in means], [0.025, 0.975], axis=0)
     tokens, steps = map(Interval, below(runs, arm, sizes), low.tolist(), high.tolist(), [len(runs)] * 2)
     return tokens, steps
 

@@ -17,6 +17,7 @@ from benchmarks.lab.curves import (
     interval,
     log_ratio,
     over_gain,
+    p_value,
     p_values,
     paired,
     read_curves,
@@ -200,7 +201,7 @@ def relative_cost(
         return None
     found = interval(pairs)
     ratio, low, high = (math.exp(each) for each in (found.estimate, found.low, found.high))
-    return Cost(ratio, low, high, found.runs, p_values({arm: pairs})[arm])
+    return Cost(ratio, low, high, found.runs, p_value(pairs))
 
 
 def levels(curves: Sequence[Curve], target: float, of: str = "") -> str:

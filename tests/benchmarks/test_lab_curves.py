@@ -7,10 +7,7 @@ import json
 import math
 from pathlib import Path
 
-import numpy as np
 import pytest
-from scipy.stats import trim_mean
-from statsmodels.stats.multitest import multipletests
 
 from benchmarks import markdown, runs
 from benchmarks.lab import frontier, parts
@@ -20,7 +17,6 @@ from benchmarks.lab.clock import TIMED, measure, schedule_of, summary
 from benchmarks.lab.curves import (
     COSTS,
     Curve,
-    holm,
     interquartile_mean,
     interval,
     log_ratio,
@@ -105,15 +101,6 @@ def test_a_target_may_be_a_share_of_what_grpo_gains() -> None:
 def test_pairs_share_world_and_seed() -> None:
     others = [dataclasses.replace(SLOW, seed=1), dataclasses.replace(FAST, seed=2)]
     assert paired([SLOW, FAST, *others], "tree_4", "grpo", lambda a, b: a.seed + b.seed) == {1: [0]}
-
-
-def test_equal_to_the_libraries_whose_functions_take_long() -> None:
-    rng = np.random.default_rng(0)
-    for count in (1, 2, 3, 4, 5, 8, 15, 16, 31):
-        values = rng.normal(size=count).round(1).tolist()  # rounded, so that some are equal
-        assert interquartile_mean(values) == trim_mean(values, 0.25)
-        raw = rng.uniform(size=count).round(1)
-        assert holm(raw.tolist()).tolist() == multipletests(raw, method="holm")[1].tolist()
 
 
 def test_interval_of_equal_numbers_is_a_point_and_of_others_holds_the_mean() -> None:
