@@ -122,6 +122,8 @@ def test_a_data_row_is_dumped_without_its_secrets() -> None:
     shown = plain({"shell": {"create_kwargs": {"api_key": "sk-1", "size": 3, "token": None}}, "index": 7})
     assert shown == {"shell": {"create_kwargs": {"api_key": MASK, "size": 3, "token": None}}, "index": 7}
     assert plain(shown) == shown
+    shown = plain({"judge": "http://me:pw@host/v1", "mails": ["a@b"]})
+    assert shown == {"judge": f"http://me:{MASK}@host/v1", "mails": ["a@b"]} and plain(shown) == shown
 
 
 def test_values_that_are_no_secrets_stay_as_they_are() -> None:

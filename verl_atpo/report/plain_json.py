@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable, Mapping, Set
 from typing import Any
 
-from verl_atpo.report.secrets import MASK, is_secret
+from verl_atpo.report.secrets import MASK, is_secret, without_passwords
 
 LONGEST_TEXT = 4000
 """Characters kept of one text; a note gives the full number."""
@@ -51,7 +51,7 @@ class _Budget:
         if isinstance(value, float):
             return float(value) if math.isfinite(value) else None
         if isinstance(value, str):
-            return _cut(str(value))
+            return _cut(without_passwords(str(value)))
         if isinstance(value, bytes | bytearray | memoryview):
             return _bytes(bytes(value))
         if hasattr(value, "tolist"):

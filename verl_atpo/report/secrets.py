@@ -23,7 +23,7 @@ _OF_TEXT = re.compile(
 _NAMED = re.compile(
     r"""(?P<before>(?P<quote>['"]?)(?P<name>[\w.-]+)(?P=quote)\s*[=:]\s*)(?P<value>'[^']*'|"[^"]*"|[^\s,'"{}\[\]]+)"""
 )
-_IN_URL = re.compile(r"(\w+://[^/\s:@]*):[^/\s@]+@")
+_IN_URL = re.compile(r"(\b\w{1,20}://[^/\s:@]*):[^/\s@]+@")
 
 
 def is_secret(name: object) -> bool:
@@ -61,7 +61,12 @@ def masked_text(text: str) -> str:
     def mask(found: re.Match[str]) -> str:
         return f"{found['before']}{MASK}" if is_secret(found["name"]) else found[0]
 
-    return _NAMED.sub(mask, _IN_URL.sub(rf"\1:{MASK}@", text))
+    return _NAMED.sub(mask, without_passwords(text))
+
+
+def without_passwords(text: str) -> str:
+    """Mask the passwords in URLs."""
+    return _IN_URL.sub(rf"\1:{MASK}@", text)
 
 
 def masked_command(arguments: Sequence[str]) -> list[str]:
