@@ -122,9 +122,8 @@ class Learner:
             in_rows += sum(len(trie.slot_T) for trie in tries)
             distinct += sum(map(len, tries))
             self.optimizer.zero_grad(set_to_none=False)
-            if given[
-                rows
-            ].any():  # else the gradient is 0, and the optimizer continues with its momentum as verl's does
+            # Without an advantage the gradient is 0, and the optimizer continues with its momentum as verl's does.
+            if given[rows].any():
                 clipped.append(self._backward(pieces, tries, batch, rows, given))
                 torch.nn.utils.clip_grad_norm_(self._model.parameters(), _CLIP_GRADIENT)
             self.optimizer.step()

@@ -12,6 +12,7 @@ from aiotools import VirtualClock
 from benchmarks.rollout import scale
 from benchmarks.rollout.__main__ import LATENCIES, repetitions, summary
 from benchmarks.rollout.agent import Latency, Workload
+from benchmarks.rollout.bound import bound
 from benchmarks.rollout.scale import simulate
 from benchmarks.rollout.schedules import SCHEDULES, Batch, rounds
 from benchmarks.rollout.simulated import EngineSpeed, SimulatedEngine, SimulatedFleet
@@ -127,3 +128,10 @@ def test_ratios_are_those_within_a_repetition():
     assert rows["rounds"]["leaves_per_s / chains"] == pytest.approx((0.5 + 0.75) / 2)
     assert rows["continuous"]["leaves_per_s / lock-step"] == pytest.approx(4)
     assert {row["latency"] for row in rows.values()} == {"constant"}
+
+
+def test_the_bound_is_a_chain_over_two_turns_and_what_follows_the_first():
+    even = Workload(median_turn_tokens=10, turn_sigma=0.0, max_turns=3, end_share=0.0)
+    assert bound(even, 2, 2, seed=0, prompts=1) == 30 / (20 + 20)
+    assert bound(even, 2, 0, seed=0, prompts=1) == 1.0  # without expansions a tree is its chains
+    assert bound(Workload(median_turn_tokens=10, turn_sigma=0.0, max_turns=2, end_share=0.0), 1, 1, 0, 1) == 20 / 30

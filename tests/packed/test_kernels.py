@@ -45,9 +45,8 @@ def test_kernels_fit_a_chip_and_hardly_spill(number, tmp_path):
     gpu.generate(flex_attention, [call_of(600), call_of(1300)])
     assert len(gpu.programs) == 2  # forward and backward
     found = [each for program in gpu.programs for each in gpu.footprints(program)]
-    assert (
-        sum("flex_attention" in each.kernel for each in found) == 3
-    )  # and the sums that the backward pass begins with
+    attention = [each for each in found if "flex_attention" in each.kernel]
+    assert len(attention) == 3  # two backward, one of them for the sums that the pass begins with
     assert max(each.shared for each in found) > 32 << 10  # otherwise nothing was looked at
     assert all(each.shared <= gpu.chip.shared and each.stack <= MOST_STACK for each in found), found
 

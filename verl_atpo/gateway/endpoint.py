@@ -155,7 +155,7 @@ class Endpoint:
             raise ApiError(413, f"The request is longer than {self._config.request_bytes} bytes.") from None
         try:
             body = json.loads(raw)
-            return _paired(body) if b"\\ud" in raw.lower() else body
+            return _paired(body) if b"\\ud" in raw or b"\\uD" in raw else body
         except (ValueError, RecursionError) as error:
             raise ApiError(400, f"The request's body is not valid JSON: {error}") from None
 

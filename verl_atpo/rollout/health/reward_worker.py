@@ -33,11 +33,9 @@ def contain_reward_functions() -> Callable[[], None]:
 def _with_containment(original: Any) -> Any:
     def load(config: Any) -> Any:
         function = original(config)
-        return (
-            None
-            if function is None
-            else contained_reward(function, read_algorithm(config.get("algorithm") or {}).watch)
-        )
+        if function is None:
+            return None
+        return contained_reward(function, read_algorithm(config.get("algorithm") or {}).watch)
 
     return load
 

@@ -63,8 +63,8 @@ def _columns(run: Run, setting: str, read: Read) -> None:
         for name in NEEDED if run.get(REWARD_MANAGER) in SCORED_BY_TRUTH else ():
             if name not in rows.columns:
                 hint = did_you_mean(name, rows.columns)
-                why = f"it has no column {name}, {NEEDED[name]}; it has {', '.join(rows.columns)}. Add the column to "
-                raise refuse(setting, rows.file, f"{why}the data.{hint}")
+                why = f"it has no column {name}, {NEEDED[name]}; it has {', '.join(rows.columns)}"
+                raise refuse(setting, rows.file, f"{why}. Add the column to the data.{hint}")
 
 
 def _reader(run: Run) -> Reader | None:
